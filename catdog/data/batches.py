@@ -1,0 +1,231 @@
+"""Batches of images or of cached features, ready for the network; shapes: B batch, S side, N images.
+
+Both kinds have the same methods, so training does not know which it is given. Augmentation works on whole batches on the
+training device and is driven by generators that the caller seeds; evaluation sees every image whole, in a fixed order.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from catdog.data.pack import Pack
+from catdog.data.split import Split
+
+PartName = Literal["validation", "test"]
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Inputs of the network (B, channels, height, width) and labels (B,)."""
+
+ASPECT_RATIO = (3 / 4, 4 / 3)
+EVALUATION_BATCH = 64
+
+
+class Batches(Protocol):
+    """What training needs of the data."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
+        """Yield one epoch of augmented training batches."""
+        ...
+
+    def part(self, name: PartName) -> Iterator[Batch]:
+        """Yield a whole part in its fixed order."""
+        ...
+
+    def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
+        """Return the inputs of some images of a part, by their position in it."""
+        ...
+
+    def labels(self, name: PartName) -> torch.Tensor:
+        """Return the labels of a part, on the CPU."""
+        ...
+
+
+class ImageBatches:
+    """Batches of images from the pack; on a GPU the pack is expected to be there already."""
+
+    def __init__(
+        self,
+        pack: Pack,
+        split: Split,
+        *,
+        image_size: int,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_scale: float,
+        flip: bool,
+        device: torch.device,
+    ) -> None:
+        self.images_NSSC = pack.images_NSSC
+        self.num_classes = len(pack.breeds)
+        self.image_size = image_size
+        self.batch_size = min(batch_size, len(split.train))
+        self.crop_scale = crop_scale
+        self.flip = flip
+        self.device = device
+        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
+        self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
+        self._labels = pack.labels_N
+        self._train = torch.from_numpy(split.train)
+        self._parts = {"validation": torch.from_numpy(split.validation), "test": torch.from_numpy(split.test)}
+        self.feature_images = 2 * len(split.train) + len(split.validation) + len(split.test)
+        """How many images a frozen backbone sees: training images also mirrored."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._train) // self.batch_size
+
+    def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
+        order = _permutation(self._train, order_seed)
+        boxes_N4, flips_N = draw_crops(
+            len(order), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed)
+        )
+        boxes_N4, flips_N = boxes_N4.to(self.device), flips_N.to(self.device)
+        labels_N = self._labels[order].to(self.device)
+        for step in range(self.steps_per_epoch):
+            rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            images = crop_and_resize(self._gather(order[rows]), boxes_N4[rows], flips_N[rows], self.image_size)
+            yield self._normalise(images), labels_N[rows]
+
+    def part(self, name: PartName) -> Iterator[Batch]:
+        for indices in self._parts[name].split(EVALUATION_BATCH):
+            yield self._whole(indices), self._labels[indices].to(self.device)
+
+    def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
+        return self._whole(self._parts[name][list(positions)])
+
+    def labels(self, name: PartName) -> torch.Tensor:
+        return self._labels[self._parts[name]]
+
+    def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
+        """Yield the training images whole and in order, or their mirror images: what a frozen backbone sees."""
+        for indices in self._train.split(EVALUATION_BATCH):
+            images = self._whole(indices)
+            yield images.flip(3) if mirrored else images
+
+    def _whole(self, indices: torch.Tensor) -> torch.Tensor:
+        return self._normalise(resize_whole(self._gather(indices), self.image_size))
+
+    def _gather(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return images as float (B, 3, S, S) in 0..255, channels last in memory."""
+        images_BSSC = self.images_NSSC[indices.to(self.images_NSSC.device)]
+        return images_BSSC.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+
+    def _normalise(self, images_B3SS: torch.Tensor) -> torch.Tensor:
+        return images_B3SS.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
+
+
+class FeatureBatches:
+    """Batches of feature maps that a frozen backbone gave once; half of the training images are mirrored ones."""
+
+    def __init__(
+        self,
+        features: dict[str, torch.Tensor],
+        pack: Pack,
+        split: Split,
+        *,
+        batch_size: int,
+        flip: bool,
+        device: torch.device,
+    ) -> None:
+        """`features`: (N, H, W, C) float16 for `train`, `mirrored`, `validation` and `test`."""
+        self.features = features
+        self.num_classes = len(pack.breeds)
+        self.batch_size = min(batch_size, len(split.train))
+        self.flip = flip
+        self.device = device
+        self._train_labels = pack.labels_N[torch.from_numpy(split.train)]
+        self._part_labels = {
+            "validation": pack.labels_N[torch.from_numpy(split.validation)],
+            "test": pack.labels_N[torch.from_numpy(split.test)],
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._train_labels) // self.batch_size
+
+    def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
+        order = _permutation(torch.arange(len(self._train_labels)), order_seed)
+        mirrored_N = torch.rand(len(order), generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
+        labels_N = self._train_labels[order].to(self.device)
+        for step in range(self.steps_per_epoch):
+            rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            indices, mirrored_B = order[rows], mirrored_N[rows]
+            features_BHWC = self.features["train"][indices]
+            features_BHWC[mirrored_B] = self.features["mirrored"][indices[mirrored_B]]
+            yield self._ready(features_BHWC), labels_N[rows]
+
+    def part(self, name: PartName) -> Iterator[Batch]:
+        pairs = zip(
+            self.features[name].split(EVALUATION_BATCH), self._part_labels[name].split(EVALUATION_BATCH), strict=True
+        )
+        for features_BHWC, labels_B in pairs:
+            yield self._ready(features_BHWC), labels_B.to(self.device)
+
+    def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
+        return self._ready(self.features[name][list(positions)])
+
+    def labels(self, name: PartName) -> torch.Tensor:
+        return self._part_labels[name]
+
+    def _ready(self, features_BHWC: torch.Tensor) -> torch.Tensor:
+        return features_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+
+
+def draw_crops(
+    count: int, crop_scale: float, flip: bool, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw random resized crops (as torchvision's RandomResizedCrop) and flips.
+
+    Returns boxes (count, 4): centre x, centre y, width, height as shares of the image; and flips (count,), bool.
+    """
+    area, ratio, x, y, coin = torch.rand(5, count, generator=generator)
+    area = crop_scale + (1 - crop_scale) * area
+    log_ratio = np.log(ASPECT_RATIO[0]) + np.log(ASPECT_RATIO[1] / ASPECT_RATIO[0]) * ratio
+    if crop_scale == 1:
+        log_ratio = torch.zeros_like(log_ratio)
+    width = (area * log_ratio.exp()).sqrt().clamp(max=1)
+    height = (area / log_ratio.exp()).sqrt().clamp(max=1)
+    boxes = torch.stack([width / 2 + x * (1 - width), height / 2 + y * (1 - height), width, height], dim=1)
+    return boxes, (coin < 0.5) & flip
+
+
+def crop_and_resize(
+    images_B3SS: torch.Tensor, boxes_B4: torch.Tensor, flips_B: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Cut one box out of each image, flip it where asked, and sample it at size × size (bilinear)."""
+    theta_B23 = torch.zeros(len(images_B3SS), 2, 3, device=images_B3SS.device)
+    theta_B23[:, 0, 0] = boxes_B4[:, 2] * torch.where(flips_B, -1.0, 1.0)
+    theta_B23[:, 1, 1] = boxes_B4[:, 3]
+    theta_B23[:, :, 2] = boxes_B4[:, :2] * 2 - 1
+    grid = F.affine_grid(theta_B23, [len(images_B3SS), 3, size, size], align_corners=False)
+    return F.grid_sample(images_B3SS, grid, padding_mode="border", align_corners=False)
+
+
+def resize_whole(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize whole images to size × size, antialiased."""
+    if images_B3SS.shape[-1] == size:
+        return images_B3SS
+    return F.interpolate(images_B3SS, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
+    """Return positions of `count` images of different breeds, spread evenly over the breeds that are there."""
+    breeds = torch.unique(labels).tolist()
+    chosen = np.unique(np.linspace(0, len(breeds) - 1, min(count, len(breeds))).round().astype(int))
+    return [int((labels == breeds[i]).nonzero()[0]) for i in chosen]
+
+
+def _permutation(indices: torch.Tensor, seed: int) -> torch.Tensor:
+    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]

@@ -1,0 +1,167 @@
+"""Oxford-IIIT Pet: 37 breeds of cats and dogs, 3,680 trainval and 3,669 test images.
+
+O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012 (CC BY-SA 4.0). The folder has
+torchvision's layout: images/NAME.jpg, annotations/trainval.txt and test.txt, and annotations/trimaps/NAME.png where
+present. torchvision checks only that two folders exist; here counts, list files and every listed image are checked, and a
+download is unpacked beside its place, checked, and then renamed, so that a half-extracted dataset is never used.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from catdog.data.source import Source, UInt8Array
+from catdog.errors import UserError
+
+DATASET = "oxford-iiit-pet"
+OFFICIAL_COUNTS = {"trainval": 3680, "test": 3669}
+PACKED_SIZE = 256
+_PACK_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """A line of trainval.txt or test.txt."""
+
+    name: str
+    label: int
+    species: str
+
+
+def open_oxford(root: Path) -> Source:
+    """Return the dataset below `root`, its lists checked; `UserError` names what is missing."""
+    root = dataset_folder(root)
+    listing = {part: _read_list(root, part) for part in OFFICIAL_COUNTS}
+    images = [*listing["trainval"], *listing["test"]]
+    _check_lists(root, listing)
+    breeds: dict[int, tuple[str, str]] = {}
+    for image in images:
+        breeds.setdefault(image.label, (image.name.rpartition("_")[0], image.species))
+    missing_labels = set(range(len(breeds))) - set(breeds)
+    if missing_labels:
+        raise UserError(f"{root / 'annotations'}: the class ids have gaps ({min(missing_labels) + 1} has no image)")
+    paths = [root / "images" / f"{image.name}.jpg" for image in images]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{root / 'images'}: {len(missing)} of {len(paths)} listed images are missing ({missing[0]} first); "
+            "the dataset is half extracted: extract it again"
+        )
+    trimaps = [root / "annotations" / "trimaps" / f"{image.name}.png" for image in images]
+    has_trimap = np.array([path.is_file() for path in trimaps])
+
+    def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
+        trimap = _read_image(trimaps[index], "L", Image.Resampling.NEAREST) if has_trimap[index] else None
+        return _read_image(paths[index], "RGB", Image.Resampling.BICUBIC), trimap
+
+    return Source(
+        dataset=DATASET,
+        fingerprint=_fingerprint(images, paths, [path for path, has in zip(trimaps, has_trimap, strict=True) if has]),
+        size=PACKED_SIZE,
+        breeds=tuple(breeds[label][0] for label in range(len(breeds))),
+        species=tuple(breeds[label][1] for label in range(len(breeds))),
+        names=tuple(image.name for image in images),
+        labels=np.array([image.label for image in images], dtype=np.int64),
+        is_test=np.repeat([False, True], [len(listing["trainval"]), len(listing["test"])]),
+        has_trimap=has_trimap,
+        read=read,
+    )
+
+
+def dataset_folder(root: Path) -> Path:
+    """Return the folder that holds images/ and annotations/: `root` itself or its oxford-iiit-pet."""
+    for folder in (root, root / DATASET):
+        if (folder / "annotations").is_dir() and (folder / "images").is_dir():
+            return folder
+    if not root.is_dir():
+        raise UserError(f"--data-root {root}: no such folder; give the folder that holds images/ and annotations/")
+    raise UserError(f"--data-root {root}: holds no images/ and annotations/ of Oxford-IIIT Pet")
+
+
+def download_oxford(folder: Path) -> None:
+    """Download the dataset into `folder` through torchvision, once: verified beside its place, then renamed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            return
+        from torchvision.datasets import OxfordIIITPet
+
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.part-"))
+        try:
+            try:
+                OxfordIIITPet(str(scratch), split="trainval", target_types="segmentation", download=True)
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"Oxford-IIIT Pet could not be downloaded ({error}): "
+                    "give its folder by --data-root or CATDOG_DATA_ROOT"
+                ) from None
+            counts = {part: len(_read_list(scratch / DATASET, part)) for part in OFFICIAL_COUNTS}
+            if counts != OFFICIAL_COUNTS:
+                raise UserError(f"the download of Oxford-IIIT Pet is incomplete ({counts}): run the command again")
+            source = open_oxford(scratch)
+            for index in range(len(source.names)):
+                source.read(index)
+            os.rename(scratch / DATASET, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _read_list(root: Path, part: str) -> list[ListedImage]:
+    path = root / "annotations" / f"{part}.txt"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the dataset is half extracted: extract it again")
+    images = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split()
+        try:
+            name, label, species = fields[0], int(fields[1]) - 1, {"1": "cat", "2": "dog"}[fields[2]]
+        except (IndexError, KeyError, ValueError):
+            raise UserError(f"{path}:{number}: expected 'NAME CLASS-ID SPECIES BREED-ID', found {line[:60]!r}") from None
+        if label < 0 or "/" in name or name.startswith("."):
+            raise UserError(f"{path}:{number}: not an image of the dataset: {line[:60]!r}")
+        images.append(ListedImage(name, label, species))
+    if not images:
+        raise UserError(f"{path}: lists no images")
+    return images
+
+
+def _check_lists(root: Path, listing: dict[str, list[ListedImage]]) -> None:
+    names = [image.name for part in listing.values() for image in part]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{root / 'annotations'}: {twice} is listed twice in trainval.txt and test.txt")
+    unseen = {image.label for image in listing["test"]} - {image.label for image in listing["trainval"]}
+    if unseen:
+        raise UserError(f"{root / 'annotations'}: class id {min(unseen) + 1} is in test.txt but not in trainval.txt")
+
+
+def _read_image(path: Path, mode: str, resampling: Image.Resampling) -> UInt8Array:
+    """Decode one file and squash it to the packed size (antialiased, except for trimaps)."""
+    try:
+        with Image.open(path) as image:
+            converted = image.convert(mode)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}): extract it again or remove it from the lists") from None
+    if converted.size != (PACKED_SIZE, PACKED_SIZE):
+        converted = converted.resize((PACKED_SIZE, PACKED_SIZE), resampling)
+    return np.asarray(converted)
+
+
+def _fingerprint(images: list[ListedImage], paths: Iterable[Path], trimaps: Iterable[Path]) -> str:
+    """Hash the lists and the bytes of every listed file, in their order."""
+    digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
+    for image in images:
+        digest.update(f"{image.name} {image.label} {image.species}\n".encode())
+    for path in (*paths, *trimaps):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

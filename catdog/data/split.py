@@ -1,0 +1,60 @@
+"""Which images train, validate and test: from the labels alone, the same for every trial."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.data.source import IntArray
+
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of images, each sorted; no image is in two parts."""
+
+    train: IntArray
+    validation: IntArray
+    test: IntArray
+
+    def part(self, name: Literal["train", "validation", "test"]) -> IntArray:
+        """Return the indices of one part."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+def split_images(
+    labels: IntArray, is_test: npt.NDArray[np.bool_], split_seed: int, limit_images: int | None = None
+) -> Split:
+    """Split trainval by breed (stratified, largest remainders) into 80 % train and 20 % validation.
+
+    On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test part is the official one. `limit_images` keeps at
+    most so many images of each part, spread evenly over the breeds.
+    """
+    trainval = np.flatnonzero(~is_test)
+    breeds, counts = np.unique(labels[trainval], return_counts=True)
+    total = round(VALIDATION_SHARE * len(trainval))
+    quotas = counts * total / len(trainval)
+    sizes = np.floor(quotas).astype(int)
+    by_remainder = np.argsort(-(quotas - sizes), kind="stable")
+    sizes[by_remainder[: total - sizes.sum()]] += 1
+    generator = np.random.default_rng(split_seed)
+    train, validation = [], []
+    for breed, size in zip(breeds, sizes, strict=True):
+        images = generator.permutation(trainval[labels[trainval] == breed])
+        validation.append(images[:size])
+        train.append(images[size:])
+    parts = (np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test))
+    return Split(*(np.sort(_spread(part, labels, limit_images)) for part in parts))
+
+
+def _spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:
+    """Keep at most `limit` of the images: the first of every breed, then the second of every breed, and so on."""
+    if limit is None or limit >= len(indices):
+        return indices
+    rank = np.empty(len(indices), dtype=np.int64)
+    for breed in np.unique(labels[indices]):
+        members = np.flatnonzero(labels[indices] == breed)
+        rank[members] = np.arange(len(members))
+    return indices[np.lexsort((labels[indices], rank))[:limit]]

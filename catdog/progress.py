@@ -1,0 +1,181 @@
+"""What a user sees while a sweep runs: a live table on a terminal, a line every half minute elsewhere."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from catdog.aggregation import format_accuracy
+from catdog.ledger import Ledger
+from catdog.statistics import summarise
+
+LINE_SECONDS = 30.0
+
+
+@dataclass
+class VariantProgress:
+    """The trials of one variant."""
+
+    planned: int = 0
+    val: list[float] = field(default_factory=list)
+    test: list[float] = field(default_factory=list)
+    diverged: int = 0
+    failed: int = 0
+    running: dict[int, str] = field(default_factory=dict)
+    """seed → how far it is."""
+
+    @property
+    def done(self) -> int:
+        return len(self.val)
+
+
+class SweepProgress:
+    """Counts trials as they start and end; knows how to show itself. Called from the driver's thread."""
+
+    def __init__(self, run: str, ledger: Ledger, slots: int) -> None:
+        self.run = run
+        self.slots = slots
+        self.variants = {label: VariantProgress(len(ledger.manifest.seeds[label])) for label in ledger.manifest.variants}
+        self._lock = threading.RLock()
+        self._seconds: list[float] = []
+        self._started = time.monotonic()
+        self.retries = 0
+        self.pending = 0
+        for entry in ledger.entries:
+            progress = self.variants[entry.trial.variant.label]
+            if entry.result is not None and entry.result.status == "diverged":
+                progress.diverged += 1
+            elif entry.result is not None:
+                progress.val.append(entry.result.val_accuracy or 0.0)
+                progress.test.append(entry.result.test_accuracy or 0.0)
+
+    def started(self, label: str, seed: int) -> None:
+        with self._lock:
+            self.variants[label].running[seed] = "starting"
+
+    def epoch(self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float) -> None:
+        with self._lock:
+            self.variants[label].running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
+
+    def finished(self, label: str, seed: int, val: float, test: float, seconds: float) -> None:
+        with self._lock:
+            self._end(label, seed, seconds)
+            self.variants[label].val.append(val)
+            self.variants[label].test.append(test)
+
+    def diverged(self, label: str, seed: int, seconds: float) -> None:
+        with self._lock:
+            self._end(label, seed, seconds)
+            self.variants[label].diverged += 1
+
+    def failed(self, label: str, seed: int) -> None:
+        with self._lock:
+            self._end(label, seed, None)
+            self.variants[label].failed += 1
+
+    def interrupted(self, label: str, seed: int) -> None:
+        """A trial's process or node was lost; it will start again."""
+        with self._lock:
+            self.variants[label].running.pop(seed, None)
+            self.retries += 1
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """How long the pending trials will take, from those that ended in this session; None before the first."""
+        with self._lock:
+            if not self._seconds:
+                return None
+            left = self.pending * sum(self._seconds) / len(self._seconds)
+            return left / max(1, min(self.slots, self.pending))
+
+    def line(self) -> str:
+        """Return the state as one line."""
+        with self._lock:
+            done, failed, running, planned = self._totals()
+            parts = [f"{self.run}: {done}/{planned} done, {running} running, {failed} failed"]
+            if self.retries:
+                parts.append(f"{self.retries} started again")
+            parts += [
+                f"{label} test {format_accuracy(s.mean, s.std)} (n={s.n})"
+                for label, variant in self.variants.items()
+                if (s := summarise(variant.test)).n
+            ]
+            eta = self.eta_seconds
+            parts.append(f"ETA {format_seconds(eta)}" if eta is not None else f"{format_seconds(time.monotonic() - self._started)} so far")
+            return " | ".join(parts)
+
+    def __rich__(self) -> Group:
+        with self._lock:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for name in ("variant", "done", "running", "failed", "Validation", "Test"):
+                table.add_column(name, justify="left" if name == "variant" else "right")
+            for label, variant in self.variants.items():
+                val, test = summarise(variant.val), summarise(variant.test)
+                table.add_row(
+                    label,
+                    f"{variant.done}/{variant.planned}",
+                    str(len(variant.running)),
+                    str(variant.failed + variant.diverged),
+                    format_accuracy(val.mean, val.std),
+                    format_accuracy(test.mean, test.std),
+                )
+            current = [
+                Text(f"  {label} seed {seed}: {state}", style="dim")
+                for label, variant in self.variants.items()
+                for seed, state in variant.running.items()
+            ]
+            eta = self.eta_seconds
+            elapsed = format_seconds(time.monotonic() - self._started)
+            footer = f"{elapsed} elapsed" + (f", about {format_seconds(eta)} to go" if eta is not None else "")
+            footer += f", {self.retries} started again" if self.retries else ""
+            return Group(table, *current[:8], Text(footer, style="dim"))
+
+    def _end(self, label: str, seed: int, seconds: float | None) -> None:
+        self.variants[label].running.pop(seed, None)
+        self.pending -= 1
+        if seconds is not None:
+            self._seconds.append(seconds)
+
+    def _totals(self) -> tuple[int, int, int, int]:
+        variants = self.variants.values()
+        return (
+            sum(v.done for v in variants),
+            sum(v.failed + v.diverged for v in variants),
+            sum(len(v.running) for v in variants),
+            sum(v.planned for v in variants),
+        )
+
+
+@contextmanager
+def showing(progress: SweepProgress, console: Console) -> Iterator[None]:
+    """Show the progress while the block runs."""
+    if console.is_terminal:
+        with Live(progress, console=console, refresh_per_second=2, transient=True):
+            yield
+        return
+    stop = threading.Event()
+
+    def print_lines() -> None:
+        while not stop.wait(LINE_SECONDS):
+            console.print(progress.line(), soft_wrap=True, highlight=False)
+
+    thread = threading.Thread(target=print_lines, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration for people: 45 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,96 @@
+"""The files of a run's report: table.csv, table.md, trials.csv, summary.json and the figures (matplotlib is imported here only)."""
+
+import io
+import shlex
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from catdog.aggregation import comparison_table, format_accuracy, gaps, summary, trials_table
+from catdog.ledger import Ledger
+from catdog.paths import RunPaths
+from catdog.records import to_json
+from catdog.storage import LocalStore, Store
+
+_FORMAT = "%.6f"
+
+
+def write_report(store: Store, ledger: Ledger, folder: Path | None = None) -> pd.DataFrame:
+    """Write all files of the report into the run's report folder, or into `folder`, and return the comparison table."""
+    table = comparison_table(ledger)
+    run = RunPaths(ledger.manifest.run)
+    for name, content in build_report(ledger, table).items():
+        if folder is None:
+            store.put(run.report(name), content)
+        else:
+            LocalStore(folder.absolute()).put(name, content)
+    return table
+
+
+def build_report(ledger: Ledger, table: pd.DataFrame) -> dict[str, bytes]:
+    """Return the report's files by name."""
+    trials = trials_table(ledger)
+    files = {
+        "table.csv": table.to_csv(index=False, float_format=_FORMAT).encode(),
+        "table.md": table_markdown(ledger, table).encode(),
+        "trials.csv": trials.to_csv(index=False, float_format=_FORMAT).encode(),
+        "summary.json": to_json(summary(ledger, table)),
+    }
+    if ledger.counts["complete"]:
+        files["figures/accuracy.png"] = accuracy_figure(trials, ledger.manifest.variants)
+    return files
+
+
+def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
+    """Return the comparison table for people, with what is missing from it and how it was made."""
+    manifest = ledger.manifest
+    recipe = manifest.identity.recipe
+    lines = [
+        f"# {manifest.run}",
+        "",
+        f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), {recipe.image_size} px, "
+        f"{recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over n seeds. "
+        "The best run is a maximum over n, chosen by validation.",
+        "",
+        "| variant | n | Validation | Test | best run: Validation | its Test |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in table.to_dict("records"):
+        of_planned = "" if row["n"] == row["planned"] else f" of {row['planned']}"
+        lines.append(
+            f"| {row['variant']} | {row['n']}{of_planned} "
+            f"| {format_accuracy(row['val_mean'], row['val_std'])} | {format_accuracy(row['test_mean'], row['test_std'])} "
+            f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
+        )
+    missing = gaps(ledger)
+    if missing:
+        lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
+    lines += ["", f"Made by `{shlex.join(manifest.command)}` (code {(manifest.code or 'unknown')[:12]}).", ""]
+    return "\n".join(lines)
+
+
+def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
+    """Return a PNG: one point per complete trial, validation beside test, the mean as a line."""
+    complete = trials[trials["status"] == "complete"]
+    shown = [variant for variant in variants if (complete["variant"] == variant).any()]
+    figure, panels = plt.subplots(1, 2, figsize=(9, 0.9 + 0.55 * len(shown)), sharey=True, layout="constrained")
+    for panel, (column, title) in zip(panels, [("val_accuracy", "Validation"), ("test_accuracy", "Test")], strict=True):
+        for row, variant in enumerate(shown):
+            values = complete.loc[complete["variant"] == variant, column].to_numpy()
+            # Points of equal rank in sorted order get the same offset: a layout without randomness.
+            offsets = [0.22 * ((i * 7) % 11 - 5) / 5 for i in range(len(values))]
+            panel.plot(values, [row + offset for offset in offsets], "o", markersize=4, alpha=0.6, color="#33638d")
+            panel.plot([values.mean()] * 2, [row - 0.33, row + 0.33], color="#c0392b", linewidth=2)
+        panel.set_title(title)
+        panel.set_xlabel("accuracy, %")
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(shown)), shown)
+    panels[0].set_ylim(len(shown) - 0.5, -0.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,110 @@
+"""What jobs print: the plan of a sweep, its outcome, and where a run stands."""
+
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from catdog.aggregation import format_accuracy, gaps
+from catdog.config import SweepConfig
+from catdog.ledger import Ledger
+from catdog.paths import RunPaths
+from catdog.plan import estimate_seconds, local_slots, make_plan, resolve_identity
+from catdog.progress import format_seconds
+from catdog.provision import Dataset, find_dataset
+from catdog.storage import StoreLocation
+
+MOST_GAPS = 20
+
+
+def print_plan(console: Console, config: SweepConfig) -> None:
+    """Print what the sweep would do. Starts, writes and downloads nothing."""
+    store = StoreLocation.of(config.store).open()
+    dataset, _ = find_dataset(config, store)
+    at_hand = dataset is not None
+    if dataset is None:
+        dataset = Dataset(config.recipe.dataset, "not here yet", 3680)
+    identity = resolve_identity(config, store, dataset, lambda: "float32")
+    plan = make_plan(config, store, identity, dataset, ())
+    slots = local_slots(config)
+    estimate = estimate_seconds(config, plan, slots)
+    rows = {
+        "run": f"{config.run_name} in {store.url}",
+        "variants": ", ".join(spec.label for spec in config.variant_specs),
+        "seeds": f"{len(config.seed_list)} ({config.seeds})",
+        "trials": f"{len(plan.requested)}",
+        "cached": f"{len(plan.requested) - len(plan.pending)}",
+        "to run": f"{len(plan.pending)}",
+        "data": dataset.name + (f" {dataset.fingerprint}" if at_hand else ": not here, will be downloaded"),
+        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs × {plan.train_images:,} images)",
+        "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU a trial",
+        "estimated time": "unknown: there is no finished trial to go by"
+        if estimate is None
+        else f"about {format_seconds(estimate[0])}, {slots} trials at once ({estimate[1]})",
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>16}  {value}", soft_wrap=True, highlight=False)
+    console.print("nothing was started (--dry-run)", highlight=False)
+
+
+def print_outcome(console: Console, url: str, ledger: Ledger, table: pd.DataFrame) -> None:
+    """Print the comparison table, what is missing from it, and where the files are."""
+    manifest = ledger.manifest
+    run = RunPaths(manifest.run)
+    console.print(comparison(table))
+    missing = gaps(ledger)
+    for line in missing[:MOST_GAPS]:
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+    if len(missing) > MOST_GAPS:
+        console.print(f"  … and {len(missing) - MOST_GAPS} more in {run.report('table.md')}", highlight=False)
+    places = {
+        "table": run.report("table.md"),
+        "all trials": run.report("trials.csv"),
+        "contact sheets": f"{run.trials}*/seed-*/snapshots/epoch-*.png",
+    }
+    for name, key in places.items():
+        place = f"{url}/{key}" if "://" in url else str(_relative(Path(url) / key))
+        console.print(f"{name:>16}  {place}", soft_wrap=True, highlight=False, markup=False)
+
+
+def print_status(console: Console, url: str, ledger: Ledger, table: pd.DataFrame) -> None:
+    """Print where a run stands."""
+    counts = ledger.counts
+    unfinished = sum(entry.unfinished and entry.result is None for entry in ledger.entries)
+    console.print(
+        f"{ledger.manifest.run} in {url}: {len(ledger.entries)} trials, {counts['complete']} complete, "
+        f"{counts['diverged']} diverged, {counts['failed']} failed, {counts['missing']} missing "
+        f"({unfinished} of them with a checkpoint)",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(comparison(table))
+    for line in gaps(ledger):
+        if not line.startswith("missing"):
+            console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def comparison(table: pd.DataFrame) -> Table:
+    """Return the comparison table for the terminal."""
+    shown = Table(header_style="bold")
+    for name in ("variant", "n", "Validation", "Test", "best run: Validation", "its Test"):
+        shown.add_column(name, justify="left" if name == "variant" else "right", overflow="fold")
+    for row in table.to_dict("records"):
+        shown.add_row(
+            row["variant"],
+            str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}",
+            format_accuracy(row["val_mean"], row["val_std"]),
+            format_accuracy(row["test_mean"], row["test_std"]),
+            format_accuracy(row["best_val"], None),
+            format_accuracy(row["best_val_test"], None),
+        )
+    return shown
+
+
+def _gpus(config: SweepConfig) -> str:
+    return "1 (where there is one)" if config.gpus_per_trial is None else f"{config.gpus_per_trial:g}"
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

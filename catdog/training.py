@@ -1,0 +1,232 @@
+"""The training loop that all variants share: `fit` is a generator that yields one record per epoch.
+
+The epoch is chosen by validation accuracy (the earliest of equals); test images are never touched here. Everything random is
+seeded at the start of every epoch, so a loop that goes on from a saved `TrainState` gives the same bits as one that was
+never interrupted (on CPUs at the same number of threads; on GPUs with deterministic algorithms). Knows no files and no Ray.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from catdog.config import Recipe
+from catdog.data.batches import Batches, PartName
+from catdog.errors import DivergedError
+from catdog.models.losses import mask_health
+from catdog.models.network import PetNet
+from catdog.records import EpochRecord
+from catdog.seeding import DeriveSeed
+
+WARM_UP = 0.3
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes: what a checkpoint holds."""
+
+    model: PetNet
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    history: list[EpochRecord] = field(default_factory=list)
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def next_epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch with the highest validation accuracy, the earliest of equals."""
+        return max(self.history, key=lambda record: (record.val_accuracy, -record.epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, so that it loads with `weights_only=True`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": [record.row() for record in self.history],
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history = [EpochRecord.from_row(row) for row in state["history"]]
+        self.best_weights = state["best_weights"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers on N images, on the CPU."""
+
+    logits_NK: torch.Tensor
+    labels_N: torch.Tensor
+    masks_NMHW: torch.Tensor | None
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the images."""
+        return 100 * (self.logits_NK.argmax(dim=1) == self.labels_N).double().mean().item()
+
+    @property
+    def class_accuracy(self) -> float:
+        """Mean over the breeds of the percent of their images."""
+        correct_N = (self.logits_NK.argmax(dim=1) == self.labels_N).double()
+        breeds = self.labels_N.unique()
+        return 100 * torch.stack([correct_N[self.labels_N == breed].mean() for breed in breeds]).mean().item()
+
+    @property
+    def loss(self) -> float:
+        return F.cross_entropy(self.logits_NK, self.labels_N).item()
+
+
+def autocast_for(precision: str, device: torch.device) -> torch.autocast:
+    """Return the autocast context of a precision (`float32` or `bfloat16`)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState:
+    """Return the state before the first epoch: optimiser and schedule for this model."""
+    mask_conv = getattr(model.head, "mask_conv", None)
+    mask_parameters = list(mask_conv.parameters()) if mask_conv is not None else []
+    mask_ids = {id(parameter) for parameter in mask_parameters}
+    head_parameters = [parameter for parameter in model.head.parameters() if id(parameter) not in mask_ids]
+    groups = [
+        {"params": head_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
+        {"params": mask_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.mask_weight_decay},
+        {
+            "params": list(model.backbone.parameters()),
+            "lr": recipe.backbone_learning_rate,
+            "weight_decay": recipe.weight_decay,
+        },
+    ]
+    groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+    groups = [group for group in groups if group["params"]]
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, fused=True)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+    total_steps = recipe.epochs * steps_per_epoch
+    shape = one_cycle if recipe.schedule == "one-cycle" else cosine
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / total_steps))
+    return TrainState(model, optimizer, scheduler)
+
+
+def one_cycle(progress: float) -> float:
+    """Return the share of the peak rate at `progress` (0..1): a cosine up from 1/25, then one down to 1/100,000."""
+    if progress < WARM_UP:
+        return _cosine_between(1 / 25, 1.0, progress / WARM_UP)
+    return _cosine_between(1.0, 1e-5, (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def cosine(progress: float) -> float:
+    """Return the share of the peak rate at `progress` (0..1): from 1 down to 0."""
+    return _cosine_between(1.0, 0.0, progress)
+
+
+def fit(
+    state: TrainState, batches: Batches, recipe: Recipe, derive_seed: DeriveSeed, device: torch.device
+) -> Iterator[EpochRecord]:
+    """Train from `state.next_epoch` to the recipe's last epoch, yielding after each.
+
+    When a record is yielded, `state` holds the model as it is after that epoch, and may be saved.
+
+    Raises:
+        DivergedError: the training loss of an epoch is not finite.
+    """
+    model = state.model
+    forward = torch.compile(model) if recipe.compile else model
+    autocast = autocast_for(recipe.precision, device)
+    for epoch in range(state.next_epoch, recipe.epochs):
+        started = time.perf_counter()
+        train_loss, train_accuracy = _train_epoch(state, forward, batches, recipe, derive_seed, epoch, autocast)
+        trained = time.perf_counter()
+        validation = evaluate(forward, batches, "validation", autocast)
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            learning_rate=state.scheduler.get_last_lr()[0],
+            train_seconds=trained - started,
+            evaluate_seconds=time.perf_counter() - trained,
+            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            mask_health=mask_health(validation.masks_NMHW) if validation.masks_NMHW is not None else None,
+        )
+        state.history.append(record)
+        if state.best is record:
+            state.best_weights = copy.deepcopy(model.state_dict())
+        yield record
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Batches, part: PartName, autocast: torch.autocast
+) -> Evaluation:
+    """Return the model's answers on a whole part, in its order."""
+    model.eval()
+    logits, masks = [], []
+    for inputs, _ in batches.part(part):
+        with autocast:
+            output = model(inputs)
+        logits.append(output.logits_BK.half().float())  # exactly what is saved, so that tables can be recomputed
+        if output.masks_BMHW is not None:
+            masks.append(output.masks_BMHW.float())
+    return Evaluation(torch.cat(logits).cpu(), batches.labels(part), torch.cat(masks).cpu() if masks else None)
+
+
+def _train_epoch(
+    state: TrainState,
+    forward: nn.Module,
+    batches: Batches,
+    recipe: Recipe,
+    derive_seed: DeriveSeed,
+    epoch: int,
+    autocast: torch.autocast,
+) -> tuple[float, float]:
+    """Train one epoch; returns mean loss and accuracy in percent. Waits for the device once, at the end."""
+    set_training_mode(state.model, recipe.freeze_batch_norm)
+    torch.manual_seed(derive_seed("dropout", epoch))
+    losses, correct, images = [], [], 0
+    for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):
+        with autocast:
+            output = forward(inputs)
+        loss = F.cross_entropy(output.logits_BK.float(), labels, label_smoothing=recipe.label_smoothing)
+        loss = loss + output.aux_loss
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.scheduler.step()
+        losses.append(loss.detach())
+        correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
+        images += len(labels)
+    train_loss = torch.stack(losses).mean().item()
+    if not math.isfinite(train_loss):
+        raise DivergedError(epoch)
+    return train_loss, 100 * torch.stack(correct).sum().item() / images
+
+
+def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:
+    """Switch to training; the backbone's batch norms keep their statistics where asked."""
+    model.train()
+    if freeze_batch_norm:
+        for module in model.backbone.modules():
+            if isinstance(module, _NORMS):
+                module.eval()
+
+
+def _cosine_between(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

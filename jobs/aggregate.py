@@ -1,0 +1,39 @@
+"""Build a run's report from the store alone: no Ray, no torch, no GPU.
+
+    python jobs/aggregate.py --store URL --run NAME [--out DIR]
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from catdog.aggregation import open_ledger
+from catdog.options import COMPLETE, INCOMPLETE, output_console, parse, run_job
+from catdog.storage import StoreLocation
+from catdog.terminal import print_outcome
+
+
+@dataclass(frozen=True)
+class Options:
+    run: str
+    """Name of the run."""
+    store: str = "results"
+    """A folder, or s3://bucket/prefix."""
+    out: str | None = None
+    """Write the report into this folder instead of the store."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(Options, arguments, "Build a run's report from the store alone.", "aggregate.py")
+    from catdog.report import write_report
+
+    store = StoreLocation.of(options.store).open()
+    ledger = open_ledger(store, options.run)
+    table = write_report(store, ledger, Path(options.out) if options.out is not None else None)
+    print_outcome(output_console(), store.url, ledger, table)
+    return COMPLETE if ledger.is_complete else INCOMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

@@ -1,0 +1,36 @@
+"""Run a sweep: seeds × model variants as parallel trials, then the comparison table.
+
+    python jobs/sweep.py PRESET [options]
+
+The same command, run again after any interruption, skips finished trials and goes on with unfinished ones.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_preset, run_job
+from catdog.storage import StoreLocation
+
+
+def main(arguments: Sequence[str]) -> int:
+    config = parse_preset(arguments, "Run a sweep: seeds × model variants as parallel trials.", "sweep.py")
+    console: Console = output_console()
+    from catdog.terminal import print_outcome, print_plan
+
+    if config.dry_run:
+        print_plan(console, config)
+        return COMPLETE
+    from catdog.sweep import run_sweep
+
+    ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console)
+    from catdog.report import write_report
+
+    store = StoreLocation.of(config.store).open()
+    print_outcome(console, store.url, ledger, write_report(store, ledger))
+    return COMPLETE if ledger.is_complete else INCOMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))
