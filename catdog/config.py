@@ -224,7 +224,7 @@ class Identity:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds that `text` names: `30` is 0 to 29, `0-9` and `0-4,7` name them. Raises `UserError`."""
     remedy = "give a number of seeds (30), a range (0-9) or a list of ranges (0-4,7)"
-    if re.fullmatch(r"[0-9]{1,6}", text):
+    if re.fullmatch(r"[0-9]{1,9}", text):
         _require(1 <= int(text) <= 10_000, f"--seeds {text}: must be from 1 to 10000; {remedy}")
         return tuple(range(int(text)))
     seeds: list[int] = []

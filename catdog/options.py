@@ -81,13 +81,18 @@ def _wide_terminal() -> Iterator[None]:
 
 
 def _one_line(box: str) -> str:
-    """Take the message out of tyro's frame: the text up to the first rule, and the option it thinks was meant."""
+    """Take the message out of tyro's frame: its first paragraph, and the options it thinks were meant."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│╭╮╰╯ ").strip() for line in text.splitlines()]
-    body = [line for line in lines[1:] if line]
-    rules = [i for i, line in enumerate(body) if set(line) == {"─"}]
-    message = " ".join(body[: rules[0]] if rules else body)
-    near = re.findall(r"^--[a-z-]+", "\n".join(body[rules[0] :] if rules else []), flags=re.MULTILINE)
+    paragraphs: list[list[str]] = [[]]
+    for line in text.strip().splitlines()[1:]:  # the first line is a title
+        content = line.strip("│| ")
+        if re.fullmatch(r"[─╰╯-]+", content):
+            paragraphs.append([])
+        elif content:
+            paragraphs[-1].append(content)
+    first, *others = [paragraph for paragraph in paragraphs if paragraph] or [["the options cannot be read"]]
+    message = " ".join(first).removeprefix("Error parsing ")
+    near = [line.split()[0] for paragraph in others for line in paragraph if line.startswith("--")]
     if message.startswith("Unrecognized options") and near:
         message += f" (perhaps {' or '.join(near[:3])})"
-    return message.removeprefix("Error parsing ")
+    return message

@@ -18,9 +18,11 @@ CAPTION = 30
 TITLE = 26
 _FONT = 12
 _INK, _PAPER, _RIGHT, _WRONG = (25, 25, 25), (255, 255, 255), (0, 110, 40), (180, 30, 20)
-# Viridis (S. van der Walt, N. Smith, 2015) at seventeen equidistant points.
+# Viridis (S. van der Walt, N. Smith, 2015) at 33 equidistant points; between them it is at most 2 of 255 off.
 _VIRIDIS = (
-    "440154 481467 482576 453781 404688 39558c 33638d 2d718e 287d8e 238a8d 1f968b 20a386 29af7f 3cbb75 56c667 94d840 fde725"
+    "440154 470d60 48186a 482374 472d7b 453681 424086 3f4989 3b528b 375a8d 33638d 2f6a8e 2c728e 297a8e "
+    "26818e 23898e 21908c 1f988b 1f9f88 21a685 28ae80 31b57b 3ebc74 4cc26c 5dc963 6ece58 82d34c 96d83f "
+    "abdc32 c0df24 d5e21a eae51a fde725"
 )
 
 

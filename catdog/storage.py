@@ -74,6 +74,8 @@ class StoreLocation:
             if "://" in url:
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
             return cls(str(Path(url).expanduser().absolute()))
+        if not url.removeprefix("s3://").strip("/"):
+            raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
         import boto3
 
         region = boto3.session.Session().region_name
@@ -167,8 +169,6 @@ class S3Store:
 
     def __init__(self, location: StoreLocation) -> None:
         bucket, _, prefix = location.url.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise UserError(f"--store {location.url}: names no bucket; give s3://bucket/prefix")
         self.location = location
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""

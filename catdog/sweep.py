@@ -7,12 +7,13 @@ are caught in the trial, recorded under failures/, and never retried blindly. Th
 
 import os
 
-# Read by Ray when it is imported: token authentication stays on, and nothing is sent home.
+# Read by Ray when it is imported: token authentication stays on, nothing is sent home, and Tune says nothing of its own.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "10")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import logging
@@ -73,7 +74,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
         if plan.pending:
             cluster.start()
             context = _context(config, location, identity, cluster.use_gpu)
-            _prepare_on_worker(context, plan, cluster, console)
+            _prepare_on_worker(context, cluster, console)
             _put_manifest(store, plan)
             done = len(plan.requested) - len(plan.pending)
             say(f"{len(plan.pending)} trials to run, {done} already done; {cluster.slots} at once")
@@ -178,14 +179,13 @@ def _device_precision() -> str:
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def _prepare_on_worker(context: RunContext, plan: Plan, cluster: _Cluster, console: Console) -> None:
-    """Check data, weights and heads on a worker, and compute a frozen backbone's features, before any trial starts."""
-    labels = sorted({trial.variant.label for trial in plan.pending})
+def _prepare_on_worker(context: RunContext, cluster: _Cluster, console: Console) -> None:
+    """Check data and weights on a worker, and compute a frozen backbone's features, before any trial starts."""
     resources = cluster.trial_resources
     task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=3)(_prepare)
     try:
-        with console.status("checking data, weights and heads on a worker") as status:
-            for message in task.options(num_returns="streaming").remote(context, labels):
+        with console.status("checking data and weights on a worker") as status:
+            for message in task.options(num_returns="streaming").remote(context):
                 text = ray.get(message)
                 status.update(text)
                 if not console.is_terminal:
@@ -196,24 +196,19 @@ def _prepare_on_worker(context: RunContext, plan: Plan, cluster: _Cluster, conso
         raise
 
 
-def _prepare(context: RunContext, labels: list[str]) -> Iterator[str]:
-    """Yield messages while the inputs of trials are loaded, with all cores; every head is tried once."""
+def _prepare(context: RunContext) -> Iterator[str]:
+    """Yield messages while the inputs of trials are loaded, with all cores."""
     messages: queue.Queue[str | None] = queue.Queue()
     errors: list[BaseException] = []
 
     def work() -> None:
-        from catdog.inputs import load_inputs, new_model
-        from catdog.seeding import trial_seeds
+        from catdog.inputs import load_inputs
         from catdog.trial import prepare_process
 
         try:
-            recipe = context.identity.recipe
-            device = prepare_process(len(os.sched_getaffinity(0)), context.use_gpu, recipe.deterministic)
-            inputs = load_inputs(context, device, messages.put)
-            for label in labels:
-                spec = parse_variant(label, recipe.variant_defaults())
-                model = new_model(inputs, context, spec, trial_seeds(0)).to(device)
-                model.eval()(inputs.batches.some("validation", inputs.probe_positions))
+            deterministic = context.identity.recipe.deterministic
+            device = prepare_process(len(os.sched_getaffinity(0)), context.use_gpu, deterministic)
+            load_inputs(context, device, messages.put)
         except BaseException as error:
             errors.append(error)
         finally:

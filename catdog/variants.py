@@ -29,11 +29,11 @@ class Parameter:
     def parse(self, text: str, label: str) -> Number:
         kind = "an integer" if isinstance(self.default, int) else "a number"
         try:
-            value: Number = int(text) if isinstance(self.default, int) else float(text)
+            value: Number = int(text) if isinstance(self.default, int) else float(text) + 0.0  # -0.0 is 0.0
         except ValueError:
             raise UserError(f"variant {label!r}: {self.name}={text} is not {kind}") from None
         upper_ok = value < 1 if self.below_one else value <= self.maximum
-        if not (math.isfinite(value) and value >= self.minimum and upper_ok):
+        if not (self.minimum <= value < math.inf and upper_ok):
             raise UserError(f"variant {label!r}: {self.name}={text} is outside {self.range_text()}")
         return value
 
@@ -47,7 +47,7 @@ DROPOUT = Parameter("dropout", 0.5, below_one=True)
 NUM_MASKS = Parameter("num_masks", 4, minimum=1, maximum=1024)
 HIDDEN = Parameter("hidden_features", 256, minimum=1, maximum=65536)
 REDUCTION = Parameter("reduction", 16, minimum=1, maximum=65536)
-LAMBDA = Parameter("lambda_divergence", 0.001)
+LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 """The weight of the divergence loss. Its default is replaced by the recipe's: the loss grows with the feature map."""
 
 

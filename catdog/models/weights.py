@@ -49,11 +49,18 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
-    """Load `weights` into a backbone; a classifier in them is left out. Any other mismatch is a `UserError`."""
+    """Load `weights` into a backbone; a classifier in them is left out. Any other mismatch is a `UserError`.
+
+    The names are those of the backbone's own model, or of a `PetNet` that a trial kept (`backbone.model.` in front).
+    """
     wanted = backbone.state_dict()
+
+    def own(name: str) -> str:
+        return name if name in wanted else name.removeprefix("backbone.").removeprefix("model.")
+
     given = {
         name: tensor
-        for name, tensor in ((name.removeprefix("backbone."), tensor) for name, tensor in weights.items())
+        for name, tensor in ((own(name), tensor) for name, tensor in weights.items())
         if name in wanted or not name.startswith(CLASSIFIERS)
     }
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}

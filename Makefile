@@ -1,0 +1,38 @@
+# Two commands matter: `make sweep` runs the main job, `make test` passes the tests. Both set up .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The lock file pins every package; pyproject.toml holds the ranges.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: sweep test test-all check format clean
+
+sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
+	$(BIN)/python jobs/sweep.py demo
+
+test: .venv/installed-dev  ## the test suite, on the CPU
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/installed-dev  ## the slow tests too
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev  ## lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv
+
+.venv/installed: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable ".[lite0]"
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable ".[lite0,dev]"
+	touch $@

@@ -1,0 +1,137 @@
+"""What tests share: a store with the drawn pets packed once, a small recipe, a real S3 server, a local Ray, the real images."""
+
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from catdog.config import PRESETS, Identity, Recipe
+from catdog.context import RunContext
+from catdog.data.drawn import open_drawn
+from catdog.data.pack import write_pack
+from catdog.paths import pack_key
+from catdog.storage import StoreLocation
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def drawn_fingerprint() -> str:
+    return open_drawn().fingerprint
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> Path:
+    """The pack of the drawn pets, made once for all tests."""
+    path = tmp_path_factory.mktemp("pack") / "pack.safetensors"
+    write_pack(open_drawn(), path)
+    return path
+
+
+@pytest.fixture
+def store_folder(tmp_path: Path, packed: Path, drawn_fingerprint: str) -> Path:
+    """A local store that holds the drawn pets."""
+    folder = tmp_path / "store"
+    target = folder / pack_key(drawn_fingerprint)
+    target.parent.mkdir(parents=True)
+    shutil.copy(packed, target)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    """The demo's recipe, small enough for a test: 24 images of each part, two epochs."""
+    return dataclasses.replace(
+        PRESETS["demo"].recipe, precision="float32", epochs=2, limit_images=24, batch_size=8, image_size=48
+    )
+
+
+@pytest.fixture
+def make_context(store_folder: Path, drawn_fingerprint: str) -> Callable[..., RunContext]:
+    """A function that returns the context of a run of the drawn pets; keywords replace its fields."""
+
+    def make(recipe: Recipe, **fields: object) -> RunContext:
+        identity = Identity(recipe, drawn_fingerprint, None, 1)
+        context = RunContext("test", StoreLocation.of(str(store_folder)), identity, recipe.weights)
+        return dataclasses.replace(context, **fields)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A real S3 server over HTTP (moto's) on loopback; yields its url."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise RuntimeError("the S3 server did not start")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """The environment of a user of that server."""
+    environment = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "CATDOG_CACHE": str(tmp_path / "node-cache"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
+@pytest.fixture
+def s3_bucket(s3_environment: dict[str, str]) -> str:
+    """A new bucket; its url."""
+    import boto3
+
+    name = f"bucket-{time.time_ns()}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A real Ray with two cores, shared by the tests of this process."""
+    import catdog.sweep  # noqa: F401  (sets what Ray reads when it is imported)
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pets_root() -> Path:
+    """The real images; tests that want them are skipped where CATDOG_DATA_ROOT does not name them."""
+    root = os.environ.get("CATDOG_DATA_ROOT")
+    if not root:
+        pytest.skip("CATDOG_DATA_ROOT does not name the folder of Oxford-IIIT Pet")
+    return Path(root)

@@ -1,0 +1,144 @@
+"""The jobs as a user starts them: mistakes are one clear line and exit code 2, and nothing is written for them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from catdog.options import run_job
+from jobs import aggregate, prepare, status, sweep
+
+ROOT = Path(__file__).parent.parent
+JOBS = {"sweep": sweep.main, "status": status.main, "aggregate": aggregate.main, "prepare": prepare.main}
+
+
+def make_pets(folder: Path, breeds: int = 3, images: int = 12) -> Path:
+    """Write a small dataset in Oxford-IIIT Pet's layout: `images` of every breed, a third of them for test."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    for breed in range(breeds):
+        name = f"{'Cat' if breed % 2 else 'dog'}_kind{breed}"
+        for number in range(images):
+            part = "test" if number % 3 == 0 else "trainval"
+            lists[part].append(f"{name}_{number} {breed + 1} {1 if breed % 2 else 2} {breed + 1}")
+            colour = (60 * breed + 20, 10 * number, 128)
+            Image.new("RGB", (64, 48), colour).save(folder / "images" / f"{name}_{number}.jpg")
+    for part, lines in lists.items():
+        (folder / "annotations" / f"{part}.txt").write_text("#header\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+MISTAKES = {
+    "no preset": ([], ["presets: demo"]),
+    "unknown preset": (["dmeo"], ["dmeo", "choose from demo, pets-frozen, pets-cpu, paper"]),
+    "option before the preset": (["--seeds", "3", "demo"], ["the preset comes first"]),
+    "unknown option": (["demo", "--epoch", "3"], ["--epoch", "perhaps --epochs"]),
+    "not a number": (["demo", "--epochs", "many"], ["--epochs", "many"]),
+    "zero epochs": (["demo", "--epochs", "0"], ["--epochs 0", "at least 1"]),
+    "a choice that is none": (["demo", "--vary", "weather"], ["weather", "init"]),
+    "seeds backwards": (["demo", "--seeds", "5-2"], ["--seeds 5-2", "backwards"]),
+    "no seeds": (["demo", "--seeds", "0"], ["--seeds 0", "from 1 to 10000"]),
+    "unknown variant": (["demo", "--variants", "atention"], ["atention", "choose from baseline, attention"]),
+    "unknown parameter": (["demo", "--variants", "se:masks=3"], ["masks", "reduction, dropout"]),
+    "parameter out of range": (["demo", "--variants", "multi-attention:num_masks=0"], ["num_masks=0", "[1, 1024]"]),
+    "the same variant twice": (["demo", "--variants", "se", "se"], ["listed twice"]),
+    "a run that leaves the store": (["demo", "--run", "../x"], ["--run ../x"]),
+    "a strange store": (["demo", "--store", "ftp://x/y"], ["--store ftp://x/y"]),
+    "a store without a bucket": (["demo", "--store", "s3://"], ["names no bucket"]),
+    "no such data": (["pets-frozen", "--data-root", "/nowhere"], ["/nowhere", "no such folder"]),
+    "weights that are not there": (["demo", "--weights", "/no/file.pth", "--backbone", "resnet18"], ["/no/file.pth"]),
+    "weights that tiny does not have": (["demo", "--weights", "imagenet"], ["tiny", "--weights none"]),
+    "half a GPU too many": (["demo", "--gpus-per-trial", "1.5"], ["--gpus-per-trial 1.5"]),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = MISTAKES[case]
+    assert run_job(sweep.main, arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("error: ")
+    for words in expected:
+        assert words in captured.err
+    runs = [path for path in tmp_path.rglob("*") if path.is_file() and "datasets" not in path.parts]
+    assert runs == []
+
+
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback() -> None:
+    command = [sys.executable, "jobs/sweep.py", "demo", "--seeds", "0"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith("error: --seeds 0")
+    assert process.stderr.count("\n") == 1
+
+
+def test_half_extracted_data_and_corrupt_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = make_pets(tmp_path / "pets")
+    store = str(tmp_path / "store")
+    broken = pets / "images" / "Cat_kind1_1.jpg"
+    broken.write_bytes(b"not a picture")
+    assert run_job(prepare.main, ["pets-frozen", "--data-root", str(pets), "--store", store]) == 2
+    assert "Cat_kind1_1.jpg" in capsys.readouterr().err
+    broken.unlink()
+    assert run_job(sweep.main, ["pets-frozen", "--data-root", str(pets), "--store", store]) == 2
+    assert "half extracted" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for store in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert run_job(sweep.main, ["demo", "--store", str(store)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_missing_bucket_is_named(s3_environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for job in ("sweep", "prepare"):
+        assert run_job(JOBS[job], ["demo", "--store", "s3://no-such-bucket/runs"]) == 2
+        assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
+    for job in ("status", "aggregate"):
+        assert run_job(JOBS[job], ["--store", "s3://no-such-bucket/runs", "--run", "demo"]) == 2
+        assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
+
+
+def test_status_of_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for job in ("status", "aggregate"):
+        assert run_job(JOBS[job], ["--store", str(tmp_path), "--run", "nothing"]) == 2
+        assert "there is no such run" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    arguments = ["demo", "--store", str(store), "--seeds", "5", "--variants", "baseline", "se", "--dry-run"]
+    assert run_job(sweep.main, arguments) == 0
+    output = capsys.readouterr().out
+    assert "10 trials × 12 epochs × 960 images" in output
+    assert "estimated time" in output
+    assert not store.exists()
+
+
+def test_prepare_puts_the_pack_where_a_sweep_without_data_finds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CATDOG_DATA_ROOT", raising=False)
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    pets, store = make_pets(tmp_path / "pets"), str(tmp_path / "store")
+    assert run_job(prepare.main, ["pets-cpu", "--data-root", str(pets), "--store", store]) == 0
+    fingerprint = capsys.readouterr().out.split("oxford-iiit-pet ")[1].split(":")[0]
+    assert run_job(sweep.main, ["pets-cpu", "--store", store, "--dry-run"]) == 0
+    assert fingerprint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_names_every_option_with_its_default(job: str) -> None:
+    command = [sys.executable, f"jobs/{job}.py", "--help"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--store STR" in output
+    assert "(default: results)" in output
