@@ -3,7 +3,6 @@
 Accuracies are percentages. Failed, diverged and missing trials are listed, never averaged away.
 """
 
-from collections.abc import Callable
 
 import pandas as pd
 
@@ -32,7 +31,15 @@ def trials_table(ledger: Ledger) -> pd.DataFrame:
     rows = []
     for entry in ledger.entries:
         missing = TrialResult(
-            entry.trial.variant.label, entry.trial.seed, entry.status, None, None, None, 0, float("nan"), entry.config_hash
+            entry.trial.variant.label,
+            entry.trial.seed,
+            entry.status,
+            None,
+            None,
+            None,
+            0,
+            float("nan"),
+            entry.config_hash,
         )
         rows.append((entry.result or missing).row())
     table = pd.DataFrame(rows)
@@ -61,8 +68,12 @@ def comparison_table(ledger: Ledger) -> pd.DataFrame:
                 "best_val_test": best.test_accuracy if best else None,
                 "best_seed": best.seed if best else None,
                 "planned": len(ledger.manifest.seeds[label]),
-                "val_class_mean": summarise([r.val_class_accuracy for r in results if r.val_class_accuracy is not None]).mean,
-                "test_class_mean": summarise([r.test_class_accuracy for r in results if r.test_class_accuracy is not None]).mean,
+                "val_class_mean": summarise(
+                    [r.val_class_accuracy for r in results if r.val_class_accuracy is not None]
+                ).mean,
+                "test_class_mean": summarise(
+                    [r.test_class_accuracy for r in results if r.test_class_accuracy is not None]
+                ).mean,
                 "head_parameters": results[0].head_parameters if results else None,
                 "trial_seconds": summarise([r.seconds for r in results]).mean,
             }
@@ -117,5 +128,3 @@ def summary(ledger: Ledger, table: pd.DataFrame) -> dict[str, object]:
         "created_at": manifest.created_at,
         "finished_at": max((entry.result.finished_at or "" for entry in ledger.entries if entry.result), default=None),
     }
-
-

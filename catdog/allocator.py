@@ -18,4 +18,4 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD))
-    return all([mallopt(option, value) for option, value in settings])
+    return min(mallopt(option, value) for option, value in settings) == 1

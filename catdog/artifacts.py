@@ -6,7 +6,7 @@ load without pickles, and the same arrays give the same bytes.
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from catdog.data.batches import PartName
 from catdog.data.pack import Pack
 from catdog.data.split import Split
-from catdog.records import EpochRecord
+from catdog.records import EpochRecord, MaskHealth
 from catdog.snapshots import Probes
 from catdog.training import Evaluation
 
@@ -31,8 +31,9 @@ class ProbeHistory:
 
 
 def history_csv(history: Sequence[EpochRecord]) -> bytes:
-    """One row per epoch."""
-    return pd.DataFrame([record.row() for record in history]).to_csv(index=False).encode()
+    """One row per epoch; of a trial that diverged in its first one, the header alone."""
+    columns = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if f.name != "mask_health"]
+    return pd.DataFrame([record.row() for record in history], columns=columns).to_csv(index=False).encode()
 
 
 def masks_npz(probes: Probes, history: ProbeHistory) -> bytes:

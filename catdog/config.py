@@ -163,9 +163,13 @@ class SweepConfig:
         _require(1 <= self.cpus_per_trial <= 256, f"--cpus-per-trial {self.cpus_per_trial}: must be from 1 to 256")
         gpus = self.gpus_per_trial
         _require(
-            gpus is None or 0 <= gpus <= 1, f"--gpus-per-trial {gpus}: must be from 0 to 1; a trial uses one GPU at most"
+            gpus is None or 0 <= gpus <= 1,
+            f"--gpus-per-trial {gpus}: must be from 0 to 1; a trial uses one GPU at most",
         )
-        _require(self.checkpoint_seconds >= 0, f"--checkpoint-seconds {self.checkpoint_seconds}: must not be negative")
+        _require(
+            self.checkpoint_seconds >= 0,
+            f"--checkpoint-seconds {self.checkpoint_seconds}: must not be negative",
+        )
         _require(self.max_retries >= 0, f"--max-retries {self.max_retries}: must not be negative")
         parse_seeds(self.seeds)
         parse_variants(self.variants, self.recipe.variant_defaults())
@@ -205,7 +209,10 @@ class Identity:
 
     def trial_hash(self, variant: VariantSpec, seed: int) -> str:
         """Return the config hash of one trial (16 hexadecimal digits)."""
-        content = dataclasses.asdict(self) | {"variant": [variant.name, dict(variant.arguments)], "seed": seed}
+        content = dataclasses.asdict(self) | {
+            "variant": [variant.name, dict(variant.arguments)],
+            "seed": seed,
+        }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -218,7 +225,9 @@ class Identity:
     def differences(self, other: "Identity") -> list[str]:
         """Return one line `name: mine → theirs` for each setting that differs."""
         mine, theirs = ({**i.to_json(), **i.to_json()["recipe"]} for i in (self, other))
-        return [f"{name}: {mine[name]} → {theirs[name]}" for name in mine if name != "recipe" and mine[name] != theirs[name]]
+        return [
+            f"{name}: {mine[name]} → {theirs[name]}" for name in mine if name != "recipe" and mine[name] != theirs[name]
+        ]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -123,8 +123,11 @@ def _provide_features(context: RunContext, backbone: nn.Module, images: ImageBat
                 say(f"computing the frozen backbone's features, once: {done:,} of {total:,} images")
 
         total = images.feature_images
-        network = copy.deepcopy(backbone).to(images.device, memory_format=torch.channels_last)
-        write_features(compute_features(network, images, autocast_for(recipe.precision, images.device), on_progress), path)
+        network = copy.deepcopy(backbone).to(memory_format=torch.channels_last).to(images.device)
+        write_features(
+            compute_features(network, images, autocast_for(recipe.precision, images.device), on_progress),
+            path,
+        )
 
     return provide(context.location.open(), paths.features_key(identity.fingerprint, digest), make)
 

@@ -86,9 +86,7 @@ def read_ledger(store: Store, manifest: Manifest) -> Ledger:
     return Ledger(manifest, entries)
 
 
-def plan_run(
-    existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]
-) -> Manifest:
+def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:
     """Return the manifest of a run that is new, or extended by what `config` asks for.
 
     Raises:

@@ -56,7 +56,10 @@ def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | Non
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        print("interrupted: nothing that was finished is lost; the same command goes on from here", file=sys.stderr)
+        print(
+            "interrupted: nothing that was finished is lost; the same command goes on from here",
+            file=sys.stderr,
+        )
         return INTERRUPTED
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from catdog.config import PRESETS, Identity, Recipe, SweepConfig
+from catdog.config import PRESETS, Identity, Precision, Recipe, SweepConfig
 from catdog.data.split import VALIDATION_SHARE
 from catdog.ledger import Ledger, plan_run, read_ledger, read_manifest
 from catdog.provision import NAMED_WEIGHTS, Dataset, weights_digest
@@ -35,7 +35,9 @@ class Plan:
         return len(self.pending) * self.ledger.manifest.identity.recipe.epochs * self.train_images
 
 
-def resolve_identity(config: SweepConfig, store: Store, dataset: Dataset, device_precision: Callable[[], str]) -> Identity:
+def resolve_identity(
+    config: SweepConfig, store: Store, dataset: Dataset, device_precision: Callable[[], Precision]
+) -> Identity:
     """Return the identity of the run that `config` describes.
 
     The precision `auto` is what the run was started with; for a new run it is asked of `device_precision`.
@@ -51,7 +53,9 @@ def resolve_identity(config: SweepConfig, store: Store, dataset: Dataset, device
     return Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial)
 
 
-def make_plan(config: SweepConfig, store: Store, identity: Identity, dataset: Dataset, command: tuple[str, ...]) -> Plan:
+def make_plan(
+    config: SweepConfig, store: Store, identity: Identity, dataset: Dataset, command: tuple[str, ...]
+) -> Plan:
     """Return the plan; raises `UserError` when the run exists with another identity."""
     manifest = plan_run(read_manifest(store, config.run_name), config, identity, command)
     ledger = read_ledger(store, manifest)
@@ -75,7 +79,10 @@ def estimate_seconds(config: SweepConfig, plan: Plan, slots: int) -> tuple[float
         return mean * len(plan.pending) / slots, f"from the {len(measured)} finished trials of this run"
     rate = REFERENCE_IMAGES_PER_SECOND.get(config.preset)
     reference = PRESETS[config.preset].recipe
-    if rate is None or (config.recipe.backbone, config.recipe.freeze) != (reference.backbone, reference.freeze):
+    if rate is None or (config.recipe.backbone, config.recipe.freeze) != (
+        reference.backbone,
+        reference.freeze,
+    ):
         return None
     rate *= (reference.image_size / config.recipe.image_size) ** 2 * config.cpus_per_trial
     return plan.images / rate / slots, "from this preset's speed on two cores of an AMD EPYC"

@@ -41,7 +41,9 @@ class SweepProgress:
     def __init__(self, run: str, ledger: Ledger, slots: int) -> None:
         self.run = run
         self.slots = slots
-        self.variants = {label: VariantProgress(len(ledger.manifest.seeds[label])) for label in ledger.manifest.variants}
+        self.variants = {
+            label: VariantProgress(len(ledger.manifest.seeds[label])) for label in ledger.manifest.variants
+        }
         self._lock = threading.RLock()
         self._seconds: list[float] = []
         self._started = time.monotonic()
@@ -107,7 +109,11 @@ class SweepProgress:
                 if (s := summarise(variant.test)).n
             ]
             eta = self.eta_seconds
-            parts.append(f"ETA {format_seconds(eta)}" if eta is not None else f"{format_seconds(time.monotonic() - self._started)} so far")
+            parts.append(
+                f"ETA {format_seconds(eta)}"
+                if eta is not None
+                else f"{format_seconds(time.monotonic() - self._started)} so far"
+            )
             return " | ".join(parts)
 
     def __rich__(self) -> Group:

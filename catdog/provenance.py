@@ -7,7 +7,18 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-PACKAGES = ("catdog-sweep", "torch", "torchvision", "timm", "ray", "numpy", "pandas", "Pillow", "boto3", "scipy")
+PACKAGES = (
+    "catdog-sweep",
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "numpy",
+    "pandas",
+    "Pillow",
+    "boto3",
+    "scipy",
+)
 
 
 def package_versions() -> dict[str, str]:

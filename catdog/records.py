@@ -199,7 +199,9 @@ class Manifest:
     def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...]) -> "Manifest":
         """Return the manifest with these variants × seeds added to its plan."""
         labels = (*self.variants, *(label for label in variants if label not in self.variants))
-        union = {label: set(self.seeds.get(label, ())) | (set(seeds) if label in variants else set()) for label in labels}
+        union = {
+            label: set(self.seeds.get(label, ())) | (set(seeds) if label in variants else set()) for label in labels
+        }
         return dataclasses.replace(
             self, variants=labels, seeds={label: tuple(sorted(union[label])) for label in labels}
         )
@@ -218,4 +220,6 @@ class Manifest:
                 content[name] = tuple(content[name])
             return cls(**content)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"manifest.json of the run is damaged ({error}): restore it, or choose another --run") from None
+            raise UserError(
+                f"manifest.json of the run is damaged ({error}): restore it, or choose another --run"
+            ) from None

@@ -14,6 +14,7 @@ from catdog.aggregation import comparison_table, format_accuracy, gaps, summary,
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.records import to_json
+from catdog.statistics import best_run
 from catdog.storage import LocalStore, Store
 
 _FORMAT = "%.6f"
@@ -23,7 +24,8 @@ def write_report(store: Store, ledger: Ledger, folder: Path | None = None) -> pd
     """Write all files of the report into the run's report folder, or into `folder`, and return the comparison table."""
     table = comparison_table(ledger)
     run = RunPaths(ledger.manifest.run)
-    for name, content in build_report(ledger, table).items():
+    files = build_report(ledger, table) | best_contact_sheets(store, ledger)
+    for name, content in files.items():
         if folder is None:
             store.put(run.report(name), content)
         else:
@@ -43,6 +45,20 @@ def build_report(ledger: Ledger, table: pd.DataFrame) -> dict[str, bytes]:
     if ledger.counts["complete"]:
         files["figures/accuracy.png"] = accuracy_figure(trials, ledger.manifest.variants)
     return files
+
+
+def best_contact_sheets(store: Store, ledger: Ledger) -> dict[str, bytes]:
+    """Return the contact sheet of each variant's best run, in its chosen epoch."""
+    sheets = {}
+    for label in ledger.manifest.variants:
+        best = best_run(ledger.results(label))
+        if best is None or best.best_epoch is None:
+            continue
+        folder = ledger.manifest.spec(label).folder
+        key = RunPaths(ledger.manifest.run).trial(folder, best.seed).snapshot(best.best_epoch)
+        if store.exists(key):
+            sheets[f"figures/masks-{folder}.png"] = store.get(key)
+    return sheets
 
 
 def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:

@@ -52,9 +52,10 @@ def mask_range(masks_MHW: npt.NDArray[np.floating]) -> tuple[float, float]:
 
 
 def paint_mask(mask_HW: npt.NDArray[np.floating], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Return the mask as colours (H, W, 3); values outside [low, high] take the end colours."""
-    share = (mask_HW.astype(np.float64) - low) / max(high - low, 1e-9)
-    return colour_map()[(np.clip(share, 0, 1) * 255).round().astype(np.uint8)]
+    """Return the mask as colours (H, W, 3); values outside [low, high] take the end colours, NaN the lowest."""
+    with np.errstate(invalid="ignore"):  # a network that is about to diverge has masks of NaN and infinity
+        share = (mask_HW.astype(np.float64) - low) / max(high - low, 1e-9)
+    return colour_map()[(np.nan_to_num(np.clip(share, 0, 1)) * 255).round().astype(np.uint8)]
 
 
 def contact_sheet(
@@ -100,7 +101,9 @@ def _readable(breed: str) -> str:
     return breed.replace("_", " ")
 
 
-def _fitting(text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _fitting(
+    text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
     """Shorten the text until it is not wider than `width` pixels."""
     if pen.textlength(text, font) <= width:
         return text

@@ -14,10 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from catdog.errors import NotFoundError, StoreError, UserError
 
@@ -71,15 +71,19 @@ class StoreLocation:
     def of(cls, url: str) -> "StoreLocation":
         """Return the location a user named: local folders become absolute, endpoint and region are boto3's for this process."""
         if not url.startswith("s3://"):
-            if "://" in url:
+            if "://" in url or url.startswith("s3:"):
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
             return cls(str(Path(url).expanduser().absolute()))
-        if not url.removeprefix("s3://").strip("/"):
+        if not url.removeprefix("s3://").partition("/")[0]:
             raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
         import boto3
 
         region = boto3.session.Session().region_name
-        return cls(url.rstrip("/"), os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"), region)
+        return cls(
+            url.rstrip("/"),
+            os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+            region,
+        )
 
     @property
     def is_local(self) -> bool:
@@ -161,7 +165,8 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror or error}") from error
         finally:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):
+                scratch.unlink()
 
 
 class S3Store:
@@ -185,6 +190,7 @@ class S3Store:
             from botocore.config import Config
 
             # Stores other than AWS's often reject the optional checksums that boto3 sends since 1.36.
+            checksums: Literal["when_required", "when_supported"]
             checksums = "when_required" if self.location.endpoint else "when_supported"
             config = Config(
                 retries={"mode": "standard", "max_attempts": 8},
@@ -201,17 +207,24 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         with self._errors(key):
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, Metadata={"sha256": sha256(data)})
+            self.client.put_object(
+                Bucket=self.bucket, Key=self.prefix + key, Body=data, Metadata={"sha256": sha256(data)}
+            )
 
     def get(self, key: str) -> bytes:
         with self._errors(key):
             return self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
 
     def put_file(self, key: str, path: Path) -> None:
+        from boto3.exceptions import S3UploadFailedError
+
         with self._errors(key), path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             extra = {"Metadata": {"sha256": digest}}
-            self.client.upload_file(str(path), self.bucket, self.prefix + key, ExtraArgs=extra)
+            try:
+                self.client.upload_file(str(path), self.bucket, self.prefix + key, ExtraArgs=extra)
+            except S3UploadFailedError as error:  # boto3 wraps the error that says what is wrong
+                raise error.__context__ or error from None
 
     def get_file(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +242,9 @@ class S3Store:
 
     def list(self, prefix: str) -> list[str]:
         with self._errors(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix
+            )
             return sorted(item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", []))
 
     def exists(self, key: str) -> bool:
@@ -260,11 +275,21 @@ class S3Store:
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code == "NoSuchBucket":
-                raise UserError(f"--store {self.url}: there is no bucket {self.bucket!r}: create it, or check the endpoint") from None
+                raise UserError(
+                    f"--store {self.url}: there is no bucket {self.bucket!r}: create it, or check the endpoint"
+                ) from None
             if code in ("NoSuchKey", "404", "NotFound"):
                 raise NotFoundError(f"{self.url}/{key}: no such object") from None
-            if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"):
-                raise UserError(f"--store {self.url}: access denied ({code}): check credentials and the bucket's policy") from None
+            if code in (
+                "AccessDenied",
+                "403",
+                "InvalidAccessKeyId",
+                "SignatureDoesNotMatch",
+                "AllAccessDisabled",
+            ):
+                raise UserError(
+                    f"--store {self.url}: access denied ({code}): check credentials and the bucket's policy"
+                ) from None
             raise StoreError(f"{self.url}/{key}: {error}") from error
         except NoCredentialsError:
             raise UserError(
@@ -345,12 +370,12 @@ class BackgroundUploads:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.flush()
-        else:
+        if kind is not None:
             self._error = self._error or StoreError("given up")  # what still waits is dropped
         self._queue.put(None)
         self._thread.join()
+        if kind is None:
+            self._raise_error()
 
     def _raise_error(self) -> None:
         if self._error is not None:

@@ -33,7 +33,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.aggregation import open_ledger
-from catdog.config import Identity, SweepConfig
+from catdog.config import Identity, Precision, SweepConfig
 from catdog.context import RunContext
 from catdog.errors import NotFoundError, StoreError, UserError
 from catdog.ledger import Ledger
@@ -129,10 +129,14 @@ class _Cluster:
             self._say("no GPU here: trials run on the CPU, which takes long for this preset")
         wanted = self.gpus_per_trial
         if wanted and not gpus:
-            raise UserError(f"--gpus-per-trial {wanted:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU")
+            raise UserError(
+                f"--gpus-per-trial {wanted:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU"
+            )
         largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
         if self._config.cpus_per_trial > largest:
-            raise UserError(f"--cpus-per-trial {self._config.cpus_per_trial}: the largest node here has {largest:g} cores")
+            raise UserError(
+                f"--cpus-per-trial {self._config.cpus_per_trial}: the largest node here has {largest:g} cores"
+            )
         self.use_gpu = wanted > 0
         self.slots = int(min(cpus // self._config.cpus_per_trial, gpus // wanted if wanted else cpus))
 
@@ -146,13 +150,14 @@ class _Cluster:
     def trial_resources(self) -> dict[str, float]:
         return {"cpu": float(self._config.cpus_per_trial), "gpu": self.gpus_per_trial}
 
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """Return the precision that `auto` stands for here: bfloat16 on GPUs that have it."""
         if self._config.gpus_per_trial == 0:
             return "float32"
         self.start()
         task = ray.remote(num_gpus=self.gpus_per_trial, num_cpus=self._config.cpus_per_trial)(_device_precision)
-        return str(ray.get(task.remote()))
+        precision: Precision = ray.get(task.remote())
+        return precision
 
 
 def _context(config: SweepConfig, location: StoreLocation, identity: Identity, use_gpu: bool) -> RunContext:
@@ -173,7 +178,7 @@ def _put_manifest(store: Store, plan: Plan) -> None:
     store.put(RunPaths(plan.ledger.manifest.run).manifest, plan.ledger.manifest.to_json())
 
 
-def _device_precision() -> str:
+def _device_precision() -> Precision:
     import torch
 
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
@@ -341,7 +346,9 @@ class _Follow(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._progress.started(*_cell(trial))
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         if "epoch" in result and "status" not in result:
             epochs = self._context.identity.recipe.epochs
             self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"])

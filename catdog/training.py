@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState
     mask_parameters = list(mask_conv.parameters()) if mask_conv is not None else []
     mask_ids = {id(parameter) for parameter in mask_parameters}
     head_parameters = [parameter for parameter in model.head.parameters() if id(parameter) not in mask_ids]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": head_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
         {"params": mask_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.mask_weight_decay},
         {
@@ -147,7 +147,7 @@ def fit(
         DivergedError: the training loss of an epoch is not finite.
     """
     model = state.model
-    forward = torch.compile(model) if recipe.compile else model
+    forward = cast(nn.Module, torch.compile(model)) if recipe.compile else model
     autocast = autocast_for(recipe.precision, device)
     for epoch in range(state.next_epoch, recipe.epochs):
         started = time.perf_counter()
@@ -160,7 +160,7 @@ def fit(
             train_accuracy=train_accuracy,
             val_loss=validation.loss,
             val_accuracy=validation.accuracy,
-            learning_rate=state.scheduler.get_last_lr()[0],
+            learning_rate=float(state.scheduler.get_last_lr()[0]),
             train_seconds=trained - started,
             evaluate_seconds=time.perf_counter() - trained,
             finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -173,16 +173,15 @@ def fit(
 
 
 @torch.inference_mode()
-def evaluate(
-    model: nn.Module, batches: Batches, part: PartName, autocast: torch.autocast
-) -> Evaluation:
+def evaluate(model: nn.Module, batches: Batches, part: PartName, autocast: torch.autocast) -> Evaluation:
     """Return the model's answers on a whole part, in its order."""
     model.eval()
     logits, masks = [], []
     for inputs, _ in batches.part(part):
         with autocast:
             output = model(inputs)
-        logits.append(output.logits_BK.half().float())  # exactly what is saved, so that tables can be recomputed
+        # Rounded to what is saved, so that tables can be recomputed from the predictions.
+        logits.append(output.logits_BK.half().float())
         if output.masks_BMHW is not None:
             masks.append(output.masks_BMHW.float())
     return Evaluation(torch.cat(logits).cpu(), batches.labels(part), torch.cat(masks).cpu() if masks else None)

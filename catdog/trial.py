@@ -10,6 +10,7 @@ import io
 import logging
 import platform
 import time
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -99,7 +100,7 @@ class _Trial:
         self.probes: Probes = self.inputs.probes
         self.derive_seed = trial_seeds(seed, self.recipe.vary)
         model = new_model(self.inputs, context, variant, self.derive_seed)
-        model = model.to(self.device, memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last).to(self.device)
         self.state: TrainState = new_state(model, self.recipe, self.inputs.batches.steps_per_epoch)
         self.probe_history = ProbeHistory()
         self._resume()
@@ -119,7 +120,12 @@ class _Trial:
             if diverged is None:
                 outcome = self._score(uploads)
             else:
-                outcome = {"status": "diverged", "val_accuracy": None, "test_accuracy": None, "best_epoch": diverged}
+                outcome = {
+                    "status": "diverged",
+                    "val_accuracy": None,
+                    "test_accuracy": None,
+                    "best_epoch": diverged,
+                }
             uploads.flush()
         result = self._result(outcome, uploads, time.perf_counter() - finishing)
         self.store.put(self.where.result, to_json(result))
@@ -245,13 +251,24 @@ class _Trial:
         except NotFoundError:
             return
         try:
+            _check_archive(data)
             content = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+            config_hash = content["config_hash"]
         except Exception as error:  # a damaged file makes the unpickler raise anything
-            logger.warning("%s is damaged (%s): starting again", self.where.checkpoint, error)
+            logger.warning("%s is damaged (%r): starting again", self.where.checkpoint, error)
             return
-        if content["config_hash"] != self.config_hash:
+        if config_hash != self.config_hash:
             return
         self.state.load_state_dict(content["state"])
         self.probe_history = ProbeHistory(
-            [masks.cpu() for masks in content["probe_masks"]], [row.cpu() for row in content["probe_predicted"]]
+            [masks.cpu() for masks in content["probe_masks"]],
+            [row.cpu() for row in content["probe_predicted"]],
         )
+
+
+def _check_archive(data: bytes) -> None:
+    """Raise unless the checksums in a file of `torch.save` (a zip archive) are right: `torch.load` does not look at them."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")

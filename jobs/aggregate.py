@@ -1,6 +1,6 @@
 """Build a run's report from the store alone: no Ray, no torch, no GPU.
 
-    python jobs/aggregate.py --store URL --run NAME [--out DIR]
+python jobs/aggregate.py --store URL --run NAME [--out DIR]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Put the dataset of a preset into a store, packed, so that the nodes of a cluster find it there.
 
-    python jobs/prepare.py PRESET [--store URL] [--data-root DIR]
+python jobs/prepare.py PRESET [--store URL] [--data-root DIR]
 """
 
 import sys
@@ -18,7 +18,11 @@ def main(arguments: Sequence[str]) -> int:
     store = StoreLocation.of(config.store).open()
     store.check()
     dataset = provide_dataset(config, store, lambda message: console.print(message, highlight=False))
-    console.print(f"{dataset.name} {dataset.fingerprint}: {store.url}/{pack_key(dataset.fingerprint)}", soft_wrap=True, highlight=False)
+    console.print(
+        f"{dataset.name} {dataset.fingerprint}: {store.url}/{pack_key(dataset.fingerprint)}",
+        soft_wrap=True,
+        highlight=False,
+    )
     return COMPLETE
 
 

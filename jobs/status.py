@@ -1,6 +1,6 @@
 """Say where a run stands, from the store alone: no Ray, no torch.
 
-    python jobs/status.py --store URL --run NAME
+python jobs/status.py --store URL --run NAME
 """
 
 import sys

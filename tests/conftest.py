@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from catdog.config import PRESETS, Identity, Recipe
@@ -20,6 +21,8 @@ from catdog.data.pack import write_pack
 from catdog.paths import pack_key
 from catdog.storage import StoreLocation
 
+hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("catdog")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ROOT = Path(__file__).parent.parent
 
@@ -73,7 +76,15 @@ def s3_server() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        "from moto.server import main; main()",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -120,8 +131,9 @@ def s3_bucket(s3_environment: dict[str, str]) -> str:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real Ray with two cores, shared by the tests of this process."""
-    import catdog.sweep  # noqa: F401  (sets what Ray reads when it is imported)
     import ray
+
+    import catdog.sweep  # noqa: F401  (sets what Ray reads when it is imported)
 
     ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)
     yield

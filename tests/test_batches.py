@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -88,9 +88,7 @@ def noise(*shape: int) -> torch.Tensor:
 # Batches of images
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "steps", "in_a_batch"), [(8, 3, 8), (30, 1, 30), (7, 4, 7), (64, 1, 30)]
-)
+@pytest.mark.parametrize(("batch_size", "steps", "in_a_batch"), [(8, 3, 8), (30, 1, 30), (7, 4, 7), (64, 1, 30)])
 def test_an_epoch_shows_every_training_image_at_most_once(
     pack: Pack, batch_size: int, steps: int, in_a_batch: int
 ) -> None:
@@ -98,9 +96,7 @@ def test_an_epoch_shows_every_training_image_at_most_once(
     epoch = list(batches.train(order_seed=1, augment_seed=2))
     assert len(epoch) == batches.steps_per_epoch == steps
     assert batches.batch_size == in_a_batch
-    assert all(
-        inputs.shape == (in_a_batch, 3, 12, 12) and inputs.dtype == torch.float32 for inputs, _ in epoch
-    )
+    assert all(inputs.shape == (in_a_batch, 3, 12, 12) and inputs.dtype == torch.float32 for inputs, _ in epoch)
     _, seen = together(epoch)
     assert len(set(seen)) == len(seen) == steps * in_a_batch
     assert set(seen) <= set(SPLIT.train.tolist())
@@ -166,6 +162,7 @@ def test_making_batches_leaves_the_pack_as_it_was(pack: Pack) -> None:
 # Crops
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.floats(0.05, 1), st.booleans(), st.integers(0, 2**62))
 def test_crops_lie_inside_the_image_and_keep_their_share_of_it(
     count: int, crop_scale: float, flip: bool, seed: int
@@ -226,8 +223,17 @@ def test_whole_images_are_resized_with_antialiasing_as_pillow_does_it() -> None:
     images = noise(1, 3, 48, 48)
     resized = resize_whole(images, 20)
     for channel in range(3):
-        picture = Image.fromarray(images[0, channel].numpy()).resize((20, 20), Image.Resampling.BILINEAR)
-        assert np.allclose(resized[0, channel].numpy(), np.asarray(picture), atol=0.05)
+        picture = Image.fromarray(images[0, channel].numpy()).resize((20, 20), Image.Resampling.BICUBIC)
+        assert np.allclose(resized[0, channel].numpy(), np.clip(np.asarray(picture), 0, 255), atol=0.05)
+
+
+def test_a_resized_image_keeps_to_the_range_of_pixels() -> None:
+    images = (noise(1, 3, 48, 48) > 127).float() * 255  # black and white: bicubic weights overshoot
+    for size in (20, 96):
+        resized = resize_whole(images, size)
+        assert resized.shape == (1, 3, size, size)
+        assert 0 <= resized.min() < 10
+        assert 245 < resized.max() <= 255
 
 
 # Batches of features
@@ -328,6 +334,7 @@ def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:
 # Probe images
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 36), min_size=1, max_size=100), st.integers(1, 12))
 def test_probe_images_are_of_different_breeds(labels: list[int], count: int) -> None:
     positions = choose_probes(torch.tensor(labels), count)

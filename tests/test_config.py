@@ -63,7 +63,11 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "mask_weight_decay")
         for value in (math.nan, math.inf)
     ),
-    *((name, value) for name in ("label_smoothing", "lambda_divergence", "crop_scale") for value in (math.nan, math.inf)),
+    *(
+        (name, value)
+        for name in ("label_smoothing", "lambda_divergence", "crop_scale")
+        for value in (math.nan, math.inf)
+    ),
     ("backbone", ""),
     ("weights", ""),
 ]
@@ -93,8 +97,8 @@ def test_seeds_are_a_number_of_them_or_ranges(text: str, seeds: tuple[int, ...])
 
 @pytest.mark.parametrize(
     "text",
-    ["5-2", "0", "", "-1", "a", "1-", "0-4,4", "1e3", "3.0", " 3", "3\n", "0-4,", "0--4", "10001", "1000000", "9" * 5000, "٣",
-     "0-99999999"],
+    ["5-2", "0", "", "-1", "a", "1-", "0-4,4", "1e3", "3.0", " 3", "3\n", "0-4,", "0--4", "٣",
+     "10001", "1000000", "9" * 5000, "0-99999999"],
 )  # fmt: skip
 def test_other_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
     with pytest.raises(UserError, match=r"(?s)^--seeds .*give a number of seeds"):
@@ -167,8 +171,8 @@ def test_a_setting_of_the_sweep_out_of_range_names_its_option(name: str, value: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--epochs", "0"], ["--crop-scale", "nan"], ["--weights", "imagenet"], ["--seeds", "5-2"], ["--run", "a/b"], ["--epochs", "x"],
-     ["--optimizer", "adam"]],
+    [["--epochs", "0"], ["--crop-scale", "nan"], ["--weights", "imagenet"], ["--seeds", "5-2"],
+     ["--run", "a/b"], ["--epochs", "x"], ["--optimizer", "adam"]],
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_line_that_names_the_option(arguments: list[str]) -> None:
     with pytest.raises(UserError, match=arguments[0]) as error:
@@ -183,7 +187,24 @@ def test_the_tiny_backbone_wants_no_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "run", ["", ".", "..", "a/b", "a\\b", "-run", ".hidden", "läufe", "猫", "a b", "run\n", "x" * 101, "x" * 300, "datasets", "a:b"]
+    "run",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "-run",
+        ".hidden",
+        "läufe",
+        "猫",
+        "a b",
+        "run\n",
+        "x" * 101,
+        "x" * 300,
+        "datasets",
+        "a:b",
+    ],
 )
 def test_a_name_that_no_folder_should_have_is_no_run(run: str) -> None:
     with pytest.raises(UserError, match=r"^--run ") as error:
@@ -203,7 +224,9 @@ def test_every_field_of_the_recipe_has_another_value_here() -> None:
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_every_setting_of_the_recipe_changes_the_hash_of_a_trial_and_is_shown_as_the_difference(name: str) -> None:
+def test_every_setting_of_the_recipe_changes_the_hash_of_a_trial_and_is_shown_as_the_difference(
+    name: str,
+) -> None:
     mine = identity()
     theirs = identity(recipe=dataclasses.replace(mine.recipe, **{name: OTHER_VALUES[name]}))  # type: ignore[arg-type]
     spec = parse_variant("multi-attention")
@@ -212,7 +235,13 @@ def test_every_setting_of_the_recipe_changes_the_hash_of_a_trial_and_is_shown_as
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("fingerprint", "fedcba9876543210"), ("threads", 4), ("weights_digest", "ab" * 32), ("result_format", 99)]
+    ("name", "value"),
+    [
+        ("fingerprint", "fedcba9876543210"),
+        ("threads", 4),
+        ("weights_digest", "ab" * 32),
+        ("result_format", 99),
+    ],
 )
 def test_data_weights_threads_and_format_change_the_hash_of_a_trial(name: str, value: object) -> None:
     mine, theirs = identity(), identity(**{name: value})
@@ -223,7 +252,14 @@ def test_data_weights_threads_and_format_change_the_hash_of_a_trial(name: str, v
 
 def test_the_hash_of_a_trial_depends_on_its_seed_and_its_model_and_on_nothing_else() -> None:
     mine = identity()
-    labels = ["baseline", "baseline:dropout=0.4", "attention", "attention-relu", "multi-attention", "multi-attention-free"]
+    labels = [
+        "baseline",
+        "baseline:dropout=0.4",
+        "attention",
+        "attention-relu",
+        "multi-attention",
+        "multi-attention-free",
+    ]
     hashes = [mine.trial_hash(parse_variant(label), seed) for label in labels for seed in (0, 1)]
     assert len(set(hashes)) == len(hashes)
     assert all(len(value) == 16 and int(value, 16) >= 0 for value in hashes)

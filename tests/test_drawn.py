@@ -76,9 +76,7 @@ def test_a_trimap_marks_one_animal_with_a_border_around_it() -> None:
 def test_the_trimap_lies_on_the_animal(species: str, ears: tuple[str, str]) -> None:
     """Two breeds with other ears, drawn by equal generators, differ where the trimaps see an ear."""
     for number in range(8):
-        one, two = (
-            draw_pet((species, shape, "plain"), np.random.default_rng([98, number])) for shape in ears
-        )
+        one, two = (draw_pet((species, shape, "plain"), np.random.default_rng([98, number])) for shape in ears)
         changed = np.any(one[0] != two[0], axis=2)
         assert not np.any(changed & (one[1] == 2) & (two[1] == 2))
         ear = ((one[1] == 1) & (two[1] == 2)) | ((one[1] == 2) & (two[1] == 1))

@@ -1,6 +1,6 @@
-"""Every head against its formula, written out with plain Python numbers: outputs, and gradients by central differences.
+"""Every head against its formula, written out with plain Python numbers: outputs and gradients.
 
-B batch, C channels, M masks, H × W positions, K classes. Nothing here uses an operation of the code under test.
+B batch, C channels, M masks, H × W positions, K classes. No formula here uses an operation of torch.
 """
 
 import itertools
@@ -48,9 +48,7 @@ def relu(value: float) -> float:
 
 def linear(vector: list[float], weights: Weights, name: str) -> list[float]:
     rows, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-    return [
-        sum(w * x for w, x in zip(row, vector, strict=True)) + b for row, b in zip(rows, bias, strict=True)
-    ]
+    return [sum(w * x for w, x in zip(row, vector, strict=True)) + b for row, b in zip(rows, bias, strict=True)]
 
 
 def positions(image: Nested) -> list[tuple[int, int]]:
@@ -110,7 +108,7 @@ def softmax_over_positions(scores: Nested) -> Nested:
 
 
 def divergence(batch_of_masks: Nested) -> float:
-    """DVAN's loss: normalise each mask by its maximum + 0.01, all inner products, no diagonal, square, average over M²."""
+    """Normalise each mask by its maximum + 0.01, all inner products, no diagonal, square, average over M²."""
     total = 0.0
     for masks in batch_of_masks:
         scaled = []
@@ -159,7 +157,9 @@ FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
 
 
 def formula(name: str) -> Callable[[Nested, Weights, Mapping[str, Any]], Written]:
-    assert name in FORMULAS, f"variant {name!r} has no formula: write it out in tests/test_formulas.py and add it to FORMULAS"
+    assert name in FORMULAS, (
+        f"variant {name!r} has no formula: write it out in tests/test_formulas.py and add it to FORMULAS"
+    )
     return FORMULAS[name]
 
 
@@ -255,7 +255,7 @@ def test_the_gradient_of_the_divergence_loss_is_that_of_its_formula() -> None:
 
 
 def test_four_equal_masks_of_a_half_diverge_as_computed_by_hand() -> None:
-    # Each entry is 0.5 / 0.51; an inner product over 49 positions is 47.1; 12 of the 16 pairs are off the diagonal.
+    # Each entry is 0.5 / 0.51; an inner product over 49 positions is 47.1; 12 of 16 are off the diagonal.
     by_hand = 12 / 16 * (49 * (0.5 / 0.51) ** 2) ** 2
     assert by_hand == pytest.approx(1663.6, rel=1e-4)
     assert divergence_loss(torch.full((2, 4, 7, 7), 0.5)).item() == pytest.approx(by_hand, rel=1e-5)

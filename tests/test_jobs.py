@@ -43,13 +43,19 @@ MISTAKES = {
     "no seeds": (["demo", "--seeds", "0"], ["--seeds 0", "from 1 to 10000"]),
     "unknown variant": (["demo", "--variants", "atention"], ["atention", "choose from baseline, attention"]),
     "unknown parameter": (["demo", "--variants", "se:masks=3"], ["masks", "reduction, dropout"]),
-    "parameter out of range": (["demo", "--variants", "multi-attention:num_masks=0"], ["num_masks=0", "[1, 1024]"]),
+    "parameter out of range": (
+        ["demo", "--variants", "multi-attention:num_masks=0"],
+        ["num_masks=0", "[1, 1024]"],
+    ),
     "the same variant twice": (["demo", "--variants", "se", "se"], ["listed twice"]),
     "a run that leaves the store": (["demo", "--run", "../x"], ["--run ../x"]),
     "a strange store": (["demo", "--store", "ftp://x/y"], ["--store ftp://x/y"]),
     "a store without a bucket": (["demo", "--store", "s3://"], ["names no bucket"]),
     "no such data": (["pets-frozen", "--data-root", "/nowhere"], ["/nowhere", "no such folder"]),
-    "weights that are not there": (["demo", "--weights", "/no/file.pth", "--backbone", "resnet18"], ["/no/file.pth"]),
+    "weights that are not there": (
+        ["demo", "--weights", "/no/file.pth", "--backbone", "resnet18"],
+        ["/no/file.pth"],
+    ),
     "weights that tiny does not have": (["demo", "--weights", "imagenet"], ["tiny", "--weights none"]),
     "half a GPU too many": (["demo", "--gpus-per-trial", "1.5"], ["--gpus-per-trial 1.5"]),
 }

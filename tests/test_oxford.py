@@ -108,7 +108,11 @@ def unknown_species(pets: Path) -> None:
 
 
 def path_as_name(pets: Path) -> None:
-    write_list(pets, "trainval", ["../../etc/passwd 1 1 1"])
+    write_list(pets, "trainval", ["Bengal/../../../secret 1 1 1"])
+
+
+def hidden_file_as_name(pets: Path) -> None:
+    write_list(pets, "trainval", ["._Bengal_1 1 1 1"])
 
 
 def list_twice(pets: Path) -> None:
@@ -138,7 +142,8 @@ def class_of_test_only(pets: Path) -> None:
         (remove_one_image, ["1 of 15 listed images are missing", "Bengal_4.jpg", "half extracted"]),
         (drop_a_field, ["{pets}/annotations/trainval.txt:5:", "american_bulldog_1 2"]),
         (unknown_species, ["{pets}/annotations/trainval.txt:2:", "Abyssinian_1 1 3 1"]),
-        (path_as_name, ["{pets}/annotations/trainval.txt:2:", "../../etc/passwd"]),
+        (path_as_name, ["{pets}/annotations/trainval.txt:2:", "Bengal/../../../secret"]),
+        (hidden_file_as_name, ["{pets}/annotations/trainval.txt:2:", "._Bengal_1"]),
         (list_twice, ["Bengal_2 is listed twice"]),
         (list_in_both_parts, ["Bengal_2 is listed twice"]),
         (skip_a_class, ["{pets}/annotations: the class ids have gaps (2 has no image)"]),

@@ -50,9 +50,7 @@ def enlarged(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize(("count", "num_masks"), [(1, 1), (4, 1), (2, 4), (4, 8)])
 def test_a_sheet_is_a_png_with_a_row_per_image_and_a_column_per_mask(count: int, num_masks: int) -> None:
-    sheet = contact_sheet(
-        probes(count), random_masks(count, num_masks), np.zeros(count, dtype=np.int64), "epoch 0"
-    )
+    sheet = contact_sheet(probes(count), random_masks(count, num_masks), np.zeros(count, dtype=np.int64), "epoch 0")
     image = Image.open(io.BytesIO(sheet))
     assert image.format == "PNG"
     assert image.size == (GAP + (1 + num_masks) * (CELL + GAP), TITLE + count * (CELL + GAP + CAPTION))
@@ -108,6 +106,15 @@ def test_a_uniform_mask_is_one_colour(num_masks: int, value: float) -> None:
     masks = np.full((2, num_masks, 7, 7), value, dtype=np.float16)
     sheet = pixels(contact_sheet(probes(), masks, np.array([0, 1]), "title"))
     assert len(np.unique(cell(sheet, 1, 1).reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("num_masks", [1, 4])
+def test_masks_of_a_network_that_diverges_are_drawn_all_the_same(num_masks: int, broken: float) -> None:
+    masks = random_masks(2, num_masks)
+    masks[0, 0, 0, 0] = masks[1] = broken
+    sheet = contact_sheet(probes(), masks, np.array([0, 1]), "title")
+    assert Image.open(io.BytesIO(sheet)).format == "PNG"
 
 
 def test_a_right_and_a_wrong_prediction_are_told_apart_by_colour() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catdog.data.oxford import open_oxford
@@ -53,10 +53,9 @@ def assert_stratified(split: Split, labels: npt.NDArray[np.int64], is_test: npt.
     assert np.all(np.abs(np.bincount(labels[split.validation], minlength=len(counts)) - quotas) < 1)
 
 
+@settings(deadline=None)
 @given(labelled(), st.integers(0, 1000))
-def test_every_image_is_in_exactly_one_part_and_breeds_keep_their_share(
-    data: Labels, split_seed: int
-) -> None:
+def test_every_image_is_in_exactly_one_part_and_breeds_keep_their_share(data: Labels, split_seed: int) -> None:
     labels, is_test = data
     split = split_images(labels, is_test, split_seed)
     assert_whole_and_disjoint(split, is_test)
@@ -104,6 +103,7 @@ def test_the_split_of_seed_0_stays_what_it_was() -> None:
     )
 
 
+@settings(deadline=None)
 @given(labelled(), st.integers(0, 1000), st.integers(1, 60), st.integers(0, 60))
 def test_a_larger_limit_only_adds_images(data: Labels, split_seed: int, limit: int, more: int) -> None:
     labels, is_test = data
@@ -115,6 +115,7 @@ def test_a_larger_limit_only_adds_images(data: Labels, split_seed: int, limit: i
         assert set(small.part(part)) <= set(large.part(part)) <= set(whole.part(part))
 
 
+@settings(deadline=None)
 @given(labelled(), st.integers(0, 1000), st.integers(1, 60))
 def test_a_limit_takes_equally_many_images_of_each_breed_as_far_as_there_are_any(
     data: Labels, split_seed: int, limit: int

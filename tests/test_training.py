@@ -1,4 +1,4 @@
-"""The training loop, on the drawn pets: the same bits whether interrupted or not, and a choice of epoch that never sees Test."""
+"""The training loop, on the drawn pets: the same bits whether interrupted or not, without a look at Test."""
 
 import dataclasses
 import io
@@ -42,7 +42,12 @@ class Setup:
         return new_state(model, recipe, self.inputs.batches.steps_per_epoch)
 
     def train(
-        self, state: TrainState, recipe: Recipe, seed: int = 0, epochs: int | None = None, batches: Batches | None = None
+        self,
+        state: TrainState,
+        recipe: Recipe,
+        seed: int = 0,
+        epochs: int | None = None,
+        batches: Batches | None = None,
     ) -> list[EpochRecord]:
         """Train for some epochs, or to the end."""
         records = fit(state, batches or self.inputs.batches, recipe, trial_seeds(seed, recipe.vary), CPU)
@@ -55,9 +60,7 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def setup(
-    tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe
-) -> Setup:
+def setup(tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe) -> Setup:
     folder = tmp_path_factory.mktemp("store")
     target = folder / pack_key(drawn_fingerprint)
     target.parent.mkdir(parents=True)
@@ -99,7 +102,9 @@ def test_training_that_was_interrupted_gives_the_same_bits(name: str, setup: Set
     assert second.best.epoch == whole.best.epoch
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "sgd", "schedule": "cosine"}, {"precision": "bfloat16", "label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": "sgd", "schedule": "cosine"}, {"precision": "bfloat16", "label_smoothing": 0.1}]
+)
 def test_other_optimisers_and_precisions_resume_as_well(changes: dict[str, object], setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, **changes)  # type: ignore[arg-type]
     whole, second = setup.start("multi-attention", recipe), setup.start("multi-attention", recipe, seed=99)
@@ -156,7 +161,11 @@ def test_fixed_masks_are_never_trained(name: str, setup: Setup) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_trained_weight_has_its_own_rate_and_decay(name: str, setup: Setup) -> None:
     recipe = dataclasses.replace(
-        setup.recipe, learning_rate=1e-3, backbone_learning_rate=1e-4, weight_decay=0.25, mask_weight_decay=0.125
+        setup.recipe,
+        learning_rate=1e-3,
+        backbone_learning_rate=1e-4,
+        weight_decay=0.25,
+        mask_weight_decay=0.125,
     )
     state = setup.start(name, recipe)
     settings = {
@@ -185,7 +194,9 @@ def test_the_best_epoch_is_the_earliest_of_equals(setup: Setup) -> None:
 
 
 def test_a_network_that_learns_nothing_keeps_the_weights_of_its_first_epoch(setup: Setup) -> None:
-    recipe = dataclasses.replace(setup.recipe, epochs=3, learning_rate=1e-9, backbone_learning_rate=1e-9, freeze_batch_norm=True)
+    recipe = dataclasses.replace(
+        setup.recipe, epochs=3, learning_rate=1e-9, backbone_learning_rate=1e-9, freeze_batch_norm=True
+    )
     state = setup.start("baseline", recipe)
     (first,) = setup.train(state, recipe, epochs=1)
     weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}

@@ -168,7 +168,9 @@ class FeatureBatches:
 
     def part(self, name: PartName) -> Iterator[Batch]:
         pairs = zip(
-            self.features[name].split(EVALUATION_BATCH), self._part_labels[name].split(EVALUATION_BATCH), strict=True
+            self.features[name].split(EVALUATION_BATCH),
+            self._part_labels[name].split(EVALUATION_BATCH),
+            strict=True,
         )
         for features_BHWC, labels_B in pairs:
             yield self._ready(features_BHWC), labels_B.to(self.device)
@@ -214,10 +216,11 @@ def crop_and_resize(
 
 
 def resize_whole(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize whole images to size × size, antialiased."""
+    """Resize whole images (values 0..255) to size × size, bicubic and antialiased."""
     if images_B3SS.shape[-1] == size:
         return images_B3SS
-    return F.interpolate(images_B3SS, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(images_B3SS, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp_(0, 255)
 
 
 def choose_probes(labels: torch.Tensor, count: int) -> list[int]:

@@ -87,7 +87,10 @@ def draw_pet(breed: tuple[str, str, str], generator: np.random.Generator) -> tup
     inner = PINK if ears in ("pointed", "erect") else tuple(int(channel * 0.4) for channel in fur)
     for shape in ear_shapes:
         centre = np.mean(shape, axis=0)
-        pen.polygon([_place(tuple(centre + 0.65 * (np.array(point) - centre)), head, unit, tilt) for point in shape], fill=inner)
+        pen.polygon(
+            [_place(tuple(centre + 0.65 * (np.array(point) - centre)), head, unit, tilt) for point in shape],
+            fill=inner,
+        )
     _face(pen, species, head, unit, tilt)
 
     inside = np.asarray(outline.resize((SIZE, SIZE), Image.Resampling.BOX)) >= 128
@@ -136,7 +139,9 @@ def _colour(values: np.ndarray) -> Colour:
     return int(values[0]), int(values[1]), int(values[2])
 
 
-def _stripes(pen: ImageDraw.ImageDraw, side: int, period: float, colour: Colour, generator: np.random.Generator) -> None:
+def _stripes(
+    pen: ImageDraw.ImageDraw, side: int, period: float, colour: Colour, generator: np.random.Generator
+) -> None:
     angle = generator.uniform(-0.5, 0.5)
     reach = 1.5 * side
     for offset in np.arange(-reach, reach, period) + generator.uniform(0, period):

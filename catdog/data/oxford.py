@@ -64,7 +64,7 @@ def open_oxford(root: Path) -> Source:
 
     return Source(
         dataset=DATASET,
-        fingerprint=_fingerprint(images, paths, [path for path, has in zip(trimaps, has_trimap, strict=True) if has]),
+        fingerprint=_fingerprint(images, [*paths, *(path for path in trimaps if path.is_file())]),
         size=PACKED_SIZE,
         breeds=tuple(breeds[label][0] for label in range(len(breeds))),
         species=tuple(breeds[label][1] for label in range(len(breeds))),
@@ -126,7 +126,9 @@ def _read_list(root: Path, part: str) -> list[ListedImage]:
         try:
             name, label, species = fields[0], int(fields[1]) - 1, {"1": "cat", "2": "dog"}[fields[2]]
         except (IndexError, KeyError, ValueError):
-            raise UserError(f"{path}:{number}: expected 'NAME CLASS-ID SPECIES BREED-ID', found {line[:60]!r}") from None
+            raise UserError(
+                f"{path}:{number}: expected 'NAME CLASS-ID SPECIES BREED-ID', found {line[:60]!r}"
+            ) from None
         if label < 0 or "/" in name or name.startswith("."):
             raise UserError(f"{path}:{number}: not an image of the dataset: {line[:60]!r}")
         images.append(ListedImage(name, label, species))
@@ -151,17 +153,19 @@ def _read_image(path: Path, mode: str, resampling: Image.Resampling) -> UInt8Arr
         with Image.open(path) as image:
             converted = image.convert(mode)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}): extract it again or remove it from the lists") from None
+        raise UserError(
+            f"{path}: cannot be read as an image ({error}): extract it again or remove it from the lists"
+        ) from None
     if converted.size != (PACKED_SIZE, PACKED_SIZE):
         converted = converted.resize((PACKED_SIZE, PACKED_SIZE), resampling)
     return np.asarray(converted)
 
 
-def _fingerprint(images: list[ListedImage], paths: Iterable[Path], trimaps: Iterable[Path]) -> str:
-    """Hash the lists and the bytes of every listed file, in their order."""
+def _fingerprint(images: list[ListedImage], files: Iterable[Path]) -> str:
+    """Hash the lists, and the names and bytes of the images and trimaps, in their order."""
     digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
-    for path in (*paths, *trimaps):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in files:
+        digest.update(f"{path.parent.name}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]

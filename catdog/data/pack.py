@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from catdog.data.source import Source, UInt8Array
+from catdog.data.source import Source
 from catdog.errors import UserError
 
 
@@ -60,7 +60,7 @@ def write_pack(source: Source, path: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(decode, range(count), chunksize=32):
             pass
-    arrays: dict[str, UInt8Array] = {
+    arrays: dict[str, np.ndarray] = {
         "images": images,
         "labels": source.labels,
         "is_test": source.is_test.astype(np.uint8),

@@ -138,11 +138,15 @@ def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
     try:
         features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--image-size {image_size}: the backbone does not take it ({str(error).splitlines()[0][:120]})") from None
+        raise UserError(
+            f"--image-size {image_size}: the backbone does not take it ({str(error).splitlines()[0][:120]})"
+        ) from None
     finally:
         backbone.train(training)
     if features.ndim != 4:
-        raise UserError(f"the backbone gives {tuple(features.shape[1:])} instead of a feature map (C, H, W): choose a convolutional one")
+        raise UserError(
+            f"the backbone gives {tuple(features.shape[1:])} instead of a feature map (C, H, W): choose a convolutional one"
+        )
     return int(features.shape[1]), int(features.shape[2]), int(features.shape[3])
 
 
@@ -170,7 +174,11 @@ def _last_map(model: nn.Module, name: str) -> str:
     size = 299 if name == "inception_v3" else 224
     with torch.no_grad():
         outputs = tap(torch.zeros(1, 3, size, size))
-    maps = [node for node, value in outputs.items() if isinstance(value, torch.Tensor) and value.ndim == 4 and value[0, 0].numel() > 1]
+    maps = [
+        node
+        for node, value in outputs.items()
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and value[0, 0].numel() > 1
+    ]
     if not maps or name.startswith("vit_"):
         raise UserError(f"--backbone {name}: has no feature map that a head could be put on; try timm/NAME")
     return maps[-1]

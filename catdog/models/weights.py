@@ -37,7 +37,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"--weights {path}: no such file; choose imagenet, lite0, none, a file or an s3:// url") from None
+        raise UserError(
+            f"--weights {path}: no such file; choose imagenet, lite0, none, a file or an s3:// url"
+        ) from None
     except Exception as error:  # the unpickler raises whatever a damaged or hostile file makes it raise
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"--weights {path}: not a file of weights ({reason})") from None

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from catdog.models.heads.pooling import masked_pool
 from catdog.models.output import ModelOutput
 
 
@@ -15,7 +16,12 @@ class AttentionHead(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, *, dropout: float, activation: Literal["sigmoid", "relu", "softmax"]
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        dropout: float,
+        activation: Literal["sigmoid", "relu", "softmax"],
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -32,5 +38,5 @@ class AttentionHead(nn.Module):
         else:
             positions = scores_B1HW.shape[2] * scores_B1HW.shape[3]
             mask_B1HW = scores_B1HW.flatten(2).softmax(dim=2).view_as(scores_B1HW) * positions
-        pooled_BC = (features_BCHW * mask_B1HW).mean(dim=(2, 3))
+        pooled_BC = masked_pool(features_BCHW, mask_B1HW).squeeze(1)
         return ModelOutput(self.classifier(self.dropout(pooled_BC)), mask_B1HW, pooled_BC.new_zeros(()))

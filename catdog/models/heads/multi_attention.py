@@ -6,6 +6,7 @@ After Zhao et al. 2017, "Diversified Visual Attention Networks for Fine-Grained 
 import torch
 from torch import nn
 
+from catdog.models.heads.pooling import masked_pool
 from catdog.models.losses import divergence_loss
 from catdog.models.output import ModelOutput
 
@@ -38,10 +39,7 @@ class MultiAttentionHead(nn.Module):
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
         masks_BMHW = self.mask_conv(features_BCHW).sigmoid()
-        height, width = masks_BMHW.shape[2:]
-        # One contraction over the positions: the B×M×C×H×W product is never made.
-        pooled_BMC = torch.einsum("bmhw,bchw->bmc", masks_BMHW, features_BCHW) / (height * width)
-        hidden = self.hidden(pooled_BMC.flatten(1)).relu()
+        hidden = self.hidden(masked_pool(features_BCHW, masks_BMHW).flatten(1)).relu()
         aux_loss = masks_BMHW.new_zeros(())
         if self.lambda_divergence > 0:
             aux_loss = self.lambda_divergence * divergence_loss(masks_BMHW)

@@ -1,0 +1,369 @@
+"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed and resumed; and on a real S3 server."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from catdog.context import RunContext
+from catdog.ledger import read_ledger, read_manifest
+from catdog.options import run_job
+from catdog.storage import StoreLocation
+from catdog.trial import run_trial
+from catdog.variants import parse_variant
+from jobs import aggregate, status, sweep
+from tests.test_jobs import make_pets
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--limit-images", "24", "--image-size", "48", "--batch-size", "8", "--epochs", "2"]
+MAY_DIFFER = ("_seconds", "_at", "_host")
+
+
+def run_sweep(store: Path | str, *arguments: str, preset: str = "demo") -> int:
+    return run_job(sweep.main, [preset, "--store", str(store), *SMALL, *arguments])
+
+
+def comparable(trials_csv: bytes) -> pd.DataFrame:
+    """trials.csv without the columns that two runs of one plan may differ in."""
+    table = pd.read_csv(io.BytesIO(trials_csv))
+    return table.drop(columns=[c for c in table.columns if c == "seconds" or c.endswith(MAY_DIFFER)])
+
+
+def report(store: Path, name: str, run: str = "demo") -> bytes:
+    return (store / run / "report" / name).read_bytes()
+
+
+def times_computed(history_csv: str) -> list[str]:
+    return [row["finished_at"] for row in csv.DictReader(history_csv.splitlines())]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_completes_is_repeated_for_free_and_can_be_extended(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_sweep(store_folder, "--seeds", "2") == 0
+    output = capsys.readouterr().out
+    assert "6 trials to run, 0 already done" in output
+    for words in ("baseline", "multi-attention", "Validation", "table.md", "epoch-*.png"):
+        assert words in output
+    table = pd.read_csv(io.BytesIO(report(store_folder, "table.csv")))
+    assert list(table.columns[:8]) == [
+        "variant", "n", "val_mean", "val_std", "test_mean", "test_std", "best_val", "best_val_test",
+    ]  # fmt: skip
+    assert table["n"].tolist() == [2, 2, 2]
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+    assert list(trials.columns[:9]) == [
+        "variant", "seed", "status", "val_accuracy", "test_accuracy", "best_epoch", "epochs", "seconds", "config_hash",
+    ]  # fmt: skip
+    before = trials.to_dict("list")
+
+    assert run_sweep(store_folder, "--seeds", "2") == 0
+    assert "all 6 trials are already done" in capsys.readouterr().out
+    assert pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))).to_dict("list") == before
+
+    assert run_sweep(store_folder, "--seeds", "3", "--variants", "baseline", "se") == 0
+    assert "4 trials to run, 2 already done" in capsys.readouterr().out
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+    assert trials.groupby("variant", sort=False)["seed"].apply(list).to_dict() == {
+        "baseline": [0, 1, 2],
+        "attention": [0, 1],
+        "multi-attention": [0, 1],
+        "se": [0, 1, 2],
+    }
+
+    assert run_sweep(store_folder, "--label-smoothing", "0.1") == 2
+    error = capsys.readouterr().err
+    assert "run 'demo' exists with another recipe (label_smoothing: 0.0 → 0.1)" in error
+    assert error.count("\n") == 1
+
+    assert run_job(status.main, ["--store", str(store_folder), "--run", "demo"]) == 0
+    assert "10 trials, 10 complete" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_reused_worker_gives_the_same_result_as_a_new_process(store_folder: Path) -> None:
+    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "multi-attention") == 0
+    manifest = read_manifest(StoreLocation.of(str(store_folder)).open(), "demo")
+    assert manifest is not None
+    location = StoreLocation.of(str(store_folder))
+    for entry in read_ledger(location.open(), manifest).entries:
+        context = RunContext("again", location, manifest.identity, "none")
+        again = run_trial(context, entry.trial.variant, entry.trial.seed)
+        assert entry.result is not None
+        assert entry.result.files["predictions.npz"] == again.files["predictions.npz"]
+        assert entry.result.val_accuracy == again.val_accuracy
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    impossible = "multi-attention:num_masks=1024,hidden_features=65536"  # 25 TB of weights
+    arguments = ["--seeds", "2", "--variants", "baseline", impossible, "--run", "failing"]
+    assert run_sweep(store_folder, *arguments) == 1
+    output = capsys.readouterr().out
+    assert f"failed: {impossible} seed 1: RuntimeError" in output
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "failing")))
+    assert trials["status"].tolist() == ["complete", "complete", "failed", "failed"]
+    table = pd.read_csv(io.BytesIO(report(store_folder, "table.csv", "failing")))
+    assert table["n"].tolist() == [2, 0]
+    folder = parse_variant(impossible).folder
+    failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
+    assert failure["attempts"] == 1
+    assert "Traceback" in failure["traceback"]
+    assert ".err" in failure["log"]
+    # The same command runs the failed ones again, and only those.
+    assert run_sweep(store_folder, *arguments) == 1
+    assert "2 trials to run, 2 already done" in capsys.readouterr().out
+    failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
+    assert failure["attempts"] == 2
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = make_pets(tmp_path / "pets")
+    arguments = [
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--weights",
+        "none",
+        "--image-size",
+        "64",
+        "--batch-size",
+        "4",
+    ]
+    code = run_job(sweep.main, ["paper", "--store", str(tmp_path / "store"), "--data-root", str(pets), *arguments])
+    assert code == 0
+    trials = pd.read_csv(tmp_path / "store/paper/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 3
+    assert trials["feature_channels"].tolist() == [512] * 3
+    assert trials["precision"].tolist() == ["bfloat16"] * 3
+    assert len(list((tmp_path / "store/paper/trials").rglob("epoch-000.png"))) == 2
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_weights_that_do_not_fit_are_refused_before_any_trial(
+    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    arguments = ["--backbone", "resnet18", "--weights", str(tmp_path / "other.pth"), "--image-size", "64"]
+    assert run_sweep(store_folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "other.pth: do not fit the backbone" in error
+    assert error.count("\n") == 1
+    assert not (store_folder / "demo").exists()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_frozen_backbone_computes_its_features_once(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_sweep(store_folder, "--freeze", "--seeds", "1") == 0
+    assert "96 of 96 images" in capsys.readouterr().out
+    assert run_sweep(store_folder, "--freeze", "--seeds", "2") == 0
+    assert "computing" not in capsys.readouterr().out
+    assert len(list(store_folder.rglob("features-*.safetensors"))) == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_more_than_this_machine_has_is_said_at_once(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_sweep(store_folder, "--cpus-per-trial", "200") == 2
+    assert "the largest node here has 2 cores" in capsys.readouterr().err
+    assert run_sweep(store_folder, "--gpus-per-trial", "0.5") == 2
+    assert "there is no GPU here" in capsys.readouterr().err
+
+
+def start_job(store: Path | str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "jobs/sweep.py", "demo", "--store", str(store), *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that within a minute")
+
+
+def end_agents(before: set[int]) -> None:
+    """End the two agents that a killed driver's Ray leaves behind: those that were not there before."""
+    for pid in ray_processes() - before:
+        os.kill(pid, signal.SIGKILL)
+
+
+def ray_processes() -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"ray::" in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+RESUMED = [
+    "--variants", "attention", "baseline", "--seeds", "2", "--epochs", "25",
+    "--limit-images", "48", "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
+]  # fmt: skip
+
+
+def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
+    folder = store_folder / "demo/trials/attention/seed-00"
+    checkpoint = folder / "checkpoint.pt"
+
+    def epochs_saved() -> int:
+        try:
+            return len(torch.load(checkpoint, weights_only=True)["state"]["history"])
+        except (FileNotFoundError, EOFError):
+            return 0
+
+    # Ctrl-C after the second epoch.
+    process = start_job(store_folder, *RESUMED)
+    wait_for(lambda: epochs_saved() >= 2, process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "the same command goes on from here" in output
+    saved = epochs_saved()
+    assert 2 <= saved < 25
+    computed = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
+
+    # kill -9 a little later.
+    before = ray_processes()
+    process = start_job(store_folder, *RESUMED)
+    wait_for(lambda: epochs_saved() >= saved + 2, process)
+    process.kill()
+    process.communicate()
+    time.sleep(2)
+    end_agents(before)
+    later = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
+    assert later[: len(computed)] == computed, "epochs before the interruption were computed again"
+
+    # To the end.
+    process = start_job(store_folder, *RESUMED)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    final = times_computed((folder / "history.csv").read_text())
+    assert final[: len(later)] == later, "epochs before the kill were computed again"
+    assert len(final) == 25
+    assert not list(store_folder.rglob("checkpoint.pt"))
+    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 25
+
+    undisturbed = tmp_path / "undisturbed"
+    (undisturbed / "datasets").mkdir(parents=True)
+    for path in store_folder.glob("datasets/*"):
+        (undisturbed / "datasets" / path.name).symlink_to(path)
+    process = start_job(undisturbed, *RESUMED)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    pd.testing.assert_frame_equal(
+        comparable(report(store_folder, "trials.csv")), comparable(report(undisturbed, "trials.csv"))
+    )
+    for path in sorted((undisturbed / "demo/trials").rglob("*")):
+        if path.suffix in (".png", ".npz"):
+            assert path.read_bytes() == (store_folder / path.relative_to(undisturbed)).read_bytes(), path
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_goes_on(store_folder: Path) -> None:
+    before = ray_processes()
+    process = start_job(store_folder, *RESUMED)
+    folder = store_folder / "demo/trials/attention/seed-00"
+    wait_for(lambda: (folder / "snapshots/epoch-002.png").exists(), process)
+    workers = [pid for pid in ray_processes() - before if b"ImplicitFunc" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert len(times_computed((folder / "history.csv").read_text())) == 25
+
+
+def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
+    s3_bucket: str, s3_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_url = f"{s3_bucket}/team/pets"
+    arguments = [*SMALL, "--seeds", "2", "--variants", "baseline", "multi-attention"]
+    process = start_job(store_url, *arguments, environment=s3_environment)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert f"{store_url}/demo/report/table.md" in output
+    store = StoreLocation.of(store_url).open()
+    keys = set(store.list("demo/"))
+    folder = "demo/trials/multi-attention/seed-01"
+    expected = ["masks.npz", "predictions.npz", "attention.npz", "history.csv", "result.json"]
+    assert {f"{folder}/{name}" for name in expected} <= keys
+    assert {f"{folder}/snapshots/epoch-{epoch:03d}.png" for epoch in range(2)} <= keys
+    assert {"demo/manifest.json", "demo/report/table.csv", "demo/report/trials.csv"} <= keys
+    assert not any("checkpoint" in key for key in keys)
+    masks = np.load(io.BytesIO(store.get(f"{folder}/masks.npz")))["masks"]
+    assert masks.shape == (2, 4, 4, 6, 6)
+
+    tables = {name: store.get(f"demo/report/{name}") for name in ("table.csv", "table.md", "trials.csv")}
+    assert run_job(aggregate.main, ["--store", store_url, "--run", "demo", "--out", str(tmp_path / "out")]) == 0
+    for name, content in tables.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+
+
+def test_progress_without_a_terminal_is_lines(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from catdog import progress as module
+
+    class OneTrial:
+        pass
+
+    manifest_store = StoreLocation.of(str(store_folder)).open()
+    assert read_manifest(manifest_store, "demo") is None
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.05)
+    ledger = make_ledger()
+    progress = module.SweepProgress("night", ledger, slots=2)
+    progress.pending = 4
+    output = io.StringIO()
+    with module.showing(progress, Console(file=output, width=140)):
+        progress.started("baseline", 0)
+        progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+        progress.finished("baseline", 1, 91.0, 90.0, 60.0)
+        progress.failed("se", 0)
+        deadline = threading.Event()
+        deadline.wait(0.3)
+    lines = output.getvalue().splitlines()
+    assert "night: 2/4 done, 0 running, 1 failed" in lines[-1]
+    assert "baseline test 89.50 ± 0.71 (n=2)" in lines[-1]
+    assert "ETA 60 s" in lines[-1]
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(progress)
+    assert "89.50 ± 0.71" in shown.getvalue()
+
+
+def make_ledger():  # type: ignore[no-untyped-def]
+    import dataclasses
+
+    from catdog.config import PRESETS, Identity
+    from catdog.ledger import Entry, Ledger
+    from catdog.records import Manifest
+
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
+    seeds = {"baseline": (0, 1), "se": (0, 1)}
+    manifest = Manifest("night", "demo", Identity(recipe, "0" * 16, None, 1), tuple(seeds), seeds, "", (), {}, None)
+    return Ledger(manifest, [Entry(trial, "") for trial in manifest.planned()])
