@@ -3,7 +3,6 @@
 Accuracies are percentages. Failed, diverged and missing trials are listed, never averaged away.
 """
 
-
 import pandas as pd
 
 from catdog.errors import UserError

@@ -1,7 +1,8 @@
 """Keep glibc from giving big buffers back to the kernel after every training step.
 
-A step allocates the same large activations again and again; by default glibc maps and unmaps them each time, and the page
-faults cost more than the arithmetic of a small network (benchmarks/RESULTS.md). Call this before the first tensor.
+A step allocates the same large activations again and again; by default glibc maps and unmaps them each time, and the
+page faults cost more than the arithmetic of a small network (benchmarks/RESULTS.md). Call this before the first
+tensor.
 """
 
 import ctypes

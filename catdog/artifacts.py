@@ -1,7 +1,7 @@
 """The files that a trial leaves, as bytes: history, masks, predictions, attention. Arrays in, bytes out; no I/O.
 
-Shapes: E epochs, P probe images, N images of a part, T of them with a trimap, M masks, K breeds, S side in pixels. All `.npz` files
-load without pickles, and the same arrays give the same bytes.
+Shapes: E epochs, P probe images, N images of a part, T of them with a trimap, M masks, K breeds, S side in pixels.
+All `.npz` files load without pickles, and the same arrays give the same bytes.
 """
 
 import io

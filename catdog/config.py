@@ -157,7 +157,8 @@ class SweepConfig:
         run = self.run_name
         _require(
             re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run) is not None and run != "datasets",
-            f"--run {_shorten(run)}: use 1 to 100 letters, digits, '.', '_' and '-', not starting with a sign, and not 'datasets'",
+            f"--run {_shorten(run)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
+            "'datasets' is taken",
         )
         _require(self.store != "", "--store: empty; give a folder or s3://bucket/prefix")
         _require(1 <= self.cpus_per_trial <= 256, f"--cpus-per-trial {self.cpus_per_trial}: must be from 1 to 256")

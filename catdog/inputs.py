@@ -1,4 +1,6 @@
-"""What the trials of one process share: the opened data and the pretrained backbone; and a trial's network made of it."""
+"""What the trials of one process share: the opened data and the pretrained backbone; and a trial's network made of
+it.
+"""
 
 import copy
 import functools

@@ -1,4 +1,6 @@
-"""Where a run stands, from the store alone: its manifest, and for every planned trial a result, a failure or nothing yet."""
+"""Where a run stands, from the store alone: its manifest, and for every planned trial a result, a failure or nothing
+yet.
+"""
 
 import logging
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a sweep will do before it does it: which trials, how many images, about how long. Needs neither Ray nor torch."""
+"""What a sweep will do before it does it: which trials, how many images, about how long. Without Ray or torch."""
 
 import dataclasses
 import os
@@ -14,7 +14,9 @@ from catdog.statistics import summarise
 from catdog.storage import Store
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 360.0, "pets-frozen": 2500.0, "pets-cpu": 22.0}
-"""Training images a second of one trial with one thread, seen on two cores of an AMD EPYC (make bench has its own figures)."""
+"""Training images a second of one trial with one thread, seen on two cores of an AMD EPYC (make bench has its own
+figures).
+"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a node needs before a trial can start: the pack, the cached features, the weights.
 
 A local store's files are used in place. From S3 they are fetched once per node into a cache (`$CATDOG_CACHE`, default
-~/.cache/catdog) under a lock, so that processes that want the same thing wait for the first. What the store does not have is
-made here and put there for the others.
+~/.cache/catdog) under a lock, so that processes that want the same thing wait for the first. What the store does not
+have is made here and put there for the others.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """The rows that stages pass to each other, and their JSON.
 
-`EpochRecord` goes from training to the trial, `TrialResult` and `Failure` from the trial through the store to the table,
-`Manifest` from the sweep to everybody who reads a run.
+`EpochRecord` goes from training to the trial, `TrialResult` and `Failure` from the trial through the store to the
+table, `Manifest` from the sweep to everybody who reads a run.
 """
 
 import dataclasses

@@ -1,4 +1,6 @@
-"""The files of a run's report: table.csv, table.md, trials.csv, summary.json and the figures (matplotlib is imported here only)."""
+"""The files of a run's report: table.csv, table.md, trials.csv, summary.json and the figures (matplotlib is imported
+here only).
+"""
 
 import io
 import shlex
@@ -68,9 +70,9 @@ def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
     lines = [
         f"# {manifest.run}",
         "",
-        f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), {recipe.image_size} px, "
-        f"{recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over n seeds. "
-        "The best run is a maximum over n, chosen by validation.",
+        f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), "
+        f"{recipe.image_size} px, {recipe.epochs} epochs. "
+        "Accuracy in percent, mean ± sample standard deviation over n seeds. The best run is a maximum over n, chosen by validation.",
         "",
         "| variant | n | Validation | Test | best run: Validation | its Test |",
         "|---|---:|---:|---:|---:|---:|",
@@ -79,7 +81,8 @@ def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
         of_planned = "" if row["n"] == row["planned"] else f" of {row['planned']}"
         lines.append(
             f"| {row['variant']} | {row['n']}{of_planned} "
-            f"| {format_accuracy(row['val_mean'], row['val_std'])} | {format_accuracy(row['test_mean'], row['test_std'])} "
+            f"| {format_accuracy(row['val_mean'], row['val_std'])} "
+            f"| {format_accuracy(row['test_mean'], row['test_std'])} "
             f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
         )
     missing = gaps(ledger)

@@ -1,8 +1,8 @@
 """Contact sheets: the probe images beside their attention masks, one PNG per epoch. Arrays in, bytes out; no I/O.
 
-A row for each probe image: the image, then its masks at their own resolution (one cell is one position of the feature map).
-Several masks share the fixed scale 0..1; a single mask is drawn on its own range, which is printed beside it (a sigmoid mask
-near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
+A row for each probe image: the image, then its masks at their own resolution (one cell is one position of the feature
+map). Several masks share the fixed scale 0..1; a single mask is drawn on its own range, which is printed beside it (a
+sigmoid mask near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
 """
 
 import io
@@ -45,7 +45,9 @@ def colour_map() -> npt.NDArray[np.uint8]:
 
 
 def mask_range(masks_MHW: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return the values that the ends of the colour scale stand for: 0..1 for several masks, a single mask's own range."""
+    """Return the values that the ends of the colour scale stand for: 0..1 for several masks, a single mask's own
+    range.
+    """
     if len(masks_MHW) > 1:
         return 0.0, 1.0
     return float(masks_MHW.min()), float(masks_MHW.max())

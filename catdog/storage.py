@@ -1,8 +1,10 @@
-"""Where a run lives: a local folder, an S3 prefix, or memory (for tests and tools); and uploads off the training thread.
+"""Where a run lives: a local folder, an S3 prefix, or memory (for tests and tools); and uploads off the training
+thread.
 
-A key is a relative path with forward slashes (`catdog.paths`). Every write is whole or not at all. Errors are `UserError` where
-the user must act (no such bucket, no permission), `NotFoundError` where there is no such object, and `StoreError` for what may
-pass. boto3 finds its credentials itself in every process; only url, endpoint and region travel to workers.
+A key is a relative path with forward slashes (`catdog.paths`). Every write is whole or not at all. Errors are
+`UserError` where the user must act (no such bucket, no permission), `NotFoundError` where there is no such object,
+and `StoreError` for what may pass. boto3 finds its credentials itself in every process; only url, endpoint and region
+travel to workers.
 """
 
 import concurrent.futures
@@ -69,7 +71,9 @@ class StoreLocation:
 
     @classmethod
     def of(cls, url: str) -> "StoreLocation":
-        """Return the location a user named: local folders become absolute, endpoint and region are boto3's for this process."""
+        """Return the location a user named: local folders become absolute, endpoint and region are boto3's for this
+        process.
+        """
         if not url.startswith("s3://"):
             if "://" in url or url.startswith("s3:"):
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
@@ -106,7 +110,9 @@ class LocalStore:
 
     def path(self, key: str) -> Path:
         """Return the file of a key; a key that leaves the folder is our mistake."""
-        assert key and not key.startswith("/") and ".." not in key.split("/"), f"not a key: {key!r}"
+        assert key, "an empty key"
+        assert not key.startswith("/"), f"not a relative key: {key!r}"
+        assert ".." not in key.split("/"), f"a key that leaves the store: {key!r}"
         return self.root / key
 
     def put(self, key: str, data: bytes) -> None:
@@ -342,8 +348,8 @@ class MemoryStore:
 class BackgroundUploads:
     """Makes and stores objects in order on a thread of its own; the queue is bounded.
 
-    Each object is tried again for `patience` seconds while the store is away. Used as a context: leaving it without an error
-    waits until everything is stored, and raises the `StoreError` of what could not be.
+    Each object is tried again for `patience` seconds while the store is away. Used as a context: leaving it without
+    an error waits until everything is stored, and raises the `StoreError` of what could not be.
     """
 
     def __init__(self, store: Store, patience: float = 600.0, capacity: int = 256) -> None:

@@ -1,13 +1,15 @@
 """The grid on Ray Tune: one grid axis of trials, seed by seed, on a local Ray or an existing cluster (RAY_ADDRESS).
 
-Tune places trials, reuses worker processes and retries after faults of the infrastructure. It keeps no state that matters: the
-store is the only truth, so nothing is restored, and starting the same sweep again does what is left. Errors that would come again
-are caught in the trial, recorded under failures/, and never retried blindly. This is the only module that imports Ray.
+Tune places trials, reuses worker processes and retries after faults of the infrastructure. It keeps no state that
+matters: the store is the only truth, so nothing is restored, and starting the same sweep again does what is left.
+Errors that would come again are caught in the trial, recorded under failures/, and never retried blindly. This is the
+only module that imports Ray.
 """
 
 import os
 
-# Read by Ray when it is imported: token authentication stays on, nothing is sent home, and Tune says nothing of its own.
+# Read by Ray when it is imported: token authentication stays on, nothing is sent home, and Tune says nothing of its
+# own.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -121,7 +123,8 @@ class _Cluster:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if self._location.is_local and len(nodes) > 1:
             raise UserError(
-                f"--store {self._location.url}: a folder cannot be shared by the {len(nodes)} nodes of this cluster; use s3://"
+                f"--store {self._location.url}: a folder is not shared by the {len(nodes)} nodes of this cluster; "
+                "use s3://bucket/prefix"
             )
         resources = ray.cluster_resources()
         cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)

@@ -37,7 +37,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "cached": f"{len(plan.requested) - len(plan.pending)}",
         "to run": f"{len(plan.pending)}",
         "data": dataset.name + (f" {dataset.fingerprint}" if at_hand else ": not here, will be downloaded"),
-        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs × {plan.train_images:,} images)",
+        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs "
+        f"× {plan.train_images:,} images)",
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU a trial",
         "estimated time": "unknown: there is no finished trial to go by"
         if estimate is None

@@ -1,8 +1,9 @@
 """The training loop that all variants share: `fit` is a generator that yields one record per epoch.
 
-The epoch is chosen by validation accuracy (the earliest of equals); test images are never touched here. Everything random is
-seeded at the start of every epoch, so a loop that goes on from a saved `TrainState` gives the same bits as one that was
-never interrupted (on CPUs at the same number of threads; on GPUs with deterministic algorithms). Knows no files and no Ray.
+The epoch is chosen by validation accuracy (the earliest of equals); test images are never touched here. Everything
+random is seeded at the start of every epoch, so a loop that goes on from a saved `TrainState` gives the same bits as
+one that was never interrupted (on CPUs at the same number of threads; on GPUs with deterministic algorithms). Knows
+no files and no Ray.
 """
 
 import copy

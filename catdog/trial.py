@@ -1,8 +1,8 @@
 """One trial, (variant, seed), from start to result: plain Python that a debugger, a test and Ray call in the same way.
 
-Contact sheets and checkpoints go to the store on a thread of their own while training goes on; `result.json` is written last,
-so its presence means that the trial is over. A trial that finds its own checkpoint goes on from it; one that finds its result
-returns it.
+Contact sheets and checkpoints go to the store on a thread of their own while training goes on; `result.json` is
+written last, so its presence means that the trial is over. A trial that finds its own checkpoint goes on from it; one
+that finds its result returns it.
 """
 
 import functools
@@ -162,7 +162,9 @@ class _Trial:
         uploads.put(self.where.snapshot(record.epoch), sheet)
 
     def _score(self, uploads: BackgroundUploads) -> dict[str, Any]:
-        """Score validation and, for the first and only time, test with the chosen epoch's weights; queue what is kept."""
+        """Score validation and, for the first and only time, test with the chosen epoch's weights; queue what is
+        kept.
+        """
         best = self.state.best
         model = self.state.model
         model.load_state_dict(self.state.best_weights)
@@ -267,7 +269,9 @@ class _Trial:
 
 
 def _check_archive(data: bytes) -> None:
-    """Raise unless the checksums in a file of `torch.save` (a zip archive) are right: `torch.load` does not look at them."""
+    """Raise unless the checksums in a file of `torch.save` (a zip archive) are right: `torch.load` does not look at
+    them.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         damaged = archive.testzip()
     if damaged is not None:

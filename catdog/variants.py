@@ -1,8 +1,9 @@
 """The models that a sweep compares: their names, their parameters, and one canonical label for each.
 
-A label is `NAME` or `NAME:parameter=value,...`, as in `multi-attention:num_masks=8,lambda_divergence=0.1`. Its canonical
-form lists only the parameters that differ from their defaults, in declared order, each as its shortest number. This
-file imports no torch, so that a typo is answered at once; `catdog.models.build_model` finds the head class by its name.
+A label is `NAME` or `NAME:parameter=value,...`, as in `multi-attention:num_masks=8,lambda_divergence=0.1`. Its
+canonical form lists only the parameters that differ from their defaults, in declared order, each as its shortest
+number. This file imports no torch, so that a typo is answered at once; `catdog.models.build_model` finds the head
+class by its name.
 
 To add a variant: one head class in catdog/models/heads/ and one line in `VARIANTS`.
 """
@@ -18,7 +19,9 @@ Number = int | float
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a head: an integer where its default is one, within [minimum, maximum] (below 1 for `below_one`)."""
+    """A parameter of a head: an integer where its default is one, within [minimum, maximum] (below 1 for
+    `below_one`).
+    """
 
     name: str
     default: Number
@@ -53,7 +56,9 @@ LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 
 @dataclass(frozen=True)
 class Variant:
-    """A named model: its head class (`module.Class` under catdog.models.heads), parameters, and what is fixed by the name."""
+    """A named model: its head class (`module.Class` under catdog.models.heads), parameters, and what is fixed by the
+    name.
+    """
 
     name: str
     head: str

@@ -1,4 +1,6 @@
-"""What tests share: a store with the drawn pets packed once, a small recipe, a real S3 server, a local Ray, the real images."""
+"""What tests share: a store with the drawn pets packed once, a small recipe, a real S3 server, a local Ray, the real
+images.
+"""
 
 import dataclasses
 import os

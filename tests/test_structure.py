@@ -1,4 +1,6 @@
-"""The house rules: data flows one way, heavy libraries stay where they belong, options are answered before torch is there."""
+"""The house rules: data flows one way, heavy libraries stay where they belong, options are answered before torch is
+there.
+"""
 
 import ast
 import subprocess

@@ -1,4 +1,6 @@
-"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed and resumed; and on a real S3 server."""
+"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed and resumed; and on a real S3
+server.
+"""
 
 import csv
 import io

@@ -1,7 +1,8 @@
 """Batches of images or of cached features, ready for the network; shapes: B batch, S side, N images.
 
-Both kinds have the same methods, so training does not know which it is given. Augmentation works on whole batches on the
-training device and is driven by generators that the caller seeds; evaluation sees every image whole, in a fixed order.
+Both kinds have the same methods, so training does not know which it is given. Augmentation works on whole batches on
+the training device and is driven by generators that the caller seeds; evaluation sees every image whole, in a fixed
+order.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,9 @@
 """Drawn pets: images drawn in code, so that the whole job runs with nothing to download.
 
 Species (cat, dog) × ears (two shapes each) × coat (plain, striped, spotted) make 12 breeds. Position, size, pose and
-colours are random, and the background is cluttered with the same stripes and spots, so that a model that looks at the animal
-has an advantage. The outline is known exactly, so where attention looks can be checked. Image i is a function of i alone.
+colours are random, and the background is cluttered with the same stripes and spots, so that a model that looks at the
+animal has an advantage. The outline is known exactly, so where attention looks can be checked. Image i is a function
+of i alone.
 """
 
 import hashlib
@@ -68,8 +69,9 @@ def draw_pet(breed: tuple[str, str, str], generator: np.random.Generator) -> tup
     pen = ImageDraw.Draw(outline)
     _ellipse(pen, body, unit * 1.05, unit * 1.25, 255)
     tail = unit * generator.choice([-1.0, 1.0])
-    pen.line([(body[0], body[1] + unit), (body[0] + 1.5 * tail, body[1] + 0.7 * unit), (body[0] + 1.8 * tail, body[1] - 0.4 * unit)],
-             fill=255, width=max(2, int(unit * 0.28)), joint="curve")  # fmt: skip
+    tail_joints = [(0.0, 1.0), (1.5, 0.7), (1.8, -0.4)]
+    tail_line = [(body[0] + x * tail, body[1] + y * unit) for x, y in tail_joints]
+    pen.line(tail_line, fill=255, width=max(2, int(unit * 0.28)), joint="curve")
     _ellipse(pen, head, unit, unit * (0.92 if species == "cat" else 1.08), 255)
     ear_shapes = [_ear(ears, sign) for sign in (-1, 1)]
     for shape in ear_shapes:

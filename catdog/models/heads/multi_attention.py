@@ -12,9 +12,11 @@ from catdog.models.output import ModelOutput
 
 
 class MultiAttentionHead(nn.Module):
-    """M masks = sigmoid(1×1 conv C→M, no bias); each masks the features → GAP; concatenate → linear → ReLU → dropout → linear.
+    """M masks = sigmoid(1×1 conv C→M, no bias); each masks the features → GAP; concatenate → linear → ReLU → dropout
+    → linear.
 
-    The auxiliary loss is λ times `divergence_loss`. With `train_masks=False` the mask convolution stays as it was drawn.
+    The auxiliary loss is λ times `divergence_loss`. With `train_masks=False` the mask convolution stays as it was
+    drawn.
     """
 
     def __init__(
