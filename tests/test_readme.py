@@ -1,0 +1,45 @@
+"""What README and docs say is tied to the code: commands parse, names exist, links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from catdog.config import PRESETS
+from catdog.options import parse_preset
+from catdog.variants import VARIANTS, parse_variant
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_variant_and_preset_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in (*VARIANTS, *PRESETS):
+        assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_accepted(page: Path) -> None:
+    for job, rest in re.findall(r"python jobs/(\w+)\.py([^\n`#]*)", page.read_text()):
+        assert (ROOT / "jobs" / f"{job}.py").is_file(), job
+        words = rest.replace("...", "x").split()
+        if words and words[0] in PRESETS:
+            parse_preset(words, "", job)
+
+
+def test_the_variant_in_the_readme_is_one() -> None:
+    label = re.search(r"multi-attention:[\w=,.]+", (ROOT / "README.md").read_text())
+    assert label is not None
+    assert parse_variant(label[0]).label == label[0]
+
+
+def test_the_makefile_has_what_the_readme_names() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)) <= targets
