@@ -121,7 +121,7 @@ def summary(ledger: Ledger, table: pd.DataFrame) -> dict[str, object]:
             for row in table.astype(object).to_dict("records")
         ],
         "identity": manifest.identity.to_json(),
-        "command": list(manifest.command),
+        "commands": [list(command) for command in manifest.commands],
         "versions": dict(manifest.versions),
         "code": manifest.code,
         "created_at": manifest.created_at,

@@ -52,7 +52,7 @@ class Recipe:
     freeze: bool = False
     """Train the head only, on feature maps that are computed once; the only augmentation is then the mirror image."""
     freeze_batch_norm: bool = True
-    """Keep the backbone's batch-norm statistics as they were pretrained."""
+    """Keep the backbone's batch-norm statistics as they were pretrained (random weights have none to keep)."""
     image_size: int = 224
     """Side of the images that the backbone sees, in pixels."""
     epochs: int = 10
@@ -128,7 +128,7 @@ class Recipe:
 class SweepConfig:
     """One sweep: which trials of which recipe, where they are stored and what they may use."""
 
-    preset: str
+    preset: tyro.conf.Suppress[str]
     run: str | None = None
     """Name of the run in the store (default: the preset's name)."""
     store: str = "results"
@@ -172,6 +172,10 @@ class SweepConfig:
             f"--checkpoint-seconds {self.checkpoint_seconds}: must not be negative",
         )
         _require(self.max_retries >= 0, f"--max-retries {self.max_retries}: must not be negative")
+        _require(
+            self.data_root is None or self.recipe.dataset == "oxford-iiit-pet",
+            f"--data-root {self.data_root}: the dataset of this preset is drawn in code; leave the option out",
+        )
         parse_seeds(self.seeds)
         parse_variants(self.variants, self.recipe.variant_defaults())
 
@@ -260,7 +264,6 @@ PRESETS: dict[str, SweepConfig] = {
                 dataset="drawn",
                 backbone="tiny",
                 weights="none",
-                freeze_batch_norm=False,
                 image_size=96,
                 epochs=12,
                 batch_size=64,
@@ -305,6 +308,7 @@ PRESETS: dict[str, SweepConfig] = {
                 image_size=224,
                 epochs=20,
                 batch_size=64,
+                freeze_batch_norm=False,
                 precision="bfloat16",
             ),
         ),

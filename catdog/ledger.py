@@ -103,7 +103,7 @@ def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity,
             variants=(),
             seeds={},
             created_at=now(),
-            command=command,
+            commands=(),
             versions=package_versions(),
             code=code_version(),
         )
@@ -112,7 +112,7 @@ def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity,
             f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
             "choose another --run, or the same settings"
         )
-    return existing.extended(labels, config.seed_list)
+    return existing.extended(labels, config.seed_list, command)
 
 
 def _parse_result(key: str, data: bytes | None, config_hash: str) -> TrialResult | None:

@@ -22,18 +22,26 @@ COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes of all jobs."""
 
 
-def parse_preset(arguments: Sequence[str], description: str, program: str) -> SweepConfig:
-    """Parse `PRESET [options]`: the preset's values are the defaults of the options."""
+def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Sequence[str]]:
+    """Return the preset that the arguments begin with, and the rest; `--help` alone is that of the demo."""
     presets = ", ".join(PRESETS)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        if not arguments:
-            raise UserError(f"usage: {program} PRESET [options]; presets: {presets}; see {program} --help")
-        arguments = ["demo", "--help"]
-    elif arguments[0].startswith("-"):
+    if not arguments:
+        raise UserError(f"usage: {program} PRESET [options]; presets: {presets}; see {program} --help")
+    if arguments[0] in ("-h", "--help"):
+        return preset_config("demo"), arguments
+    if arguments[0].startswith("-"):
         raise UserError(f"the preset comes first: {program} PRESET [options]; presets: {presets}")
-    config = preset_config(arguments[0])
-    text = f"{description}\n\nPresets: {presets}. Below are the defaults of {config.preset}."
-    return parse(SweepConfig, arguments[1:], text, f"{program} {config.preset}", default=config)
+    return preset_config(arguments[0]), arguments[1:]
+
+
+def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
+    """Parse `PRESET [options]` of a sweep: the preset's values are the defaults of the options."""
+    config, rest = take_preset(arguments, program)
+    description = (
+        "Run a sweep: seeds × model variants as parallel trials, then the comparison table.\n\n"
+        f"Presets: {', '.join(PRESETS)}. Below are the defaults of {config.preset}."
+    )
+    return parse(SweepConfig, rest, description, f"{program} {config.preset}", default=config)
 
 
 def parse(kind: type[T], arguments: Sequence[str], description: str, program: str, default: T | None = None) -> T:

@@ -182,8 +182,8 @@ class Manifest:
     seeds: Mapping[str, tuple[int, ...]]
     """The seeds of each variant."""
     created_at: str
-    command: tuple[str, ...]
-    """The command that started the run last."""
+    commands: tuple[tuple[str, ...], ...]
+    """The commands that made the run what it is, in their order."""
     versions: Mapping[str, str]
     code: str | None
     """The commit of the code, where it is known."""
@@ -196,14 +196,17 @@ class Manifest:
     def spec(self, label: str) -> VariantSpec:
         return parse_variant(label, self.identity.recipe.variant_defaults())
 
-    def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...]) -> "Manifest":
-        """Return the manifest with these variants × seeds added to its plan."""
+    def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...], command: tuple[str, ...]) -> "Manifest":
+        """Return the manifest with these variants × seeds, asked for by `command`, added to its plan."""
         labels = (*self.variants, *(label for label in variants if label not in self.variants))
         union = {
             label: set(self.seeds.get(label, ())) | (set(seeds) if label in variants else set()) for label in labels
         }
         return dataclasses.replace(
-            self, variants=labels, seeds={label: tuple(sorted(union[label])) for label in labels}
+            self,
+            variants=labels,
+            seeds={label: tuple(sorted(union[label])) for label in labels},
+            commands=self.commands if command in self.commands else (*self.commands, command),
         )
 
     def to_json(self) -> bytes:
@@ -216,8 +219,8 @@ class Manifest:
             content = json.loads(data)
             content["identity"] = Identity.from_json(content["identity"])
             content["seeds"] = {label: tuple(seeds) for label, seeds in content["seeds"].items()}
-            for name in ("variants", "command"):
-                content[name] = tuple(content[name])
+            content["variants"] = tuple(content["variants"])
+            content["commands"] = tuple(tuple(command) for command in content["commands"])
             return cls(**content)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(

@@ -88,7 +88,8 @@ def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
     missing = gaps(ledger)
     if missing:
         lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
-    lines += ["", f"Made by `{shlex.join(manifest.command)}` (code {(manifest.code or 'unknown')[:12]}).", ""]
+    commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
+    lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ import logging
 import platform
 import queue
 import shutil
+import signal
 import tempfile
 import threading
 import traceback
@@ -122,6 +123,8 @@ class _Cluster:
                 self._say("starting a local Ray")
                 os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
                 ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, _interrupt)  # over Ray's own handler, which prints a stack
         nodes = [node for node in ray.nodes() if node["Alive"]]
         if self._location.is_local and len(nodes) > 1:
             raise UserError(
@@ -163,6 +166,10 @@ class _Cluster:
         task = ray.remote(num_gpus=self.gpus_per_trial, num_cpus=self._config.cpus_per_trial)(_device_precision)
         precision: Precision = ray.get(task.remote())
         return precision
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _context(config: SweepConfig, location: StoreLocation, identity: Identity, use_gpu: bool) -> RunContext:

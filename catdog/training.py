@@ -198,7 +198,7 @@ def _train_epoch(
     autocast: torch.autocast,
 ) -> tuple[float, float]:
     """Train one epoch; returns mean loss and accuracy in percent. Waits for the device once, at the end."""
-    set_training_mode(state.model, recipe.freeze_batch_norm)
+    set_training_mode(state.model, recipe.freeze_batch_norm and recipe.weights != "none")
     torch.manual_seed(derive_seed("dropout", epoch))
     losses, correct, images = [], [], 0
     for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):

@@ -3,26 +3,35 @@
 python jobs/prepare.py PRESET [--store URL] [--data-root DIR]
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from catdog.options import COMPLETE, output_console, parse_preset, run_job
+from catdog.options import COMPLETE, output_console, parse, run_job, take_preset
 from catdog.paths import pack_key
 from catdog.provision import provide_dataset
 from catdog.storage import StoreLocation
 
 
+@dataclass(frozen=True)
+class Options:
+    store: str = "results"
+    """A folder, or s3://bucket/prefix."""
+    data_root: str | None = None
+    """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download)."""
+
+
 def main(arguments: Sequence[str]) -> int:
-    config = parse_preset(arguments, "Put the dataset of a preset into a store, packed.", "prepare.py")
+    preset, rest = take_preset(arguments, "prepare.py")
+    options = parse(Options, rest, "Put the dataset of a preset into a store, packed.", f"prepare.py {preset.preset}")
+    config = dataclasses.replace(preset, store=options.store, data_root=options.data_root)
     console = output_console()
     store = StoreLocation.of(config.store).open()
     store.check()
     dataset = provide_dataset(config, store, lambda message: console.print(message, highlight=False))
-    console.print(
-        f"{dataset.name} {dataset.fingerprint}: {store.url}/{pack_key(dataset.fingerprint)}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    place = f"{store.url}/{pack_key(dataset.fingerprint)}"
+    console.print(f"{dataset.name} {dataset.fingerprint}: {place}", soft_wrap=True, highlight=False)
     return COMPLETE
 
 

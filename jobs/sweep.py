@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_preset, run_job
+from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
 from catdog.storage import StoreLocation
 
 
 def main(arguments: Sequence[str]) -> int:
-    config = parse_preset(arguments, "Run a sweep: seeds × model variants as parallel trials.", "sweep.py")
+    config = parse_sweep(arguments, "sweep.py")
     console: Console = output_console()
     from catdog.terminal import print_outcome, print_plan
 

@@ -33,7 +33,7 @@ MANIFEST = Manifest(
     variants=("baseline", EIGHT, "attention"),
     seeds={"baseline": (0, 1, 2), EIGHT: (0, 1, 2, 3), "attention": (0, 1)},
     created_at="2026-01-01T00:00:00.000+00:00",
-    command=("python", "jobs/sweep.py", "demo"),
+    commands=(("python", "jobs/sweep.py", "demo"),),
     versions={"python": "3.11"},
     code=None,
 )
@@ -69,7 +69,7 @@ def store() -> MemoryStore:
     ]
     for one in complete:
         store.put(paths_of(one.variant, one.seed).result, to_json(one))
-    diverged = result(EIGHT, 1, None, None, "diverged")
+    diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0)
     store.put(paths_of(EIGHT, 1).result, to_json(diverged))
     failure = Failure(
         EIGHT,
@@ -145,6 +145,7 @@ def test_the_table_averages_complete_trials_only(ledger: Ledger) -> None:
     assert (baseline["best_val"], baseline["best_val_test"], baseline["best_seed"]) == (94.0, 85.0, 2)
     assert (eight["val_mean"], eight["val_std"]) == (92.0, pytest.approx(math.sqrt(2)))
     assert (eight["best_val"], eight["best_val_test"], eight["best_seed"]) == (93.0, 70.0, 3)
+    assert eight["trial_seconds"] == 60.0, "the diverged trial took one"
     assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
 
 
@@ -231,9 +232,16 @@ def test_the_summary_is_json_without_nan(ledger: Ledger) -> None:
     assert [row["n"] for row in content["variants"]] == [3, 2, 0]
     assert content["variants"][2]["val_mean"] is None
     assert content["variants"][0]["best_seed"] == 2
-    assert content["trial_seconds"] == 360.0
+    assert content["trial_seconds"] == 301.0
     assert content["finished_at"].startswith("2026-01-01T03")
     assert Identity.from_json(content["identity"]) == MANIFEST.identity
+
+
+def test_a_result_with_a_loss_that_is_no_number_is_json_all_the_same() -> None:
+    one = dataclasses.replace(result("baseline", 0, 90.0, 90.0), val_loss=math.nan, setup_seconds=math.inf)
+    content = json.loads(to_json(one), parse_constant=refuse_constants)
+    assert content["val_loss"] is content["setup_seconds"] is None
+    assert TrialResult.from_json(to_json(one)).val_loss is None
 
 
 def test_the_summary_of_a_run_without_results_is_json_too() -> None:
@@ -282,13 +290,13 @@ def test_an_accuracy_reads_as_mean_and_deviation(mean: float | None, std: float 
 
 def test_a_manifest_survives_the_store_and_grows_by_union() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
-    grown = MANIFEST.extended(("se", "baseline"), (1, 7))
+    grown = MANIFEST.extended(("se", "baseline"), (1, 7), ("more",))
     assert grown.variants == ("baseline", EIGHT, "attention", "se")
     assert grown.seeds == {"baseline": (0, 1, 2, 7), EIGHT: (0, 1, 2, 3), "attention": (0, 1), "se": (1, 7)}
     assert [(trial.variant.label, trial.seed) for trial in grown.planned()][:4] == [
         ("baseline", seed) for seed in (0, 1, 2, 7)
     ]
-    assert grown.extended((), ()) == grown
+    assert grown.extended((), (), ("more",)) == grown
 
 
 def sweep_of(**fields: object) -> SweepConfig:
@@ -299,13 +307,15 @@ def sweep_of(**fields: object) -> SweepConfig:
 def test_asking_for_more_extends_a_run_and_asking_for_less_takes_nothing_away() -> None:
     identity = MANIFEST.identity
     first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
-    assert (first.variants, first.seeds, first.command) == (("baseline",), {"baseline": (0, 1)}, ("first",))
+    assert (first.variants, first.seeds) == (("baseline",), {"baseline": (0, 1)})
     assert first.versions["torch"]
     more = plan_run(first, sweep_of(variants=("se", "baseline"), seeds="1-3"), identity, ("second",))
     assert more.seeds == {"baseline": (0, 1, 2, 3), "se": (1, 2, 3)}
     assert more.variants == ("baseline", "se")
     less = plan_run(more, sweep_of(variants=("baseline",), seeds="1"), identity, ("third",))
     assert (less.variants, less.seeds) == (more.variants, more.seeds)
+    assert less.commands == (("first",), ("second",), ("third",))
+    assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
 
 
 def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from catdog.config import PRESETS, Identity, Recipe, SweepConfig, parse_seeds, preset_config
 from catdog.errors import UserError
-from catdog.options import parse_preset
+from catdog.options import parse_sweep
 from catdog.variants import parse_variant
 
 OTHER_VALUES: dict[str, object] = {
@@ -122,7 +122,7 @@ def test_any_text_gives_distinct_sorted_seeds_or_a_user_error(text: str) -> None
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_options_of_a_preset_default_to_its_values(name: str) -> None:
-    config = parse_preset([name], "", "sweep.py")
+    config = parse_sweep([name], "sweep.py")
     assert config == PRESETS[name] == preset_config(name)
     assert config.run_name == name
     assert config.variant_specs
@@ -176,7 +176,7 @@ def test_a_setting_of_the_sweep_out_of_range_names_its_option(name: str, value: 
 )  # fmt: skip
 def test_a_mistake_on_the_command_line_is_one_line_that_names_the_option(arguments: list[str]) -> None:
     with pytest.raises(UserError, match=arguments[0]) as error:
-        parse_preset(["demo", *arguments], "", "sweep.py")
+        parse_sweep(["demo", *arguments], "sweep.py")
     assert "\n" not in str(error.value)
 
 

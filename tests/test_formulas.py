@@ -287,8 +287,9 @@ def test_the_divergence_loss_of_dead_masks_is_zero_and_has_a_gradient() -> None:
     assert masks.grad.isfinite().all()
 
 
-def test_the_divergence_loss_is_computed_in_float32_whatever_the_autocast() -> None:
-    masks = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_divergence_loss_is_computed_in_float32_whatever_the_autocast(dtype: torch.dtype) -> None:
+    masks = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert divergence_loss(masks).item() == pytest.approx(divergence(masks.tolist()), rel=1e-5)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from catdog.config import PRESETS
-from catdog.options import parse_preset
+from catdog.options import parse_sweep
 from catdog.variants import VARIANTS, parse_variant
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +30,8 @@ def test_commands_are_accepted(page: Path) -> None:
     for job, rest in re.findall(r"python jobs/(\w+)\.py([^\n`#]*)", page.read_text()):
         assert (ROOT / "jobs" / f"{job}.py").is_file(), job
         words = rest.replace("...", "x").split()
-        if words and words[0] in PRESETS:
-            parse_preset(words, "", job)
+        if job == "sweep" and words and words[0] in PRESETS:
+            parse_sweep(words, "sweep.py")
 
 
 def test_the_variant_in_the_readme_is_one() -> None:

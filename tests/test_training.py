@@ -137,16 +137,25 @@ def test_each_source_of_randomness_alone_changes_the_result(purpose: str, setup:
     assert histories[0] != histories[1]
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_batch_norms_keep_their_statistics_and_others_do_not(frozen: bool, setup: Setup) -> None:
-    recipe = dataclasses.replace(setup.recipe, freeze_batch_norm=frozen, epochs=1)
+def as_pretrained(recipe: Recipe) -> Recipe:
+    """The recipe of a backbone that has weights; this loop does not ask which."""
+    return dataclasses.replace(recipe, backbone="resnet18", weights="file.pth", freeze_batch_norm=True)
+
+
+@pytest.mark.parametrize("case", ["pretrained and frozen", "pretrained", "random"])
+def test_only_frozen_batch_norms_of_a_pretrained_backbone_keep_their_statistics(case: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(as_pretrained(setup.recipe), epochs=1)
+    if case == "pretrained":
+        recipe = dataclasses.replace(recipe, freeze_batch_norm=False)
+    elif case == "random":
+        recipe = dataclasses.replace(recipe, weights="none")
     state = setup.start("baseline", recipe)
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     setup.train(state, recipe)
     after = state.model.state_dict()
     for name in before:
         statistics = "running_" in name or "num_batches" in name
-        assert torch.equal(before[name], after[name]) == (statistics and frozen), name
+        assert torch.equal(before[name], after[name]) == (statistics and case == "pretrained and frozen"), name
 
 
 @pytest.mark.parametrize("name", ["multi-attention", "multi-attention-fixed"])
@@ -194,9 +203,7 @@ def test_the_best_epoch_is_the_earliest_of_equals(setup: Setup) -> None:
 
 
 def test_a_network_that_learns_nothing_keeps_the_weights_of_its_first_epoch(setup: Setup) -> None:
-    recipe = dataclasses.replace(
-        setup.recipe, epochs=3, learning_rate=1e-9, backbone_learning_rate=1e-9, freeze_batch_norm=True
-    )
+    recipe = dataclasses.replace(as_pretrained(setup.recipe), epochs=3, learning_rate=1e-9, backbone_learning_rate=1e-9)
     state = setup.start("baseline", recipe)
     (first,) = setup.train(state, recipe, epochs=1)
     weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}

@@ -90,9 +90,11 @@ def interrupt(context: RunContext, spec: VariantSpec, after_epoch: int, seed: in
 
     def kill(record: EpochRecord) -> None:
         if record.epoch == after_epoch:
-            while epochs_in_checkpoint(context, spec, seed) <= after_epoch:
+            for _ in range(6000):
+                if epochs_in_checkpoint(context, spec, seed) > after_epoch:
+                    raise Killed
                 time.sleep(0.01)
-            raise Killed
+            pytest.fail("the checkpoint did not arrive")
 
     with pytest.raises(Killed):
         run_trial(dataclasses.replace(context, checkpoint_seconds=0.0), spec, seed, kill)
@@ -414,7 +416,7 @@ def images_identity(context: RunContext) -> Identity:
 
 
 def test_a_frozen_backbone_computes_its_features_once_for_all_trials(make_context: MakeContext, recipe: Recipe) -> None:
-    context = make_context(dataclasses.replace(recipe, freeze=True))
+    context = make_context(dataclasses.replace(recipe, freeze=True), keep_weights="all")
     store, attention, baseline = open_store(context), parse_variant("attention"), parse_variant("baseline")
     first, _ = run_and_watch(context, attention)
     (cache,) = [key for key in store.list("datasets/") if "features" in key]
