@@ -22,8 +22,8 @@ class NotFoundError(StoreError):
 
 
 class DivergedError(CatdogError):
-    """The training loss became NaN or infinite in `epoch`; running the trial again would give the same."""
+    """The loss became NaN or infinite in `epoch`; running the trial again would give the same."""
 
     def __init__(self, epoch: int) -> None:
-        super().__init__(f"the training loss is not finite in epoch {epoch}")
+        super().__init__(f"the loss is not finite in epoch {epoch}")
         self.epoch = epoch

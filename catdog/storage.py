@@ -183,33 +183,11 @@ class S3Store:
         self.location = location
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._client: S3Client | None = None
+        self.client = _s3_client(location)
 
     @property
     def url(self) -> str:
         return self.location.url
-
-    @property
-    def client(self) -> "S3Client":
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
-
-            # Stores other than AWS's often reject the optional checksums that boto3 sends since 1.36.
-            checksums: Literal["when_required", "when_supported"]
-            checksums = "when_required" if self.location.endpoint else "when_supported"
-            config = Config(
-                retries={"mode": "standard", "max_attempts": 8},
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=READERS,
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
-            )
-            self._client = boto3.client(
-                "s3", endpoint_url=self.location.endpoint, region_name=self.location.region, config=config
-            )
-        return self._client
 
     def put(self, key: str, data: bytes) -> None:
         with self._errors(key):
@@ -304,6 +282,24 @@ class S3Store:
             ) from None
         except (BotoCoreError, Boto3Error, OSError) as error:
             raise StoreError(f"{self.url}/{key}: {error}") from error
+
+
+def _s3_client(location: StoreLocation) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    # Stores other than AWS's often reject the optional checksums that boto3 sends since 1.36.
+    checksums: Literal["when_required", "when_supported"]
+    checksums = "when_required" if location.endpoint else "when_supported"
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 8},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=READERS,
+        request_checksum_calculation=checksums,
+        response_checksum_validation=checksums,
+    )
+    return boto3.client("s3", endpoint_url=location.endpoint, region_name=location.region, config=config)
 
 
 class MemoryStore:

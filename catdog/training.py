@@ -145,7 +145,7 @@ def fit(
     When a record is yielded, `state` holds the model as it is after that epoch, and may be saved.
 
     Raises:
-        DivergedError: the training loss of an epoch is not finite.
+        DivergedError: the loss of an epoch is not finite, in training or on the validation images.
     """
     model = state.model
     forward = cast(nn.Module, torch.compile(model)) if recipe.compile else model
@@ -155,6 +155,8 @@ def fit(
         train_loss, train_accuracy = _train_epoch(state, forward, batches, recipe, derive_seed, epoch, autocast)
         trained = time.perf_counter()
         validation = evaluate(forward, batches, "validation", autocast)
+        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
+            raise DivergedError(epoch)
         record = EpochRecord(
             epoch=epoch,
             train_loss=train_loss,
@@ -213,10 +215,7 @@ def _train_epoch(
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
         images += len(labels)
-    train_loss = torch.stack(losses).mean().item()
-    if not math.isfinite(train_loss):
-        raise DivergedError(epoch)
-    return train_loss, 100 * torch.stack(correct).sum().item() / images
+    return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
 
 
 def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:

@@ -4,7 +4,6 @@ images.
 
 import dataclasses
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def store_folder(tmp_path: Path, packed: Path, drawn_fingerprint: str) -> Path:
     folder = tmp_path / "store"
     target = folder / pack_key(drawn_fingerprint)
     target.parent.mkdir(parents=True)
-    shutil.copy(packed, target)
+    os.link(packed, target)
     return folder
 
 
