@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from catdog.config import PRESETS, Identity, Precision, Recipe, SweepConfig
 from catdog.data.split import VALIDATION_SHARE
 from catdog.ledger import Ledger, plan_run, read_ledger, read_manifest
-from catdog.provision import NAMED_WEIGHTS, Dataset, weights_digest
+from catdog.provision import NAMED_WEIGHTS, Dataset
 from catdog.records import PlannedTrial
 from catdog.statistics import summarise
 from catdog.storage import Store
@@ -38,7 +38,11 @@ class Plan:
 
 
 def resolve_identity(
-    config: SweepConfig, store: Store, dataset: Dataset, device_precision: Callable[[], Precision]
+    config: SweepConfig,
+    store: Store,
+    dataset: Dataset,
+    weights_digest: str | None,
+    device_precision: Callable[[], Precision],
 ) -> Identity:
     """Return the identity of the run that `config` describes.
 
@@ -49,10 +53,9 @@ def resolve_identity(
         existing = read_manifest(store, config.run_name)
         precision = existing.identity.recipe.precision if existing else device_precision()
         recipe = dataclasses.replace(recipe, precision=precision)
-    digest = weights_digest(recipe.weights)
     if recipe.weights not in NAMED_WEIGHTS:
         recipe = dataclasses.replace(recipe, weights="file")
-    return Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial)
+    return Identity(recipe, dataset.fingerprint, weights_digest, config.cpus_per_trial)
 
 
 def make_plan(

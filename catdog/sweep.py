@@ -45,7 +45,7 @@ from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
 from catdog.provenance import now
-from catdog.provision import provide_dataset
+from catdog.provision import provide_dataset, weights_digest
 from catdog.records import EpochRecord, Failure, PlannedTrial, to_json
 from catdog.statistics import best_run
 from catdog.storage import Store, StoreLocation
@@ -71,9 +71,10 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     location = StoreLocation.of(config.store)
     store = location.open()
     store.check()
+    digest = weights_digest(config.recipe.weights)
     dataset = provide_dataset(config, store, say)
     with _Cluster(config, location, say) as cluster:
-        identity = resolve_identity(config, store, dataset, cluster.precision)
+        identity = resolve_identity(config, store, dataset, digest, cluster.precision)
         plan = make_plan(config, store, identity, dataset, command)
         if plan.pending:
             cluster.start()

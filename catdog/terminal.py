@@ -12,7 +12,7 @@ from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.plan import estimate_seconds, local_slots, make_plan, resolve_identity
 from catdog.progress import format_seconds
-from catdog.provision import Dataset, find_dataset
+from catdog.provision import Dataset, find_dataset, weights_digest
 from catdog.storage import StoreLocation
 
 MOST_GAPS = 20
@@ -25,7 +25,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     at_hand = dataset is not None
     if dataset is None:
         dataset = Dataset(config.recipe.dataset, "not here yet", 3680)
-    identity = resolve_identity(config, store, dataset, lambda: "float32")
+    identity = resolve_identity(config, store, dataset, weights_digest(config.recipe.weights), lambda: "float32")
     plan = make_plan(config, store, identity, dataset, ())
     slots = local_slots(config)
     estimate = estimate_seconds(config, plan, slots)

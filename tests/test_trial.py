@@ -365,7 +365,7 @@ EXPLODING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_size"), [("baseline", 8), ("multi-attention", 8), ("attention-relu", 8), ("baseline", 1)]
+    ("name", "batch_size"), [("baseline", 24), ("multi-attention", 24), ("attention-relu", 24), ("baseline", 1)]
 )
 def test_a_diverged_trial_says_in_which_epoch_and_is_not_run_again(
     name: str, batch_size: int, make_context: MakeContext, recipe: Recipe
