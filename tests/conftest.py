@@ -24,7 +24,6 @@ from catdog.storage import StoreLocation
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ROOT = Path(__file__).parent.parent
 
 
@@ -132,9 +131,7 @@ def s3_bucket(s3_environment: dict[str, str]) -> str:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real Ray with two cores, shared by the tests of this process."""
-    import ray
-
-    import catdog.sweep  # noqa: F401  (sets what Ray reads when it is imported)
+    from catdog.sweep.cluster import ray  # which sets what Ray reads when it is imported
 
     ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)
     yield

@@ -1,0 +1,201 @@
+"""The driver's side of a sweep: resolve the plan, check the inputs on a worker, let Tune run what is left."""
+
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from catdog.aggregation import open_ledger
+from catdog.config import Identity, SweepConfig
+from catdog.context import RunContext
+from catdog.errors import StoreError, UserError
+from catdog.ledger import Ledger
+from catdog.paths import RunPaths
+from catdog.plan import Plan, make_plan, resolve_identity
+from catdog.progress import SweepProgress, showing
+from catdog.provision import provide_dataset, weights_digest
+from catdog.records import PlannedTrial, to_json
+from catdog.statistics import best_run
+from catdog.storage import Store, StoreLocation
+from catdog.sweep.cluster import Cluster
+from catdog.sweep.trainable import describe_failure, failed_attempts, prepare_worker, run_one
+from catdog.variants import parse_variant
+
+logger = logging.getLogger(__name__)
+
+
+def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> Ledger:
+    """Run what is left of a sweep; returns where the whole run stands then. Ray starts only if something is left.
+
+    Raises:
+        UserError: a mistake in options, data, weights or store; no trial was started.
+        KeyboardInterrupt: the user stopped it; the same command goes on from here.
+    """
+
+    def say(message: str) -> None:
+        console.print(message, soft_wrap=True, highlight=False)
+
+    location = StoreLocation.of(config.store)
+    store = location.open()
+    store.check()
+    digest = weights_digest(config.recipe.weights)
+    dataset = provide_dataset(config, store, say)
+    with Cluster(config, location, say) as cluster:
+        identity = resolve_identity(config, store, dataset, digest, cluster.precision)
+        plan = make_plan(config, store, identity, dataset, command)
+        if plan.pending:
+            cluster.start()
+            context = _run_context(config, location, identity, cluster.use_gpu)
+            _prepare_on_worker(context, cluster, console)
+            _put_manifest(store, plan)
+            done = len(plan.requested) - len(plan.pending)
+            say(f"{len(plan.pending)} trials to run, {done} already done; {cluster.slots} at once")
+            _run_trials(config, context, plan, cluster, store, console)
+        else:
+            _put_manifest(store, plan)
+            say(f"all {len(plan.requested)} trials are already done")
+    ledger = open_ledger(store, config.run_name)
+    if config.keep_weights == "best":
+        _keep_best_weights(store, ledger)
+    return ledger
+
+
+def _run_context(config: SweepConfig, location: StoreLocation, identity: Identity, use_gpu: bool) -> RunContext:
+    weights = config.recipe.weights
+    is_file = identity.weights_digest is not None and "://" not in weights
+    return RunContext(
+        run=config.run_name,
+        location=location,
+        identity=identity,
+        weights=os.path.abspath(os.path.expanduser(weights)) if is_file else weights,
+        use_gpu=use_gpu,
+        checkpoint_seconds=config.checkpoint_seconds,
+        keep_weights=config.keep_weights,
+    )
+
+
+def _put_manifest(store: Store, plan: Plan) -> None:
+    store.put(RunPaths(plan.ledger.manifest.run).manifest, plan.ledger.manifest.to_json())
+
+
+def _prepare_on_worker(context: RunContext, cluster: Cluster, console: Console) -> None:
+    """Check data and weights on a worker, and compute a frozen backbone's features, before any trial starts."""
+    resources = cluster.trial_resources
+    task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=3)(prepare_worker)
+    try:
+        with console.status("checking data and weights on a worker") as status:
+            for message in task.options(num_returns="streaming").remote(context):
+                text = ray.get(message)
+                status.update(text)
+                if not console.is_terminal:
+                    console.print(text, soft_wrap=True, highlight=False)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | StoreError):
+            raise type(error.cause)(str(error.cause)) from None
+        raise
+
+
+def _run_trials(
+    config: SweepConfig, context: RunContext, plan: Plan, cluster: Cluster, store: Store, console: Console
+) -> None:
+    launch = uuid.uuid4().hex
+    progress = SweepProgress(context.run, plan.ledger, cluster.slots)
+    progress.pending = len(plan.pending)
+    trainable = tune.with_resources(
+        tune.with_parameters(run_one, context=context, launch=launch), cluster.trial_resources
+    )
+    grid = [{"variant": trial.variant.label, "seed": trial.seed} for trial in plan.pending]
+    scratch = tempfile.mkdtemp(prefix="catdog-tune-")
+    try:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={"trial": tune.grid_search(grid)},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=context.run,
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=config.max_retries),
+                callbacks=[_Follow(progress, context, store, launch)],
+                verbose=0,
+            ),
+        )
+        with showing(progress, console):
+            tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"{trial.config['trial']['variant']} seed {trial.config['trial']['seed']}"
+
+
+class _Follow(tune.Callback):
+    """Tells the progress what Tune's trials do, and records those that Tune gave up."""
+
+    def __init__(self, progress: SweepProgress, context: RunContext, store: Store, launch: str) -> None:
+        self._progress, self._context, self._store, self._launch = progress, context, store, launch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that never happens
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._progress.started(*_cell(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "epoch" in result and "status" not in result:
+            epochs = self._context.identity.recipe.epochs
+            self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._progress.interrupted(*_cell(trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        result = trial.last_result
+        if result.get("status") == "complete":
+            self._progress.finished(*_cell(trial), result["val_accuracy"], result["test_accuracy"], result["seconds"])
+        elif result.get("status") == "diverged":
+            self._progress.diverged(*_cell(trial), result["seconds"])
+        else:
+            self._progress.failed(*_cell(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        label, seed = _cell(trial)
+        self._progress.failed(label, seed)
+        planned = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
+        cause = trial.get_error() or RuntimeError("the trial's process was lost")
+        failure = describe_failure(self._context, planned, cause, self._launch, trial.num_failures)
+        where = self._context.trial_paths(planned.variant, seed)
+        try:
+            if failed_attempts(self._store, self._context, planned, self._launch) >= 0:
+                self._store.put(where.failure, to_json(failure))
+        except StoreError as error:
+            logger.error("the failure of %s could not be recorded: %s", planned.name, error)
+
+
+def _cell(trial: Trial) -> tuple[str, int]:
+    return trial.config["trial"]["variant"], trial.config["trial"]["seed"]
+
+
+def _keep_best_weights(store: Store, ledger: Ledger) -> None:
+    """Delete the weights of all trials but each variant's best run by validation."""
+    run = RunPaths(ledger.manifest.run)
+    for label in ledger.manifest.variants:
+        results = ledger.results(label)
+        best = best_run(results)
+        folder = ledger.manifest.spec(label).folder
+        for result in results:
+            if result is not best:
+                store.delete(run.trial(folder, result.seed).weights)

@@ -1,0 +1,114 @@
+"""What runs on workers: the check of data and weights, and one trial for Tune.
+
+Errors that would come again are caught, recorded under failures/ and returned as a result; only what may pass (a
+store that stays away, a process that ran out of memory) raises, and Tune tries again.
+"""
+
+import os
+import platform
+import queue
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from ray import tune
+
+from catdog.context import RunContext
+from catdog.errors import NotFoundError, StoreError
+from catdog.provenance import now
+from catdog.records import EpochRecord, Failure, PlannedTrial, to_json
+from catdog.storage import Store
+from catdog.variants import parse_variant
+
+
+def prepare_worker(context: RunContext) -> Iterator[str]:
+    """Yield messages while the inputs of trials are loaded, with all cores."""
+    messages: queue.Queue[str | None] = queue.Queue()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        from catdog.inputs import load_inputs
+        from catdog.trial import prepare_process
+
+        try:
+            deterministic = context.identity.recipe.deterministic
+            device = prepare_process(len(os.sched_getaffinity(0)), context.use_gpu, deterministic)
+            load_inputs(context, device, messages.put)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            messages.put(None)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while (message := messages.get()) is not None:
+        yield message
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
+    """The trainable: one trial. Raises only for what may pass (a store that stays away): Tune then tries again."""
+    from catdog.trial import run_trial
+
+    recipe = context.identity.recipe
+    variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
+    trial = PlannedTrial(variant, config["trial"]["seed"])
+    store = context.location.open()
+    attempts = failed_attempts(store, context, trial, launch)
+    if attempts < 0:
+        tune.report({"status": "failed"})
+        return
+
+    def on_epoch(record: EpochRecord) -> None:
+        tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy})
+
+    try:
+        result = run_trial(context, variant, trial.seed, on_epoch)
+    except StoreError:
+        raise
+    except Exception as error:
+        failure = describe_failure(context, trial, error, launch, attempts + 1)
+        store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
+        if _is_out_of_memory(error):
+            raise  # for a fresh process; the next attempt finds the record above
+        tune.report({"status": "failed"})
+        return
+    tune.report(
+        {
+            "status": result.status,
+            "val_accuracy": result.val_accuracy,
+            "test_accuracy": result.test_accuracy,
+            "seconds": result.seconds,
+        }
+    )
+
+
+def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, launch: str) -> int:
+    """Return how often the trial failed before; -1 if it did so for good since this sweep was started."""
+    try:
+        failure = Failure.from_json(store.get(context.trial_paths(trial.variant, trial.seed).failure))
+    except (NotFoundError, TypeError, ValueError):
+        return 0
+    return -1 if failure.launch == launch else failure.attempts
+
+
+def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception, launch: str, attempts: int) -> Failure:
+    return Failure(
+        variant=trial.variant.label,
+        seed=trial.seed,
+        config_hash=context.identity.trial_hash(trial.variant, trial.seed),
+        error=type(error).__name__,
+        message=(str(error).splitlines() or [""])[0][:300],
+        traceback="".join(traceback.format_exception(error)),
+        attempts=attempts,
+        launch=launch,
+        log=f"{platform.node()}:{os.path.realpath('/proc/self/fd/2')}",
+        failed_at=now(),
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
