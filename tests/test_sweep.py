@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -134,18 +133,7 @@ def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pyte
 @pytest.mark.usefixtures("local_ray")
 def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets = make_pets(tmp_path / "pets")
-    arguments = [
-        "--epochs",
-        "1",
-        "--seeds",
-        "1",
-        "--weights",
-        "none",
-        "--image-size",
-        "64",
-        "--batch-size",
-        "4",
-    ]
+    arguments = ["--epochs", "1", "--seeds", "1", "--weights", "none", "--image-size", "64", "--batch-size", "4"]
     code = run_job(sweep.main, ["paper", "--store", str(tmp_path / "store"), "--data-root", str(pets), *arguments])
     assert code == 0
     trials = pd.read_csv(tmp_path / "store/paper/report/trials.csv")
@@ -265,6 +253,7 @@ RESUMED = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
     folder = store_folder / "demo/trials/attention/seed-00"
     checkpoint = folder / "checkpoint.pt"
@@ -303,9 +292,7 @@ def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folde
     assert later[: len(computed)] == computed, "epochs before the interruption were computed again"
 
     # To the end.
-    process = start_job(store_folder, *RESUMED)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    assert run_job(sweep.main, ["demo", "--store", str(store_folder), *RESUMED]) == 0
     final = times_computed((folder / "history.csv").read_text())
     assert final[: len(later)] == later, "epochs before the kill were computed again"
     assert len(final) == 14
@@ -316,9 +303,7 @@ def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folde
     (undisturbed / "datasets").mkdir(parents=True)
     for path in store_folder.glob("datasets/*"):
         (undisturbed / "datasets" / path.name).symlink_to(path)
-    process = start_job(undisturbed, *RESUMED)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    assert run_job(sweep.main, ["demo", "--store", str(undisturbed), *RESUMED]) == 0
     pd.testing.assert_frame_equal(
         comparable(report(store_folder, "trials.csv")), comparable(report(undisturbed, "trials.csv"))
     )
@@ -365,47 +350,3 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
     assert run_job(aggregate.main, ["--store", store_url, "--run", "demo", "--out", str(tmp_path / "out")]) == 0
     for name, content in tables.items():
         assert (tmp_path / "out" / name).read_bytes() == content
-
-
-def test_progress_without_a_terminal_is_lines(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
-    from catdog import progress as module
-
-    class OneTrial:
-        pass
-
-    manifest_store = StoreLocation.of(str(store_folder)).open()
-    assert read_manifest(manifest_store, "demo") is None
-    monkeypatch.setattr(module, "LINE_SECONDS", 0.05)
-    ledger = make_ledger()
-    progress = module.SweepProgress("night", ledger, slots=2)
-    progress.pending = 4
-    output = io.StringIO()
-    with module.showing(progress, Console(file=output, width=140)):
-        progress.started("baseline", 0)
-        progress.finished("baseline", 0, 90.0, 89.0, 60.0)
-        progress.finished("baseline", 1, 91.0, 90.0, 60.0)
-        progress.failed("se", 0)
-        deadline = threading.Event()
-        deadline.wait(0.3)
-    lines = output.getvalue().splitlines()
-    assert "night: 2/4 done, 0 running, 1 failed" in lines[-1]
-    assert "baseline test 89.50 ± 0.71 (n=2)" in lines[-1]
-    assert "ETA 60 s" in lines[-1]
-    shown = io.StringIO()
-    Console(file=shown, width=100).print(progress)
-    assert "89.50 ± 0.71" in shown.getvalue()
-
-
-def make_ledger():  # type: ignore[no-untyped-def]
-    import dataclasses
-
-    from catdog.config import PRESETS, Identity
-    from catdog.ledger import Entry, Ledger
-    from catdog.records import Manifest
-
-    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
-    seeds = {"baseline": (0, 1), "se": (0, 1)}
-    manifest = Manifest("night", "demo", Identity(recipe, "0" * 16, None, 1), tuple(seeds), seeds, "", (), {}, None)
-    return Ledger(manifest, [Entry(trial, "") for trial in manifest.planned()])

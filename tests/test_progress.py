@@ -1,0 +1,58 @@
+"""What a user sees while a sweep runs, on a terminal and in a log file."""
+
+import dataclasses
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from catdog import progress as module
+from catdog.config import PRESETS, Identity
+from catdog.ledger import Entry, Ledger
+from catdog.progress import SweepProgress, format_seconds, showing
+from catdog.records import Manifest
+
+
+@pytest.fixture
+def progress() -> SweepProgress:
+    """Of a run of two variants and two seeds that has just begun."""
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
+    seeds = {"baseline": (0, 1), "se": (0, 1)}
+    manifest = Manifest("night", "demo", Identity(recipe, "0" * 16, None, 1), tuple(seeds), seeds, "", (), {}, None)
+    progress = SweepProgress("night", Ledger(manifest, [Entry(trial, "") for trial in manifest.planned()]), slots=2)
+    progress.pending = 4
+    return progress
+
+
+def test_in_a_log_progress_is_lines(progress: SweepProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.05)
+    output = io.StringIO()
+    with showing(progress, Console(file=output, width=140)):
+        progress.started("baseline", 0)
+        progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+        progress.finished("baseline", 1, 91.0, 90.0, 60.0)
+        progress.failed("se", 0)
+        time.sleep(0.3)
+    lines = output.getvalue().splitlines()
+    assert len(lines) > 1
+    assert "night: 2/4 done, 0 running, 1 failed" in lines[-1]
+    assert "baseline test 89.50 ± 0.71 (n=2)" in lines[-1]
+    assert "ETA 60 s" in lines[-1]
+
+
+def test_on_a_terminal_progress_is_a_table(progress: SweepProgress) -> None:
+    progress.started("se", 1)
+    progress.epoch("se", 1, 4, 12, 61.25)
+    progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+    progress.interrupted("se", 0)
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(progress)
+    text = shown.getvalue()
+    assert "90.00" in text
+    assert "se seed 1: epoch 5/12, validation 61.2" in text
+    assert "1 started again" in text
+
+
+def test_durations_are_for_people() -> None:
+    assert [format_seconds(seconds) for seconds in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
