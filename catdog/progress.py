@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class VariantProgress:
     failed: int = 0
     running: dict[int, str] = field(default_factory=dict)
     """seed → how far it is."""
+    collapsed: dict[int, str] = field(default_factory=dict)
+    """seed → what was wrong with its masks in its latest epoch."""
 
     @property
     def done(self) -> int:
@@ -61,9 +64,15 @@ class SweepProgress:
         with self._lock:
             self.variants[label].running[seed] = "starting"
 
-    def epoch(self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float) -> None:
+    def epoch(self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float, collapse: str = "") -> None:
+        """A trial ended an epoch; `collapse` says what is wrong with its masks, if anything is."""
         with self._lock:
-            self.variants[label].running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
+            variant = self.variants[label]
+            variant.running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
+            if collapse:
+                variant.collapsed[seed] = collapse
+            else:
+                variant.collapsed.pop(seed, None)
 
     def finished(self, label: str, seed: int, val: float, test: float, seconds: float) -> None:
         with self._lock:
@@ -108,6 +117,7 @@ class SweepProgress:
                 for label, variant in self.variants.items()
                 if (s := summarise(variant.test)).n
             ]
+            parts += self._warnings()
             eta = self.eta_seconds
             parts.append(
                 f"ETA {format_seconds(eta)}"
@@ -140,13 +150,21 @@ class SweepProgress:
             elapsed = format_seconds(time.monotonic() - self._started)
             footer = f"{elapsed} elapsed" + (f", about {format_seconds(eta)} to go" if eta is not None else "")
             footer += f", {self.retries} started again" if self.retries else ""
-            return Group(table, *current[:8], Text(footer, style="dim"))
+            warnings = [Text(f"  {warning}", style="yellow") for warning in self._warnings()]
+            return Group(table, *current[:8], *warnings, Text(footer, style="dim"))
 
     def _end(self, label: str, seed: int, seconds: float | None) -> None:
         self.variants[label].running.pop(seed, None)
         self.pending -= 1
         if seconds is not None:
             self._seconds.append(seconds)
+
+    def _warnings(self) -> list[str]:
+        return [
+            f"{label}: {what} in {count} of its trials"
+            for label, variant in self.variants.items()
+            for what, count in Counter(variant.collapsed.values()).items()
+        ]
 
     def _totals(self) -> tuple[int, int, int, int]:
         variants = self.variants.values()

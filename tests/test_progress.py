@@ -54,5 +54,16 @@ def test_on_a_terminal_progress_is_a_table(progress: SweepProgress) -> None:
     assert "1 started again" in text
 
 
+def test_collapsed_masks_are_warned_about_while_the_run_goes_on(progress: SweepProgress) -> None:
+    progress.epoch("se", 0, 0, 12, 50.0, "dead masks")
+    progress.epoch("se", 1, 0, 12, 50.0, "dead masks")
+    assert "se: dead masks in 2 of its trials" in progress.line()
+    progress.epoch("se", 1, 1, 12, 50.0)
+    assert "se: dead masks in 1 of its trials" in progress.line()
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(progress)
+    assert "se: dead masks in 1 of its trials" in shown.getvalue()
+
+
 def test_durations_are_for_people() -> None:
     assert [format_seconds(seconds) for seconds in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]

@@ -157,7 +157,7 @@ class _Follow(tune.Callback):
     ) -> None:
         if "epoch" in result and "status" not in result:
             epochs = self._context.identity.recipe.epochs
-            self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"])
+            self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._progress.interrupted(*_cell(trial))

@@ -51,6 +51,7 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
 
 def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
     """The trainable: one trial. Raises only for what may pass (a store that stays away): Tune then tries again."""
+    from catdog.models.losses import mask_collapse
     from catdog.trial import run_trial
 
     recipe = context.identity.recipe
@@ -63,7 +64,8 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
         return
 
     def on_epoch(record: EpochRecord) -> None:
-        tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy})
+        collapse = mask_collapse(record.mask_health) if record.mask_health is not None else None
+        tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy, "collapse": collapse or ""})
 
     try:
         result = run_trial(context, variant, trial.seed, on_epoch)
