@@ -1,6 +1,4 @@
-"""What the trials of one process share: the opened data and the pretrained backbone; and a trial's network made of
-it.
-"""
+"""What the trials of one process share: the opened data and the pretrained backbone."""
 
 import copy
 import functools

@@ -1,6 +1,4 @@
-"""Where a run stands, from the store alone: its manifest, and for every planned trial a result, a failure or nothing
-yet.
-"""
+"""Where a run stands, from the store alone: its manifest, and each trial's result, failure or nothing yet."""
 
 import logging
 from collections import Counter

@@ -1,6 +1,4 @@
-"""Command lines made of dataclasses, and how a job ends: a mistake is one line on stderr and exit code 2, never a
-traceback.
-"""
+"""Command lines made of dataclasses, and how a job ends: a mistake is one line on stderr and exit code 2."""
 
 import contextlib
 import io

@@ -14,9 +14,7 @@ from catdog.statistics import summarise
 from catdog.storage import Store
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 360.0, "pets-frozen": 2500.0, "pets-cpu": 22.0}
-"""Training images a second of one trial with one thread, seen on two cores of an AMD EPYC (make bench has its own
-figures).
-"""
+"""Training images a second of one trial with one thread, seen with two at once on two cores of an AMD EPYC."""
 
 
 @dataclass(frozen=True)

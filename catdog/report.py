@@ -1,6 +1,4 @@
-"""The files of a run's report: table.csv, table.md, trials.csv, summary.json and the figures (matplotlib is imported
-here only).
-"""
+"""The files of a run's report: table.csv, table.md, trials.csv, summary.json, figures. Alone imports matplotlib."""
 
 import io
 import shlex

@@ -45,9 +45,7 @@ def colour_map() -> npt.NDArray[np.uint8]:
 
 
 def mask_range(masks_MHW: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return the values that the ends of the colour scale stand for: 0..1 for several masks, a single mask's own
-    range.
-    """
+    """Return the values at the ends of the colour scale: 0..1 for several masks, a single mask's own range."""
     if len(masks_MHW) > 1:
         return 0.0, 1.0
     return float(masks_MHW.min()), float(masks_MHW.max())

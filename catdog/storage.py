@@ -1,5 +1,4 @@
-"""Where a run lives: a local folder, an S3 prefix, or memory (for tests and tools); and uploads off the training
-thread.
+"""Where a run lives: a local folder, an S3 prefix, or memory; and uploads off the training thread.
 
 A key is a relative path with forward slashes (`catdog.paths`). Every write is whole or not at all. Errors are
 `UserError` where the user must act (no such bucket, no permission), `NotFoundError` where there is no such object,
@@ -71,9 +70,7 @@ class StoreLocation:
 
     @classmethod
     def of(cls, url: str) -> "StoreLocation":
-        """Return the location a user named: local folders become absolute, endpoint and region are boto3's for this
-        process.
-        """
+        """Return the location a user named: folders become absolute, endpoint and region are this process's."""
         if not url.startswith("s3://"):
             if "://" in url or url.startswith("s3:"):
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")

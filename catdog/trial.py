@@ -162,9 +162,7 @@ class _Trial:
         uploads.put(self.where.snapshot(record.epoch), sheet)
 
     def _score(self, uploads: BackgroundUploads) -> dict[str, Any]:
-        """Score validation and, for the first and only time, test with the chosen epoch's weights; queue what is
-        kept.
-        """
+        """Score validation and, only here, test with the chosen epoch's weights; queue what is kept."""
         best = self.state.best
         model = self.state.model
         model.load_state_dict(self.state.best_weights)
@@ -269,9 +267,7 @@ class _Trial:
 
 
 def _check_archive(data: bytes) -> None:
-    """Raise unless the checksums in a file of `torch.save` (a zip archive) are right: `torch.load` does not look at
-    them.
-    """
+    """Raise unless the checksums in a file of `torch.save` (a zip archive) are right; `torch.load` ignores them."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         damaged = archive.testzip()
     if damaged is not None:

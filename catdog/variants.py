@@ -19,9 +19,7 @@ Number = int | float
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a head: an integer where its default is one, within [minimum, maximum] (below 1 for
-    `below_one`).
-    """
+    """A parameter of a head, an integer where its default is one, within [minimum, maximum]."""
 
     name: str
     default: Number
@@ -56,9 +54,7 @@ LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 
 @dataclass(frozen=True)
 class Variant:
-    """A named model: its head class (`module.Class` under catdog.models.heads), parameters, and what is fixed by the
-    name.
-    """
+    """A named model: its head class (`module.Class` of catdog.models.heads), parameters, and what the name fixes."""
 
     name: str
     head: str

@@ -1,6 +1,4 @@
-"""What tests share: a store with the drawn pets packed once, a small recipe, a real S3 server, a local Ray, the real
-images.
-"""
+"""What tests share: packed drawn pets, a small recipe, a real S3 server, a local Ray, the real images."""
 
 import dataclasses
 import os

@@ -1,6 +1,4 @@
-"""The house rules: data flows one way, heavy libraries stay where they belong, options are answered before torch is
-there.
-"""
+"""The house rules: data flows one way, heavy libraries stay in their place, options are answered before torch."""
 
 import ast
 import subprocess

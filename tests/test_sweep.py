@@ -1,6 +1,4 @@
-"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed and resumed; and on a real S3
-server.
-"""
+"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed, resumed; and to a real S3."""
 
 import csv
 import io

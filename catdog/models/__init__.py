@@ -1,5 +1,6 @@
-"""The models: `build_model` joins a backbone and the head of a variant. Shapes: B batch, C channels, M masks, K
-classes.
+"""The models: `build_model` joins a backbone and the head of a variant.
+
+Shapes: B batch, C channels of an H × W map, M masks, K classes.
 """
 
 from catdog.models.network import ModelOutput, PetNet, build_head, build_model
