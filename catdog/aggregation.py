@@ -3,11 +3,14 @@
 Accuracies are percentages. Failed, diverged and missing trials are listed, never averaged away.
 """
 
+import dataclasses
+
 import pandas as pd
 
 from catdog.errors import UserError
 from catdog.ledger import Ledger, read_ledger, read_manifest
 from catdog.records import TrialResult
+from catdog.spending import summarise_spending
 from catdog.statistics import best_run, summarise
 from catdog.storage import Store
 
@@ -116,6 +119,10 @@ def summary(ledger: Ledger, table: pd.DataFrame) -> dict[str, object]:
         "trials": {status: ledger.counts[status] for status in ("complete", "diverged", "failed", "missing")},
         "gaps": gaps(ledger),
         "trial_seconds": sum(entry.result.seconds for entry in ledger.entries if entry.result),
+        "spent": [
+            dataclasses.asdict(spending) | {"idle_share": spending.idle_share}
+            for spending in summarise_spending(ledger.sessions)
+        ],
         "variants": [
             {name: None if pd.isna(value) else value for name, value in row.items()}
             for row in table.astype(object).to_dict("records")

@@ -8,6 +8,7 @@ validated on construction; a mistake is a `UserError` that names the option and 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -150,6 +151,10 @@ class SweepConfig:
     """Keep the weights of each variant's best run by validation, of all trials, or none."""
     max_retries: int = 20
     """How often a trial is started again after a lost node, a killed process or a store that stayed away."""
+    hourly_price: float | None = None
+    """Price of one GPU for an hour (of one CPU core, where trials use no GPU), to say what a sweep costs."""
+    max_cost: float | None = None
+    """Start no more trials when the run has cost so much, idle time included; needs --hourly-price."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 
@@ -172,6 +177,13 @@ class SweepConfig:
             f"--checkpoint-seconds {self.checkpoint_seconds}: must not be negative",
         )
         _require(self.max_retries >= 0, f"--max-retries {self.max_retries}: must not be negative")
+        for name in ("hourly_price", "max_cost"):
+            amount = getattr(self, name)
+            _require(amount is None or 0 < amount < math.inf, f"{_option(name)} {amount}: must be above 0")
+        _require(
+            self.max_cost is None or self.hourly_price is not None,
+            f"--max-cost {self.max_cost}: needs --hourly-price, the price of a GPU for an hour",
+        )
         _require(
             self.data_root is None or self.recipe.dataset == "oxford-iiit-pet",
             f"--data-root {self.data_root}: the dataset of this preset is drawn in code; leave the option out",

@@ -2,14 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from catdog.config import Identity, SweepConfig
 from catdog.errors import NotFoundError, UserError
 from catdog.paths import RunPaths
 from catdog.provenance import code_version, now, package_versions
-from catdog.records import Failure, Manifest, PlannedTrial, Status, TrialResult
+from catdog.records import Failure, Manifest, PlannedTrial, Session, Status, TrialResult
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Ledger:
 
     manifest: Manifest
     entries: Sequence[Entry]
+    sessions: Sequence[Session] = ()
+    """What each launch of the sweep has used, in their order."""
 
     @property
     def counts(self) -> Counter[Status]:
@@ -75,7 +77,8 @@ def read_ledger(store: Store, manifest: Manifest) -> Ledger:
         for key in (where.result, where.failure)
         if key in keys
     ]
-    contents = dict(read_many(store, wanted))
+    sessions = store.list(run.sessions)
+    contents = dict(read_many(store, [*wanted, *sessions]))
     entries = []
     for trial in planned:
         where = run.trial(trial.variant.folder, trial.seed)
@@ -83,7 +86,7 @@ def read_ledger(store: Store, manifest: Manifest) -> Ledger:
         result = _parse_result(where.result, contents.get(where.result), config_hash)
         failure = None if result else _parse_failure(where.failure, contents.get(where.failure), config_hash)
         entries.append(Entry(trial, config_hash, result, failure, where.checkpoint in keys))
-    return Ledger(manifest, entries)
+    return Ledger(manifest, entries, _parse_sessions({key: contents[key] for key in sessions if key in contents}))
 
 
 def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:
@@ -122,6 +125,16 @@ def _parse_result(key: str, data: bytes | None, config_hash: str) -> TrialResult
         logger.warning("%s: %s; the trial will be run again", key, error)
         return None
     return result if result.config_hash == config_hash else None
+
+
+def _parse_sessions(contents: Mapping[str, bytes]) -> list[Session]:
+    sessions = []
+    for key, data in contents.items():
+        try:
+            sessions.append(Session.from_json(data))
+        except ValueError as error:
+            logger.warning("%s: %s; what it used is not counted", key, error)
+    return sorted(sessions, key=lambda session: session.started_at)
 
 
 def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | None:

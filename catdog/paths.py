@@ -91,6 +91,17 @@ class RunPaths:
     def failures(self) -> str:
         return f"{self.run}/failures/"
 
+    @property
+    def sessions(self) -> str:
+        return f"{self.run}/sessions/"
+
+    def session(self, launch: str) -> str:
+        return f"{self.sessions}{launch}.json"
+
+    @property
+    def canary(self) -> str:
+        return f"{self.run}/canary.json"
+
     def trial(self, variant_folder: str, seed: int) -> TrialPaths:
         return TrialPaths(self.run, variant_folder, seed)
 

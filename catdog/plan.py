@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from catdog.config import PRESETS, Identity, Precision, Recipe, SweepConfig
 from catdog.data.split import VALIDATION_SHARE
+from catdog.errors import NotFoundError
 from catdog.ledger import Ledger, plan_run, read_ledger, read_manifest
+from catdog.paths import RunPaths
 from catdog.provision import NAMED_WEIGHTS, Dataset
-from catdog.records import PlannedTrial
-from catdog.statistics import summarise
+from catdog.records import Canary, CanaryStep, PlannedTrial
 from catdog.storage import Store
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 360.0, "pets-frozen": 2500.0, "pets-cpu": 22.0}
@@ -74,23 +75,63 @@ def count_train_images(recipe: Recipe, dataset: Dataset) -> int:
     return min(train, recipe.limit_images or train)
 
 
-def estimate_seconds(config: SweepConfig, plan: Plan, slots: int) -> tuple[float, str] | None:
-    """Return about how long the pending trials take on `slots` at once, and what that is based on; None if unknown."""
-    measured = [entry.result.seconds for entry in plan.ledger.entries if entry.result]
-    if measured:
-        mean = summarise(measured).mean or 0.0
-        return mean * len(plan.pending) / slots, f"from the {len(measured)} finished trials of this run"
+@dataclass(frozen=True)
+class Estimate:
+    """How long the pending trials take, one after the other, and what that is based on."""
+
+    seconds: float
+    basis: str
+
+
+def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate | None:
+    """Estimate from this run's finished trials, else from the canary, else from the preset's speed; None if unknown."""
+    finished: dict[str, list[float]] = {}
+    for entry in plan.ledger.entries:
+        if entry.result is not None:
+            finished.setdefault(entry.trial.variant.label, []).append(entry.result.seconds)
+    if finished:
+        count = sum(map(len, finished.values()))
+        overall = sum(map(sum, finished.values())) / count
+        means = {label: sum(seconds) / len(seconds) for label, seconds in finished.items()}
+        total = sum(means.get(trial.variant.label, overall) for trial in plan.pending)
+        return Estimate(total, f"from the {count} finished trials of this run")
+    if canary is not None and canary.identity == plan.ledger.manifest.identity:
+        speeds = {step.variant: _trial_seconds(plan, step) for step in canary.steps if step.error is None}
+        if all(trial.variant.label in speeds for trial in plan.pending):
+            total = sum(speeds[trial.variant.label] for trial in plan.pending)
+            return Estimate(total, f"from the doctor's short trials on {canary.device}")
     rate = REFERENCE_IMAGES_PER_SECOND.get(config.preset)
     reference = PRESETS[config.preset].recipe
-    if rate is None or (config.recipe.backbone, config.recipe.freeze) != (
-        reference.backbone,
-        reference.freeze,
-    ):
+    if rate is None or (config.recipe.backbone, config.recipe.freeze) != (reference.backbone, reference.freeze):
         return None
     rate *= (reference.image_size / config.recipe.image_size) ** 2 * config.cpus_per_trial
-    return plan.images / rate / slots, "from this preset's speed on two cores of an AMD EPYC"
+    return Estimate(plan.images / rate, "from this preset's speed on two cores of an AMD EPYC")
+
+
+def read_canary(store: Store, run: str) -> Canary | None:
+    """Return what the doctor's short trials measured for this run, if there were any."""
+    try:
+        return Canary.from_json(store.get(RunPaths(run).canary))
+    except (NotFoundError, ValueError):
+        return None
+
+
+def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
+    """Return about how long a trial takes at the speed of its short one: training, and validation in every epoch."""
+    assert step.train_images_per_second is not None
+    assert step.evaluate_images_per_second is not None
+    epochs = plan.ledger.manifest.identity.recipe.epochs
+    validation = plan.train_images * VALIDATION_SHARE / (1 - VALIDATION_SHARE)
+    return epochs * (plan.train_images / step.train_images_per_second + validation / step.evaluate_images_per_second)
 
 
 def local_slots(config: SweepConfig) -> int:
     """Return how many trials this machine's cores run at once."""
     return max(1, len(os.sched_getaffinity(0)) // config.cpus_per_trial)
+
+
+def units_per_trial(config: SweepConfig) -> float:
+    """Return how many GPUs a trial takes, or CPU cores where it takes none; `None` GPUs count as one."""
+    if config.gpus_per_trial == 0:
+        return float(config.cpus_per_trial)
+    return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial

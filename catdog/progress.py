@@ -52,6 +52,8 @@ class SweepProgress:
         self._started = time.monotonic()
         self.retries = 0
         self.pending = 0
+        self.notice = ""
+        """What the user should know about the whole sweep."""
         for entry in ledger.entries:
             progress = self.variants[entry.trial.variant.label]
             if entry.result is not None and entry.result.status == "diverged":
@@ -89,6 +91,11 @@ class SweepProgress:
         with self._lock:
             self._end(label, seed, None)
             self.variants[label].failed += 1
+
+    def left_out(self, label: str, seed: int) -> None:
+        """A trial was not started, because no more were to start."""
+        with self._lock:
+            self._end(label, seed, None)
 
     def interrupted(self, label: str, seed: int) -> None:
         """A trial's process or node was lost; it will start again."""
@@ -160,7 +167,7 @@ class SweepProgress:
             self._seconds.append(seconds)
 
     def _warnings(self) -> list[str]:
-        return [
+        return [self.notice] * bool(self.notice) + [
             f"{label}: {what} in {count} of its trials"
             for label, variant in self.variants.items()
             for what, count in Counter(variant.collapsed.values()).items()

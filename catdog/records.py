@@ -16,6 +16,8 @@ from catdog.errors import UserError
 from catdog.variants import VariantSpec, parse_variant
 
 Status = Literal["complete", "failed", "diverged", "missing"]
+Unit = Literal["GPU", "CPU"]
+"""What trials take up and what is paid for by the hour: GPUs, or CPU cores where trials use no GPU."""
 
 
 def to_json(content: Any) -> bytes:
@@ -156,6 +158,70 @@ class Failure:
     @classmethod
     def from_json(cls, data: bytes) -> "Failure":
         return cls(**json.loads(data))
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one launch of a sweep has used."""
+
+    launch: str
+    started_at: str
+    unit: Unit
+    hourly_price: float | None
+    """Of one unit."""
+    seconds: float = 0.0
+    unit_hours: float = 0.0
+    """Of all units that were there, idle or not."""
+    busy_hours: Mapping[str, float] = field(default_factory=dict)
+    """Of units that a trial was using, by variant."""
+    closed: bool = False
+    """No more trials start: what the sweep may cost is spent."""
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Session":
+        """Read a session; raises `ValueError` when it is not one."""
+        try:
+            return cls(**json.loads(data))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a session: {error}") from None
+
+
+@dataclass(frozen=True)
+class CanaryStep:
+    """What a worker measured on a short trial of one variant."""
+
+    variant: str
+    error: str | None
+    """Why the short trial did not end; then nothing else is known."""
+    train_images_per_second: float | None = None
+    evaluate_images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    """Of the GPU, or of the process on a CPU."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Short trials of all variants on one worker, before a night is spent."""
+
+    identity: Identity
+    device: str
+    memory_bytes: int | None
+    """Of the whole GPU; None on a CPU."""
+    steps: tuple[CanaryStep, ...]
+
+    def to_json(self) -> bytes:
+        return to_json(dataclasses.asdict(self) | {"identity": self.identity.to_json()})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Canary":
+        """Read a canary; raises `ValueError` when it is not one."""
+        try:
+            content = json.loads(data)
+            content["identity"] = Identity.from_json(content["identity"])
+            content["steps"] = tuple(CanaryStep(**step) for step in content["steps"])
+            return cls(**content)
+        except (KeyError, TypeError, ValueError, UserError) as error:
+            raise ValueError(f"not a canary: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from catdog.aggregation import format_accuracy, gaps
 from catdog.config import SweepConfig
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
-from catdog.plan import estimate_seconds, local_slots, make_plan, resolve_identity
+from catdog.plan import Estimate, estimate, local_slots, make_plan, read_canary, resolve_identity, units_per_trial
 from catdog.progress import format_seconds
 from catdog.provision import Dataset, find_dataset, weights_digest
+from catdog.spending import summarise_spending
 from catdog.storage import StoreLocation
 
 MOST_GAPS = 20
@@ -27,8 +28,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         dataset = Dataset(config.recipe.dataset, "not here yet", 3680)
     identity = resolve_identity(config, store, dataset, weights_digest(config.recipe.weights), lambda: "float32")
     plan = make_plan(config, store, identity, dataset, ())
-    slots = local_slots(config)
-    estimate = estimate_seconds(config, plan, slots)
+    expected = estimate(config, plan, read_canary(store, config.run_name))
     rows = {
         "run": f"{config.run_name} in {store.url}",
         "variants": ", ".join(spec.label for spec in config.variant_specs),
@@ -40,9 +40,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs "
         f"× {plan.train_images:,} images)",
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU a trial",
-        "estimated time": "unknown: there is no finished trial to go by"
-        if estimate is None
-        else f"about {format_seconds(estimate[0])}, {slots} trials at once ({estimate[1]})",
+        "estimated time": _expected_time(config, expected),
+        "estimated cost": _expected_cost(config, expected),
     }
     for name, value in rows.items():
         console.print(f"{name:>16}  {value}", soft_wrap=True, highlight=False)
@@ -59,6 +58,8 @@ def print_outcome(console: Console, url: str, ledger: Ledger, table: pd.DataFram
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     if len(missing) > MOST_GAPS:
         console.print(f"  … and {len(missing) - MOST_GAPS} more in {run.report('table.md')}", highlight=False)
+    for line in spending_lines(ledger):
+        console.print(f"{'spent':>16}  {line}", soft_wrap=True, highlight=False, markup=False)
     places = {
         "table": run.report("table.md"),
         "all trials": run.report("trials.csv"),
@@ -86,6 +87,22 @@ def print_status(console: Console, url: str, ledger: Ledger, table: pd.DataFrame
             console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
+def spending_lines(ledger: Ledger) -> list[str]:
+    """Return what the run has used, and what that cost where there is a price: one line for each kind of unit."""
+    lines = []
+    for spending in summarise_spending(ledger.sessions):
+        unit = "GPU" if spending.unit == "GPU" else "core"
+        idle = "" if spending.idle_share is None else f", {spending.idle_share:.0%} of them idle"
+        cost = ""
+        if spending.cost is not None and spending.variant_costs is not None:
+            shares = [f"{label} {amount:.2f}" for label, amount in spending.variant_costs.items()]
+            shares.append(f"idle {spending.cost - sum(spending.variant_costs.values()):.2f}")
+            cost = f", cost {spending.cost:.2f} ({', '.join(shares)})"
+        sessions = sum(session.unit == spending.unit for session in ledger.sessions)
+        lines.append(f"{spending.unit_hours:.2f} {unit}-hours in {sessions} session{'s' * (sessions > 1)}{idle}{cost}")
+    return lines
+
+
 def comparison(table: pd.DataFrame) -> Table:
     """Return the comparison table for the terminal."""
     shown = Table(header_style="bold")
@@ -101,6 +118,32 @@ def comparison(table: pd.DataFrame) -> Table:
             format_accuracy(row["best_val_test"], None),
         )
     return shown
+
+
+def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:
+    if expected is None:
+        return "unknown: no trial of this run is finished, and jobs/doctor.py has not measured its speed"
+    units = units_per_trial(config)
+    if config.gpus_per_trial == 0:
+        slots = local_slots(config)
+        return f"about {format_seconds(expected.seconds / slots)}, {slots} trials at once ({expected.basis})"
+    hours = {f"{count} GPU{'s' * (count > 1)}": expected.seconds * units / count for count in (1, 4, 16)}
+    spread = ", ".join(f"{format_seconds(seconds)} on {gpus}" for gpus, seconds in hours.items())
+    return f"about {spread} ({expected.basis})"
+
+
+def _expected_cost(config: SweepConfig, expected: Estimate | None) -> str:
+    hours = None if expected is None else expected.seconds * units_per_trial(config) / 3600
+    unit = "core" if config.gpus_per_trial == 0 else "GPU"
+    if config.hourly_price is None or hours is None:
+        return ("unknown" if hours is None else f"{hours:.2f} {unit}-hours") + (
+            "; its price: --hourly-price" if config.hourly_price is None else ""
+        )
+    limit = "" if config.max_cost is None else f"; no trial starts after {config.max_cost:g}"
+    return (
+        f"about {hours * config.hourly_price:.2f}: {hours:.2f} {unit}-hours at {config.hourly_price:g}, "
+        f"without idle time and the head node{limit}"
+    )
 
 
 def _gpus(config: SweepConfig) -> str:

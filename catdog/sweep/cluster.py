@@ -1,5 +1,6 @@
 """The Ray that trials run on: what it has, and whether it has what a sweep asks for."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import ray
 from catdog import allocator
 from catdog.config import Precision, SweepConfig
 from catdog.errors import UserError
+from catdog.records import Unit
 from catdog.storage import StoreLocation
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -28,6 +30,7 @@ class Cluster:
         self._ours = False
         self.use_gpu = False
         self.slots = 0
+        self._units = 0.0
 
     def __enter__(self) -> "Cluster":
         return self
@@ -79,6 +82,21 @@ class Cluster:
         if self._config.gpus_per_trial is not None:
             return self._config.gpus_per_trial
         return 1.0 if ray.cluster_resources().get("GPU") else 0.0
+
+    @property
+    def unit(self) -> Unit:
+        """What trials take up and what is paid for."""
+        return "GPU" if self.use_gpu else "CPU"
+
+    @property
+    def units_per_trial(self) -> float:
+        return self.gpus_per_trial if self.use_gpu else float(self._config.cpus_per_trial)
+
+    def count_units(self) -> float:
+        """Return how many units the cluster has now (or had, where it does not answer)."""
+        with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+            self._units = float(ray.cluster_resources().get(self.unit, 0.0))
+        return self._units
 
     @property
     def trial_resources(self) -> dict[str, float]:

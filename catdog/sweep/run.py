@@ -20,10 +20,13 @@ from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
+from catdog.provenance import now
 from catdog.provision import provide_dataset, weights_digest
-from catdog.records import PlannedTrial, to_json
+from catdog.records import PlannedTrial, Session, to_json
+from catdog.spending import Meter
 from catdog.statistics import best_run
 from catdog.storage import Store, StoreLocation
+from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.trainable import describe_failure, failed_attempts, prepare_worker, run_one
 from catdog.variants import parse_variant
@@ -108,6 +111,9 @@ def _run_trials(
     launch = uuid.uuid4().hex
     progress = SweepProgress(context.run, plan.ledger, cluster.slots)
     progress.pending = len(plan.pending)
+    session = Session(launch, now(), cluster.unit, config.hourly_price)
+    meter = Meter(session, cluster.units_per_trial, cluster.count_units)
+    budget = Budget(meter, store, RunPaths(context.run), plan.ledger.sessions, config.max_cost, progress)
     trainable = tune.with_resources(
         tune.with_parameters(run_one, context=context, launch=launch), cluster.trial_resources
     )
@@ -126,11 +132,11 @@ def _run_trials(
                 name=context.run,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=config.max_retries),
-                callbacks=[_Follow(progress, context, store, launch)],
+                callbacks=[_Follow(progress, meter, context, store, launch)],
                 verbose=0,
             ),
         )
-        with showing(progress, console):
+        with showing(progress, console), budget.watching():
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -141,16 +147,18 @@ def _trial_name(trial: Trial) -> str:
 
 
 class _Follow(tune.Callback):
-    """Tells the progress what Tune's trials do, and records those that Tune gave up."""
+    """Tells progress and meter what Tune's trials do, and records those that Tune gave up."""
 
-    def __init__(self, progress: SweepProgress, context: RunContext, store: Store, launch: str) -> None:
-        self._progress, self._context, self._store, self._launch = progress, context, store, launch
+    def __init__(self, progress: SweepProgress, meter: Meter, context: RunContext, store: Store, launch: str) -> None:
+        self._progress, self._meter = progress, meter
+        self._context, self._store, self._launch = context, store, launch
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._progress.started(*_cell(trial))
+        self._meter.started(*_cell(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -161,19 +169,24 @@ class _Follow(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._progress.interrupted(*_cell(trial))
+        self._meter.ended(*_cell(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result
+        self._meter.ended(*_cell(trial))
         if result.get("status") == "complete":
             self._progress.finished(*_cell(trial), result["val_accuracy"], result["test_accuracy"], result["seconds"])
         elif result.get("status") == "diverged":
             self._progress.diverged(*_cell(trial), result["seconds"])
+        elif result.get("status") == "not started":
+            self._progress.left_out(*_cell(trial))
         else:
             self._progress.failed(*_cell(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         label, seed = _cell(trial)
         self._progress.failed(label, seed)
+        self._meter.ended(label, seed)
         planned = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
         cause = trial.get_error() or RuntimeError("the trial's process was lost")
         failure = describe_failure(self._context, planned, cause, self._launch, trial.num_failures)

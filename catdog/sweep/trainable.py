@@ -16,8 +16,9 @@ from ray import tune
 
 from catdog.context import RunContext
 from catdog.errors import NotFoundError, StoreError
+from catdog.paths import RunPaths
 from catdog.provenance import now
-from catdog.records import EpochRecord, Failure, PlannedTrial, to_json
+from catdog.records import EpochRecord, Failure, PlannedTrial, Session, to_json
 from catdog.storage import Store
 from catdog.variants import parse_variant
 
@@ -58,6 +59,9 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
     variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
     trial = PlannedTrial(variant, config["trial"]["seed"])
     store = context.location.open()
+    if _is_closed(store, context, launch):
+        tune.report({"status": "not started"})
+        return
     attempts = failed_attempts(store, context, trial, launch)
     if attempts < 0:
         tune.report({"status": "failed"})
@@ -86,6 +90,14 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
             "seconds": result.seconds,
         }
     )
+
+
+def _is_closed(store: Store, context: RunContext, launch: str) -> bool:
+    """Return whether the driver wants no more trials to start."""
+    try:
+        return Session.from_json(store.get(RunPaths(context.run).session(launch))).closed
+    except (NotFoundError, ValueError):
+        return False
 
 
 def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, launch: str) -> int:

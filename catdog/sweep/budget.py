@@ -1,0 +1,71 @@
+"""Keeps the session of a sweep in the store while it runs, and closes the sweep when it has cost what it may."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from catdog.errors import StoreError
+from catdog.paths import RunPaths
+from catdog.progress import SweepProgress
+from catdog.records import Session, to_json
+from catdog.spending import Meter, session_cost
+from catdog.storage import Store
+
+logger = logging.getLogger(__name__)
+
+READ_SECONDS = 5.0
+WRITE_SECONDS = 60.0
+
+
+class Budget:
+    """Reads the meter on a thread of its own. Trials that are running when the budget is spent go on to their end."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        store: Store,
+        paths: RunPaths,
+        earlier: Sequence[Session],
+        max_cost: float | None,
+        progress: SweepProgress,
+    ) -> None:
+        self._meter, self._store, self._paths, self._progress = meter, store, paths, progress
+        self._earlier, self._max_cost = earlier, max_cost
+        self._stop = threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meter what happens in the block; the session is in the store when it ends, however it ends."""
+        self._step(write=True)
+        thread = threading.Thread(target=self._watch, daemon=True, name="budget")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+            self._step(write=True)
+
+    def _watch(self) -> None:
+        written = time.monotonic()
+        while not self._stop.wait(READ_SECONDS):
+            due = time.monotonic() - written >= WRITE_SECONDS
+            self._step(write=due)
+            if due:
+                written = time.monotonic()
+
+    def _step(self, write: bool) -> None:
+        session = self._meter.read()
+        if self._max_cost is not None and not session.closed:
+            spent = sum(session_cost(one, session.hourly_price) for one in (*self._earlier, session))
+            if spent >= self._max_cost:
+                self._meter.close()
+                session, write = self._meter.read(), True
+                self._progress.notice = f"--max-cost {self._max_cost:g} is reached: no more trials start"
+        if write:
+            try:
+                self._store.put(self._paths.session(session.launch), to_json(session))
+            except StoreError as error:
+                logger.warning("what the sweep has used could not be stored: %s", error)
