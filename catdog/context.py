@@ -18,7 +18,8 @@ class RunContext:
     identity: Identity
     weights: str
     """Where the backbone's weights are: a name, a file or an s3:// url."""
-    use_gpu: bool = False
+    gpus_per_trial: float = 0.0
+    """A GPU, or the part of one whose memory a trial may use; 0 trains on the CPU."""
     checkpoint_seconds: float = 60.0
     keep_weights: Literal["none", "best", "all"] = "none"
 

@@ -66,13 +66,17 @@ def read_result(store: Store, where: paths.TrialPaths, config_hash: str) -> Tria
     return result if result.config_hash == config_hash else None
 
 
-def prepare_process(threads: int, use_gpu: bool, deterministic: bool) -> torch.device:
-    """Set what a trial expects of its process, whatever ran in it before; returns the device."""
+def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
+    """Set what a trial expects of its process, whatever ran in it before; returns the device.
+
+    `gpus` is the part of a GPU that the process may use: it runs out of memory alone, not with those it shares with.
+    """
     keep_freed_memory()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-    if not (use_gpu and torch.cuda.is_available()):
+    if not (gpus and torch.cuda.is_available()):
         return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(gpus)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("high")
     return torch.device("cuda")
@@ -94,7 +98,7 @@ class _Trial:
         self.context, self.variant, self.seed = context, variant, seed
         self.store, self.where, self.config_hash = store, where, config_hash
         self.recipe = context.identity.recipe
-        self.device = prepare_process(context.identity.threads, context.use_gpu, self.recipe.deterministic)
+        self.device = prepare_process(context.identity.threads, context.gpus_per_trial, self.recipe.deterministic)
         self.autocast = autocast_for(self.recipe.precision, self.device)
         self.inputs: TrialInputs = shared_inputs(context, self.device)
         self.probes: Probes = self.inputs.probes

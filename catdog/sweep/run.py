@@ -55,7 +55,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
         plan = make_plan(config, store, identity, dataset, command)
         if plan.pending:
             cluster.start()
-            context = _run_context(config, location, identity, cluster.use_gpu)
+            context = _run_context(config, location, identity, cluster.gpus_per_trial)
             _prepare_on_worker(context, cluster, console)
             _put_manifest(store, plan)
             done = len(plan.requested) - len(plan.pending)
@@ -70,7 +70,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     return ledger
 
 
-def _run_context(config: SweepConfig, location: StoreLocation, identity: Identity, use_gpu: bool) -> RunContext:
+def _run_context(config: SweepConfig, location: StoreLocation, identity: Identity, gpus_per_trial: float) -> RunContext:
     weights = config.recipe.weights
     is_file = identity.weights_digest is not None and "://" not in weights
     return RunContext(
@@ -78,7 +78,7 @@ def _run_context(config: SweepConfig, location: StoreLocation, identity: Identit
         location=location,
         identity=identity,
         weights=os.path.abspath(os.path.expanduser(weights)) if is_file else weights,
-        use_gpu=use_gpu,
+        gpus_per_trial=gpus_per_trial,
         checkpoint_seconds=config.checkpoint_seconds,
         keep_weights=config.keep_weights,
     )

@@ -34,7 +34,7 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
 
         try:
             deterministic = context.identity.recipe.deterministic
-            device = prepare_process(len(os.sched_getaffinity(0)), context.use_gpu, deterministic)
+            device = prepare_process(len(os.sched_getaffinity(0)), context.gpus_per_trial, deterministic)
             load_inputs(context, device, messages.put)
         except BaseException as error:
             errors.append(error)
