@@ -25,6 +25,7 @@ RESULT_FORMAT = 1
 """Raised whenever the same recipe would give other numbers than before; part of a run's identity."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Tracker = Literal["none", "mlflow", "wandb"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -155,6 +156,8 @@ class SweepConfig:
     """Price of one GPU for an hour (of one CPU core, where trials use no GPU), to say what a sweep costs."""
     max_cost: float | None = None
     """Start no more trials when the run has cost so much, idle time included; needs --hourly-price."""
+    tracker: Tracker = "none"
+    """Also file the trials in MLflow or Weights & Biases, as their own settings say (MLFLOW_TRACKING_URI, ...)."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 

@@ -22,6 +22,7 @@ from catdog.storage import StoreLocation
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; too late once a test has imported Ray
 ROOT = Path(__file__).parent.parent
 
 
@@ -129,7 +130,7 @@ def s3_bucket(s3_environment: dict[str, str]) -> str:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real Ray with two cores, shared by the tests of this process."""
-    from catdog.sweep.cluster import ray  # which sets what Ray reads when it is imported
+    import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)
     yield

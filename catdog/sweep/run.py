@@ -28,6 +28,7 @@ from catdog.statistics import best_run
 from catdog.storage import Store, StoreLocation
 from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
+from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import describe_failure, failed_attempts, prepare_worker, run_one
 from catdog.variants import parse_variant
 
@@ -48,6 +49,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     location = StoreLocation.of(config.store)
     store = location.open()
     store.check()
+    tracker = open_tracker(config.tracker, config.run_name, say)
     digest = weights_digest(config.recipe.weights)
     dataset = provide_dataset(config, store, say)
     with Cluster(config, location, say) as cluster:
@@ -60,7 +62,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
             _put_manifest(store, plan)
             done = len(plan.requested) - len(plan.pending)
             say(f"{len(plan.pending)} trials to run, {done} already done; {cluster.slots} at once")
-            _run_trials(config, context, plan, cluster, store, console)
+            _run_trials(config, context, plan, cluster, store, tracker, console)
         else:
             _put_manifest(store, plan)
             say(f"all {len(plan.requested)} trials are already done")
@@ -106,7 +108,13 @@ def _prepare_on_worker(context: RunContext, cluster: Cluster, console: Console) 
 
 
 def _run_trials(
-    config: SweepConfig, context: RunContext, plan: Plan, cluster: Cluster, store: Store, console: Console
+    config: SweepConfig,
+    context: RunContext,
+    plan: Plan,
+    cluster: Cluster,
+    store: Store,
+    tracker: list[tune.Callback],
+    console: Console,
 ) -> None:
     launch = uuid.uuid4().hex
     progress = SweepProgress(context.run, plan.ledger, cluster.slots)
@@ -132,7 +140,7 @@ def _run_trials(
                 name=context.run,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=config.max_retries),
-                callbacks=[_Follow(progress, meter, context, store, launch)],
+                callbacks=[_Follow(progress, meter, context, store, launch), *tracker],
                 verbose=0,
             ),
         )

@@ -1,0 +1,82 @@
+"""Trackers that people already use, through Ray's own callbacks: each trial becomes a run of MLflow or W&B.
+
+Where they are and who may write there is theirs to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a
+copy for convenience: when it fails, the sweep goes on without it.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+
+from catdog.config import Tracker
+from catdog.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def open_tracker(name: Tracker, run: str, say: Callable[[str], None]) -> list[tune.Callback]:
+    """Return the callback of a tracker, which files the trials under the run's name; none for `none`.
+
+    Raises:
+        UserError: its package is missing, or it cannot be reached.
+    """
+    if name == "none":
+        return []
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"--tracker {name}: its package is missing: pip install {name}")
+    if name == "mlflow":
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        return [Guarded(MLflowLoggerCallback(experiment_name=run), name, say)]
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return [Guarded(WandbLoggerCallback(project=run), name, say)]
+
+
+class Guarded(tune.Callback):
+    """Passes on what Tune says until the tracker fails."""
+
+    def __init__(self, tracker: tune.Callback, name: str, say: Callable[[str], None]) -> None:
+        self._tracker, self._name, self._say = tracker, name, say
+        self._failed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that never happens
+
+    def setup(self, *arguments: Any, **info: Any) -> None:
+        try:
+            self._tracker.setup(*arguments, **info)
+        except Exception as error:
+            raise UserError(f"--tracker {self._name}: {_first_line(error)}") from error
+
+    def on_trial_start(self, *arguments: Any, **info: Any) -> None:
+        self._pass_on(self._tracker.on_trial_start, arguments, info)
+
+    def on_trial_result(self, *arguments: Any, **info: Any) -> None:
+        self._pass_on(self._tracker.on_trial_result, arguments, info)
+
+    def on_trial_complete(self, *arguments: Any, **info: Any) -> None:
+        self._pass_on(self._tracker.on_trial_complete, arguments, info)
+
+    def on_trial_error(self, *arguments: Any, **info: Any) -> None:
+        self._pass_on(self._tracker.on_trial_error, arguments, info)
+
+    def on_experiment_end(self, *arguments: Any, **info: Any) -> None:
+        self._pass_on(self._tracker.on_experiment_end, arguments, info)
+
+    def _pass_on(self, hook: Callable[..., None], arguments: tuple[Any, ...], info: dict[str, Any]) -> None:
+        if self._failed:
+            return
+        try:
+            hook(*arguments, **info)
+        except Exception as error:
+            self._failed = True
+            self._say(f"--tracker {self._name} failed, the sweep goes on without it: {_first_line(error)}")
+            logger.warning("the tracker failed", exc_info=error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
