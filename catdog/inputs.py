@@ -95,6 +95,12 @@ shared_inputs = functools.lru_cache(maxsize=1)(load_inputs)
 """`load_inputs`, once per process."""
 
 
+def forget_inputs() -> None:
+    """Free what `shared_inputs` keeps."""
+    shared_inputs.cache_clear()
+    _open_pack_on.cache_clear()
+
+
 def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, derive_seed: DeriveSeed) -> PetNet:
     """Return the network of a trial before training; with a frozen backbone, its head behind an identity."""
     recipe = context.identity.recipe

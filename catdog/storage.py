@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from catdog.errors import NotFoundError, StoreError, UserError
 
@@ -244,6 +244,26 @@ class S3Store:
             self.delete(key)
         except StoreError as error:
             raise UserError(f"--store {self.url}: {error}") from None
+
+    def abilities(self) -> dict[str, bool]:
+        """Try what stores differ in: writes on condition that there is no such object, and checksums of requests."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = f"{self.prefix}.check-abilities-{os.getpid()}"
+
+        def succeeds(**options: Any) -> bool:
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=key, Body=b"catdog", **options)
+            except (BotoCoreError, ClientError):
+                return False
+            return True
+
+        try:
+            checksums = succeeds(ChecksumAlgorithm="CRC32")
+            conditional = succeeds() and not succeeds(IfNoneMatch="*")
+        finally:
+            self.delete(key.removeprefix(self.prefix))
+        return {"conditional writes": conditional, "checksums of requests": checksums}
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ FLOW = """
     errors allocator provenance seeding variants config paths records
     data.source data.split data.drawn data.oxford data.pack data.batches data.features
     models.output models.losses models.heads models.weights models.backbones models.network models
-    training snapshots artifacts storage context provision inputs trial
+    training snapshots artifacts storage context provision inputs trial canary
     statistics ledger spending plan aggregation progress terminal options sweep report
 """.split()
 """Every module may import only those that stand before it."""

@@ -57,7 +57,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
         plan = make_plan(config, store, identity, dataset, command)
         if plan.pending:
             cluster.start()
-            context = _run_context(config, location, identity, cluster.gpus_per_trial)
+            context = run_context(config, location, identity, cluster.gpus_per_trial)
             _prepare_on_worker(context, cluster, console)
             _put_manifest(store, plan)
             done = len(plan.requested) - len(plan.pending)
@@ -72,7 +72,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     return ledger
 
 
-def _run_context(config: SweepConfig, location: StoreLocation, identity: Identity, gpus_per_trial: float) -> RunContext:
+def run_context(config: SweepConfig, location: StoreLocation, identity: Identity, gpus_per_trial: float) -> RunContext:
     weights = config.recipe.weights
     is_file = identity.weights_digest is not None and "://" not in weights
     return RunContext(

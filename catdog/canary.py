@@ -1,0 +1,91 @@
+"""A short trial of every variant, by the same code as a long one: does it run here, how fast, in how much memory?
+
+It runs in a temporary store of its own, on a few batches, so nothing of it stays.
+"""
+
+import dataclasses
+import os
+import resource
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from catdog import paths
+from catdog.context import RunContext
+from catdog.inputs import forget_inputs, shared_inputs
+from catdog.provision import provide
+from catdog.records import Canary, CanaryStep
+from catdog.storage import StoreLocation
+from catdog.trial import prepare_process, run_trial
+from catdog.variants import VariantSpec
+
+STEPS = {"cpu": 2, "cuda": 12}
+"""Training steps of an epoch, by kind of device: a GPU is too quick to be measured on two."""
+EPOCHS = 2
+"""The first warms up, the second is measured."""
+
+
+def run_canary(
+    context: RunContext, variants: tuple[VariantSpec, ...], say: Callable[[str], None] = lambda message: None
+) -> Canary:
+    """Run a short trial of each variant in this process; an error of one is recorded and the others go on."""
+    identity = context.identity
+    device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)
+    recipe = dataclasses.replace(
+        identity.recipe,
+        epochs=EPOCHS,
+        limit_images=min(identity.recipe.batch_size * STEPS[device.type], identity.recipe.limit_images or 10**9),
+    )
+    pack = provide(context.location.open(), paths.pack_key(identity.fingerprint))
+    with tempfile.TemporaryDirectory(prefix="catdog-canary-") as folder:
+        link = Path(folder) / paths.pack_key(identity.fingerprint)
+        link.parent.mkdir(parents=True)
+        link.symlink_to(pack)
+        short = dataclasses.replace(
+            context,
+            run="canary",
+            location=StoreLocation(folder),
+            identity=dataclasses.replace(identity, recipe=recipe),
+        )
+        steps = []
+        for variant in variants:
+            say(f"a short trial of {variant.label}")
+            steps.append(_step(short, variant, device))
+        forget_inputs()
+    on_gpu = device.type == "cuda"
+    return Canary(
+        identity=identity,
+        device=torch.cuda.get_device_name(device) if on_gpu else f"CPU, {identity.threads} of {os.cpu_count()} cores",
+        memory_bytes=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        steps=tuple(steps),
+    )
+
+
+def _step(context: RunContext, variant: VariantSpec, device: torch.device) -> CanaryStep:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds: list[tuple[float, float]] = []
+    try:
+        result = run_trial(
+            context, variant, 0, lambda record: seconds.append((record.train_seconds, record.evaluate_seconds))
+        )
+    except Exception as error:
+        return CanaryStep(variant.label, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+    if result.status != "complete":
+        return CanaryStep(variant.label, f"the loss was not finite in epoch {result.best_epoch}")
+    assert result.images_trained is not None
+    train_seconds, evaluate_seconds = seconds[-1]
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_reserved(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    validation = len(shared_inputs(context, device).batches.labels("validation"))
+    return CanaryStep(
+        variant=variant.label,
+        error=None,
+        train_images_per_second=result.images_trained / EPOCHS / train_seconds,
+        evaluate_images_per_second=validation / evaluate_seconds,
+        peak_memory_bytes=peak,
+    )

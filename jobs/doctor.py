@@ -1,0 +1,52 @@
+"""Check everything that a sweep needs before a night is spent on it: one line each, with the remedy.
+
+    python jobs/doctor.py PRESET [options of sweep.py] [--json] [--wait-seconds S]
+
+Exit code 0 where nothing stands in the way, 2 where something does.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from catdog.config import SweepConfig
+from catdog.options import COMPLETE, MISTAKE, output_console, parse, run_job, take_preset
+
+
+@dataclass(frozen=True)
+class Options(SweepConfig):
+    json: bool = False
+    """Print each finding as a line of JSON."""
+    wait_seconds: float = 900.0
+    """How long to wait for a node that the autoscaler has to start."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    preset, rest = take_preset(arguments, "doctor.py")
+    fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(SweepConfig)}
+    options = parse(
+        Options,
+        rest,
+        "Check everything that a sweep needs, before a night is spent on it.",
+        f"doctor.py {preset.preset}",
+        default=Options(**fields),
+    )
+    console = output_console()
+
+    def print_line(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    from catdog.sweep.doctor import examine
+
+    faults = 0
+    for check in examine(options, options.wait_seconds, (lambda message: None) if options.json else print_line):
+        print_line(check.as_json() if options.json else check.line)
+        faults += check.status == "fault"
+    if not options.json:
+        print_line("nothing stands in the way" if not faults else f"{faults} faults: a sweep would not end well")
+    return MISTAKE if faults else COMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))
