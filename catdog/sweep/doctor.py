@@ -318,14 +318,14 @@ def _check_canary(
         peak = step.peak_memory_bytes or 0
         finding = f"{step.train_images_per_second:.0f} images/s in training on {canary.device}, {peak / 1e9:.1f} GB"
         yield Check(name, "ok", finding)
-    yield from _check_packing(config, canary)
+    yield from check_packing(config, canary)
 
 
 def _run_canary(context: RunContext, variants: Any) -> Canary:
     return run_canary(context, variants)
 
 
-def _check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
+def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
     """Say which part of a GPU a trial needs."""
     peaks = [step.peak_memory_bytes for step in canary.steps if step.peak_memory_bytes is not None]
     if canary.memory_bytes is None or not peaks:
