@@ -1,4 +1,4 @@
-"""`ray job submit` for real: to the head of a cluster whose only worker is started by the autoscaler, with an S3 store."""
+"""`ray job submit` for real: to a cluster whose only worker is started by the autoscaler, with an S3 store."""
 
 import csv
 import os
@@ -56,9 +56,7 @@ def times_computed(store: Store, key: str) -> list[str]:
     return [row["finished_at"] for row in csv.DictReader(store.get(key).decode().splitlines())]
 
 
-def test_a_submitted_sweep_ends_in_a_table_in_the_store(
-    cluster: FakeAutoscalingCluster, s3_bucket: str
-) -> None:
+def test_a_submitted_sweep_ends_in_a_table_in_the_store(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
     arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
     job = submit(cluster, "whole", *arguments)
     assert job.returncode == 0, job.stdout + job.stderr

@@ -1,4 +1,4 @@
-"""The Ray that trials run on: what it has, and whether it has what a sweep asks for."""
+"""The Ray that trials run on: what it has or may start, and whether that is what a sweep asks for."""
 
 import contextlib
 import logging
@@ -15,6 +15,7 @@ from catdog.config import Precision, SweepConfig
 from catdog.errors import UserError
 from catdog.records import Unit
 from catdog.storage import StoreLocation
+from catdog.sweep.nodes import Resources, Startable, startable_nodes
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Enough for a local Ray: data travels through the store and the page cache, never through Ray."""
@@ -28,9 +29,11 @@ class Cluster:
         self._location = location
         self._say = say
         self._ours = False
-        self.use_gpu = False
-        self.slots = 0
         self._units = 0.0
+        self.startable = Startable()
+        self.slots = 0
+        """How many trials can run at once when all nodes are up; 0 before `start`."""
+        self.gpus_per_trial = 0.0
 
     def __enter__(self) -> "Cluster":
         return self
@@ -40,57 +43,79 @@ class Cluster:
             ray.shutdown()
 
     def start(self) -> None:
-        """Connect, and check that trials can be placed."""
+        """Connect, and check that trials can be placed on what is up or may be started; raises `UserError`."""
         if self.slots:
             return
-        if not ray.is_initialized():
-            self._ours = True
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if os.environ.get("RAY_ADDRESS"):
-                ray.init(runtime_env={"env_vars": allocator.ENVIRONMENT}, **quiet)
-            else:
-                self._say("starting a local Ray")
-                os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
-                ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, _interrupt)  # over Ray's own handler, which prints a stack
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if self._location.is_local and len(nodes) > 1:
-            raise UserError(
-                f"--store {self._location.url}: a folder is not shared by the {len(nodes)} nodes of this cluster; "
-                "use s3://bucket/prefix"
+        self._connect()
+        present = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if os.environ.get("RAY_ADDRESS"):
+            asked = self._config.gpus_per_trial
+            self.startable = startable_nodes(
+                {"CPU": self._config.cpus_per_trial, "GPU": 1.0 if asked is None else asked}
             )
-        resources = ray.cluster_resources()
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        if self._config.gpus_per_trial is None and not gpus:
-            self._say("no GPU here: trials run on the CPU, which takes long for this preset")
-        wanted = self.gpus_per_trial
-        if wanted and not gpus:
+        head = [node for node in present if "node:__internal_head__" in node]
+        most_nodes = max(len(present), len(head) + min(len(self.startable.nodes), self.startable.most))
+        if self._location.is_local and most_nodes > 1:
             raise UserError(
-                f"--gpus-per-trial {wanted:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU"
+                f"--store {self._location.url}: a folder is not shared by the nodes of this cluster ({most_nodes} at "
+                "most); use s3://bucket/prefix"
             )
-        largest = max((node["Resources"].get("CPU", 0.0) for node in nodes), default=0.0)
-        if self._config.cpus_per_trial > largest:
+        self._settle_resources([*present, *self.startable.nodes])
+        present_slots = sum(map(self._trials_on, present))
+        started = sorted(map(self._trials_on, self.startable.nodes), reverse=True)[: self.startable.most]
+        self.slots = max(present_slots, sum(map(self._trials_on, head)) + sum(started))
+        if not present_slots:
+            self._say("no node for a trial is up yet: waiting until the cluster has started one")
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        self._ours = True
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(runtime_env={"env_vars": allocator.ENVIRONMENT}, **quiet)
+        else:
+            self._say("starting a local Ray")
+            os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
+            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)  # over Ray's own handler, which prints a stack
+
+    def _settle_resources(self, nodes: list[Resources]) -> None:
+        """Settle what a trial gets; refuse what no node has, which would be waited for without end."""
+        largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")}
+        cpus, gpus = self._config.cpus_per_trial, self._config.gpus_per_trial
+        if gpus is None:
+            gpus = 1.0 if largest["GPU"] else 0.0
+            if not gpus:
+                self._say("no GPU here: trials run on the CPU, which takes long for this preset")
+        if gpus and not largest["GPU"]:
             raise UserError(
-                f"--cpus-per-trial {self._config.cpus_per_trial}: the largest node here has {largest:g} cores"
+                f"--gpus-per-trial {gpus:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU"
             )
-        self.use_gpu = wanted > 0
-        self.slots = int(min(cpus // self._config.cpus_per_trial, gpus // wanted if wanted else cpus))
+        if cpus > largest["CPU"]:
+            raise UserError(f"--cpus-per-trial {cpus}: the largest node here has {largest['CPU']:g} cores")
+        self.gpus_per_trial = gpus
+        if not any(map(self._trials_on, nodes)):
+            raise UserError(f"--cpus-per-trial {cpus} and --gpus-per-trial {gpus:g}: no node here has both")
+
+    def _trials_on(self, node: Resources) -> int:
+        """Return how many trials can run on a node at once."""
+        wanted = {"CPU": float(self._config.cpus_per_trial), "GPU": self.gpus_per_trial}
+        return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.items() if each)
 
     @property
-    def gpus_per_trial(self) -> float:
-        if self._config.gpus_per_trial is not None:
-            return self._config.gpus_per_trial
-        return 1.0 if ray.cluster_resources().get("GPU") else 0.0
+    def trial_resources(self) -> dict[str, float]:
+        return {"cpu": float(self._config.cpus_per_trial), "gpu": self.gpus_per_trial}
 
     @property
     def unit(self) -> Unit:
         """What trials take up and what is paid for."""
-        return "GPU" if self.use_gpu else "CPU"
+        return "GPU" if self.gpus_per_trial else "CPU"
 
     @property
     def units_per_trial(self) -> float:
-        return self.gpus_per_trial if self.use_gpu else float(self._config.cpus_per_trial)
+        return self.gpus_per_trial or float(self._config.cpus_per_trial)
 
     def count_units(self) -> float:
         """Return how many units the cluster has now (or had, where it does not answer)."""
@@ -98,16 +123,15 @@ class Cluster:
             self._units = float(ray.cluster_resources().get(self.unit, 0.0))
         return self._units
 
-    @property
-    def trial_resources(self) -> dict[str, float]:
-        return {"cpu": float(self._config.cpus_per_trial), "gpu": self.gpus_per_trial}
-
     def precision(self) -> Precision:
         """Return the precision that `auto` stands for here: bfloat16 on GPUs that have it."""
         if self._config.gpus_per_trial == 0:
             return "float32"
         self.start()
-        task = ray.remote(num_gpus=self.gpus_per_trial, num_cpus=self._config.cpus_per_trial)(_device_precision)
+        if not self.gpus_per_trial:
+            return "float32"
+        resources = self.trial_resources
+        task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"])(_device_precision)
         precision: Precision = ray.get(task.remote())
         return precision
 

@@ -183,10 +183,9 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> Check:
 def _check_cluster(cluster: Cluster, config: SweepConfig) -> Iterator[Check]:
     address = os.environ.get("RAY_ADDRESS")
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    types = cluster.startable
     finding = (
         f"{address or 'a Ray of this machine'}: {len(nodes)} node{'s' * (len(nodes) > 1)} up"
-        + "".join(f", up to {group.most} of {group.name}" for group in types)
+        + "".join(f", up to {group.most} of {group.name}" for group in cluster.startable.groups)
         + f"; {cluster.slots} trials at once"
     )
     yield Check("cluster", "ok", finding)
@@ -234,8 +233,8 @@ def _check_nodes(
         if node["Alive"]:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             waiting[f"node {node['NodeManagerAddress']}"] = probe.options(scheduling_strategy=pinned).remote(location)
-    for group in cluster.startable:
-        if not group.is_up:
+    for group in cluster.startable.groups:
+        if not any(group.matches(node["Resources"]) for node in ray.nodes() if node["Alive"]):
             say(f"starting a node of type {group.name}")
             task = ray.remote(max_retries=0, **group.task_options)(report_node)
             waiting[f"type {group.name}"] = task.remote(location)

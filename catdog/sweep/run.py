@@ -144,6 +144,8 @@ def _run_trials(
                 verbose=0,
             ),
         )
+        # Tune asks for the places of 200 pending trials at once if nothing is said: more than could ever be had.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
         with showing(progress, console), budget.watching():
             tuner.fit()
     finally:
