@@ -38,7 +38,7 @@ class FakeNode(NamedTuple):
 
 
 class FakeAutoscalingCluster:
-    """A head without CPU and GPU, and nodes of the given types while somebody needs them.
+    """A head without CPU (but for `head_cpus`) and GPU, and nodes of the given types while somebody needs them.
 
     `node_types` maps a name to {"resources": {"CPU": 1, ...}, "max_workers": 2};
     `environment` is for all processes, drivers included.
@@ -49,10 +49,12 @@ class FakeAutoscalingCluster:
         node_types: Mapping[str, Mapping[str, Any]],
         environment: Mapping[str, str] | None = None,
         include_dashboard: bool = False,
+        head_cpus: int = 0,
     ) -> None:
         self._types = node_types
         self._environment = dict(environment or {})
         self._include_dashboard = include_dashboard
+        self._head_cpus = head_cpus
         self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: Ray's sockets live in it
         self._ports = dict(zip(("gcs", "dashboard", "client"), _free_ports(3), strict=True))
         self._token = secrets.token_hex(32)
@@ -79,6 +81,7 @@ class FakeAutoscalingCluster:
             "RAY_AUTH_TOKEN": self._token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "HOME": str(self._folder),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")),  # its list of fonts
             MARKER: str(self._folder),
         }
@@ -92,7 +95,7 @@ class FakeAutoscalingCluster:
         config.write_text(json.dumps(self._config()))
         command = [
             str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--autoscaling-config={config}",
-            "--num-cpus=0", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
+            f"--num-cpus={self._head_cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
             f"--port={self._ports['gcs']}", f"--ray-client-server-port={self._ports['client']}",
             "--min-worker-port=0", "--max-worker-port=0",
             f"--include-dashboard={self._include_dashboard}", f"--dashboard-port={self._ports['dashboard']}",
@@ -195,7 +198,14 @@ class FakeAutoscalingCluster:
                 "disable_node_updaters": True,
             },
             "available_node_types": types
-            | {HEAD_TYPE: {"resources": {"CPU": 0, "GPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}},
+            | {
+                HEAD_TYPE: {
+                    "resources": {"CPU": self._head_cpus, "GPU": 0},
+                    "node_config": {},
+                    "min_workers": 0,
+                    "max_workers": 0,
+                }
+            },
             "head_node_type": HEAD_TYPE,
             # What `ray up` would have filled in.
             "auth": {},

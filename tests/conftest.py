@@ -23,6 +23,7 @@ from catdog.storage import StoreLocation
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; too late once a test has imported Ray
+PLANTED_SECRET = "a-secret-that-must-not-be-logged"
 ROOT = Path(__file__).parent.parent
 
 
@@ -107,7 +108,7 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     environment = {
         "AWS_ENDPOINT_URL": s3_server,
         "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SECRET_ACCESS_KEY": PLANTED_SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
         "CATDOG_CACHE": str(tmp_path / "node-cache"),

@@ -158,6 +158,18 @@ def test_a_sweep_has_its_nodes_come_survives_their_loss_and_lets_them_go(
     cluster.wait_for_nodes(0)
 
 
+@pytest.mark.slow
+def test_the_doctor_starts_a_node_of_each_type_and_looks_at_it(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
+    cluster.wait_for_nodes(0)
+    process = start_job(s3_store, *SMALL, "--variants", "baseline", environment=cluster.environment, job="doctor")
+    output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+    assert process.returncode == 0, output
+    lines = output.splitlines()
+    for words in ("up to 2 of gpu, up to 1 of cpu", "type gpu  ", "type cpu  ", "canary baseline"):
+        assert any(line.startswith("ok") and words in line for line in lines), (words, output)
+    cluster.wait_for_nodes(0)
+
+
 def test_nodes_that_can_be_started_are_those_of_the_autoscalers_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ def test_where_nothing_stands_in_the_way_the_plan_knows_the_speed(
         "working_dir",
         f"store              {store_folder} can be written from here",
         "weights            none fit tiny",
-        "data               drawn-pets",
+        "data               drawn ",
         "cluster            ",
         "token              token authentication is on",
         "same packages, store writable, no GPU",

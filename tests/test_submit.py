@@ -1,4 +1,4 @@
-"""`ray job submit` for real: to a cluster whose only worker is started by the autoscaler, with an S3 store."""
+"""`ray job submit` for real: to a cluster on this machine, with an S3 store."""
 
 import csv
 import os
@@ -30,8 +30,8 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "AWS_DEFAULT_REGION": "us-east-1",
         "CATDOG_CACHE": str(tmp_path_factory.mktemp("node-cache")),
     }
-    types = {"cpu": {"resources": {"CPU": 2}, "max_workers": 1}}
-    with FakeAutoscalingCluster(types, environment, include_dashboard=True) as cluster:
+    # No worker nodes: those of the fake provider share the head's folders and would take the job's working_dir away.
+    with FakeAutoscalingCluster({}, environment, include_dashboard=True, head_cpus=2) as cluster:
         yield cluster
 
 
@@ -44,12 +44,11 @@ def ray_job(cluster: FakeAutoscalingCluster, verb: str, *arguments: str) -> subp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def submit(cluster: FakeAutoscalingCluster, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    options = ["--submission-id", name, "--working-dir", "."]
-    if "--no-wait" in arguments:
-        options.append("--no-wait")
-    rest = [argument for argument in arguments if argument != "--no-wait"]
-    return ray_job(cluster, "submit", *options, "--", "python", "jobs/sweep.py", "demo", *rest)
+def submit(
+    cluster: FakeAutoscalingCluster, name: str, *arguments: str, job: str = "sweep", wait: bool = True
+) -> subprocess.CompletedProcess[str]:
+    options = ["--submission-id", name, "--working-dir", ".", *([] if wait else ["--no-wait"])]
+    return ray_job(cluster, "submit", *options, "--", "python", f"jobs/{job}.py", "demo", *arguments)
 
 
 def times_computed(store: Store, key: str) -> list[str]:
@@ -65,6 +64,16 @@ def test_a_submitted_sweep_ends_in_a_table_in_the_store(cluster: FakeAutoscaling
     store = StoreLocation.of(f"{s3_bucket}/night").open()
     assert b"| multi-attention | 1 |" in store.get("demo/report/table.md")
     assert "SUCCEEDED" in ray_job(cluster, "status", "whole").stderr
+
+
+def test_the_doctor_is_submitted_in_the_same_way(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
+    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--variants", "baseline"]
+    job = submit(cluster, "doctor", *arguments, job="doctor")
+    assert job.returncode == 0, job.stdout + job.stderr
+    lines = job.stdout.splitlines()
+    for words in ("1 node up; 2 trials at once", "asks for the token", "same packages, store writable", "canary"):
+        assert any(line.startswith("ok") and words in line for line in lines), (words, job.stdout)
+    assert "nothing stands in the way" in lines
 
 
 def test_a_failing_trial_makes_the_job_fail(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
@@ -86,7 +95,7 @@ def test_a_job_that_is_stopped_half_way_goes_on_when_it_is_submitted_again(
         "--store", url, "--variants", "attention", "--seeds", "1", "--epochs", "14", "--limit-images", "48",
         "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
     ]  # fmt: skip
-    assert submit(cluster, "first", "--no-wait", *arguments).returncode == 0
+    assert submit(cluster, "first", *arguments, wait=False).returncode == 0
     for _ in range(600):
         if store.exists(f"{trial}/snapshots/epoch-002.png"):
             break

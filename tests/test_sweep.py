@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from catdog.storage import StoreLocation
 from catdog.trial import run_trial
 from catdog.variants import parse_variant
 from jobs import aggregate, status, sweep
+from tests.conftest import PLANTED_SECRET
 from tests.test_jobs import make_pets
 
 ROOT = Path(__file__).parent.parent
@@ -211,8 +213,10 @@ def test_trials_share_a_gpu_by_number(store_folder: Path) -> None:
     assert "3 trials to run, 0 already done; 2 at once" in process.stdout
 
 
-def start_job(store: Path | str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "jobs/sweep.py", "demo", "--store", str(store), *arguments]
+def start_job(
+    store: Path | str, *arguments: str, environment: dict[str, str] | None = None, job: str = "sweep"
+) -> subprocess.Popen[str]:
+    command = [sys.executable, f"jobs/{job}.py", "demo", "--store", str(store), *arguments]
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -329,9 +333,14 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
 ) -> None:
     store_url = f"{s3_bucket}/team/pets"
     arguments = [*SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
-    process = start_job(store_url, *arguments, environment=s3_environment)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    with tempfile.TemporaryDirectory(prefix="ray-") as session:
+        process = start_job(store_url, *arguments, environment={**s3_environment, "RAY_TMPDIR": session})
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output
+        logs = [path for path in Path(session).rglob("*") if path.is_file()]
+        assert any("runtime_env" in path.name for path in logs)
+        assert not [path for path in logs if PLANTED_SECRET.encode() in path.read_bytes()]
+    assert PLANTED_SECRET not in output
     assert f"{store_url}/demo/report/table.md" in output
     store = StoreLocation.of(store_url).open()
     keys = set(store.list("demo/"))

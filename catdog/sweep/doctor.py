@@ -23,11 +23,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from catdog.canary import run_canary
 from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
+from catdog.data.oxford import PACKED_SIZE
 from catdog.errors import StoreError, UserError
 from catdog.paths import RunPaths, pack_key
 from catdog.plan import resolve_identity
 from catdog.provenance import package_versions
-from catdog.provision import find_dataset, node_cache, provide_dataset, weights_digest
+from catdog.provision import Dataset, find_dataset, node_cache, provide_dataset, weights_digest
 from catdog.records import Canary
 from catdog.storage import S3Store, StoreLocation
 from catdog.sweep.cluster import Cluster
@@ -92,7 +93,7 @@ def examine(config: SweepConfig, wait_seconds: float, say: Callable[[str], None]
             yield Check("cluster", "fault", _first_line(error))
             return
         yield from _check_cluster(cluster, config)
-        yield from _check_nodes(location, cluster, wait_seconds, say)
+        yield from _check_nodes(location, cluster, _cache_bytes(config, location), wait_seconds, say)
         if data.status == "fault":
             return
         store = location.open()
@@ -222,8 +223,15 @@ def _check_dashboard() -> Iterator[Check]:
         )  # fmt: skip
 
 
+def _cache_bytes(config: SweepConfig, location: StoreLocation) -> int:
+    """Return about how much a node keeps: all images as bytes, and as much again for a frozen backbone's features."""
+    dataset = find_dataset(config, location.open())[0] or Dataset(config.recipe.dataset, "", 3680)
+    pack = 2 * dataset.trainval_images * PACKED_SIZE**2 * 3
+    return 2 * pack if config.recipe.freeze else pack
+
+
 def _check_nodes(
-    location: StoreLocation, cluster: Cluster, wait_seconds: float, say: Callable[[str], None]
+    location: StoreLocation, cluster: Cluster, needed_bytes: int, wait_seconds: float, say: Callable[[str], None]
 ) -> Iterator[Check]:
     """Compare every node that is up, and one of every type that is not, with the driver."""
     mine = package_versions()
@@ -248,10 +256,10 @@ def _check_nodes(
         except ray.exceptions.RayError as error:
             yield Check(name, "fault", _first_line(error), "see the worker's log")
             continue
-        yield _compare(name, report, mine)
+        yield _compare(name, report, mine, needed_bytes)
 
 
-def _compare(name: str, report: NodeReport, mine: dict[str, str]) -> Check:
+def _compare(name: str, report: NodeReport, mine: dict[str, str], needed_bytes: int) -> Check:
     others = {
         package: (version, report.versions.get(package, "missing"))
         for package, version in mine.items()
@@ -262,11 +270,11 @@ def _compare(name: str, report: NodeReport, mine: dict[str, str]) -> Check:
         return Check(name, "fault", f"{report.host}: {shown}", "install requirements.lock there and here")
     if report.store_error is not None:
         return Check(name, "fault", f"{report.host}: {report.store_error}", "give the node's role access to the store")
+    room = f"{report.free_bytes / 1e9:.0f} GB free for a cache of {needed_bytes / 1e9:.1f} GB"
+    if report.free_bytes < needed_bytes:
+        return Check(name, "fault", f"{report.host}: {room}", "a bigger disk, or CATDOG_CACHE on another one")
     gpus = f"{', '.join(report.gpus)} (bfloat16: {_yes(report.bfloat16)})" if report.gpus else "no GPU"
-    finding = (
-        f"{report.host}: same packages, store writable, {gpus}, torch.compile: {_yes(report.compiler)}, "
-        f"{report.free_bytes / 1e9:.0f} GB free for the cache"
-    )
+    finding = f"{report.host}: same packages, store writable, {gpus}, torch.compile: {_yes(report.compiler)}, {room}"
     return Check(name, "ok", finding)
 
 

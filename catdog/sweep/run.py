@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from rich.console import Console
 
@@ -33,6 +34,9 @@ from catdog.sweep.trainable import describe_failure, failed_attempts, prepare_wo
 from catdog.variants import parse_variant
 
 logger = logging.getLogger(__name__)
+
+# Tune would hand the driver's credentials to trials in a runtime environment, which Ray logs in plain text.
+class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 
 
 def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> Ledger:
