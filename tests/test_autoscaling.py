@@ -55,6 +55,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
     raise AssertionError(f"it did not come to that:\n{process.communicate()[0]}")
 
 
+@pytest.mark.slow
 def test_a_node_comes_for_a_task_that_needs_a_gpu_and_goes_when_idle(cluster: FakeAutoscalingCluster) -> None:
     script = (
         "import ray\n"
@@ -77,6 +78,7 @@ def test_a_node_comes_for_a_task_that_needs_a_gpu_and_goes_when_idle(cluster: Fa
     cluster.wait_for_nodes(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -98,6 +100,7 @@ def test_what_no_node_can_ever_have_is_refused_before_any_is_started(
     assert cluster.highest == 0
 
 
+@pytest.mark.slow
 def test_a_folder_is_refused_as_the_store_of_a_cluster_that_can_start_nodes(
     cluster: FakeAutoscalingCluster, store_folder: Path
 ) -> None:
@@ -108,6 +111,7 @@ def test_a_folder_is_refused_as_the_store_of_a_cluster_that_can_start_nodes(
     assert output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_without_a_type_that_has_gpus_the_sweep_says_that_there_is_none(
     cluster: FakeAutoscalingCluster, s3_store: str, tmp_path: Path
 ) -> None:

@@ -186,6 +186,15 @@ def test_more_than_this_machine_has_is_said_at_once(store_folder: Path, capsys: 
     assert "there is no GPU here" in capsys.readouterr().err
 
 
+def test_a_cluster_that_does_not_answer_is_one_line(store_folder: Path) -> None:
+    process = start_job(store_folder, environment={"RAY_ADDRESS": "127.0.0.1:9"})
+    output = process.communicate(timeout=120)[0]
+    assert (process.returncode, output) == (
+        2,
+        "error: RAY_ADDRESS 127.0.0.1:9: no Ray answers there (Connection refused)\n",
+    )
+
+
 def test_the_same_command_runs_on_an_existing_cluster(local_ray: None, store_folder: Path) -> None:
     import ray
 

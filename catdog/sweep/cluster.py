@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -72,8 +73,12 @@ class Cluster:
             return
         self._ours = True
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(runtime_env={"env_vars": allocator.ENVIRONMENT}, **quiet)
+        if address := os.environ.get("RAY_ADDRESS"):
+            _require_answer(address)
+            try:
+                ray.init(runtime_env={"env_vars": allocator.ENVIRONMENT}, **quiet)
+            except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+                raise UserError(f"RAY_ADDRESS {address}: {str(error).splitlines()[0]}") from None
         else:
             self._say("starting a local Ray")
             os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
@@ -134,6 +139,17 @@ class Cluster:
         task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"])(_device_precision)
         precision: Precision = ray.get(task.remote())
         return precision
+
+
+def _require_answer(address: str) -> None:
+    """Raise `UserError` if nothing listens at HOST:PORT, which Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=20).close()
+    except OSError as error:
+        raise UserError(f"RAY_ADDRESS {address}: no Ray answers there ({error.strerror or error})") from None
 
 
 def _interrupt(*_: object) -> None:

@@ -55,8 +55,10 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     store.check()
     tracker = open_tracker(config.tracker, config.run_name, say)
     digest = weights_digest(config.recipe.weights)
-    dataset = provide_dataset(config, store, say)
     with Cluster(config, location, say) as cluster:
+        if os.environ.get("RAY_ADDRESS"):
+            cluster.start()  # what no node can give is refused before the data is packed
+        dataset = provide_dataset(config, store, say)
         identity = resolve_identity(config, store, dataset, digest, cluster.precision)
         plan = make_plan(config, store, identity, dataset, command)
         if plan.pending:
