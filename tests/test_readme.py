@@ -27,7 +27,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_accepted(page: Path) -> None:
-    for job, rest in re.findall(r"python jobs/(\w+)\.py([^\n`#]*)", page.read_text()):
+    for job, rest in re.findall(r"python jobs/(\w+)\.py([^\n`#]*)", page.read_text().replace("\\\n", " ")):
         assert (ROOT / "jobs" / f"{job}.py").is_file(), job
         words = rest.replace("...", "x").split()
         if job == "sweep" and words and words[0] in PRESETS:

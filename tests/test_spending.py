@@ -77,6 +77,7 @@ def test_a_session_survives_its_json(session: Session) -> None:
     assert Session.from_json(to_json(session)) == session
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_sweep_starts_no_more_trials_when_it_has_cost_what_it_may(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
