@@ -121,7 +121,7 @@ def summary(ledger: Ledger, table: pd.DataFrame) -> dict[str, object]:
         "trial_seconds": sum(entry.result.seconds for entry in ledger.entries if entry.result),
         "spent": [
             dataclasses.asdict(spending) | {"idle_share": spending.idle_share}
-            for spending in summarise_spending(ledger.sessions)
+            for spending in summarise_spending(ledger.launches)
         ],
         "variants": [
             {name: None if pd.isna(value) else value for name, value in row.items()}

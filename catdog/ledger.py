@@ -9,7 +9,7 @@ from catdog.config import Identity, SweepConfig
 from catdog.errors import NotFoundError, UserError
 from catdog.paths import RunPaths
 from catdog.provenance import code_version, now, package_versions
-from catdog.records import Failure, Manifest, PlannedTrial, Session, Status, TrialResult
+from catdog.records import Failure, Launch, Manifest, PlannedTrial, Status, TrialResult
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Ledger:
 
     manifest: Manifest
     entries: Sequence[Entry]
-    sessions: Sequence[Session] = ()
+    launches: Sequence[Launch] = ()
     """What each launch of the sweep has used, in their order."""
 
     @property
@@ -77,8 +77,8 @@ def read_ledger(store: Store, manifest: Manifest) -> Ledger:
         for key in (where.result, where.failure)
         if key in keys
     ]
-    sessions = store.list(run.sessions)
-    contents = dict(read_many(store, [*wanted, *sessions]))
+    launches = store.list(run.launches)
+    contents = dict(read_many(store, [*wanted, *launches]))
     entries = []
     for trial in planned:
         where = run.trial(trial.variant.folder, trial.seed)
@@ -86,7 +86,7 @@ def read_ledger(store: Store, manifest: Manifest) -> Ledger:
         result = _parse_result(where.result, contents.get(where.result), config_hash)
         failure = None if result else _parse_failure(where.failure, contents.get(where.failure), config_hash)
         entries.append(Entry(trial, config_hash, result, failure, where.checkpoint in keys))
-    return Ledger(manifest, entries, _parse_sessions({key: contents[key] for key in sessions if key in contents}))
+    return Ledger(manifest, entries, _parse_launches({key: contents[key] for key in launches if key in contents}))
 
 
 def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:
@@ -127,14 +127,14 @@ def _parse_result(key: str, data: bytes | None, config_hash: str) -> TrialResult
     return result if result.config_hash == config_hash else None
 
 
-def _parse_sessions(contents: Mapping[str, bytes]) -> list[Session]:
-    sessions = []
+def _parse_launches(contents: Mapping[str, bytes]) -> list[Launch]:
+    launches = []
     for key, data in contents.items():
         try:
-            sessions.append(Session.from_json(data))
+            launches.append(Launch.from_json(data))
         except ValueError as error:
             logger.warning("%s: %s; what it used is not counted", key, error)
-    return sorted(sessions, key=lambda session: session.started_at)
+    return sorted(launches, key=lambda launch: launch.started_at)
 
 
 def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | None:

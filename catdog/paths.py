@@ -92,11 +92,11 @@ class RunPaths:
         return f"{self.run}/failures/"
 
     @property
-    def sessions(self) -> str:
-        return f"{self.run}/sessions/"
+    def launches(self) -> str:
+        return f"{self.run}/launches/"
 
-    def session(self, launch: str) -> str:
-        return f"{self.sessions}{launch}.json"
+    def launch(self, name: str) -> str:
+        return f"{self.launches}{name}.json"
 
     @property
     def canary(self) -> str:

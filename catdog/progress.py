@@ -105,7 +105,7 @@ class SweepProgress:
 
     @property
     def eta_seconds(self) -> float | None:
-        """How long the pending trials will take, from those that ended in this session; None before the first."""
+        """How long the pending trials will take, from those that ended since the start; None before the first."""
         with self._lock:
             if not self._seconds:
                 return None

@@ -161,10 +161,10 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Session:
+class Launch:
     """What one launch of a sweep has used."""
 
-    launch: str
+    name: str
     started_at: str
     unit: Unit
     hourly_price: float | None
@@ -178,12 +178,12 @@ class Session:
     """No more trials start: what the sweep may cost is spent."""
 
     @classmethod
-    def from_json(cls, data: bytes) -> "Session":
-        """Read a session; raises `ValueError` when it is not one."""
+    def from_json(cls, data: bytes) -> "Launch":
+        """Read a launch; raises `ValueError` when it is not one."""
         try:
             return cls(**json.loads(data))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"not a session: {error}") from None
+            raise ValueError(f"not a launch: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a run has used and what that cost: hours of GPUs, or of CPU cores where trials use no GPU.
 
 Everything that is there while a sweep runs is paid for, idle or not; `Meter` integrates both what is there and what
-trials use. Each launch of a sweep keeps its own `Session` in the store, so that the sum survives the driver. The node
+trials use. Each launch of a sweep keeps a record of its own in the store, so that the sum survives the driver. The node
 that runs the driver is not counted unless trials run on it.
 """
 
@@ -12,12 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from catdog.records import Session, Unit
+from catdog.records import Launch, Unit
 
 
 @dataclass(frozen=True)
 class Spending:
-    """The sessions of a run, summed up for one kind of unit."""
+    """The launches of a run, summed up for one kind of unit."""
 
     unit: Unit
     unit_hours: float
@@ -25,7 +25,7 @@ class Spending:
     busy_hours: Mapping[str, float]
     """Of units that a trial was using, by variant."""
     cost: float | None
-    """In the currency of --hourly-price; None where a session has no price."""
+    """In the currency of --hourly-price; None where a launch has no price."""
     variant_costs: Mapping[str, float] | None
     """The busy part of the cost, by variant; what is missing from `cost` was idle."""
 
@@ -37,32 +37,32 @@ class Spending:
         return max(0.0, 1 - sum(self.busy_hours.values()) / self.unit_hours)
 
 
-def summarise_spending(sessions: Sequence[Session]) -> list[Spending]:
+def summarise_spending(launches: Sequence[Launch]) -> list[Spending]:
     """Return the sums, one entry for every kind of unit that was used."""
     return [
-        _sum(unit, [session for session in sessions if session.unit == unit])
-        for unit in dict.fromkeys(session.unit for session in sessions)
+        _sum(unit, [launch for launch in launches if launch.unit == unit])
+        for unit in dict.fromkeys(launch.unit for launch in launches)
     ]
 
 
-def session_cost(session: Session, hourly_price: float | None = None) -> float:
-    """Return what a session cost, at its own price or else at this one; 0 where there is neither."""
-    return session.unit_hours * (session.hourly_price or hourly_price or 0.0)
+def launch_cost(launch: Launch, hourly_price: float | None = None) -> float:
+    """Return what a launch cost, at its own price or else at this one; 0 where there is neither."""
+    return launch.unit_hours * (launch.hourly_price or hourly_price or 0.0)
 
 
-def _sum(unit: Unit, sessions: Sequence[Session]) -> Spending:
+def _sum(unit: Unit, launches: Sequence[Launch]) -> Spending:
     busy: defaultdict[str, float] = defaultdict(float)
     costs: defaultdict[str, float] = defaultdict(float)
-    for session in sessions:
-        for label, hours in session.busy_hours.items():
+    for launch in launches:
+        for label, hours in launch.busy_hours.items():
             busy[label] += hours
-            costs[label] += hours * (session.hourly_price or 0.0)
-    priced = all(session.hourly_price is not None for session in sessions)
+            costs[label] += hours * (launch.hourly_price or 0.0)
+    priced = all(launch.hourly_price is not None for launch in launches)
     return Spending(
         unit=unit,
-        unit_hours=sum(session.unit_hours for session in sessions),
+        unit_hours=sum(launch.unit_hours for launch in launches),
         busy_hours=dict(busy),
-        cost=sum(map(session_cost, sessions)) if priced else None,
+        cost=sum(map(launch_cost, launches)) if priced else None,
         variant_costs=dict(costs) if priced else None,
     )
 
@@ -72,13 +72,13 @@ class Meter:
 
     def __init__(
         self,
-        session: Session,
+        launch: Launch,
         units_per_trial: float,
         count_units: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`count_units` returns how many units the cluster has now."""
-        self._session = session
+        self._launch = launch
         self._units_per_trial = units_per_trial
         self._count_units = count_units
         self._clock = clock
@@ -103,8 +103,8 @@ class Meter:
         """No more trials are to start."""
         self._closed = True
 
-    def read(self) -> Session:
-        """Return the session up to now; what the cluster has now is what it had since the last reading."""
+    def read(self) -> Launch:
+        """Return the launch up to now; what the cluster has now is what it had since the last reading."""
         units = self._count_units()
         with self._lock:
             now = self._clock()
@@ -114,7 +114,7 @@ class Meter:
             for (label, _), began in self._running.items():
                 busy[label] = busy.get(label, 0.0) + (now - began) * self._units_per_trial
             return dataclasses.replace(
-                self._session,
+                self._launch,
                 seconds=now - self._began,
                 unit_hours=self._unit_seconds / 3600,
                 busy_hours={label: seconds / 3600 for label, seconds in busy.items()},

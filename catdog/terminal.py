@@ -90,7 +90,7 @@ def print_status(console: Console, url: str, ledger: Ledger, table: pd.DataFrame
 def spending_lines(ledger: Ledger) -> list[str]:
     """Return what the run has used, and what that cost where there is a price: one line for each kind of unit."""
     lines = []
-    for spending in summarise_spending(ledger.sessions):
+    for spending in summarise_spending(ledger.launches):
         unit = "GPU" if spending.unit == "GPU" else "core"
         idle = "" if spending.idle_share is None else f", {spending.idle_share:.0%} of them idle"
         cost = ""
@@ -98,8 +98,8 @@ def spending_lines(ledger: Ledger) -> list[str]:
             shares = [f"{label} {amount:.2f}" for label, amount in spending.variant_costs.items()]
             shares.append(f"idle {spending.cost - sum(spending.variant_costs.values()):.2f}")
             cost = f", cost {spending.cost:.2f} ({', '.join(shares)})"
-        sessions = sum(session.unit == spending.unit for session in ledger.sessions)
-        lines.append(f"{spending.unit_hours:.2f} {unit}-hours in {sessions} session{'s' * (sessions > 1)}{idle}{cost}")
+        launches = sum(launch.unit == spending.unit for launch in ledger.launches)
+        lines.append(f"{spending.unit_hours:.2f} {unit}-hours in {launches} launch{'es' * (launches > 1)}{idle}{cost}")
     return lines
 
 

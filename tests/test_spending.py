@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.options import run_job
-from catdog.records import Session, to_json
-from catdog.spending import Meter, session_cost, summarise_spending
+from catdog.records import Launch, to_json
+from catdog.spending import Meter, launch_cost, summarise_spending
 from jobs import sweep
 from tests.test_sweep import SMALL
 
-SESSION = Session("abc", "2026-01-01T00:00:00+00:00", "GPU", 2.0)
+LAUNCH = Launch("abc", "2026-01-01T00:00:00+00:00", "GPU", 2.0)
 
 
 class Clock:
@@ -28,7 +28,7 @@ class Clock:
 
 def test_a_meter_counts_what_is_there_and_what_trials_use() -> None:
     clock, units = Clock(), [4.0]
-    meter = Meter(SESSION, 0.5, lambda: units[0], clock)
+    meter = Meter(LAUNCH, 0.5, lambda: units[0], clock)
     meter.started("baseline", 0)
     clock.seconds += 1800
     meter.started("se", 0)
@@ -37,23 +37,23 @@ def test_a_meter_counts_what_is_there_and_what_trials_use() -> None:
     clock.seconds += 1800
     meter.ended("baseline", 0)
     meter.ended("baseline", 0)
-    session = meter.read()
-    assert session.seconds == 3600
-    assert session.unit_hours == pytest.approx(2.5)
-    assert session.busy_hours == pytest.approx({"baseline": 0.5, "se": 0.25})
-    assert session_cost(session) == pytest.approx(5.0)
-    assert not session.closed
+    launch = meter.read()
+    assert launch.seconds == 3600
+    assert launch.unit_hours == pytest.approx(2.5)
+    assert launch.busy_hours == pytest.approx({"baseline": 0.5, "se": 0.25})
+    assert launch_cost(launch) == pytest.approx(5.0)
+    assert not launch.closed
     meter.close()
     assert meter.read().closed
 
 
-def test_sessions_add_up_and_what_no_trial_used_was_idle() -> None:
-    sessions = [
-        Session("a", "", "GPU", 2.0, 3600, 2.0, {"baseline": 1.0}),
-        Session("b", "", "GPU", 1.0, 3600, 4.0, {"baseline": 2.0, "se": 1.0}),
-        Session("c", "", "CPU", None, 3600, 2.0, {"se": 2.0}),
+def test_launches_add_up_and_what_no_trial_used_was_idle() -> None:
+    launches = [
+        Launch("a", "", "GPU", 2.0, 3600, 2.0, {"baseline": 1.0}),
+        Launch("b", "", "GPU", 1.0, 3600, 4.0, {"baseline": 2.0, "se": 1.0}),
+        Launch("c", "", "CPU", None, 3600, 2.0, {"se": 2.0}),
     ]
-    gpu, cpu = summarise_spending(sessions)
+    gpu, cpu = summarise_spending(launches)
     assert (gpu.unit, gpu.unit_hours, gpu.cost) == ("GPU", 6.0, 8.0)
     assert gpu.busy_hours == {"baseline": 3.0, "se": 1.0}
     assert gpu.variant_costs == {"baseline": 4.0, "se": 1.0}
@@ -63,7 +63,7 @@ def test_sessions_add_up_and_what_no_trial_used_was_idle() -> None:
 
 @given(
     st.builds(
-        Session,
+        Launch,
         launch=st.text(min_size=1),
         started_at=st.text(),
         unit=st.sampled_from(["GPU", "CPU"]),
@@ -73,8 +73,8 @@ def test_sessions_add_up_and_what_no_trial_used_was_idle() -> None:
         closed=st.booleans(),
     )
 )
-def test_a_session_survives_its_json(session: Session) -> None:
-    assert Session.from_json(to_json(session)) == session
+def test_a_launch_survives_its_json(launch: Launch) -> None:
+    assert Launch.from_json(to_json(launch)) == launch
 
 
 @pytest.mark.slow
@@ -88,14 +88,14 @@ def test_a_sweep_starts_no_more_trials_when_it_has_cost_what_it_may(
     assert run("--variants", "baseline", "--hourly-price", "1000000", "--max-cost", "0.01") == 1
     output = capsys.readouterr().out
     assert "missing: baseline seed 3" in output
-    assert "core-hours in 1 session" in output
+    assert "core-hours in 1 launch" in output
     assert run("--variants", "baseline", "--hourly-price", "3", "--max-cost", "1") == 1, "it has cost more already"
     assert run("--variants", "baseline") == 0
     summary = json.loads((store_folder / "demo/report/summary.json").read_bytes())
     assert summary["spent"][0]["unit"] == "CPU"
-    assert summary["spent"][0]["cost"] is None, "the last session had no price"
+    assert summary["spent"][0]["cost"] is None, "the last launch had no price"
     assert set(summary["spent"][0]["busy_hours"]) == {"baseline"}
-    assert len(list((store_folder / "demo/sessions").glob("*.json"))) == 3
+    assert len(list((store_folder / "demo/launches").glob("*.json"))) == 3
 
 
 def test_the_plan_says_what_the_night_will_cost(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

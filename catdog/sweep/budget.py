@@ -1,4 +1,4 @@
-"""Keeps the session of a sweep in the store while it runs, and closes the sweep when it has cost what it may."""
+"""Keeps what a launch has used in the store while it runs, and closes the sweep when it has cost what it may."""
 
 import logging
 import threading
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from catdog.errors import StoreError
 from catdog.paths import RunPaths
 from catdog.progress import SweepProgress
-from catdog.records import Session, to_json
-from catdog.spending import Meter, session_cost
+from catdog.records import Launch, to_json
+from catdog.spending import Meter, launch_cost
 from catdog.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Budget:
         meter: Meter,
         store: Store,
         paths: RunPaths,
-        earlier: Sequence[Session],
+        earlier: Sequence[Launch],
         max_cost: float | None,
         progress: SweepProgress,
     ) -> None:
@@ -37,7 +37,7 @@ class Budget:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Meter what happens in the block; the session is in the store when it ends, however it ends."""
+        """Meter what happens in the block; the launch is in the store when it ends, however it ends."""
         self._step(write=True)
         thread = threading.Thread(target=self._watch, daemon=True, name="budget")
         thread.start()
@@ -57,15 +57,15 @@ class Budget:
                 written = time.monotonic()
 
     def _step(self, write: bool) -> None:
-        session = self._meter.read()
-        if self._max_cost is not None and not session.closed:
-            spent = sum(session_cost(one, session.hourly_price) for one in (*self._earlier, session))
+        launch = self._meter.read()
+        if self._max_cost is not None and not launch.closed:
+            spent = sum(launch_cost(one, launch.hourly_price) for one in (*self._earlier, launch))
             if spent >= self._max_cost:
                 self._meter.close()
-                session, write = self._meter.read(), True
+                launch, write = self._meter.read(), True
                 self._progress.notice = f"--max-cost {self._max_cost:g} is reached: no more trials start"
         if write:
             try:
-                self._store.put(self._paths.session(session.launch), to_json(session))
+                self._store.put(self._paths.launch(launch.name), to_json(launch))
             except StoreError as error:
                 logger.warning("what the sweep has used could not be stored: %s", error)

@@ -23,7 +23,7 @@ from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
 from catdog.provenance import now
 from catdog.provision import provide_dataset, weights_digest
-from catdog.records import PlannedTrial, Session, to_json
+from catdog.records import Launch, PlannedTrial, to_json
 from catdog.spending import Meter
 from catdog.statistics import best_run
 from catdog.storage import Store, StoreLocation
@@ -125,9 +125,10 @@ def _run_trials(
     launch = uuid.uuid4().hex
     progress = SweepProgress(context.run, plan.ledger, cluster.slots)
     progress.pending = len(plan.pending)
-    session = Session(launch, now(), cluster.unit, config.hourly_price)
-    meter = Meter(session, cluster.units_per_trial, cluster.count_units)
-    budget = Budget(meter, store, RunPaths(context.run), plan.ledger.sessions, config.max_cost, progress)
+    meter = Meter(
+        Launch(launch, now(), cluster.unit, config.hourly_price), cluster.units_per_trial, cluster.count_units
+    )
+    budget = Budget(meter, store, RunPaths(context.run), plan.ledger.launches, config.max_cost, progress)
     trainable = tune.with_resources(
         tune.with_parameters(run_one, context=context, launch=launch), cluster.trial_resources
     )

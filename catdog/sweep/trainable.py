@@ -18,7 +18,7 @@ from catdog.context import RunContext
 from catdog.errors import NotFoundError, StoreError
 from catdog.paths import RunPaths
 from catdog.provenance import now
-from catdog.records import EpochRecord, Failure, PlannedTrial, Session, to_json
+from catdog.records import EpochRecord, Failure, Launch, PlannedTrial, to_json
 from catdog.storage import Store
 from catdog.variants import parse_variant
 
@@ -95,7 +95,7 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
 def _is_closed(store: Store, context: RunContext, launch: str) -> bool:
     """Return whether the driver wants no more trials to start."""
     try:
-        return Session.from_json(store.get(RunPaths(context.run).session(launch))).closed
+        return Launch.from_json(store.get(RunPaths(context.run).launch(launch))).closed
     except (NotFoundError, ValueError):
         return False
 
