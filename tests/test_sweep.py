@@ -1,6 +1,7 @@
 """Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed, resumed; and to a real S3."""
 
 import csv
+import functools
 import io
 import json
 import os
@@ -235,6 +236,8 @@ def start_job(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # Ignored where the tests run in the background of a shell.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
