@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
+from ray._private.worker import get_dashboard_url
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catdog.canary import run_canary
@@ -89,7 +90,7 @@ def examine(config: SweepConfig, wait_seconds: float, say: Callable[[str], None]
     with Cluster(config, location, say) as cluster:
         try:
             cluster.start()
-        except (UserError, ConnectionError) as error:
+        except UserError as error:
             yield Check("cluster", "fault", _first_line(error))
             return
         yield from _check_cluster(cluster, config)
@@ -200,8 +201,7 @@ def _check_cluster(cluster: Cluster, config: SweepConfig) -> Iterator[Check]:
 
 def _check_dashboard() -> Iterator[Check]:
     """Ask the dashboard for its jobs without a token: whoever may do that may run code on the cluster."""
-    url = ray.get_runtime_context().dashboard_url if hasattr(ray.get_runtime_context(), "dashboard_url") else None
-    url = url or getattr(ray._private.worker._global_node, "webui_url", None)
+    url = get_dashboard_url()
     if not url:
         yield Check("dashboard", "ok", "there is none")
         return
@@ -240,7 +240,9 @@ def _check_nodes(
     for node in ray.nodes():
         if node["Alive"]:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            waiting[f"node {node['NodeManagerAddress']}"] = probe.options(scheduling_strategy=pinned).remote(location)
+            # A process sees a GPU only where it has asked for a part of one.
+            options = {"scheduling_strategy": pinned, "num_gpus": 0.001 if node["Resources"].get("GPU") else 0}
+            waiting[f"node {node['NodeManagerAddress']}"] = probe.options(**options).remote(location)
     for group in cluster.startable.groups:
         if not any(group.matches(node["Resources"]) for node in ray.nodes() if node["Alive"]):
             say(f"starting a node of type {group.name}")
