@@ -64,7 +64,7 @@ def test_launches_add_up_and_what_no_trial_used_was_idle() -> None:
 @given(
     st.builds(
         Launch,
-        launch=st.text(min_size=1),
+        name=st.text(min_size=1),
         started_at=st.text(),
         unit=st.sampled_from(["GPU", "CPU"]),
         hourly_price=st.none() | st.floats(0.01, 100),
