@@ -131,6 +131,7 @@ def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pyte
     assert failure["attempts"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets = make_pets(tmp_path / "pets")
