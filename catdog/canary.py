@@ -14,6 +14,7 @@ import torch
 
 from catdog import paths
 from catdog.context import RunContext
+from catdog.errors import first_line
 from catdog.inputs import forget_inputs, shared_inputs
 from catdog.provision import provide
 from catdog.records import Canary, CanaryStep
@@ -72,7 +73,7 @@ def _step(context: RunContext, variant: VariantSpec, device: torch.device) -> Ca
             context, variant, 0, lambda record: seconds.append((record.train_seconds, record.evaluate_seconds))
         )
     except Exception as error:
-        return CanaryStep(variant.label, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+        return CanaryStep(variant.label, f"{type(error).__name__}: {first_line(error)}")
     if result.status != "complete":
         return CanaryStep(variant.label, f"the loss was not finite in epoch {result.best_epoch}")
     assert result.images_trained is not None

@@ -27,3 +27,8 @@ class DivergedError(CatdogError):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"the loss is not finite in epoch {epoch}")
         self.epoch = epoch
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 300 characters; its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         print_line(check.as_json() if options.json else check.line)
         faults += check.status == "fault"
     if not options.json:
-        print_line("nothing stands in the way" if not faults else f"{faults} faults: a sweep would not end well")
+        print_line(
+            "nothing stands in the way" if not faults else f"a sweep would not end well: {faults} of these are faults"
+        )
     return MISTAKE if faults else COMPLETE
 
 

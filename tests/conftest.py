@@ -102,17 +102,22 @@ def s3_server() -> Iterator[str]:
         process.wait(10)
 
 
-@pytest.fixture
-def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """The environment of a user of that server."""
-    environment = {
-        "AWS_ENDPOINT_URL": s3_server,
+def s3_variables(server: str, cache: Path) -> dict[str, str]:
+    """Return the variables of a process that uses that server, with a node's cache of its own."""
+    return {
+        "AWS_ENDPOINT_URL": server,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": PLANTED_SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "CATDOG_CACHE": str(tmp_path / "node-cache"),
+        "CATDOG_CACHE": str(cache),
     }
+
+
+@pytest.fixture
+def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """The environment of a user of that server."""
+    environment = s3_variables(s3_server, tmp_path / "node-cache")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return environment

@@ -14,6 +14,7 @@ from catdog.paths import pack_key
 from catdog.storage import StoreLocation
 from catdog.sweep.nodes import Startable, startable_nodes
 from tests.autoscaling import FakeAutoscalingCluster
+from tests.conftest import s3_variables
 from tests.test_sweep import SMALL, start_job
 
 GPU_TYPE = {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}
@@ -23,14 +24,7 @@ SECONDS_TO_WAIT = 300
 
 @pytest.fixture(scope="module")
 def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAutoscalingCluster]:
-    environment = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "CATDOG_CACHE": str(tmp_path_factory.mktemp("node-cache")),
-    }
+    environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache"))
     with FakeAutoscalingCluster({"gpu": GPU_TYPE, "cpu": CPU_TYPE}, environment) as cluster:
         yield cluster
     assert not cluster.processes()

@@ -1,5 +1,6 @@
 """The doctor: one line for each check, the remedy where something stands in the way, and what --dry-run makes of it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_where_nothing_stands_in_the_way_the_plan_knows_the_speed(
         "weights            none fit tiny",
         "data               drawn ",
         "cluster            ",
-        "token              token authentication is on",
+        "token              RAY_AUTH_MODE is token",
         "same packages, store writable, no GPU",
         "canary baseline    ",
         "canary se          ",
@@ -85,11 +86,9 @@ def test_what_an_s3_store_can_do_is_told(s3_bucket: str, capsys: pytest.CaptureF
 def test_the_share_of_a_gpu_follows_from_the_memory(
     asked: float | None, gigabytes: float, status: str, words: str
 ) -> None:
-    import dataclasses
-
     from catdog.sweep.doctor import check_packing
 
-    identity = Identity(dataclasses.replace(PRESETS["paper"].recipe), "0" * 16, None, 1)
+    identity = Identity(PRESETS["paper"].recipe, "0" * 16, None, 1)
     step = CanaryStep("baseline", None, 7000.0, 20000.0, int(gigabytes * 1e9))
     canary = Canary(identity, "H100", 80_000_000_000, (step,))
     config = dataclasses.replace(PRESETS["paper"], gpus_per_trial=asked)

@@ -14,6 +14,7 @@ import torch
 from catdog.errors import NotFoundError
 from catdog.storage import Store, StoreLocation
 from tests.autoscaling import FakeAutoscalingCluster
+from tests.conftest import s3_variables
 from tests.test_sweep import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -23,13 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAutoscalingCluster]:
     """A cluster whose nodes find the credentials of the S3 server by themselves, as by an instance profile."""
-    environment = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "CATDOG_CACHE": str(tmp_path_factory.mktemp("node-cache")),
-    }
+    environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache"))
     # No worker nodes: those of the fake provider share the head's folders and would take the job's working_dir away.
     with FakeAutoscalingCluster({}, environment, include_dashboard=True, head_cpus=2) as cluster:
         yield cluster

@@ -6,6 +6,7 @@ type that the autoscaler could start (which starts it), then a short trial of ev
 
 import importlib.util
 import json
+import logging
 import os
 import platform
 import shutil
@@ -23,9 +24,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catdog.canary import run_canary
 from catdog.config import Identity, SweepConfig
-from catdog.context import RunContext
-from catdog.data.oxford import PACKED_SIZE
-from catdog.errors import StoreError, UserError
+from catdog.data.oxford import OFFICIAL_COUNTS, PACKED_SIZE
+from catdog.errors import StoreError, UserError, first_line
 from catdog.paths import RunPaths, pack_key
 from catdog.plan import resolve_identity
 from catdog.provenance import package_versions
@@ -34,6 +34,8 @@ from catdog.records import Canary
 from catdog.storage import S3Store, StoreLocation
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.run import run_context
+
+logger = logging.getLogger(__name__)
 
 WORKING_DIR_BYTES = 5_000_000
 """What is uploaded for a job is code; more than this is data that strayed into the folder."""
@@ -85,16 +87,16 @@ def examine(config: SweepConfig, wait_seconds: float, say: Callable[[str], None]
     yield weights
     if any(check.status == "fault" for check in (*store_checks, weights)):
         return
-    data = _check_data(config, location)
+    data, dataset = _check_data(config, location)
     yield data
     with Cluster(config, location, say) as cluster:
         try:
             cluster.start()
         except UserError as error:
-            yield Check("cluster", "fault", _first_line(error))
+            yield Check("cluster", "fault", first_line(error))
             return
-        yield from _check_cluster(cluster, config)
-        yield from _check_nodes(location, cluster, _cache_bytes(config, location), wait_seconds, say)
+        yield from _check_cluster(cluster)
+        yield from _check_nodes(location, cluster, _cache_bytes(config, dataset), wait_seconds, say)
         if data.status == "fault":
             return
         store = location.open()
@@ -118,7 +120,7 @@ def _check_working_dir() -> Iterator[Check]:
 
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "working_dir.zip"
-        create_package(str(folder), package, include_gitignore=True, logger=_Silent())
+        create_package(str(folder), package, include_gitignore=True, logger=logger)
         size = package.stat().st_size
     finding = f"{size / 1e6:.1f} MB would be uploaded by ray job submit"
     if size <= WORKING_DIR_BYTES:
@@ -127,19 +129,12 @@ def _check_working_dir() -> Iterator[Check]:
         yield Check("working_dir", "warning", finding, "name what a job does not need in .rayignore")
 
 
-class _Silent:
-    """A logger that Ray's packaging may call."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments, **options: None
-
-
 def _check_store(location: StoreLocation) -> Iterator[Check]:
     try:
         store = location.open()
         store.check()
     except (UserError, StoreError) as error:
-        yield Check("store", "fault", _first_line(error))
+        yield Check("store", "fault", first_line(error))
         return
     yield Check("store", "ok", f"{location.url} can be written from here")
     if isinstance(store, S3Store):
@@ -157,32 +152,34 @@ def _check_weights(config: SweepConfig) -> Check:
         build_backbone(backbone, provide_weights(weights))
         digest = weights_digest(weights)
     except (UserError, StoreError) as error:
-        return Check("weights", "fault", _first_line(error))
+        return Check("weights", "fault", first_line(error))
     return Check("weights", "ok", f"{weights} fit {backbone}{f' (sha256 {digest[:12]})' if digest else ''}")
 
 
-def _check_data(config: SweepConfig, location: StoreLocation) -> Check:
+def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Dataset | None]:
     try:
         store = location.open()
         dataset, source = find_dataset(config, store)
     except (UserError, StoreError) as error:
-        return Check("data", "fault", _first_line(error))
+        return Check("data", "fault", first_line(error)), None
     if dataset is None:
-        return Check(
+        missing = Check(
             "data", "warning", "Oxford-IIIT Pet is neither here nor in the store: it will be downloaded",
             f"python jobs/prepare.py {config.preset} --store {location.url} --data-root DIR",
         )  # fmt: skip
+        return missing, None
     where = "this machine" if source is not None else "the store"
     total = f", {len(source.names):,} images" if source is not None else ""
     packed = "packed in the store" if store.exists(pack_key(dataset.fingerprint)) else "not packed yet"
-    return Check(
+    found = Check(
         "data", "ok",
         f"{dataset.name} {dataset.fingerprint} on {where}{total}, {dataset.trainval_images:,} of them to learn from; "
         f"{packed}",
     )  # fmt: skip
+    return found, dataset
 
 
-def _check_cluster(cluster: Cluster, config: SweepConfig) -> Iterator[Check]:
+def _check_cluster(cluster: Cluster) -> Iterator[Check]:
     address = os.environ.get("RAY_ADDRESS")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     finding = (
@@ -195,7 +192,7 @@ def _check_cluster(cluster: Cluster, config: SweepConfig) -> Iterator[Check]:
     if mode != "token":
         yield Check("token", "fault", f"RAY_AUTH_MODE is {mode!r}", "set RAY_AUTH_MODE=token on every node")
     else:
-        yield Check("token", "ok", "token authentication is on")
+        yield Check("token", "ok", "RAY_AUTH_MODE is token")
     yield from _check_dashboard()
 
 
@@ -223,10 +220,10 @@ def _check_dashboard() -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _cache_bytes(config: SweepConfig, location: StoreLocation) -> int:
+def _cache_bytes(config: SweepConfig, dataset: Dataset | None) -> int:
     """Return about how much a node keeps: all images as bytes, and as much again for a frozen backbone's features."""
-    dataset = find_dataset(config, location.open())[0] or Dataset(config.recipe.dataset, "", 3680)
-    pack = 2 * dataset.trainval_images * PACKED_SIZE**2 * 3
+    trainval_images = dataset.trainval_images if dataset is not None else OFFICIAL_COUNTS["trainval"]
+    pack = 2 * trainval_images * PACKED_SIZE**2 * 3
     return 2 * pack if config.recipe.freeze else pack
 
 
@@ -256,7 +253,7 @@ def _check_nodes(
             yield Check(name, "fault", f"no worker answered within {wait_seconds:.0f} s", "see ray status and quotas")
             continue
         except ray.exceptions.RayError as error:
-            yield Check(name, "fault", _first_line(error), "see the worker's log")
+            yield Check(name, "fault", first_line(error), "see the worker's log")
             continue
         yield _compare(name, report, mine, needed_bytes)
 
@@ -289,7 +286,7 @@ def report_node(location: StoreLocation) -> NodeReport:
         location.open().check()
         store_error = None
     except (UserError, StoreError) as error:
-        store_error = _first_line(error)
+        store_error = first_line(error)
     cache = node_cache() if not location.is_local else Path(location.url)
     cache.mkdir(parents=True, exist_ok=True)
     compiler = shutil.which("cc") or shutil.which("gcc")
@@ -310,13 +307,13 @@ def _check_canary(
     """Run a short trial of every variant on a worker; what it measures is kept for --dry-run."""
     resources = cluster.trial_resources
     context = run_context(config, location, identity, cluster.gpus_per_trial)
-    task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=1)(_run_canary)
+    task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=1)(run_canary)
     say("short trials of all variants on a worker")
     try:
         canary: Canary = ray.get(task.remote(context, config.variant_specs))
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        yield Check("canary", "fault", _first_line(cause))
+        yield Check("canary", "fault", first_line(cause))
         return
     location.open().put(RunPaths(config.run_name).canary, canary.to_json())
     for step in canary.steps:
@@ -328,10 +325,6 @@ def _check_canary(
         finding = f"{step.train_images_per_second:.0f} images/s in training on {canary.device}, {peak / 1e9:.1f} GB"
         yield Check(name, "ok", finding)
     yield from check_packing(config, canary)
-
-
-def _run_canary(context: RunContext, variants: Any) -> Canary:
-    return run_canary(context, variants)
 
 
 def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
@@ -354,7 +347,3 @@ def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
 
 def _yes(able: bool) -> str:
     return "yes" if able else "no"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

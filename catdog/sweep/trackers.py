@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from catdog.config import Tracker
-from catdog.errors import UserError
+from catdog.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Guarded(tune.Callback):
         try:
             self._tracker.setup(*arguments, **info)
         except Exception as error:
-            raise UserError(f"--tracker {self._name}: {_first_line(error)}") from error
+            raise UserError(f"--tracker {self._name}: {first_line(error)}") from error
 
     def on_trial_start(self, *arguments: Any, **info: Any) -> None:
         self._pass_on(self._tracker.on_trial_start, arguments, info)
@@ -74,9 +74,5 @@ class Guarded(tune.Callback):
             hook(*arguments, **info)
         except Exception as error:
             self._failed = True
-            self._say(f"--tracker {self._name} failed, the sweep goes on without it: {_first_line(error)}")
+            self._say(f"--tracker {self._name} failed, the sweep goes on without it: {first_line(error)}")
             logger.warning("the tracker failed", exc_info=error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

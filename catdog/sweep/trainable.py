@@ -15,7 +15,7 @@ from typing import Any
 from ray import tune
 
 from catdog.context import RunContext
-from catdog.errors import NotFoundError, StoreError
+from catdog.errors import NotFoundError, StoreError, first_line
 from catdog.paths import RunPaths
 from catdog.provenance import now
 from catdog.records import EpochRecord, Failure, Launch, PlannedTrial, to_json
@@ -115,7 +115,7 @@ def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception,
         seed=trial.seed,
         config_hash=context.identity.trial_hash(trial.variant, trial.seed),
         error=type(error).__name__,
-        message=(str(error).splitlines() or [""])[0][:300],
+        message=first_line(error),
         traceback="".join(traceback.format_exception(error)),
         attempts=attempts,
         launch=launch,
