@@ -98,7 +98,8 @@ def gaps(ledger: Ledger) -> list[str]:
         elif entry.status == "diverged" and entry.result is not None:
             lines.append(f"diverged: {entry.trial.name}: the loss was not finite in epoch {entry.result.best_epoch}")
         elif entry.status == "missing":
-            lines.append(f"missing: {entry.trial.name}{' (unfinished)' if entry.unfinished else ''}")
+            why = entry.damage or ("unfinished" if entry.unfinished else None)
+            lines.append(f"missing: {entry.trial.name}{f' ({why})' if why else ''}")
     return lines
 
 

@@ -18,7 +18,7 @@ from catdog.errors import first_line
 from catdog.inputs import forget_inputs, shared_inputs
 from catdog.provision import provide
 from catdog.records import Canary, CanaryStep
-from catdog.storage import StoreLocation
+from catdog.storage import LocalStore, StoreLocation
 from catdog.trial import prepare_process, run_trial
 from catdog.variants import VariantSpec
 
@@ -39,11 +39,13 @@ def run_canary(
         epochs=EPOCHS,
         limit_images=min(identity.recipe.batch_size * STEPS[device.type], identity.recipe.limit_images or 10**9),
     )
-    pack = provide(context.location.open(), paths.pack_key(identity.fingerprint))
+    key = paths.pack_key(identity.fingerprint)
+    store = context.location.open()
+    pack = provide(store, key)
     with tempfile.TemporaryDirectory(prefix="catdog-canary-") as folder:
-        link = Path(folder) / paths.pack_key(identity.fingerprint)
-        link.parent.mkdir(parents=True)
-        link.symlink_to(pack)
+        scratch = LocalStore(Path(folder))
+        scratch.put(paths.digest_key(key), store.get(paths.digest_key(key)))
+        scratch.path(key).symlink_to(pack)
         short = dataclasses.replace(
             context,
             run="canary",

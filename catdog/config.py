@@ -152,6 +152,8 @@ class SweepConfig:
     """Keep the weights of each variant's best run by validation, of all trials, or none."""
     max_retries: int = 20
     """How often a trial is started again after a lost node, a killed process or a store that stayed away."""
+    store_patience: float = 600.0
+    """Seconds to wait for an S3 store that is away, before a trial gives up and is started again."""
     hourly_price: float | None = None
     """Price of one GPU for an hour (of one CPU core, where trials use no GPU), to say what a sweep costs."""
     max_cost: float | None = None
@@ -175,10 +177,9 @@ class SweepConfig:
             gpus is None or 0 <= gpus <= 1,
             f"--gpus-per-trial {gpus}: must be from 0 to 1; a trial uses one GPU at most",
         )
-        _require(
-            self.checkpoint_seconds >= 0,
-            f"--checkpoint-seconds {self.checkpoint_seconds}: must not be negative",
-        )
+        for name in ("checkpoint_seconds", "store_patience"):
+            seconds = getattr(self, name)
+            _require(0 <= seconds < math.inf, f"{_option(name)} {seconds}: must not be negative")
         _require(self.max_retries >= 0, f"--max-retries {self.max_retries}: must not be negative")
         for name in ("hourly_price", "max_cost"):
             amount = getattr(self, name)

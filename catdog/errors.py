@@ -21,6 +21,10 @@ class NotFoundError(StoreError):
     """There is no object under this key."""
 
 
+class StoreRefusedError(StoreError, UserError):
+    """The store says no: no such bucket, no permission, a full disk. The user must act."""
+
+
 class DivergedError(CatdogError):
     """The loss became NaN or infinite in `epoch`; running the trial again would give the same."""
 

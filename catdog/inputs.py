@@ -75,7 +75,7 @@ def load_inputs(context: RunContext, device: torch.device, say: Say = lambda mes
     probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # a frozen backbone with random weights is the same one in every process
-        backbone = build_backbone(recipe.backbone, provide_weights(context.weights))
+        backbone = build_backbone(recipe.backbone, provide_weights(context.weights, identity.weights_digest))
     shape = feature_shape(backbone, recipe.image_size)
     if not recipe.freeze:
         pretrained = backbone if recipe.weights != "none" else None

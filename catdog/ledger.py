@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from catdog.config import Identity, SweepConfig
 from catdog.errors import NotFoundError, UserError
-from catdog.paths import RunPaths
+from catdog.paths import RunPaths, TrialPaths
 from catdog.provenance import code_version, now, package_versions
 from catdog.records import Failure, Launch, Manifest, PlannedTrial, Status, TrialResult
-from catdog.storage import Store, read_many
+from catdog.results import checked_keys, find_damage
+from catdog.storage import Store, digest_many, read_many
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ class Entry:
     failure: Failure | None = None
     unfinished: bool = False
     """It has a checkpoint to go on from."""
+    damage: str | None = None
+    """What is wrong with its result, which does not count then."""
 
     @property
     def status(self) -> Status:
@@ -66,26 +69,41 @@ def read_manifest(store: Store, run: str) -> Manifest | None:
 
 
 def read_ledger(store: Store, manifest: Manifest) -> Ledger:
-    """Read all results and failures of a run, in parallel. A result of another config hash does not count."""
+    """Read all results and failures of a run, in parallel.
+
+    A result of another config hash does not count, nor does one that is damaged, or whose files are.
+    """
     run = RunPaths(manifest.run)
     keys = set(store.list(run.trials)) | set(store.list(run.failures))
-    planned = manifest.planned()
-    wanted = [
-        key
-        for trial in planned
-        for where in [run.trial(trial.variant.folder, trial.seed)]
-        for key in (where.result, where.failure)
-        if key in keys
-    ]
+    planned = [(trial, run.trial(trial.variant.folder, trial.seed)) for trial in manifest.planned()]
+    wanted = [key for _, where in planned for key in (where.result, where.failure) if key in keys]
     launches = store.list(run.launches)
     contents = dict(read_many(store, [*wanted, *launches]))
-    entries = []
-    for trial in planned:
-        where = run.trial(trial.variant.folder, trial.seed)
-        config_hash = manifest.identity.trial_hash(trial.variant, trial.seed)
-        result = _parse_result(where.result, contents.get(where.result), config_hash)
-        failure = None if result else _parse_failure(where.failure, contents.get(where.failure), config_hash)
-        entries.append(Entry(trial, config_hash, result, failure, where.checkpoint in keys))
+    hashes = {where: manifest.identity.trial_hash(trial.variant, trial.seed) for trial, where in planned}
+    damage: dict[TrialPaths, str] = {}
+    results: dict[TrialPaths, TrialResult] = {}
+    for where, config_hash in hashes.items():
+        try:
+            result = _parse_result(contents.get(where.result), config_hash)
+        except ValueError as error:
+            damage[where] = f"{where.result}: {error}"
+        else:
+            results |= {where: result} if result else {}
+    digests = digest_many(store, [key for where, result in results.items() for key in checked_keys(where, result)])
+    for where, result in results.items():
+        if wrong := find_damage(where, result, keys, digests):
+            damage[where] = wrong
+    entries = [
+        Entry(
+            trial,
+            hashes[where],
+            result=None if where in damage else results.get(where),
+            failure=_parse_failure(where.failure, contents.get(where.failure), hashes[where]),
+            unfinished=where.checkpoint in keys,
+            damage=damage.get(where),
+        )
+        for trial, where in planned
+    ]
     return Ledger(manifest, entries, _parse_launches({key: contents[key] for key in launches if key in contents}))
 
 
@@ -116,15 +134,9 @@ def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity,
     return existing.extended(labels, config.seed_list, command)
 
 
-def _parse_result(key: str, data: bytes | None, config_hash: str) -> TrialResult | None:
-    if data is None:
-        return None
-    try:
-        result = TrialResult.from_json(data)
-    except ValueError as error:
-        logger.warning("%s: %s; the trial will be run again", key, error)
-        return None
-    return result if result.config_hash == config_hash else None
+def _parse_result(data: bytes | None, config_hash: str) -> TrialResult | None:
+    result = None if data is None else TrialResult.from_json(data)
+    return result if result is not None and result.config_hash == config_hash else None
 
 
 def _parse_launches(contents: Mapping[str, bytes]) -> list[Launch]:

@@ -20,6 +20,11 @@ def features_key(fingerprint: str, digest: str) -> str:
     return f"{dataset_prefix(fingerprint)}/features-{digest}.safetensors"
 
 
+def digest_key(key: str) -> str:
+    """The sha256 of a pack or of features, written after them."""
+    return f"{key}.sha256.json"
+
+
 def dataset_pointer(dataset: str) -> str:
     """The fingerprint of the dataset that was uploaded last under this name."""
     return f"datasets/{dataset}.json"
@@ -82,6 +87,10 @@ class RunPaths:
     @property
     def manifest(self) -> str:
         return f"{self.run}/manifest.json"
+
+    @property
+    def claim(self) -> str:
+        return f"{self.run}/claim.json"
 
     @property
     def trials(self) -> str:

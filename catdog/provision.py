@@ -5,9 +5,10 @@ A local store's files are used in place. From S3 they are fetched once per node 
 have is made here and put there for the others.
 """
 
-import functools
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
+from safetensors import SafetensorError
 
 from catdog import paths
 from catdog.config import SweepConfig
@@ -23,9 +25,11 @@ from catdog.data.drawn import open_drawn
 from catdog.data.oxford import DATASET as OXFORD
 from catdog.data.oxford import download_oxford, open_oxford
 from catdog.data.source import Source
-from catdog.errors import NotFoundError, UserError
+from catdog.errors import NotFoundError, UserError, first_line
 from catdog.records import to_json
-from catdog.storage import LocalStore, S3Store, Store, StoreLocation
+from catdog.storage import LocalStore, S3Store, Store, StoreLocation, scratch_beside
+
+logger = logging.getLogger(__name__)
 
 NAMED_WEIGHTS = ("imagenet", "lite0", "none")
 
@@ -38,26 +42,37 @@ def node_cache() -> Path:
 def provide(store: LocalStore | S3Store, key: str, make: Callable[[Path], None] | None = None) -> Path:
     """Return a local file with the content of `key`: from here, from the store, or from `make` (and then stored).
 
+    Beside the object the store keeps its sha256, written last. A file that is not what that says is damaged or
+    unfinished: it is made again, or fetched again.
+
     Raises:
-        NotFoundError: it is nowhere and there is no way to make it.
+        NotFoundError: it is nowhere, or damaged everywhere, and there is no way to make it.
     """
-    if isinstance(store, LocalStore):
-        path = store.path(key)
-    else:
-        path = node_cache() / hashlib.sha256(store.url.encode()).hexdigest()[:8] / key
-    if path.is_file() and make is None:
-        return path
+    path = store.path(key) if isinstance(store, LocalStore) else _cached(store, key)
     with _node_lock(path):
-        if not path.is_file():
+        digest = _stored_digest(store, key)
+        if digest is not None:
+            if path.is_file() and _is_whole(path, digest):
+                return path
             if isinstance(store, S3Store) and store.exists(key):
                 store.get_file(key, path)
-            elif make is not None:
-                _make_whole(path, make)
-            else:
-                raise NotFoundError(f"{store.url}/{key}: no such object")
-        if make is not None and not store.exists(key):
+                if _is_whole(path, digest):
+                    return path
+            logger.warning("%s/%s is damaged: its sha256 is not what it was", store.url, key)
+            store.delete(paths.digest_key(key))  # so that whoever can make it again does
+        if make is None:
+            state = "no such object" if digest is None else "damaged; the same command makes it again"
+            raise NotFoundError(f"{store.url}/{key}: {state}")
+        _make_whole(path, make)
+        if isinstance(store, S3Store):
             store.put_file(key, path)
+        store.put(paths.digest_key(key), to_json({"sha256": _file_digest(path)}))
     return path
+
+
+def is_provided(store: Store, key: str) -> bool:
+    """Return whether the store has all of `key`."""
+    return _stored_digest(store, key) is not None and store.exists(key)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ def stored_dataset(config: SweepConfig, store: Store) -> Dataset | None:
         dataset = Dataset(**content)
     except (NotFoundError, TypeError, ValueError):
         return None
-    return dataset if store.exists(paths.pack_key(dataset.fingerprint)) else None
+    return dataset if is_provided(store, paths.pack_key(dataset.fingerprint)) else None
 
 
 def find_dataset(config: SweepConfig, store: Store) -> tuple[Dataset | None, Source | None]:
@@ -109,28 +124,46 @@ def provide_dataset(config: SweepConfig, store: LocalStore | S3Store, say: Calla
         dataset, source = find_dataset(config, store)
     assert dataset is not None
     if source is not None:
-        key = paths.pack_key(dataset.fingerprint)
-        if not store.exists(key):
-            from catdog.data.pack import write_pack
-
-            say(f"packing {len(source.names):,} images, once")
-            provide(store, key, functools.partial(write_pack, source))
+        _provide_pack(source, store, say)
         if stored_dataset(config, store) != dataset:
             store.put(paths.dataset_pointer(dataset.name), to_json(dataset))
     return dataset
 
 
+def _provide_pack(source: Source, store: LocalStore | S3Store, say: Callable[[str], None]) -> None:
+    key = paths.pack_key(source.fingerprint)
+    if isinstance(store, S3Store) and is_provided(store, key):
+        return  # the driver needs no copy of its own
+
+    def make(path: Path) -> None:
+        from catdog.data.pack import write_pack
+
+        say(f"packing {len(source.names):,} images, once")
+        write_pack(source, path)
+
+    provide(store, key, make)
+
+
 def weights_digest(weights: str) -> str | None:
-    """Return the sha256 of weights that are a file or an s3:// url; None for named ones."""
+    """Return the sha256 of weights that are a file or an s3:// url, as it is now; None for named ones."""
     path = provide_weights(weights)
-    if isinstance(path, str):
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None if isinstance(path, str) else _file_digest(path)
 
 
-def provide_weights(weights: str) -> str | Path:
-    """Return the name of named weights, or the local file of others (an s3:// url is fetched once per node)."""
+def provide_weights(weights: str, digest: str | None = None) -> str | Path:
+    """Return the name of named weights, or the local file of others.
+
+    An s3:// url is fetched unless this node has a copy whose sha256 is `digest`, which is also checked in the end.
+    """
+    path = _weights_file(weights, digest)
+    if isinstance(path, Path) and digest is not None and not _is_whole(path, digest):
+        raise UserError(
+            f"--weights {weights}: not the file that this run began with: restore it, or choose another --run"
+        )
+    return path
+
+
+def _weights_file(weights: str, digest: str | None) -> str | Path:
     if weights in NAMED_WEIGHTS:
         return weights
     if not weights.startswith("s3://"):
@@ -143,24 +176,71 @@ def provide_weights(weights: str) -> str | Path:
         raise UserError(f"--weights {weights}: give s3://bucket/path/file")
     store = StoreLocation.of(folder).open()
     assert isinstance(store, S3Store)
+    path = _cached(store, name)
     try:
-        return provide(store, name)
+        with _node_lock(path):
+            if digest is None or not (path.is_file() and _is_whole(path, digest)):
+                store.get_file(name, path)
     except NotFoundError:
         raise UserError(f"--weights {weights}: no such object") from None
+    return path
+
+
+def _cached(store: S3Store, key: str) -> Path:
+    """Return where this node keeps its copy of an object."""
+    return node_cache() / hashlib.sha256(store.url.encode()).hexdigest()[:8] / key
+
+
+def _stored_digest(store: Store, key: str) -> str | None:
+    """Return the sha256 that an object had when it was stored; None where it is not there or was not finished."""
+    try:
+        digest = json.loads(store.get(paths.digest_key(key)))["sha256"]
+    except (NotFoundError, KeyError, TypeError, ValueError):
+        return None
+    return digest if isinstance(digest, str) else None
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    """Return whether a file's sha256 is `digest`; remembers it until the file changes, since packs are large."""
+    memory = _node_file(path, "verified")
+    status = path.stat()
+    state = f"{digest} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    with contextlib.suppress(OSError):
+        if memory.read_text() == state:
+            return True
+    if _file_digest(path) != digest:
+        return False
+    with contextlib.suppress(OSError):
+        memory.write_text(state)
+    return True
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
     """Call `make` for a file beside `path`, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = scratch_beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         make(scratch)
         os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}): make room, or choose another folder") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def _node_lock(path: Path) -> filelock.FileLock:
+    return filelock.FileLock(_node_file(path, "lock"))
+
+
+def _node_file(path: Path, kind: str) -> Path:
+    """Return a file of this node that says something about `path`, which may be shared."""
     folder = Path(tempfile.gettempdir()) / f"catdog-locks-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    return filelock.FileLock(folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.lock")
+    return folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.{kind}"

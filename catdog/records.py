@@ -5,6 +5,7 @@ table, `Manifest` from the sweep to everybody who reads a run.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -35,6 +36,10 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(content)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -120,16 +125,22 @@ class TrialResult:
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the trial's other files, by their path below its folder."""
 
+    def to_json(self) -> bytes:
+        """Return result.json: the fields, and the sha256 of their JSON."""
+        content = dataclasses.asdict(self)
+        return to_json(content | {"sha256": _digest(content)})
+
     @classmethod
     def from_json(cls, data: bytes) -> "TrialResult":
-        """Read result.json; raises `ValueError` when it is not one."""
+        """Read result.json; raises `ValueError` when it is not one, or is not as it was written."""
         try:
             content = json.loads(data)
+            digest = content.pop("sha256")
             result = cls(**content)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a result.json: {error}") from None
-        if result.status not in ("complete", "diverged") or not isinstance(result.seed, int):
-            raise ValueError(f"not a result.json: status {result.status!r}, seed {result.seed!r}")
+        if digest != _digest(content):
+            raise ValueError("its content is not what its sha256 says")
         return result
 
     def row(self) -> dict[str, Any]:

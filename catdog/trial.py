@@ -26,7 +26,8 @@ from catdog.data.batches import PartName
 from catdog.errors import DivergedError, NotFoundError
 from catdog.inputs import TrialInputs, new_model, shared_inputs
 from catdog.models.network import PetNet, count_parameters
-from catdog.records import EpochRecord, TrialResult, to_json
+from catdog.records import EpochRecord, TrialResult
+from catdog.results import read_result
 from catdog.seeding import trial_seeds
 from catdog.snapshots import Probes, contact_sheet
 from catdog.storage import BackgroundUploads, Store, sha256
@@ -55,15 +56,6 @@ def run_trial(
     if finished is not None:
         return finished
     return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch)
-
-
-def read_result(store: Store, where: paths.TrialPaths, config_hash: str) -> TrialResult | None:
-    """Return the trial's result if it is over with this config hash."""
-    try:
-        result = TrialResult.from_json(store.get(where.result))
-    except (NotFoundError, ValueError):
-        return None
-    return result if result.config_hash == config_hash else None
 
 
 def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
@@ -132,7 +124,7 @@ class _Trial:
                 }
             uploads.flush()
         result = self._result(outcome, uploads, time.perf_counter() - finishing)
-        self.store.put(self.where.result, to_json(result))
+        self.store.put(self.where.result, result.to_json())
         self.store.delete(self.where.checkpoint)
         self.store.delete(self.where.failure)
         return result
@@ -143,8 +135,7 @@ class _Trial:
             self._snapshot(record, uploads)
             due = time.monotonic() - saved_at >= self.context.checkpoint_seconds
             if due and self.state.next_epoch < self.recipe.epochs:
-                content = self._checkpoint()
-                uploads.put(self.where.checkpoint, lambda content=content: content)  # type: ignore[misc]
+                uploads.put(self.where.checkpoint, self._checkpoint())
                 saved_at = time.monotonic()
             on_epoch(record)
 

@@ -1,7 +1,9 @@
 """What tests share: packed drawn pets, a small recipe, a real S3 server, a local Ray, the real images."""
 
 import dataclasses
+import functools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from catdog.context import RunContext
 from catdog.data.drawn import open_drawn
 from catdog.data.pack import write_pack
 from catdog.paths import pack_key
-from catdog.storage import StoreLocation
+from catdog.provision import provide
+from catdog.storage import LocalStore, StoreLocation
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
@@ -34,19 +37,17 @@ def drawn_fingerprint() -> str:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> Path:
-    """The pack of the drawn pets, made once for all tests."""
-    path = tmp_path_factory.mktemp("pack") / "pack.safetensors"
-    write_pack(open_drawn(), path)
-    return path
+    """A store's folder with the pack of the drawn pets, made once for all tests."""
+    folder = tmp_path_factory.mktemp("packed")
+    provide(LocalStore(folder), pack_key(drawn_fingerprint), functools.partial(write_pack, open_drawn()))
+    return folder
 
 
 @pytest.fixture
 def store_folder(tmp_path: Path, packed: Path, drawn_fingerprint: str) -> Path:
     """A local store that holds the drawn pets."""
     folder = tmp_path / "store"
-    target = folder / pack_key(drawn_fingerprint)
-    target.parent.mkdir(parents=True)
-    os.link(packed, target)
+    shutil.copytree(packed, folder, copy_function=os.link)
     return folder
 
 

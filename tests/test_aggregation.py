@@ -68,9 +68,9 @@ def store() -> MemoryStore:
         result(EIGHT, 3, 93.0, 70.0),
     ]
     for one in complete:
-        store.put(paths_of(one.variant, one.seed).result, to_json(one))
+        store.put(paths_of(one.variant, one.seed).result, one.to_json())
     diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0)
-    store.put(paths_of(EIGHT, 1).result, to_json(diverged))
+    store.put(paths_of(EIGHT, 1).result, diverged.to_json())
     failure = Failure(
         EIGHT,
         2,
@@ -183,7 +183,7 @@ def test_trials_that_are_not_averaged_are_listed_with_the_reason(ledger: Ledger)
 
 def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: MemoryStore) -> None:
     for label, seed in ((EIGHT, 2), ("attention", 0), ("attention", 1)):
-        store.put(paths_of(label, seed).result, to_json(result(label, seed, 90.0, 90.0)))
+        store.put(paths_of(label, seed).result, result(label, seed, 90.0, 90.0).to_json())
     ledger = open_ledger(store, "night")
     assert ledger.is_complete
     assert len(gaps(ledger)) == 1, "the diverged trial is still listed"
@@ -191,13 +191,13 @@ def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: Mem
 
 
 def test_a_result_replaces_the_failure_before_it(store: MemoryStore) -> None:
-    store.put(paths_of(EIGHT, 2).result, to_json(result(EIGHT, 2, 90.0, 90.0)))
+    store.put(paths_of(EIGHT, 2).result, result(EIGHT, 2, 90.0, 90.0).to_json())
     assert open_ledger(store, "night").counts["failed"] == 0
 
 
 def test_results_and_failures_of_another_recipe_or_damaged_ones_do_not_count(store: MemoryStore) -> None:
     other = dataclasses.replace(result("baseline", 0, 99.0, 99.0), config_hash="0" * 16)
-    store.put(paths_of("baseline", 0).result, to_json(other))
+    store.put(paths_of("baseline", 0).result, other.to_json())
     store.put(paths_of("baseline", 1).result, b'{"variant": "base')
     store.put(paths_of(EIGHT, 2).failure, b"[]")
     ledger = open_ledger(store, "night")
@@ -207,7 +207,7 @@ def test_results_and_failures_of_another_recipe_or_damaged_ones_do_not_count(sto
 
 
 def test_results_of_trials_outside_the_plan_do_not_count(store: MemoryStore) -> None:
-    store.put(paths_of("baseline", 9).result, to_json(result("baseline", 9, 99.0, 99.0)))
+    store.put(paths_of("baseline", 9).result, result("baseline", 9, 99.0, 99.0).to_json())
     ledger = open_ledger(store, "night")
     assert comparison_table(ledger)["n"].tolist()[0] == 3
 
@@ -239,9 +239,9 @@ def test_the_summary_is_json_without_nan(ledger: Ledger) -> None:
 
 def test_a_result_with_a_loss_that_is_no_number_is_json_all_the_same() -> None:
     one = dataclasses.replace(result("baseline", 0, 90.0, 90.0), val_loss=math.nan, setup_seconds=math.inf)
-    content = json.loads(to_json(one), parse_constant=refuse_constants)
+    content = json.loads(one.to_json(), parse_constant=refuse_constants)
     assert content["val_loss"] is content["setup_seconds"] is None
-    assert TrialResult.from_json(to_json(one)).val_loss is None
+    assert TrialResult.from_json(one.to_json()).val_loss is None
 
 
 def test_the_summary_of_a_run_without_results_is_json_too() -> None:

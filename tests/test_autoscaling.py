@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.paths import pack_key
-from catdog.storage import StoreLocation
+from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.nodes import Startable, startable_nodes
 from tests.autoscaling import FakeAutoscalingCluster
 from tests.conftest import s3_variables
@@ -31,11 +30,11 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def s3_store(s3_bucket: str, packed: Path, drawn_fingerprint: str) -> str:
+def s3_store(s3_bucket: str, packed: Path) -> str:
     """A store on S3 that holds the drawn pets; its url."""
-    import boto3
-
-    boto3.client("s3").upload_file(str(packed), s3_bucket.removeprefix("s3://"), pack_key(drawn_fingerprint))
+    store, source = StoreLocation.of(s3_bucket).open(), LocalStore(packed)
+    for key in source.list(""):
+        store.put_file(key, source.path(key))
     return s3_bucket
 
 

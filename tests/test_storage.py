@@ -135,12 +135,15 @@ def test_stores_with_similar_names_do_not_see_each_other(s3_bucket: str, tmp_pat
 
 
 def test_objects_on_s3_carry_the_digest_of_their_content(s3_bucket: str, tmp_path: Path) -> None:
-    store = S3Store(StoreLocation.of(f"{s3_bucket}/p/"))
+    import boto3
+
+    store = StoreLocation.of(f"{s3_bucket}/p/").open()
+    assert isinstance(store, S3Store)
     (tmp_path / "file").write_bytes(b"content")
     store.put("a", b"content")
     store.put_file("b", tmp_path / "file")
     for key in ("p/a", "p/b"):
-        head = store.client.head_object(Bucket=store.bucket, Key=key)
+        head = boto3.client("s3").head_object(Bucket=store.bucket, Key=key)
         assert head["Metadata"]["sha256"] == hashlib.sha256(b"content").hexdigest() == sha256(b"content")
 
 
@@ -159,17 +162,12 @@ def test_a_missing_bucket_is_a_mistake_that_names_it(s3_environment: dict[str, s
 
 
 def test_missing_credentials_are_a_mistake(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import boto3
-
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "nothing"))
-    boto3.setup_default_session()  # the one of this process remembers credentials
     with pytest.raises(UserError, match="boto3 finds no credentials"):
-        S3Store(StoreLocation.of(s3_bucket)).check()
-    monkeypatch.undo()
-    boto3.setup_default_session()
+        StoreLocation.of(f"{s3_bucket}/without").open().check()
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix"])
@@ -301,10 +299,9 @@ def upload(
     store: Store,
     objects: Mapping[str, Callable[[], bytes]],
     then: Callable[[BackgroundUploads], None] = lambda uploads: None,
-    patience: float = 600.0,
 ) -> None:
     """Queue objects, do something else, and leave."""
-    with BackgroundUploads(store, patience) as uploads:
+    with BackgroundUploads(store) as uploads:
         for key, make in objects.items():
             uploads.put(key, make)
         then(uploads)
@@ -383,30 +380,13 @@ def test_an_error_while_making_an_object_surfaces_and_nothing_after_it_is_stored
     assert not upload_threads()
 
 
-def test_uploads_outlast_a_store_that_is_away() -> None:
-    store = FlakyStore(failures=2)
-    with BackgroundUploads(store) as uploads:
-        uploads.put("a", lambda: b"1")
-        uploads.put("b", lambda: b"2")
-    assert list(store.objects.items()) == [("a", b"1"), ("b", b"2")]
-    assert store.attempts == 4
-    assert not upload_threads()
-
-
-def test_uploads_give_up_when_their_patience_is_over() -> None:
-    store = FlakyStore(failures=1000)
+def test_uploads_end_with_the_error_of_a_store_that_stayed_away() -> None:
+    store = FlakyStore(failures=1)
     with pytest.raises(StoreError, match="away"):
-        upload(store, {"a": lambda: b"1"}, patience=0.1)
-    assert store.attempts == 1
-    assert not upload_threads()
-
-
-def test_a_mistake_of_the_user_is_not_tried_again() -> None:
-    store = FlakyStore(failures=1, error=UserError)
-    with pytest.raises(UserError, match="away"):
         upload(store, {"a": lambda: b"1", "b": lambda: b"2"})
     assert store.attempts == 1
     assert store.objects == {}
+    assert not upload_threads()
 
 
 def test_leaving_with_an_exception_drops_what_waits() -> None:
@@ -426,23 +406,51 @@ def test_leaving_with_an_exception_drops_what_waits() -> None:
     assert not upload_threads()
 
 
-def test_leaving_with_an_exception_does_not_wait_for_a_store_that_is_away() -> None:
-    store = FlakyStore(failures=1000)
-
-    def stop(uploads: BackgroundUploads) -> None:
-        while not store.attempts:
-            time.sleep(0.001)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        upload(store, {"a": lambda: b""}, stop)
-    assert store.attempts <= 2
-    assert not upload_threads()
-
-
 def test_more_uploads_than_the_queue_holds_are_all_stored() -> None:
     store = MemoryStore()
     with BackgroundUploads(store, capacity=2) as uploads:
         for i in range(100):
             uploads.put(f"{i:03d}", lambda: b"")
     assert len(store.objects) == 100
+
+
+def test_an_object_that_is_put_again_while_it_waits_is_stored_once_and_behind_what_came_before() -> None:
+    store, gate = MemoryStore(), threading.Event()
+
+    def make() -> bytes:
+        gate.wait()
+        return b""
+
+    with BackgroundUploads(store, memory_bytes=10) as uploads:
+        uploads.put("in progress", make)
+        for epoch in range(5):
+            uploads.put(f"sheet-{epoch}", b"sheet")
+            uploads.put("checkpoint", bytes([epoch]) * 1000)
+        gate.set()
+    assert list(store.objects) == ["in progress", *(f"sheet-{epoch}" for epoch in range(5)), "checkpoint"]
+    assert store.objects["checkpoint"] == bytes([4]) * 1000
+
+
+def test_an_object_is_put_only_where_there_is_none(store: Store) -> None:
+    assert store.put_new("run/claim", b"mine")
+    assert store.put_new("run/claim", b"mine")
+    assert not store.put_new("run/claim", b"yours")
+    assert store.get("run/claim") == b"mine"
+    assert store.list("") == ["run/claim"]
+
+
+def test_tidying_removes_what_dead_processes_left_and_empty_folders(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("run/trials/a", b"1")
+    dead = 2**22 + 1  # above the kernel's highest pid
+    (tmp_path / "run/trials" / f".b.{dead}-1").write_bytes(b"half")
+    (tmp_path / "run/trials" / f".c.{os.getpid()}-1").write_bytes(b"being written")
+    (tmp_path / "run/failures/se").mkdir(parents=True)
+    store.tidy("run")
+    assert everything_below(tmp_path) == {"run/trials/a", f"run/trials/.c.{os.getpid()}-1"}
+    assert not (tmp_path / "run/failures").exists()
+
+
+def test_a_check_writes_nothing_that_stays_not_even_the_folder(tmp_path: Path) -> None:
+    LocalStore(tmp_path / "new" / "store").check()
+    assert not (tmp_path / "new").exists()

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from catdog.data.batches import Batches, ImageBatches
 from catdog.errors import DivergedError
 from catdog.inputs import TrialInputs, load_inputs, new_model
 from catdog.models import VARIANTS
-from catdog.paths import pack_key
 from catdog.records import EpochRecord
 from catdog.seeding import trial_seeds
 from catdog.storage import StoreLocation
@@ -62,9 +62,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe) -> Setup:
     folder = tmp_path_factory.mktemp("store")
-    target = folder / pack_key(drawn_fingerprint)
-    target.parent.mkdir(parents=True)
-    os.link(packed, target)
+    shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
     context = RunContext("test", StoreLocation.of(str(folder)), Identity(recipe, drawn_fingerprint, None, 1), "none")
     return Setup(context, load_inputs(context, CPU))
 

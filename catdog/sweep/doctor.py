@@ -29,7 +29,7 @@ from catdog.errors import StoreError, UserError, first_line
 from catdog.paths import RunPaths, pack_key
 from catdog.plan import resolve_identity
 from catdog.provenance import package_versions
-from catdog.provision import Dataset, find_dataset, node_cache, provide_dataset, weights_digest
+from catdog.provision import Dataset, find_dataset, is_provided, node_cache, provide_dataset, weights_digest
 from catdog.records import Canary
 from catdog.storage import S3Store, StoreLocation
 from catdog.sweep.cluster import Cluster
@@ -170,7 +170,7 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
         return missing, None
     where = "this machine" if source is not None else "the store"
     total = f", {len(source.names):,} images" if source is not None else ""
-    packed = "packed in the store" if store.exists(pack_key(dataset.fingerprint)) else "not packed yet"
+    packed = "packed in the store" if is_provided(store, pack_key(dataset.fingerprint)) else "not packed yet"
     found = Check(
         "data", "ok",
         f"{dataset.name} {dataset.fingerprint} on {where}{total}, {dataset.trainval_images:,} of them to learn from; "

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -14,9 +15,10 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.aggregation import open_ledger
+from catdog.claim import Claim
 from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
-from catdog.errors import StoreError, UserError
+from catdog.errors import StoreError, StoreRefusedError, UserError
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
@@ -50,7 +52,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     def say(message: str) -> None:
         console.print(message, soft_wrap=True, highlight=False)
 
-    location = StoreLocation.of(config.store)
+    location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()
     tracker = open_tracker(config.tracker, config.run_name, say)
@@ -60,22 +62,31 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
             cluster.start()  # what no node can give is refused before the data is packed
         dataset = provide_dataset(config, store, say)
         identity = resolve_identity(config, store, dataset, digest, cluster.precision)
-        plan = make_plan(config, store, identity, dataset, command)
-        if plan.pending:
-            cluster.start()
-            context = run_context(config, location, identity, cluster.gpus_per_trial)
-            _prepare_on_worker(context, cluster, console)
+        with Claim(store, config.run_name, uuid.uuid4().hex).held(say) as claim:
+            plan = make_plan(config, store, identity, dataset, command)
+            if plan.pending:
+                cluster.start()
+                context = run_context(config, location, identity, cluster.gpus_per_trial)
+                _prepare_on_worker(context, cluster, console)
             _put_manifest(store, plan)
-            done = len(plan.requested) - len(plan.pending)
-            say(f"{len(plan.pending)} trials to run, {done} already done; {cluster.slots} at once")
-            _run_trials(config, context, plan, cluster, store, tracker, console)
-        else:
-            _put_manifest(store, plan)
-            say(f"all {len(plan.requested)} trials are already done")
-    ledger = open_ledger(store, config.run_name)
-    if config.keep_weights == "best":
-        _keep_best_weights(store, ledger)
+            _say_what_is_left(plan, cluster.slots, say)
+            if plan.pending:
+                _run_trials(config, context, plan, cluster, claim, tracker, console)
+            ledger = open_ledger(store, config.run_name)
+            if config.keep_weights == "best":
+                _keep_best_weights(store, ledger)
     return ledger
+
+
+def _say_what_is_left(plan: Plan, slots: int, say: Callable[[str], None]) -> None:
+    for entry in plan.ledger.entries:
+        if entry.damage is not None and entry.trial in plan.pending:
+            say(f"{entry.damage}: {entry.trial.name} will run again")
+    if plan.pending:
+        done = len(plan.requested) - len(plan.pending)
+        say(f"{len(plan.pending)} trials to run, {done} already done; {slots} at once")
+    else:
+        say(f"all {len(plan.requested)} trials are already done")
 
 
 def run_context(config: SweepConfig, location: StoreLocation, identity: Identity, gpus_per_trial: float) -> RunContext:
@@ -118,11 +129,11 @@ def _run_trials(
     context: RunContext,
     plan: Plan,
     cluster: Cluster,
-    store: Store,
+    claim: Claim,
     tracker: list[tune.Callback],
     console: Console,
 ) -> None:
-    launch = uuid.uuid4().hex
+    store, launch = context.location.open(), claim.launch
     progress = SweepProgress(context.run, plan.ledger, cluster.slots)
     progress.pending = len(plan.pending)
     meter = Meter(
@@ -147,7 +158,7 @@ def _run_trials(
                 name=context.run,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=config.max_retries),
-                callbacks=[_Follow(progress, meter, context, store, launch), *tracker],
+                callbacks=[_Follow(progress, meter, context, claim), *tracker],
                 verbose=0,
             ),
         )
@@ -166,25 +177,29 @@ def _trial_name(trial: Trial) -> str:
 class _Follow(tune.Callback):
     """Tells progress and meter what Tune's trials do, and records those that Tune gave up."""
 
-    def __init__(self, progress: SweepProgress, meter: Meter, context: RunContext, store: Store, launch: str) -> None:
+    def __init__(self, progress: SweepProgress, meter: Meter, context: RunContext, claim: Claim) -> None:
         self._progress, self._meter = progress, meter
-        self._context, self._store, self._launch = context, store, launch
+        self._context, self._claim = context, claim
+        self._store = context.location.open()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._claim.verify()
         self._progress.started(*_cell(trial))
         self._meter.started(*_cell(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        self._claim.verify()
         if "epoch" in result and "status" not in result:
             epochs = self._context.identity.recipe.epochs
             self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end_if_refused(trial)
         self._progress.interrupted(*_cell(trial))
         self._meter.ended(*_cell(trial))
 
@@ -200,16 +215,24 @@ class _Follow(tune.Callback):
         else:
             self._progress.failed(*_cell(trial))
 
+    def _end_if_refused(self, trial: Trial) -> None:
+        """End the sweep where the store refuses to be written (a full disk): no trial would fare better."""
+        error = _cause(trial)
+        if isinstance(error, StoreRefusedError):
+            if self._context.location.is_local:
+                raise StoreRefusedError(str(error))
+            self._store.check()
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end_if_refused(trial)
         label, seed = _cell(trial)
         self._progress.failed(label, seed)
         self._meter.ended(label, seed)
         planned = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
-        cause = trial.get_error() or RuntimeError("the trial's process was lost")
-        failure = describe_failure(self._context, planned, cause, self._launch, trial.num_failures)
+        failure = describe_failure(self._context, planned, _cause(trial), self._claim.launch, trial.num_failures)
         where = self._context.trial_paths(planned.variant, seed)
         try:
-            if failed_attempts(self._store, self._context, planned, self._launch) >= 0:
+            if failed_attempts(self._store, self._context, planned, self._claim.launch) >= 0:
                 self._store.put(where.failure, to_json(failure))
         except StoreError as error:
             logger.error("the failure of %s could not be recorded: %s", planned.name, error)
@@ -217,6 +240,12 @@ class _Follow(tune.Callback):
 
 def _cell(trial: Trial) -> tuple[str, int]:
     return trial.config["trial"]["variant"], trial.config["trial"]["seed"]
+
+
+def _cause(trial: Trial) -> Exception:
+    """Return what ended the trial's last attempt, as it was raised where that was in its own code."""
+    error = trial.get_pickled_error() or RuntimeError("the trial's process was lost")
+    return getattr(error, "cause", None) or error
 
 
 def _keep_best_weights(store: Store, ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from catdog.claim import require_claim
 from catdog.context import RunContext
 from catdog.errors import NotFoundError, StoreError, first_line
 from catdog.paths import RunPaths
@@ -69,6 +70,8 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
 
     def on_epoch(record: EpochRecord) -> None:
         collapse = mask_collapse(record.mask_health) if record.mask_health is not None else None
+        if record.epoch == recipe.epochs - 1:
+            require_claim(store, context.run, launch)
         tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy, "collapse": collapse or ""})
 
     try:

@@ -1,0 +1,160 @@
+"""A folder as a store: files are written beside their place, synced to the disk and renamed."""
+
+import errno
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from catdog.errors import NotFoundError, StoreError, StoreRefusedError
+
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "choose another folder, or get the right to write there",
+    errno.EPERM: "choose another folder, or get the right to write there",
+    errno.ENOTDIR: "choose another folder, or move the file that is in the way",
+    errno.EEXIST: "choose another folder, or move the file that is in the way",
+    errno.EISDIR: "move the folder that is in the way",
+    errno.ENOENT: "choose a folder that can be made",
+}
+"""What the user must do; any other error of the disk may pass."""
+_CHECK_BYTES = 65536
+
+
+class LocalStore:
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def path(self, key: str) -> Path:
+        """Return the file of a key; a key that leaves the folder is our mistake."""
+        assert key, "an empty key"
+        assert not key.startswith("/"), f"not a relative key: {key!r}"
+        assert ".." not in key.split("/"), f"a key that leaves the store: {key!r}"
+        return self.root / key
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._writing(key) as scratch:
+            scratch.write_bytes(data)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        path = self.path(key)
+        with self._errors(path), _scratch(path) as scratch:
+            scratch.write_bytes(data)
+            _sync(scratch)
+            try:
+                os.link(scratch, path)
+            except FileExistsError:
+                return path.read_bytes() == data
+        return True
+
+    def get(self, key: str) -> bytes:
+        path = self.path(key)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"{path}: no such file") from None
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror or error}") from error
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._writing(key) as scratch, path.open("rb") as source, scratch.open("wb") as target:
+            while block := source.read(1 << 22):
+                target.write(block)
+
+    def get_file(self, key: str, path: Path) -> None:
+        raise AssertionError("a local store's files are used in place")
+
+    def delete(self, key: str) -> None:
+        path = self.path(key)
+        with self._errors(path):
+            path.unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self.root / prefix.rpartition("/")[0]
+        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        keys = (path.relative_to(self.root).as_posix() for path in files)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def exists(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def check(self) -> None:
+        """Try to write where the folder is, or would be made."""
+        folder = self.root
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        with self._errors(self.root), tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
+            file.write(bytes(_CHECK_BYTES))
+            file.flush()
+
+    def tidy(self, prefix: str) -> None:
+        """Remove unfinished files of dead processes, and empty folders."""
+        for folder, _, names in os.walk(self.root / prefix, topdown=False):
+            for name in names:
+                writer = re.fullmatch(r"\..+\.([0-9]+)-[0-9]+", name)
+                if writer is not None and not _is_alive(int(writer[1])):
+                    Path(folder, name).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.rmdir(folder)  # fails unless it is empty
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[Path]:
+        path = self.path(key)
+        with self._errors(path), _scratch(path) as scratch:
+            yield scratch
+            _sync(scratch)
+            os.replace(scratch, path)
+
+    @contextmanager
+    def _errors(self, path: Path) -> Iterator[None]:
+        """Turn the disk's errors into ours."""
+        try:
+            yield
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            remedy = _REMEDIES.get(error.errno or 0)
+            if remedy is None:
+                raise StoreError(f"{path}: {reason}") from error
+            raise StoreRefusedError(f"--store {self.root}: cannot be written ({reason}): {remedy}") from error
+
+
+def scratch_beside(path: Path) -> Path:
+    """Return where to write what is renamed to `path` when it is whole; the name says which process is writing."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    scratch = scratch_beside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,235 @@
+"""A prefix of an S3 bucket as a store, through boto3.
+
+S3 has bad minutes: every operation waits for as long as the store's patience says, on top of the few quick retries
+that boto3 makes itself. What was refused from the start (no such bucket, no permission) is said at once; what has
+worked before is waited for, and credentials are looked for again, since they may have been renewed. Each object
+carries the sha256 of its content as metadata.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from catdog.errors import NotFoundError, StoreError, StoreRefusedError, first_line
+from catdog.storage.base import READERS, sha256
+from catdog.storage.local import scratch_beside
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
+_DENIED = frozenset({"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
+_EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken"}
+)
+
+
+class S3Store:
+    """A prefix of a bucket. `patience` is how many seconds an operation waits for a store that is away."""
+
+    def __init__(self, url: str, endpoint: str | None, region: str | None, patience: float) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self.url = url
+        self.bucket = bucket
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._endpoint, self._region, self._patience = endpoint, region, patience
+        self._client = _new_client(endpoint, region)
+        self._has_answered = False
+
+    def put(self, key: str, data: bytes) -> None:
+        self._request(key, lambda client: self._put(client, key, data))
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        def put(client: "S3Client") -> bool:
+            try:
+                self._put(client, key, data, IfNoneMatch="*")
+            except _client_error() as error:
+                if _code(error) in ("PreconditionFailed", "412"):  # there is one; perhaps ours, if an answer was lost
+                    return client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read() == data
+                raise
+            return True
+
+        return self._request(key, put)
+
+    def get(self, key: str) -> bytes:
+        return self._request(
+            key, lambda client: client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+        )
+
+    def put_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        extra = {"Metadata": {"sha256": digest}}
+        self._request(
+            key, lambda client: client.upload_file(str(path), self.bucket, self.prefix + key, ExtraArgs=extra)
+        )
+
+    def get_file(self, key: str, path: Path) -> None:
+        scratch = scratch_beside(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._request(key, lambda client: client.download_file(self.bucket, self.prefix + key, str(scratch)))
+            os.replace(scratch, path)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+
+    def delete(self, key: str) -> None:
+        self._request(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+
+    def list(self, prefix: str) -> list[str]:
+        def list_all(client: "S3Client") -> list[str]:
+            paginator = client.get_paginator("list_objects_v2")
+            pages = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            return sorted(item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", []))
+
+        return self._request(prefix, list_all)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._request(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+        except NotFoundError:
+            return False
+        return True
+
+    def check(self) -> None:
+        key, content = f".check-{os.getpid()}", b"catdog"
+        try:
+            with self._errors(key):
+                self._put(self._client, key, content)
+                self._client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+                self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+        except StoreRefusedError:
+            raise
+        except StoreError as error:
+            raise StoreRefusedError(f"--store {self.url}: {first_line(error)}") from None
+        self._has_answered = True
+
+    def tidy(self, prefix: str) -> None:
+        """Nothing to do: an object is there or not, and the bucket's lifecycle rule ends unfinished uploads."""
+
+    def abilities(self) -> dict[str, bool]:
+        """Try what stores differ in: writes on condition that there is no such object, and checksums of requests."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = f".check-abilities-{os.getpid()}"
+
+        def succeeds(**options: Any) -> bool:
+            try:
+                self._put(self._client, key, b"catdog", **options)
+            except (BotoCoreError, ClientError):
+                return False
+            return True
+
+        try:
+            checksums = succeeds(ChecksumAlgorithm="CRC32")
+            conditional = succeeds() and not succeeds(IfNoneMatch="*")
+        finally:
+            self.delete(key)
+        return {"conditional writes": conditional, "checksums of requests": checksums}
+
+    def _put(self, client: "S3Client", key: str, data: bytes, **options: Any) -> None:
+        metadata = {"sha256": sha256(data)}
+        client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, Metadata=metadata, **options)
+
+    def _request(self, key: str, operation: Callable[["S3Client"], T]) -> T:
+        """Carry out an operation; while the store is away, again and again until the patience is over."""
+        started, pause = time.monotonic(), _FIRST_PAUSE
+        while True:
+            try:
+                with self._errors(key):
+                    result = operation(self._client)
+            except NotFoundError:
+                self._has_answered = True
+                raise
+            except StoreError as error:
+                is_refused = isinstance(error, StoreRefusedError)
+                if is_refused and not self._has_answered:
+                    raise
+                waited = time.monotonic() - started
+                if waited + pause > self._patience:
+                    raise type(error)(f"{first_line(error)} (for {waited:.0f} s)") from error
+                logger.warning("waiting for the store: %s", first_line(error))
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                if is_refused or isinstance(error, _CredentialsExpiredError):
+                    self._client = _new_client(self._endpoint, self._region)
+            else:
+                self._has_answered = True
+                return result
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Turn boto3's errors into ours."""
+        from boto3.exceptions import Boto3Error, S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+        try:
+            try:
+                yield
+            except S3UploadFailedError as error:  # boto3 wraps the error that says what is wrong
+                raise error.__context__ or error from None
+        except ClientError as error:
+            code = _code(error)
+            if code == "NoSuchBucket":
+                raise StoreRefusedError(
+                    f"--store {self.url}: there is no bucket {self.bucket!r}: create it, or check the endpoint"
+                ) from None
+            if code in ("NoSuchKey", "404", "NotFound"):
+                raise NotFoundError(f"{self.url}/{key}: no such object") from None
+            if code in _DENIED:
+                raise StoreRefusedError(
+                    f"--store {self.url}: access denied ({code}): check credentials and the bucket's policy"
+                ) from None
+            kind = _CredentialsExpiredError if code in _EXPIRED else StoreError
+            raise kind(f"{self.url}/{key}: {error}") from error
+        except NoCredentialsError:
+            raise StoreRefusedError(
+                f"--store {self.url}: boto3 finds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "a profile, or an instance profile"
+            ) from None
+        except (BotoCoreError, Boto3Error, OSError) as error:
+            raise StoreError(f"{self.url}/{key}: {error}") from error
+
+
+class _CredentialsExpiredError(StoreError):
+    """Somebody will renew them; boto3 must look for them again."""
+
+
+def _new_client(endpoint: str | None, region: str | None) -> "S3Client":
+    """Return a client of a session of its own, which finds credentials as they are now."""
+    import boto3
+    from botocore.config import Config
+
+    # Stores other than AWS's often reject the optional checksums that boto3 sends since 1.36.
+    checksums: Literal["when_required", "when_supported"]
+    checksums = "when_required" if endpoint else "when_supported"
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 4},
+        connect_timeout=10,
+        read_timeout=30,
+        max_pool_connections=READERS,
+        request_checksum_calculation=checksums,
+        response_checksum_validation=checksums,
+    )
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+def _client_error() -> type[Exception]:
+    from botocore.exceptions import ClientError
+
+    return ClientError
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
