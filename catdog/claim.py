@@ -25,8 +25,9 @@ from catdog.records import to_json
 from catdog.storage import Store
 
 LEASE_SECONDS = 60.0
-RENEW_SECONDS = 10.0
-POLL_SECONDS = 2.0
+_RENEWALS = 6
+"""In the time of a lease."""
+_LOOKS = 30
 SETTLE_SECONDS = 1.0
 """How long a store that ignores conditions may need until both of two writers see which of them was the later."""
 
@@ -58,10 +59,11 @@ class Holder:
 class Claim:
     """The claim of this process on a run; `verify` says whether it still holds."""
 
-    def __init__(self, store: Store, run: str, launch: str) -> None:
+    def __init__(self, store: Store, run: str, launch: str, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store, self._run, self._key = store, run, RunPaths(run).claim
         pid = os.getpid()
         self.launch = launch
+        self._lease_seconds = lease_seconds
         self._mine = Holder(launch, platform.node(), pid, _machine(), _process_started(pid), now())
         self._released = threading.Event()
         self._lost: Holder | None = None
@@ -105,17 +107,18 @@ class Claim:
         """Wait for a sign of life; return True if there was none, False if the claim is gone."""
         if holder.machine == _machine():
             raise self._refusal(holder)
-        say(f"a sweep of this run was started by {holder.text}: waiting {LEASE_SECONDS:.0f} s to see whether it lives")
+        say(f"a sweep of this run was started by {holder.text}: waiting {self._lease_seconds:.0f} s for a sign of life")
+        pause = self._lease_seconds / _LOOKS
         silence, looked = 0.0, time.monotonic()
-        while silence < LEASE_SECONDS:
-            time.sleep(POLL_SECONDS)
+        while silence < self._lease_seconds:
+            time.sleep(pause)
             current = read_holder(self._store, self._run)
             if current is None:
                 return False
             if current != holder:
                 raise self._refusal(current)
             # While the store was away the other one could not renew its claim either.
-            silence += min(time.monotonic() - looked, 2 * POLL_SECONDS)
+            silence += min(time.monotonic() - looked, 2 * pause)
             looked = time.monotonic()
         return True
 
@@ -127,7 +130,7 @@ class Claim:
 
     def _renew(self) -> None:
         renewals = 0
-        while not self._released.wait(RENEW_SECONDS):
+        while not self._released.wait(self._lease_seconds / _RENEWALS):
             try:
                 holder = read_holder(self._store, self._run)
                 if holder is not None and holder.launch != self._mine.launch:

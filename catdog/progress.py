@@ -51,6 +51,7 @@ class SweepProgress:
         self._seconds: list[float] = []
         self._started = time.monotonic()
         self.retries = 0
+        self._latest_retry = ""
         self.pending = 0
         self.notice = ""
         """What the user should know about the whole sweep."""
@@ -97,11 +98,12 @@ class SweepProgress:
         with self._lock:
             self._end(label, seed, None)
 
-    def interrupted(self, label: str, seed: int) -> None:
-        """A trial's process or node was lost; it will start again."""
+    def interrupted(self, label: str, seed: int, why: str) -> None:
+        """A trial's process or node was lost, or the store stayed away; it will start again."""
         with self._lock:
             self.variants[label].running.pop(seed, None)
             self.retries += 1
+            self._latest_retry = f"{label} seed {seed}: {why}"[:160]
 
     @property
     def eta_seconds(self) -> float | None:
@@ -118,7 +120,7 @@ class SweepProgress:
             done, failed, running, planned = self._totals()
             parts = [f"{self.run}: {done}/{planned} done, {running} running, {failed} failed"]
             if self.retries:
-                parts.append(f"{self.retries} started again")
+                parts.append(self._retried)
             parts += [
                 f"{label} test {format_accuracy(s.mean, s.std)} (n={s.n})"
                 for label, variant in self.variants.items()
@@ -156,7 +158,7 @@ class SweepProgress:
             eta = self.eta_seconds
             elapsed = format_seconds(time.monotonic() - self._started)
             footer = f"{elapsed} elapsed" + (f", about {format_seconds(eta)} to go" if eta is not None else "")
-            footer += f", {self.retries} started again" if self.retries else ""
+            footer += f", {self._retried}" if self.retries else ""
             warnings = [Text(f"  {warning}", style="yellow") for warning in self._warnings()]
             return Group(table, *current[:8], *warnings, Text(footer, style="dim"))
 
@@ -165,6 +167,10 @@ class SweepProgress:
         self.pending -= 1
         if seconds is not None:
             self._seconds.append(seconds)
+
+    @property
+    def _retried(self) -> str:
+        return f"{self.retries} started again (latest: {self._latest_retry})"
 
     def _warnings(self) -> list[str]:
         return [self.notice] * bool(self.notice) + [

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console)
     from catdog.report import write_report
 
-    store = StoreLocation.of(config.store).open()
+    store = StoreLocation.of(config.store, config.store_patience).open()
     print_outcome(console, store.url, ledger, write_report(store, ledger))
     return COMPLETE if ledger.is_complete else INCOMPLETE
 

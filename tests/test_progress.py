@@ -45,7 +45,7 @@ def test_on_a_terminal_progress_is_a_table(progress: SweepProgress) -> None:
     progress.started("se", 1)
     progress.epoch("se", 1, 4, 12, 61.25)
     progress.finished("baseline", 0, 90.0, 89.0, 60.0)
-    progress.interrupted("se", 0)
+    progress.interrupted("se", 0, "the node was lost")
     shown = io.StringIO()
     Console(file=shown, width=100).print(progress)
     text = shown.getvalue()

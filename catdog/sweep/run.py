@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from catdog.aggregation import open_ledger
 from catdog.claim import Claim
 from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
-from catdog.errors import StoreError, StoreRefusedError, UserError
+from catdog.errors import StoreError, StoreRefusedError, UserError, first_line
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
@@ -144,6 +145,7 @@ def _run_trials(
         tune.with_parameters(run_one, context=context, launch=launch), cluster.trial_resources
     )
     grid = [{"variant": trial.variant.label, "seed": trial.seed} for trial in plan.pending]
+    ending = _Ending()
     scratch = tempfile.mkdtemp(prefix="catdog-tune-")
     try:
         tuner = tune.Tuner(
@@ -158,7 +160,8 @@ def _run_trials(
                 name=context.run,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=config.max_retries),
-                callbacks=[_Follow(progress, meter, context, claim), *tracker],
+                callbacks=[_Follow(progress, meter, context, claim, ending), *tracker],
+                stop=ending,
                 verbose=0,
             ),
         )
@@ -168,39 +171,57 @@ def _run_trials(
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if ending.reason is not None:
+        raise ending.reason
 
 
 def _trial_name(trial: Trial) -> str:
     return f"{trial.config['trial']['variant']} seed {trial.config['trial']['seed']}"
 
 
+class _Ending(tune.Stopper):
+    """Ends the whole sweep as soon as there is a reason."""
+
+    def __init__(self) -> None:
+        self.reason: UserError | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.reason is not None
+
+
 class _Follow(tune.Callback):
     """Tells progress and meter what Tune's trials do, and records those that Tune gave up."""
 
-    def __init__(self, progress: SweepProgress, meter: Meter, context: RunContext, claim: Claim) -> None:
+    def __init__(
+        self, progress: SweepProgress, meter: Meter, context: RunContext, claim: Claim, ending: "_Ending"
+    ) -> None:
         self._progress, self._meter = progress, meter
-        self._context, self._claim = context, claim
+        self._context, self._claim, self._ending = context, claim, ending
         self._store = context.location.open()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._claim.verify()
+        self._end_if_taken_over()
         self._progress.started(*_cell(trial))
         self._meter.started(*_cell(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._claim.verify()
+        self._end_if_taken_over()
         if "epoch" in result and "status" not in result:
             epochs = self._context.identity.recipe.epochs
             self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end_if_refused(trial)
-        self._progress.interrupted(*_cell(trial))
+        error = _cause(trial)
+        self._end_if_refused(error)
+        self._progress.interrupted(*_cell(trial), first_line(error))
         self._meter.ended(*_cell(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -215,27 +236,36 @@ class _Follow(tune.Callback):
         else:
             self._progress.failed(*_cell(trial))
 
-    def _end_if_refused(self, trial: Trial) -> None:
+    def _end_if_taken_over(self) -> None:
+        try:
+            self._claim.verify()
+        except UserError as mistake:
+            self._ending.reason = mistake
+
+    def _end_if_refused(self, error: Exception) -> None:
         """End the sweep where the store refuses to be written (a full disk): no trial would fare better."""
-        error = _cause(trial)
         if isinstance(error, StoreRefusedError):
+            try:
+                self._store.check()
+            except UserError as mistake:
+                self._ending.reason = mistake
             if self._context.location.is_local:
-                raise StoreRefusedError(str(error))
-            self._store.check()
+                self._ending.reason = error
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end_if_refused(trial)
+        error = _cause(trial)
+        self._end_if_refused(error)
         label, seed = _cell(trial)
         self._progress.failed(label, seed)
         self._meter.ended(label, seed)
         planned = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
-        failure = describe_failure(self._context, planned, _cause(trial), self._claim.launch, trial.num_failures)
+        failure = describe_failure(self._context, planned, error, self._claim.launch, trial.num_failures)
         where = self._context.trial_paths(planned.variant, seed)
         try:
             if failed_attempts(self._store, self._context, planned, self._claim.launch) >= 0:
                 self._store.put(where.failure, to_json(failure))
-        except StoreError as error:
-            logger.error("the failure of %s could not be recorded: %s", planned.name, error)
+        except StoreError as refusal:
+            logger.error("the failure of %s could not be recorded: %s", planned.name, refusal)
 
 
 def _cell(trial: Trial) -> tuple[str, int]:
@@ -244,7 +274,10 @@ def _cell(trial: Trial) -> tuple[str, int]:
 
 def _cause(trial: Trial) -> Exception:
     """Return what ended the trial's last attempt, as it was raised where that was in its own code."""
-    error = trial.get_pickled_error() or RuntimeError("the trial's process was lost")
+    try:
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())  # Tune has just written it
+    except (OSError, TypeError):
+        return RuntimeError("the trial's process was lost")
     return getattr(error, "cause", None) or error
 
 

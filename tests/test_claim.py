@@ -1,0 +1,167 @@
+"""One sweep of a run at a time: the claim of a driver, and two drivers that come at once."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from catdog.claim import Claim, Holder, read_holder, require_claim
+from catdog.errors import StoreError, UserError
+from catdog.paths import RunPaths
+from catdog.records import to_json
+from catdog.storage import LocalStore, MemoryStore, Store, StoreLocation
+from tests.test_sweep import SMALL, start_job
+
+KEY = RunPaths("night").claim
+
+
+def silent(message: str) -> None:
+    """What a claim says is of no interest."""
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "memory":
+        return MemoryStore()
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    return StoreLocation.of(request.getfixturevalue("s3_bucket")).open()
+
+
+def stranger(store: Store, **fields: object) -> Holder:
+    """Put the claim of another driver into the store: this process's own, but for `fields`."""
+    with Claim(store, "night", "stranger").held(silent):
+        mine = read_holder(store, "night")
+    assert mine is not None
+    holder = dataclasses.replace(mine, **fields)  # type: ignore[arg-type]
+    store.put(KEY, to_json(dataclasses.asdict(holder)))
+    return holder
+
+
+def test_a_claim_is_there_while_it_is_held_and_nothing_is_left_of_it(store: Store) -> None:
+    with Claim(store, "night", "mine").held(silent) as claim:
+        claim.verify()
+        holder = read_holder(store, "night")
+        assert holder is not None
+        assert (holder.launch, holder.pid) == ("mine", os.getpid())
+        require_claim(store, "night", "mine")
+    assert store.list("") == []
+    require_claim(store, "night", "mine")
+
+
+def test_a_living_process_of_this_machine_is_named_at_once(store: Store) -> None:
+    with (
+        Claim(store, "night", "first").held(silent),
+        pytest.raises(UserError, match=rf"run 'night' is being swept by process {os.getpid()} on .*: wait until"),
+        Claim(store, "night", "second").held(silent),
+    ):
+        pass
+    assert store.list("") == []
+
+
+def test_a_dead_process_of_this_machine_is_followed_at_once(store: Store) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stranger(store, pid=ended.pid)
+    said: list[str] = []
+    with Claim(store, "night", "mine").held(said.append):
+        require_claim(store, "night", "mine")
+        with pytest.raises(StoreError, match="taken over by process"):
+            require_claim(store, "night", "stranger")
+    assert said == []
+
+
+def test_a_later_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(store: Store) -> None:
+    stranger(store, pid=os.getppid(), process_started="1")
+    with Claim(store, "night", "mine").held(silent):
+        require_claim(store, "night", "mine")
+
+
+def test_a_driver_elsewhere_that_is_silent_for_a_lease_is_followed(store: Store) -> None:
+    stranger(store, machine="another one", host="spot-17")
+    said: list[str] = []
+    with Claim(store, "night", "mine", lease_seconds=1.0).held(said.append):
+        require_claim(store, "night", "mine")
+    assert len(said) == 1
+    assert "on spot-17" in said[0]
+
+
+def test_a_driver_elsewhere_that_renews_its_claim_is_left_alone(store: Store) -> None:
+    holder = stranger(store, machine="another one", host="spot-17")
+    later = to_json(dataclasses.asdict(dataclasses.replace(holder, renewals=1)))
+    timer = threading.Timer(0.5, store.put, (KEY, later))
+    timer.start()
+    with (
+        pytest.raises(UserError, match=r"is being swept by process .* on spot-17"),
+        Claim(store, "night", "mine", lease_seconds=10.0).held(silent),
+    ):
+        pass
+    timer.join()
+    assert store.get(KEY) == later
+
+
+def test_a_driver_whose_claim_was_taken_over_finds_out_and_leaves_the_other_one_its_claim(store: Store) -> None:
+    with Claim(store, "night", "first", lease_seconds=0.6).held(silent) as first:
+        other = stranger_of(store)
+        with pytest.raises(UserError, match="was taken over by process"):
+            verify_for_a_while(first)
+    assert read_holder(store, "night") == other
+
+
+def verify_for_a_while(claim: Claim) -> None:
+    for _ in range(100):
+        claim.verify()
+        time.sleep(0.05)
+
+
+def stranger_of(store: Store) -> Holder:
+    """Overwrite the claim, as a driver does that takes over."""
+    holder = read_holder(store, "night")
+    assert holder is not None
+    other = dataclasses.replace(holder, launch="other", machine="another one")
+    store.put(KEY, to_json(dataclasses.asdict(other)))
+    return other
+
+
+def test_a_damaged_claim_holds_nobody_up(store: Store) -> None:
+    store.put(KEY, b'{"launch": ')
+    with Claim(store, "night", "mine").held(silent) as claim:
+        claim.verify()
+    assert store.list("") == []
+
+
+def two_at_once(store: str, environment: dict[str, str] | None = None) -> tuple[list[int], list[str]]:
+    """Start the same sweep twice at the same time; returns exit codes and outputs, the smaller code first."""
+    arguments = [*SMALL, "--seeds", "2", "--variants", "baseline", "se"]
+    processes = [start_job(store, *arguments, environment=environment) for _ in range(2)]
+    ended = sorted((process.communicate(timeout=240)[0], process.returncode) for process in processes)
+    ended.sort(key=lambda pair: pair[1])
+    return [code for _, code in ended], [output for output, _ in ended]
+
+
+def assert_one_won(codes: list[int], outputs: list[str]) -> None:
+    assert codes == [0, 2], outputs
+    assert outputs[1].splitlines()[-1].startswith("error: run 'demo' is being swept by process")
+    assert "Traceback" not in outputs[1]
+    assert "4 trials to run, 0 already done" in outputs[0]
+
+
+def test_of_two_sweeps_of_a_run_at_once_one_wins(store_folder: Path) -> None:
+    assert_one_won(*two_at_once(str(store_folder)))
+    trials = pd.read_csv(store_folder / "demo/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 4
+    assert not (store_folder / KEY).exists()
+
+
+@pytest.mark.slow
+def test_of_two_sweeps_of_a_run_at_once_one_wins_on_s3_too(s3_bucket: str, s3_environment: dict[str, str]) -> None:
+    assert_one_won(*two_at_once(s3_bucket, s3_environment))
+    store = StoreLocation.of(s3_bucket).open()
+    assert not store.exists("demo/claim.json")
+    assert json.loads(store.get("demo/report/summary.json"))["trials"]["complete"] == 4
