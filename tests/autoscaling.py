@@ -90,6 +90,10 @@ class FakeAutoscalingCluster:
     def log(self) -> Path:
         return self._folder / "head.log"
 
+    def files_with(self, text: str) -> list[Path]:
+        """Return all files that Ray and what ran on it have written, logs above all, that hold `text`."""
+        return [path for path in self._folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
     def __enter__(self) -> "FakeAutoscalingCluster":
         config = self._folder / "ray_bootstrap_config.yaml"
         config.write_text(json.dumps(self._config()))

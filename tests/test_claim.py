@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from catdog.errors import StoreError, UserError
 from catdog.paths import RunPaths
 from catdog.records import to_json
 from catdog.storage import LocalStore, MemoryStore, Store, StoreLocation
-from tests.test_sweep import SMALL, start_job
+from tests.test_sweep import ROOT, SMALL, start_job
 
 KEY = RunPaths("night").claim
 
@@ -165,3 +166,14 @@ def test_of_two_sweeps_of_a_run_at_once_one_wins_on_s3_too(s3_bucket: str, s3_en
     store = StoreLocation.of(s3_bucket).open()
     assert not store.exists("demo/claim.json")
     assert json.loads(store.get("demo/report/summary.json"))["trials"]["complete"] == 4
+
+
+def test_of_two_processes_that_want_the_same_pack_one_makes_it_and_the_other_waits(tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/prepare.py", "demo", "--store", str(tmp_path / "store")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sorted("packing" in output for output in outputs) == [False, False, True]
+    assert len({output.splitlines()[-1] for output in outputs}) == 1
+    names = sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert names == ["drawn.json", "pack.safetensors", "pack.safetensors.sha256.json"]

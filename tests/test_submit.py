@@ -14,7 +14,7 @@ import torch
 from catdog.errors import NotFoundError
 from catdog.storage import Store, StoreLocation
 from tests.autoscaling import FakeAutoscalingCluster
-from tests.conftest import s3_variables
+from tests.conftest import PLANTED_SECRET, s3_variables
 from tests.test_sweep import SMALL
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,8 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     # No worker nodes: those of the fake provider share the head's folders and would take the job's working_dir away.
     with FakeAutoscalingCluster({}, environment, include_dashboard=True, head_cpus=2) as cluster:
         yield cluster
+        assert cluster.files_with("runtime_env"), "the logs are where they are looked for"
+        assert cluster.files_with(PLANTED_SECRET) == []
 
 
 def ray_job(cluster: FakeAutoscalingCluster, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:

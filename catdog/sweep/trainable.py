@@ -128,4 +128,9 @@ def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception,
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # On a GPU torch raises an error of its own, on a CPU a RuntimeError like any other.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
