@@ -5,16 +5,19 @@ BIN := .venv/bin
 # The lock file pins every package; pyproject.toml holds the ranges.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: sweep test test-all check format clean
+.PHONY: sweep test test-all chaos check format clean
 
 sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
 	$(BIN)/python jobs/sweep.py demo
 
 test: .venv/installed-dev  ## the test suite, on the CPU
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not chaos"
 
 test-all: .venv/installed-dev  ## the slow tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not chaos"
+
+chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers and heads; a store that is away
+	$(BIN)/python -m pytest -m chaos -rA --capture=tee-sys
 
 check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import tyro
 
 from catdog.errors import UserError
+from catdog.fields import from_fields
 from catdog.seeding import Purpose
 from catdog.variants import VariantSpec, parse_variants
 
@@ -26,6 +27,17 @@ RESULT_FORMAT = 1
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Tracker = Literal["none", "mlflow", "wandb"]
+
+
+_INTEGERS = {
+    "image_size": (16, 2048),
+    "epochs": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "probe_images": (1, 1000),
+    "split_seed": (0, 2**32 - 1),
+    "limit_images": (1, 10_000_000),
+}
+"""The least and the greatest value of the recipe's integers: what is beyond is a slip of the hand."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -97,11 +109,12 @@ class Recipe:
     """Which source of randomness the seed changes; the others stay those of seed 0."""
 
     def __post_init__(self) -> None:
-        for name, minimum in {
-            "image_size": 16, "epochs": 1, "batch_size": 1, "probe_images": 1, "split_seed": 0, "limit_images": 1,
-        }.items():  # fmt: skip
+        for name, (minimum, maximum) in _INTEGERS.items():
             value = getattr(self, name)
-            _require(value is None or value >= minimum, f"{_option(name)} {value}: must be at least {minimum}")
+            _require(
+                value is None or minimum <= value <= maximum,
+                f"{_option(name)} {_shorten(str(value))}: must be from {minimum} to {maximum}",
+            )
         for name in ("learning_rate", "backbone_learning_rate"):
             value = getattr(self, name)
             _require(0 < value < 100, f"{_option(name)} {value}: must be above 0 and below 100")
@@ -110,11 +123,12 @@ class Recipe:
             _require(0 <= value < 10, f"{_option(name)} {value}: must be at least 0 and below 10")
         _require(
             0 < self.lambda_divergence < 1e6,
-            f"--lambda-divergence {self.lambda_divergence}: must be above 0 (variant multi-attention-free has λ = 0)",
+            f"--lambda-divergence {self.lambda_divergence}: must be above 0 and below 1000000 "
+            "(variant multi-attention-free has λ = 0)",
         )
         _require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing}: must be in [0, 1)")
         _require(0 < self.crop_scale <= 1, f"--crop-scale {self.crop_scale}: must be in (0, 1]")
-        _require(self.backbone != "", "--backbone: empty")
+        _require(self.backbone != "", "--backbone: empty; give a torchvision model, timm/NAME or tiny")
         _require(self.weights != "", "--weights: empty; say none for random weights")
         _require(
             self.backbone != "tiny" or self.weights == "none",
@@ -164,13 +178,8 @@ class SweepConfig:
     """Print the plan and start nothing."""
 
     def __post_init__(self) -> None:
-        run = self.run_name
-        _require(
-            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run) is not None and run != "datasets",
-            f"--run {_shorten(run)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
-            "'datasets' is taken",
-        )
-        _require(self.store != "", "--store: empty; give a folder or s3://bucket/prefix")
+        check_run_name(self.run_name)
+        check_store(self.store)
         _require(1 <= self.cpus_per_trial <= 256, f"--cpus-per-trial {self.cpus_per_trial}: must be from 1 to 256")
         gpus = self.gpus_per_trial
         _require(
@@ -179,15 +188,16 @@ class SweepConfig:
         )
         for name in ("checkpoint_seconds", "store_patience"):
             seconds = getattr(self, name)
-            _require(0 <= seconds < math.inf, f"{_option(name)} {seconds}: must not be negative")
-        _require(self.max_retries >= 0, f"--max-retries {self.max_retries}: must not be negative")
+            _require(0 <= seconds < math.inf, f"{_option(name)} {seconds}: must be a number of seconds from 0")
+        _require(0 <= self.max_retries <= 1_000_000, f"--max-retries {self.max_retries}: must be from 0 to 1000000")
         for name in ("hourly_price", "max_cost"):
             amount = getattr(self, name)
-            _require(amount is None or 0 < amount < math.inf, f"{_option(name)} {amount}: must be above 0")
+            _require(amount is None or 0 < amount < math.inf, f"{_option(name)} {amount}: must be a number above 0")
         _require(
             self.max_cost is None or self.hourly_price is not None,
             f"--max-cost {self.max_cost}: needs --hourly-price, the price of a GPU for an hour",
         )
+        _require(self.data_root != "", "--data-root: empty; give the folder of the images, or leave the option out")
         _require(
             self.data_root is None or self.recipe.dataset == "oxford-iiit-pet",
             f"--data-root {self.data_root}: the dataset of this preset is drawn in code; leave the option out",
@@ -226,7 +236,8 @@ class Identity:
     result_format: int = RESULT_FORMAT
 
     def __post_init__(self) -> None:
-        assert self.recipe.precision != "auto", "the precision of a run is resolved once, before its identity is made"
+        if self.recipe.precision == "auto":
+            raise ValueError("the precision of a run is resolved once, before its identity is made")
 
     def trial_hash(self, variant: VariantSpec, seed: int) -> str:
         """Return the config hash of one trial (16 hexadecimal digits)."""
@@ -241,7 +252,8 @@ class Identity:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Identity":
-        return cls(**{**content, "recipe": Recipe(**content["recipe"])})
+        """Read an identity; raises `ValueError` when it is not one."""
+        return from_fields(cls, content)
 
     def differences(self, other: "Identity") -> list[str]:
         """Return one line `name: mine → theirs` for each setting that differs."""
@@ -249,6 +261,20 @@ class Identity:
         return [
             f"{name}: {mine[name]} → {theirs[name]}" for name in mine if name != "recipe" and mine[name] != theirs[name]
         ]
+
+
+def check_run_name(run: str) -> None:
+    """Raise `UserError` for a name that could not be a folder of every store."""
+    _require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run) is not None and run != "datasets",
+        f"--run {_shorten(run)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
+        "'datasets' is taken",
+    )
+
+
+def check_store(url: str) -> None:
+    """Raise `UserError` for a store without a name, which would be the current folder."""
+    _require(url != "", "--store: empty; give a folder or s3://bucket/prefix")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -264,7 +290,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         assert match is not None
         first, last = int(match[1]), int(match[2] or match[1])
         _require(first <= last, f"--seeds {_shorten(text)}: {first}-{last} runs backwards; {remedy}")
-        _require(last - first < 10_000, f"--seeds {_shorten(text)}: more than 10000 seeds; {remedy}")
+        _require(len(seeds) + last - first < 10_000, f"--seeds {_shorten(text)}: more than 10000 seeds; {remedy}")
         seeds.extend(range(first, last + 1))
     _require(len(set(seeds)) == len(seeds), f"--seeds {_shorten(text)}: a seed is named twice; {remedy}")
     return tuple(sorted(seeds))

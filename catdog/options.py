@@ -6,18 +6,33 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import tyro
 from rich.console import Console
 
-from catdog.config import PRESETS, SweepConfig, preset_config
+from catdog.config import PRESETS, SweepConfig, check_run_name, check_store, preset_config
 from catdog.errors import StoreError, UserError
 
 T = TypeVar("T")
 
 COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes of all jobs."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What names a run that is there."""
+
+    run: str
+    """Name of the run."""
+    store: str = "results"
+    """A folder, or s3://bucket/prefix."""
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run)
+        check_store(self.store)
 
 
 def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Sequence[str]]:
@@ -53,7 +68,7 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, program: st
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-    raise UserError(_one_line(messages.getvalue()))
+    raise UserError(_one_line(messages.getvalue(), program))
 
 
 def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +106,18 @@ def _wide_terminal() -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def _one_line(box: str) -> str:
+_PLAIN_WORDS = (
+    (r"Missing value for argument '(.+?)'.*", r"\1: its value is missing"),
+    (r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not an integer"),
+    (r"Exceeds the limit .*", "is not an integer of a size that makes sense"),
+    (r"could not convert string to float: (.+)", r"\1 is not a number"),
+    (r"no type matching \{None\}\|INT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor an integer"),
+    (r"no type matching \{None\}\|FLOAT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor a number"),
+)
+"""What tyro and Python say of a value that cannot be read, and how a user would say it."""
+
+
+def _one_line(box: str, program: str) -> str:
     """Take the message out of tyro's frame: its first paragraph, and the options it thinks were meant."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     paragraphs: list[list[str]] = [[]]
@@ -103,7 +129,9 @@ def _one_line(box: str) -> str:
             paragraphs[-1].append(content)
     first, *others = [paragraph for paragraph in paragraphs if paragraph] or [["the options cannot be read"]]
     message = " ".join(first).removeprefix("Error parsing ")
-    near = [line.split()[0] for paragraph in others for line in paragraph if line.startswith("--")]
+    near = [line.split()[0].rstrip(",") for paragraph in others for line in paragraph if line.startswith("--")]
     if message.startswith("Unrecognized options") and near:
         message += f" (perhaps {' or '.join(near[:3])})"
-    return message
+    for pattern, replacement in _PLAIN_WORDS:
+        message = re.sub(pattern, replacement, message)
+    return f"{message.removesuffix('.')}; see {program} --help"

@@ -89,7 +89,7 @@ def open_source(config: SweepConfig) -> Source | None:
     if config.recipe.dataset == DRAWN:
         return open_drawn()
     if config.dataset_root is not None:
-        return open_oxford(Path(config.dataset_root).expanduser())
+        return open_oxford(Path(os.path.expanduser(config.dataset_root)))
     downloaded = node_cache() / OXFORD
     return open_oxford(downloaded) if downloaded.is_dir() else None
 
@@ -167,7 +167,7 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
     if weights in NAMED_WEIGHTS:
         return weights
     if not weights.startswith("s3://"):
-        path = Path(weights).expanduser().absolute()
+        path = Path(os.path.abspath(os.path.expanduser(weights)))
         if not path.is_file():
             raise UserError(f"--weights {weights}: no such file; choose imagenet, lite0, none, a file or an s3:// url")
         return path

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from catdog.config import Identity
+from catdog.config import Identity, check_run_name
 from catdog.errors import UserError
+from catdog.fields import from_fields, read_json
 from catdog.variants import VariantSpec, parse_variant
 
 Status = Literal["complete", "failed", "diverged", "missing"]
@@ -134,9 +135,9 @@ class TrialResult:
     def from_json(cls, data: bytes) -> "TrialResult":
         """Read result.json; raises `ValueError` when it is not one, or is not as it was written."""
         try:
-            content = json.loads(data)
+            content = read_json(data)
             digest = content.pop("sha256")
-            result = cls(**content)
+            result = from_fields(cls, content)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a result.json: {error}") from None
         if digest != _digest(content):
@@ -168,7 +169,8 @@ class Failure:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Failure":
-        return cls(**json.loads(data))
+        """Read a failure; raises `ValueError` when it is not one."""
+        return from_fields(cls, read_json(data))
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,7 @@ class Launch:
     @classmethod
     def from_json(cls, data: bytes) -> "Launch":
         """Read a launch; raises `ValueError` when it is not one."""
-        try:
-            return cls(**json.loads(data))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"not a launch: {error}") from None
+        return from_fields(cls, read_json(data))
 
 
 @dataclass(frozen=True)
@@ -226,13 +225,7 @@ class Canary:
     @classmethod
     def from_json(cls, data: bytes) -> "Canary":
         """Read a canary; raises `ValueError` when it is not one."""
-        try:
-            content = json.loads(data)
-            content["identity"] = Identity.from_json(content["identity"])
-            content["steps"] = tuple(CanaryStep(**step) for step in content["steps"])
-            return cls(**content)
-        except (KeyError, TypeError, ValueError, UserError) as error:
-            raise ValueError(f"not a canary: {error}") from None
+        return from_fields(cls, read_json(data))
 
 
 @dataclass(frozen=True)
@@ -293,13 +286,11 @@ class Manifest:
     def from_json(cls, data: bytes) -> "Manifest":
         """Read manifest.json; raises `UserError` when it is not one."""
         try:
-            content = json.loads(data)
-            content["identity"] = Identity.from_json(content["identity"])
-            content["seeds"] = {label: tuple(seeds) for label, seeds in content["seeds"].items()}
-            content["variants"] = tuple(content["variants"])
-            content["commands"] = tuple(tuple(command) for command in content["commands"])
-            return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
+            manifest = from_fields(cls, read_json(data))
+            check_run_name(manifest.run)
+            manifest.planned()
+        except (KeyError, ValueError, UserError) as error:
             raise UserError(
                 f"manifest.json of the run is damaged ({error}): restore it, or choose another --run"
             ) from None
+        return manifest

@@ -32,7 +32,7 @@ class Parameter:
         try:
             value: Number = int(text) if isinstance(self.default, int) else float(text) + 0.0  # -0.0 is 0.0
         except ValueError:
-            raise UserError(f"variant {label!r}: {self.name}={text} is not {kind}") from None
+            raise UserError(f"variant {label!r}: {self.name}={text} is not {kind} in {self.range_text()}") from None
         upper_ok = value < 1 if self.below_one else value <= self.maximum
         if not (self.minimum <= value < math.inf and upper_ok):
             raise UserError(f"variant {label!r}: {self.name}={text} is outside {self.range_text()}")
@@ -114,7 +114,7 @@ def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> Va
         raise UserError(f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}")
     variant = VARIANTS[name]
     if colon and not listing:
-        raise UserError(f"variant {text!r}: nothing follows the colon")
+        raise UserError(f"variant {text!r}: nothing follows the colon; add parameter=value or leave it out")
     given: dict[str, Number] = {}
     parameters = {parameter.name: parameter for parameter in variant.parameters}
     for item in listing.split(",") if listing else []:
@@ -122,7 +122,7 @@ def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> Va
         if key not in parameters:
             raise UserError(f"variant {text!r}: unknown parameter {key!r}; {name} has {', '.join(parameters)}")
         if key in given:
-            raise UserError(f"variant {text!r}: {key} is given twice")
+            raise UserError(f"variant {text!r}: {key} is given twice; keep one")
         given[key] = parameters[key].parse(value, text)
     spec = _resolve(variant, given, defaults)
     for other in VARIANTS.values():
@@ -140,7 +140,7 @@ def parse_variants(texts: tuple[str, ...], defaults: Mapping[str, Number] | None
     for text in texts:
         spec = parse_variant(text, defaults)
         if spec.label in specs:
-            raise UserError(f"variant {text!r} is listed twice (its label is {spec.label!r})")
+            raise UserError(f"variant {text!r} is listed twice (its label is {spec.label!r}); name it once")
         specs[spec.label] = spec
     return tuple(specs.values())
 

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.aggregation import open_ledger
-from catdog.options import COMPLETE, INCOMPLETE, output_console, parse, run_job
+from catdog.errors import UserError
+from catdog.options import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
 from catdog.storage import StoreLocation
 from catdog.terminal import print_outcome
 
 
 @dataclass(frozen=True)
-class Options:
-    run: str
-    """Name of the run."""
-    store: str = "results"
-    """A folder, or s3://bucket/prefix."""
+class Options(RunOptions):
     out: str | None = None
     """Write the report into this folder instead of the store."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out == "":
+            raise UserError("--out: empty; give the folder of the report, or leave the option out")
 
 
 def main(arguments: Sequence[str]) -> int:

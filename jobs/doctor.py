@@ -6,11 +6,13 @@ Exit code 0 where nothing stands in the way, 2 where something does.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.config import SweepConfig
+from catdog.errors import UserError
 from catdog.options import COMPLETE, MISTAKE, output_console, parse, run_job, take_preset
 
 
@@ -20,6 +22,11 @@ class Options(SweepConfig):
     """Print each finding as a line of JSON."""
     wait_seconds: float = 900.0
     """How long to wait for a node that the autoscaler has to start."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.wait_seconds < math.inf:
+            raise UserError(f"--wait-seconds {self.wait_seconds}: must be a number of seconds from 0")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,24 +5,15 @@ python jobs/status.py --store URL --run NAME
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from catdog.aggregation import comparison_table, open_ledger
-from catdog.options import COMPLETE, INCOMPLETE, output_console, parse, run_job
+from catdog.options import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
 from catdog.storage import StoreLocation
 from catdog.terminal import print_status
 
 
-@dataclass(frozen=True)
-class Options:
-    run: str
-    """Name of the run."""
-    store: str = "results"
-    """A folder, or s3://bucket/prefix."""
-
-
 def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, arguments, "Say where a run stands, from the store alone.", "status.py")
+    options = parse(RunOptions, arguments, "Say where a run stands, from the store alone.", "status.py")
     store = StoreLocation.of(options.store).open()
     ledger = open_ledger(store, options.run)
     print_status(output_console(), store.url, ledger, comparison_table(ledger))

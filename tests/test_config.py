@@ -50,6 +50,8 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     ("probe_images", 0),
     ("split_seed", -1),
     ("limit_images", 0),
+    *((name, 10**9) for name in ("image_size", "epochs", "batch_size", "probe_images", "limit_images")),
+    ("split_seed", 2**32),
     *((name, value) for name in ("learning_rate", "backbone_learning_rate") for value in (0.0, -1.0, 100.0)),
     *((name, value) for name in ("weight_decay", "mask_weight_decay") for value in (-0.1, 10.0)),
     ("label_smoothing", 1.0),
@@ -98,7 +100,7 @@ def test_seeds_are_a_number_of_them_or_ranges(text: str, seeds: tuple[int, ...])
 @pytest.mark.parametrize(
     "text",
     ["5-2", "0", "", "-1", "a", "1-", "0-4,4", "1e3", "3.0", " 3", "3\n", "0-4,", "0--4", "٣",
-     "10001", "1000000", "9" * 5000, "0-99999999"],
+     "10001", "1000000", "9" * 5000, "0-99999999", "0-9999,10000", "1-9999,20000-20001"],
 )  # fmt: skip
 def test_other_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
     with pytest.raises(UserError, match=r"(?s)^--seeds .*give a number of seeds"):
@@ -108,6 +110,19 @@ def test_other_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=20, unique=True))
 def test_any_set_of_seeds_can_be_named(seeds: list[int]) -> None:
     assert parse_seeds(",".join(f"{seed}-{seed}" for seed in seeds)) == tuple(sorted(seeds))
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30)), min_size=1, max_size=8))
+def test_ranges_name_all_their_seeds_in_any_order(ranges: list[tuple[int, int]]) -> None:
+    named = [seed for first, more in ranges for seed in range(first, first + more + 1)]
+    text = ",".join(f"{first}-{first + more}" if more else str(first) for first, more in ranges)
+    if text.isdigit():
+        assert parse_seeds(f"{text}-{text}") == (int(text),)  # one number alone says how many
+    elif len(set(named)) == len(named):
+        assert parse_seeds(text) == tuple(sorted(named))
+    else:
+        with pytest.raises(UserError, match="a seed is named twice"):
+            parse_seeds(text)
 
 
 @given(st.one_of(st.text(), st.text("0123456789-,")))
@@ -159,7 +174,13 @@ def test_a_setting_out_of_range_is_one_line_that_names_its_option(name: str, val
         ("gpus_per_trial", math.nan),
         ("checkpoint_seconds", -1.0),
         ("checkpoint_seconds", math.nan),
+        ("checkpoint_seconds", math.inf),
+        ("hourly_price", math.nan),
+        ("hourly_price", math.inf),
+        ("hourly_price", 0.0),
+        ("data_root", ""),
         ("max_retries", -1),
+        ("max_retries", 10**9),
         ("store", ""),
         ("seeds", "x"),
     ],

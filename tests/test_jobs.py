@@ -1,4 +1,4 @@
-"""The jobs as a user starts them: mistakes are one clear line and exit code 2, and nothing is written for them."""
+"""The jobs as a user starts them; what they answer to bad input is in test_mistakes.py."""
 
 import subprocess
 import sys
@@ -29,52 +29,6 @@ def make_pets(folder: Path, breeds: int = 3, images: int = 12) -> Path:
     for part, lines in lists.items():
         (folder / "annotations" / f"{part}.txt").write_text("#header\n" + "\n".join(lines) + "\n")
     return folder
-
-
-MISTAKES = {
-    "no preset": ([], ["presets: demo"]),
-    "unknown preset": (["dmeo"], ["dmeo", "choose from demo, pets-frozen, pets-cpu, paper"]),
-    "option before the preset": (["--seeds", "3", "demo"], ["the preset comes first"]),
-    "unknown option": (["demo", "--epoch", "3"], ["--epoch", "perhaps --epochs"]),
-    "not a number": (["demo", "--epochs", "many"], ["--epochs", "many"]),
-    "zero epochs": (["demo", "--epochs", "0"], ["--epochs 0", "at least 1"]),
-    "a choice that is none": (["demo", "--vary", "weather"], ["weather", "init"]),
-    "seeds backwards": (["demo", "--seeds", "5-2"], ["--seeds 5-2", "backwards"]),
-    "no seeds": (["demo", "--seeds", "0"], ["--seeds 0", "from 1 to 10000"]),
-    "unknown variant": (["demo", "--variants", "atention"], ["atention", "choose from baseline, attention"]),
-    "unknown parameter": (["demo", "--variants", "se:masks=3"], ["masks", "reduction, dropout"]),
-    "parameter out of range": (
-        ["demo", "--variants", "multi-attention:num_masks=0"],
-        ["num_masks=0", "[1, 1024]"],
-    ),
-    "the same variant twice": (["demo", "--variants", "se", "se"], ["listed twice"]),
-    "a run that leaves the store": (["demo", "--run", "../x"], ["--run ../x"]),
-    "a strange store": (["demo", "--store", "ftp://x/y"], ["--store ftp://x/y"]),
-    "a store without a bucket": (["demo", "--store", "s3://"], ["names no bucket"]),
-    "no such data": (["pets-frozen", "--data-root", "/nowhere"], ["/nowhere", "no such folder"]),
-    "weights that are not there": (
-        ["demo", "--weights", "/no/file.pth", "--backbone", "resnet18"],
-        ["/no/file.pth"],
-    ),
-    "weights that tiny does not have": (["demo", "--weights", "imagenet"], ["tiny", "--weights none"]),
-    "half a GPU too many": (["demo", "--gpus-per-trial", "1.5"], ["--gpus-per-trial 1.5"]),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(
-    case: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments, expected = MISTAKES[case]
-    assert run_job(sweep.main, arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("error: ")
-    for words in expected:
-        assert words in captured.err
-    runs = [path for path in tmp_path.rglob("*") if path.is_file() and "datasets" not in path.parts]
-    assert runs == []
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback() -> None:

@@ -15,7 +15,7 @@ from catdog.data.source import Source
 from catdog.errors import UserError
 
 BREEDS = {"Abyssinian": "1", "american_bulldog": "2", "Bengal": "1"}  # species: 1 cat, 2 dog
-LISTS = {"trainval": (1, 2, 3), "test": (4, 5)}
+LISTS = {"trainval": (1, 2, 3, 4, 5), "test": (6, 7)}
 HEADER = "#Image CLASS-ID SPECIES BREED ID\n"
 
 
@@ -34,7 +34,7 @@ def write_list(pets: Path, part: str, lines: list[str]) -> None:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """A tiny dataset: 15 images of 40 × 30 pixels, 3 breeds; the Bengals have trimaps."""
+    """A tiny dataset: 21 images of 40 × 30 pixels, 3 breeds; the Bengals have trimaps."""
     folder = tmp_path / "oxford-iiit-pet"
     (folder / "images").mkdir(parents=True)
     (folder / "annotations" / "trimaps").mkdir(parents=True)
@@ -65,9 +65,9 @@ def test_a_valid_folder_opens_with_its_breeds_lists_and_labels(pets: Path) -> No
     source = open_oxford(pets)
     assert source.breeds == ("Abyssinian", "american_bulldog", "Bengal")
     assert source.species == ("cat", "dog", "cat")
-    assert source.names[:4] == ("Abyssinian_1", "Abyssinian_2", "Abyssinian_3", "american_bulldog_1")
-    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 1, 1, 2, 2]
-    assert source.is_test.tolist() == [False] * 9 + [True] * 6
+    assert source.names[3:6] == ("Abyssinian_4", "Abyssinian_5", "american_bulldog_1")
+    assert source.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [0, 0, 1, 1, 2, 2]
+    assert source.is_test.tolist() == [False] * 15 + [True] * 6
 
 
 def test_the_folder_above_may_be_named_as_well(pets: Path) -> None:
@@ -96,7 +96,7 @@ def empty_list(pets: Path) -> None:
 
 
 def remove_one_image(pets: Path) -> None:
-    (pets / "images" / "Bengal_4.jpg").unlink()
+    (pets / "images" / "Bengal_6.jpg").unlink()
 
 
 def drop_a_field(pets: Path) -> None:
@@ -128,6 +128,11 @@ def skip_a_class(pets: Path) -> None:
         write_list(pets, part, [line for line in list_lines(part) if "bulldog" not in line])
 
 
+def one_of_a_breed(pets: Path) -> None:
+    kept = ("Abyssinian", "Bengal", "american_bulldog_1")
+    write_list(pets, "trainval", [line for line in list_lines("trainval") if line.startswith(kept)])
+
+
 def class_of_test_only(pets: Path) -> None:
     write_list(pets, "trainval", [line for line in list_lines("trainval") if "Bengal" not in line])
 
@@ -139,13 +144,14 @@ def class_of_test_only(pets: Path) -> None:
         (remove_images, ["--data-root {pets}: holds no images/"]),
         (remove_list, ["{pets}/annotations/test.txt: no such file"]),
         (empty_list, ["{pets}/annotations/trainval.txt: lists no images"]),
-        (remove_one_image, ["1 of 15 listed images are missing", "Bengal_4.jpg", "half extracted"]),
+        (remove_one_image, ["1 of 21 listed images are missing", "Bengal_6.jpg", "half extracted"]),
         (drop_a_field, ["{pets}/annotations/trainval.txt:5:", "american_bulldog_1 2"]),
         (unknown_species, ["{pets}/annotations/trainval.txt:2:", "Abyssinian_1 1 3 1"]),
         (path_as_name, ["{pets}/annotations/trainval.txt:2:", "Bengal/../../../secret"]),
         (hidden_file_as_name, ["{pets}/annotations/trainval.txt:2:", "._Bengal_1"]),
         (list_twice, ["Bengal_2 is listed twice"]),
         (list_in_both_parts, ["Bengal_2 is listed twice"]),
+        (one_of_a_breed, ["{pets}/annotations/trainval.txt: american_bulldog has too few images (1)", "five or more"]),
         (skip_a_class, ["{pets}/annotations: the class ids have gaps (2 has no image)"]),
         (class_of_test_only, ["{pets}/annotations: class id 3 is in test.txt but not in trainval.txt"]),
     ],
@@ -228,7 +234,7 @@ def test_trimaps_are_optional_and_keep_their_three_values_when_they_are_resized(
     (pets / "annotations" / "trimaps" / "Bengal_3.png").unlink()
     source = open_oxford(pets)
     known = [name for name, has in zip(source.names, source.has_trimap, strict=True) if has]
-    assert known == ["Bengal_1", "Bengal_2", "Bengal_4", "Bengal_5"]
+    assert known == ["Bengal_1", "Bengal_2", "Bengal_4", "Bengal_5", "Bengal_6", "Bengal_7"]
     for index, name in enumerate(source.names):
         trimap = source.read(index)[1]
         if name not in known:

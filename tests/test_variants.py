@@ -97,6 +97,13 @@ def test_a_canonical_label_parses_to_itself(text: str) -> None:
     assert repr(dict(again.arguments)) == repr(dict(spec.arguments))  # -0.0 would be another config hash than 0.0
 
 
+@given(labels(), st.data())
+def test_the_order_of_parameters_does_not_matter(text: str, data: st.DataObject) -> None:
+    name, colon, listing = text.partition(":")
+    shuffled = data.draw(st.permutations(listing.split(",")))
+    assert parse_variant(f"{name}{colon}{','.join(shuffled)}") == parse_variant(text)
+
+
 @given(labels(), labels())
 def test_two_labels_are_equal_only_for_the_same_model(first: str, second: str) -> None:
     a, b = parse_variant(first), parse_variant(second)
@@ -118,6 +125,8 @@ def test_any_text_gives_a_variant_or_a_user_error(text: str) -> None:
     except UserError:
         return
     assert parse_variant(spec.label) == spec
+    assert "/" not in spec.folder
+    assert not spec.folder.startswith(".")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torchvision
 
 from catdog.errors import UserError
 from catdog.models import VARIANTS, build_model
-from catdog.models.backbones import build_backbone, check_backbone_name, feature_shape
+from catdog.models.backbones import build_backbone, check_backbone, check_backbone_name, feature_shape
 from catdog.models.weights import lite0_path, read_weights
 from catdog.provision import provide_weights, weights_digest
 from catdog.storage import StoreLocation
@@ -140,7 +140,22 @@ def test_a_file_that_holds_no_weights_is_a_mistake(name: str, content: bytes, tm
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {"epoch": 3}}, torch.zeros(2)])
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+def test_tensors_that_cannot_be_copied_are_a_mistake(
+    change: Callable[[torch.Tensor], torch.Tensor], tiny_weights: StateDict, tmp_path: Path
+) -> None:
+    first = next(iter(tiny_weights))
+    torch.save(tiny_weights | {first: change(tiny_weights[first])}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: cannot be loaded \(While copying the parameter named") as error:
+        build_backbone("tiny", tmp_path / "w.pth")
+    assert "\n" not in str(error.value)
+
+
+CONTENTS = [[1, 2], {"epoch": 3}, {"state_dict": {"epoch": 3}}, torch.zeros(2), {1: torch.zeros(2)}]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
 def test_a_file_with_something_else_in_it_is_a_mistake(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no state dict"):
@@ -173,14 +188,39 @@ def test_the_weights_of_lite0_are_refused_for_another_backbone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("resnet35", "resnet34"), ("timm/tf_efficientnet_lite9", "timm/tf_efficientnet"), ("timm/", "no such"),
-     *((name, "timm/NAME and tiny") for name in ("ResNet34", "deeplabv3_resnet50", "tinny"))],
-)  # fmt: skip
+    [
+        ("resnet35", "near it: .*resnet34"),
+        ("ResNet34", "near it: resnet34"),
+        ("tinny", "near it: tiny"),
+        ("deeplabv3_resnet50", "others are timm/NAME and tiny"),
+        ("timm/tf_efficientnet_lite9", "near it: .*timm/tf_efficientnet_lite0"),
+        ("timm/ResNet34", "near it: timm/resnet34"),
+        ("timm/", "no such model"),
+    ],
+)
 def test_an_unknown_backbone_is_a_mistake_that_lists_near_names(name: str, near: str) -> None:
     with pytest.raises(UserError, match=near):
         check_backbone_name(name)
     with pytest.raises(UserError, match=f"--backbone {name}"):
         build_backbone(name, None)
+
+
+def test_a_tag_that_timm_does_not_know_is_a_mistake_of_the_backbone() -> None:
+    check_backbone_name("timm/resnet18.mine")
+    with pytest.raises(UserError, match=r"--backbone timm/resnet18.mine: cannot be built \(Invalid pretrained tag"):
+        build_backbone("timm/resnet18.mine", None)
+
+
+def test_backbone_weights_and_size_are_checked_without_a_download_and_in_silence(
+    tiny_weights: StateDict, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_backbone("googlenet", "imagenet", 64)  # about which torchvision has a lot to say
+    with pytest.raises(UserError, match=r"--image-size 16: the backbone does not take it .*; most take 224"):
+        check_backbone("squeezenet1_0", "none", 16)
+    torch.save(tiny_weights, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: do not fit the backbone"):
+        check_backbone("resnet18", tmp_path / "w.pth", 64)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_random_weights_differ_between_seeds_and_not_within_one() -> None:

@@ -8,6 +8,7 @@ used.
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from catdog.data.source import Source, UInt8Array
+from catdog.data.split import validation_sizes
 from catdog.errors import UserError
 
 DATASET = "oxford-iiit-pet"
@@ -46,18 +48,16 @@ def open_oxford(root: Path) -> Source:
     breeds: dict[int, tuple[str, str]] = {}
     for image in images:
         breeds.setdefault(image.label, (image.name.rpartition("_")[0], image.species))
-    missing_labels = set(range(len(breeds))) - set(breeds)
-    if missing_labels:
-        raise UserError(f"{root / 'annotations'}: the class ids have gaps ({min(missing_labels) + 1} has no image)")
+    _check_breeds(root, listing["trainval"], breeds)
     paths = [root / "images" / f"{image.name}.jpg" for image in images]
-    missing = [path.name for path in paths if not path.is_file()]
+    missing = [path.name for path in paths if not os.path.isfile(path)]
     if missing:
         raise UserError(
             f"{root / 'images'}: {len(missing)} of {len(paths)} listed images are missing ({missing[0]} first); "
             "the dataset is half extracted: extract it again"
         )
     trimaps = [root / "annotations" / "trimaps" / f"{image.name}.png" for image in images]
-    has_trimap = np.array([path.is_file() for path in trimaps])
+    has_trimap = np.array([os.path.isfile(path) for path in trimaps])
 
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
         trimap = _read_image(trimaps[index], "L", Image.Resampling.NEAREST) if has_trimap[index] else None
@@ -65,7 +65,7 @@ def open_oxford(root: Path) -> Source:
 
     return Source(
         dataset=DATASET,
-        fingerprint=_fingerprint(images, [*paths, *(path for path in trimaps if path.is_file())]),
+        fingerprint=_fingerprint(images, [*paths, *itertools.compress(trimaps, has_trimap)]),
         size=PACKED_SIZE,
         breeds=tuple(breeds[label][0] for label in range(len(breeds))),
         species=tuple(breeds[label][1] for label in range(len(breeds))),
@@ -80,11 +80,11 @@ def open_oxford(root: Path) -> Source:
 def dataset_folder(root: Path) -> Path:
     """Return the folder that holds images/ and annotations/: `root` itself or its oxford-iiit-pet."""
     for folder in (root, root / DATASET):
-        if (folder / "annotations").is_dir() and (folder / "images").is_dir():
+        if os.path.isdir(folder / "annotations") and os.path.isdir(folder / "images"):
             return folder
-    if not root.is_dir():
-        raise UserError(f"--data-root {root}: no such folder; give the folder that holds images/ and annotations/")
-    raise UserError(f"--data-root {root}: holds no images/ and annotations/ of Oxford-IIIT Pet")
+    lacking = [f"{name}/" for name in ("images", "annotations") if not os.path.isdir(root / name)]
+    found = f"holds no {' and no '.join(lacking)}" if os.path.isdir(root) else "no such folder"
+    raise UserError(f"--data-root {root}: {found}; give the folder that holds images/ and annotations/")
 
 
 def download_oxford(folder: Path) -> None:
@@ -120,7 +120,7 @@ def _read_list(root: Path, part: str) -> list[ListedImage]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; the dataset is half extracted: extract it again")
     images = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(_read_bytes(path).decode(errors="replace").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.split()
@@ -131,10 +131,12 @@ def _read_list(root: Path, part: str) -> list[ListedImage]:
                 f"{path}:{number}: expected 'NAME CLASS-ID SPECIES BREED-ID', found {line[:60]!r}"
             ) from None
         if label < 0 or "/" in name or name.startswith("."):
-            raise UserError(f"{path}:{number}: not an image of the dataset: {line[:60]!r}")
+            raise UserError(
+                f"{path}:{number}: class ids are from 1 and names are no paths, found {line[:60]!r}: correct the line"
+            )
         images.append(ListedImage(name, label, species))
     if not images:
-        raise UserError(f"{path}: lists no images")
+        raise UserError(f"{path}: lists no images; both trainval.txt and test.txt must: extract the dataset again")
     return images
 
 
@@ -142,17 +144,44 @@ def _check_lists(root: Path, listing: dict[str, list[ListedImage]]) -> None:
     names = [image.name for part in listing.values() for image in part]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{root / 'annotations'}: {twice} is listed twice in trainval.txt and test.txt")
+        raise UserError(f"{root / 'annotations'}: {twice} is listed twice in trainval.txt and test.txt: keep one line")
     unseen = {image.label for image in listing["test"]} - {image.label for image in listing["trainval"]}
     if unseen:
-        raise UserError(f"{root / 'annotations'}: class id {min(unseen) + 1} is in test.txt but not in trainval.txt")
+        raise UserError(
+            f"{root / 'annotations'}: class id {min(unseen) + 1} is in test.txt but not in trainval.txt: "
+            "add images of it there, or remove it here"
+        )
+
+
+def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tuple[str, str]]) -> None:
+    """Check that every class id has images, and enough of them for both training and validation."""
+    missing = set(range(len(breeds))) - set(breeds)
+    if missing:
+        raise UserError(
+            f"{root / 'annotations'}: the class ids have gaps ({min(missing) + 1} has no image): "
+            "number the classes from 1 without gaps"
+        )
+    counts = np.bincount([image.label for image in trainval])
+    sizes = validation_sizes(counts)
+    poor = np.flatnonzero((sizes == 0) | (sizes == counts)).tolist()
+    if poor:
+        breed, count = breeds[poor[0]][0], counts[poor[0]]
+        raise UserError(
+            f"{root / 'annotations' / 'trainval.txt'}: {breed} has too few images ({count}) to be split into training "
+            "and validation: list five or more, or remove the breed"
+        )
 
 
 def _read_image(path: Path, mode: str, resampling: Image.Resampling) -> UInt8Array:
-    """Decode one file and squash it to the packed size (antialiased, except for trimaps)."""
+    """Decode one file and squash it to the packed size (antialiased, except for trimaps).
+
+    Pixels are taken as they are stored: transparency is dropped, and an EXIF tag that says how to hold the camera is
+    not followed, as in torchvision.
+    """
     try:
         with Image.open(path) as image:
-            converted = image.convert(mode)
+            opaque = image.convert("RGBA") if "transparency" in image.info else image  # Pillow warns otherwise
+            converted = opaque.convert(mode)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: cannot be read as an image ({error}): extract it again or remove it from the lists"
@@ -168,5 +197,14 @@ def _fingerprint(images: list[ListedImage], files: Iterable[Path]) -> str:
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
     for path in files:
-        digest.update(f"{path.parent.name}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name} {hashlib.sha256(_read_bytes(path)).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}): get the right to read it, or extract it again"
+        ) from None

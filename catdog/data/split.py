@@ -34,11 +34,7 @@ def split_images(
     """
     trainval = np.flatnonzero(~is_test)
     breeds, counts = np.unique(labels[trainval], return_counts=True)
-    total = round(VALIDATION_SHARE * len(trainval))
-    quotas = counts * total / len(trainval)
-    sizes = np.floor(quotas).astype(int)
-    by_remainder = np.argsort(-(quotas - sizes), kind="stable")
-    sizes[by_remainder[: total - sizes.sum()]] += 1
+    sizes = validation_sizes(counts)
     generator = np.random.default_rng(split_seed)
     train, validation = [], []
     for breed, size in zip(breeds, sizes, strict=True):
@@ -47,6 +43,16 @@ def split_images(
         train.append(images[size:])
     parts = (np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test))
     return Split(*(np.sort(_spread(part, labels, limit_images)) for part in parts))
+
+
+def validation_sizes(counts: IntArray) -> IntArray:
+    """Return how many of each breed's trainval images validate."""
+    total = round(VALIDATION_SHARE * counts.sum())
+    quotas = counts * total / counts.sum()
+    sizes: IntArray = np.floor(quotas).astype(np.int64)
+    by_remainder = np.argsort(-(quotas - sizes), kind="stable")
+    sizes[by_remainder[: total - sizes.sum()]] += 1
+    return sizes
 
 
 def _spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:

@@ -5,6 +5,10 @@ torchvision's IMAGENET1K_V1 (or timm's default), downloaded; `lite0` comes from 
 random.
 """
 
+import contextlib
+import difflib
+import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from catdog.errors import UserError
+from catdog.errors import UserError, first_line
 from catdog.models.weights import LITE0_BACKBONE, lite0_path, load_into, read_weights, translate_lite0
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -88,17 +92,28 @@ def check_backbone_name(name: str) -> None:
         return
     if name.startswith("timm/"):
         if not timm.is_model(name.removeprefix("timm/")):
-            close = timm.list_models(f"*{name.removeprefix('timm/')[:8]}*")[:5]
-            hint = f"; near it: {', '.join('timm/' + n for n in close)}" if close else ""
-            raise UserError(f"--backbone {name}: timm has no such model{hint}")
+            near = _near(name, [f"timm/{known}" for known in timm.list_models()])
+            raise UserError(f"--backbone {name}: timm has no such model{near}; timm.list_models() lists all")
         return
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        close = [n for n in known if n[:4] == name[:4]][:8]
+        near = _near(name, [*known, "tiny"])
         raise UserError(
-            f"--backbone {name}: torchvision has no such classification model"
-            f"{'; near it: ' + ', '.join(close) if close else ''}; others are timm/NAME and tiny"
+            f"--backbone {name}: torchvision has no such classification model{near}; others are timm/NAME and tiny"
         )
+
+
+def check_backbone(name: str, weights: str | Path, image_size: int) -> None:
+    """Raise `UserError` where backbone, weights and image size do not go together; downloads nothing."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # of libraries: the error says it all
+        warnings.simplefilter("ignore")
+        backbone = build_backbone(name, None if weights == "imagenet" else weights)
+        feature_shape(backbone, image_size)
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=5)
+    return f"; near it: {', '.join(close)}" if close else ""
 
 
 def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
@@ -140,7 +155,7 @@ def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
         features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(
-            f"--image-size {image_size}: the backbone does not take it ({str(error).splitlines()[0][:120]})"
+            f"--image-size {image_size}: the backbone does not take it ({first_line(error)[:120]}); most take 224"
         ) from None
     finally:
         backbone.train(training)
@@ -161,7 +176,9 @@ def _build(name: str, pretrained: bool) -> nn.Module:
             return TimmBackbone(timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=0))
         model = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = first_line(error)[:120]
+        if not pretrained:
+            raise UserError(f"--backbone {name}: cannot be built ({reason}); choose another") from None
         raise UserError(
             f"--weights imagenet: the weights of {name} could not be had ({reason}); give a file by --weights, or none"
         ) from None

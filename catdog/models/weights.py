@@ -16,6 +16,7 @@ from catdog.errors import UserError
 LITE0_BACKBONE = "timm/tf_efficientnet_lite0"
 CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "_fc.")
 """Where torchvision's and timm's models keep the classifier that a backbone does without."""
+_REMEDY = "give a .safetensors file, or a state dict that torch.save has written"
 
 
 def lite0_path() -> Path:
@@ -43,12 +44,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     except Exception as error:  # the unpickler raises whatever a damaged or hostile file makes it raise
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"--weights {path}: not a file of weights ({reason})") from None
+        raise UserError(f"--weights {path}: not a file of weights ({reason}); {_REMEDY}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError(f"--weights {path}: holds no state dict (names and tensors)")
+    if not isinstance(content, dict) or not all(_is_named_tensor(*item) for item in content.items()):
+        raise UserError(f"--weights {path}: holds no state dict (names and tensors); {_REMEDY}")
     return content
+
+
+def _is_named_tensor(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
 def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
@@ -78,8 +83,15 @@ def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str
     }
     found = [f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in problems.items() if keys]
     if found:
-        raise UserError(f"--weights {origin}: do not fit the backbone: {'; '.join(found)}")
-    backbone.load_state_dict(given, strict=False)
+        raise UserError(
+            f"--weights {origin}: do not fit the backbone: {'; '.join(found)}: give weights of this --backbone, or "
+            "the --backbone that they are of"
+        )
+    try:
+        backbone.load_state_dict(given, strict=False)
+    except RuntimeError as error:  # sparse tensors, and tensors without content
+        reason = str(error).splitlines()[-1].strip()[:120]
+        raise UserError(f"--weights {origin}: cannot be loaded ({reason}); {_REMEDY}") from None
 
 
 def translate_lite0(weights: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ class StoreLocation:
         if not url.startswith("s3://"):
             if "://" in url or url.startswith("s3:"):
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
-            return cls(str(Path(url).expanduser().absolute()))
+            return cls(os.path.abspath(os.path.expanduser(url)))
         if not url.removeprefix("s3://").partition("/")[0]:
             raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
         import boto3
