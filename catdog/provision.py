@@ -168,7 +168,7 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
         return weights
     if not weights.startswith("s3://"):
         path = Path(os.path.abspath(os.path.expanduser(weights)))
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
             raise UserError(f"--weights {weights}: no such file; choose imagenet, lite0, none, a file or an s3:// url")
         return path
     folder, _, name = weights.rpartition("/")
@@ -182,7 +182,7 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
             if digest is None or not (path.is_file() and _is_whole(path, digest)):
                 store.get_file(name, path)
     except NotFoundError:
-        raise UserError(f"--weights {weights}: no such object") from None
+        raise UserError(f"--weights {weights}: no such object: check the url") from None
     return path
 
 

@@ -21,11 +21,12 @@ from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
 from catdog.errors import StoreError, StoreRefusedError, UserError, first_line
 from catdog.ledger import Ledger
+from catdog.models.backbones import check_backbone
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
 from catdog.provenance import now
-from catdog.provision import provide_dataset, weights_digest
+from catdog.provision import provide_dataset, provide_weights, weights_digest
 from catdog.records import Launch, PlannedTrial, to_json
 from catdog.spending import Meter
 from catdog.statistics import best_run
@@ -58,6 +59,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     store.check()
     tracker = open_tracker(config.tracker, config.run_name, say)
     digest = weights_digest(config.recipe.weights)
+    check_backbone(config.recipe.backbone, provide_weights(config.recipe.weights, digest), config.recipe.image_size)
     with Cluster(config, location, say) as cluster:
         if os.environ.get("RAY_ADDRESS"):
             cluster.start()  # what no node can give is refused before the data is packed
