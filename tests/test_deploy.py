@@ -33,7 +33,7 @@ from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from catdog.errors import NotFoundError, UserError
-from catdog.storage import S3Store, StoreLocation
+from catdog.storage import StoreLocation
 
 ROOT = Path(__file__).parent.parent
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -353,7 +353,7 @@ def test_a_store_can_do_all_it_does_under_its_prefix_and_nothing_beside_it(
     for name, value in authorization("iam-policy.json").items():
         monkeypatch.setenv(name.upper(), value)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    store, beside = (S3Store(StoreLocation(f"s3://pets/{prefix}", aws)) for prefix in ("sweeps", "others"))
+    store, beside = (StoreLocation(f"s3://pets/{prefix}", aws).open() for prefix in ("sweeps", "others"))
     store.check()
     big = tmp_path / "big"
     big.write_bytes(bytes(9 << 20))  # in parts
