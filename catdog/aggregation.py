@@ -24,7 +24,7 @@ def open_ledger(store: Store, run: str) -> Ledger:
     """Return the ledger of an existing run; `UserError` if there is none."""
     manifest = read_manifest(store, run)
     if manifest is None:
-        raise UserError(f"--run {run}: there is no such run in {store.url}")
+        raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
     return read_ledger(store, manifest)
 
 

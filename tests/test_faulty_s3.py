@@ -23,8 +23,6 @@ from botocore.exceptions import (
 
 from tests.faulty_s3 import FaultyS3, Request
 
-pytestmark = pytest.mark.chaos
-
 pytest_plugins = ["tests.s3_servers"]
 ROOT = Path(__file__).parent.parent
 MEGABYTE = 1 << 20

@@ -25,8 +25,6 @@ from jobs import aggregate, doctor, prepare, status, sweep
 from tests.conftest import PLANTED_SECRET
 from tests.test_jobs import ROOT, make_pets
 
-pytestmark = pytest.mark.chaos
-
 JOBS = {
     "sweep": sweep.main, "prepare": prepare.main, "aggregate": aggregate.main, "status": status.main,
     "doctor": doctor.main,

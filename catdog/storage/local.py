@@ -62,7 +62,7 @@ class LocalStore:
         path = self.path(key)
         try:
             return path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"{path}: no such file") from None
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror or error}") from error

@@ -28,7 +28,10 @@ class StoreLocation:
         if not url.startswith("s3://"):
             if "://" in url or url.startswith("s3:"):
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
-            return cls(os.path.abspath(os.path.expanduser(url)))
+            folder = os.path.expanduser(url)
+            if folder.startswith("~"):
+                raise UserError(f"--store {url}: there is no such user; give a folder or s3://bucket/prefix")
+            return cls(os.path.abspath(folder))
         if not url.removeprefix("s3://").partition("/")[0]:
             raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
         import boto3

@@ -43,6 +43,12 @@ class Cluster:
         if self._ours:
             ray.shutdown()
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether there may be no place for a trial: only a Ray that runs can tell."""
+        asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > (os.cpu_count() or 1)
+        return asks_much or bool(os.environ.get("RAY_ADDRESS"))
+
     def start(self) -> None:
         """Connect, and check that trials can be placed on what is up or may be started; raises `UserError`."""
         if self.slots:

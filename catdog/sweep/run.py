@@ -61,7 +61,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
     digest = weights_digest(config.recipe.weights)
     check_backbone(config.recipe.backbone, provide_weights(config.recipe.weights, digest), config.recipe.image_size)
     with Cluster(config, location, say) as cluster:
-        if os.environ.get("RAY_ADDRESS"):
+        if cluster.in_doubt:
             cluster.start()  # what no node can give is refused before the data is packed
         dataset = provide_dataset(config, store, say)
         identity = resolve_identity(config, store, dataset, digest, cluster.precision)
