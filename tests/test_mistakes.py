@@ -355,6 +355,23 @@ STORES = {
     "no credentials": Mistake(
         "prepare demo --store {bucket}/x", "{bucket}/x: boto3 finds", "set AWS_ACCESS_KEY_ID", variables=NO_CREDENTIALS
     ),
+    "profile of nobody": Mistake(
+        "sweep demo --store {bucket}/x", "(nobody)", "or AWS_PROFILE", variables={"AWS_PROFILE": "nobody"}
+    ),
+    "half a pair of credentials": Mistake(
+        "sweep demo --store {bucket}/x",
+        "missing: aws_secret_access_key",
+        "correct the credentials file",
+        lambda here: (here / "credentials").write_text("[default]\naws_access_key_id = key\n"),
+        variables=NO_CREDENTIALS | {"AWS_SHARED_CREDENTIALS_FILE": "credentials"},
+    ),
+    "credentials that are none": Mistake(
+        "prepare demo --store {bucket}/x",
+        "config file: credentials",
+        "correct boto3's configuration",
+        lambda here: (here / "credentials").write_text("[defau"),
+        variables=NO_CREDENTIALS | {"AWS_SHARED_CREDENTIALS_FILE": "credentials"},
+    ),
 }
 RESOURCES = {
     "cores nobody has": Mistake(

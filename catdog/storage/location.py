@@ -35,9 +35,14 @@ class StoreLocation:
         if not url.removeprefix("s3://").partition("/")[0]:
             raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
         import boto3
+        from botocore.exceptions import BotoCoreError
 
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return cls(url.rstrip("/"), endpoint, boto3.session.Session().region_name, patience)
+        try:
+            region = boto3.session.Session().region_name
+        except BotoCoreError as error:
+            raise UserError(f"--store {url}: {error}: correct boto3's configuration, or AWS_PROFILE") from None
+        return cls(url.rstrip("/"), endpoint, region, patience)
 
     @property
     def is_local(self) -> bool:

@@ -28,8 +28,9 @@ T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 _DENIED = frozenset({"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
 _EXPIRED = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken"}
+    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken", "400"}
 )
+"""Or what may mean it: an answer to HEAD has no body that would say more than 400."""
 
 
 class S3Store:
@@ -41,7 +42,7 @@ class S3Store:
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._endpoint, self._region, self._patience = endpoint, region, patience
-        self._client = _new_client(endpoint, region)
+        self._opened: S3Client | None = None
         self._has_answered = False
 
     def put(self, key: str, data: bytes) -> None:
@@ -138,6 +139,12 @@ class S3Store:
             self.delete(key)
         return {"conditional writes": conditional, "checksums of requests": checksums}
 
+    @property
+    def _client(self) -> "S3Client":
+        client = self._opened or _new_client(self._endpoint, self._region)
+        self._opened = client
+        return client
+
     def _put(self, client: "S3Client", key: str, data: bytes, **options: Any) -> None:
         metadata = {"sha256": sha256(data)}
         client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, Metadata=metadata, **options)
@@ -163,7 +170,7 @@ class S3Store:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if is_refused or isinstance(error, _CredentialsExpiredError):
-                    self._client = _new_client(self._endpoint, self._region)
+                    self._opened = None  # the next try looks for credentials as they are then
             else:
                 self._has_answered = True
                 return result
@@ -172,7 +179,14 @@ class S3Store:
     def _errors(self, key: str) -> Iterator[None]:
         """Turn boto3's errors into ours."""
         from boto3.exceptions import Boto3Error, S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConfigParseError,
+            NoCredentialsError,
+            PartialCredentialsError,
+            ProfileNotFound,
+        )
 
         try:
             try:
@@ -197,6 +211,10 @@ class S3Store:
             raise StoreRefusedError(
                 f"--store {self.url}: boto3 finds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "a profile, or an instance profile"
+            ) from None
+        except (ConfigParseError, PartialCredentialsError, ProfileNotFound) as error:
+            raise StoreRefusedError(
+                f"--store {self.url}: {error}: correct the credentials file, or AWS_PROFILE"
             ) from None
         except (BotoCoreError, Boto3Error, OSError) as error:
             raise StoreError(f"{self.url}/{key}: {error}") from error
