@@ -184,7 +184,8 @@ def _process_namespace() -> str:
 def _process_started(pid: int) -> str:
     """Return when a process started, in ticks since boot; only that it is alive where there is no /proc; else ''."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, whether somebody waited for it or not
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""

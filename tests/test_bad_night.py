@@ -24,8 +24,6 @@ from catdog.storage import BackgroundUploads, S3Store, StoreLocation
 from tests.faulty_s3 import FaultyS3
 from tests.test_sweep import SMALL, comparable, processes_of, start_job
 
-pytestmark = pytest.mark.chaos
-
 pytest_plugins = ["tests.s3_servers"]
 
 CONTENT = bytes(range(256)) * 400
@@ -150,6 +148,7 @@ AWAY: dict[str, Callable[[FaultyS3], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away", AWAY)
 def test_every_operation_outlasts_a_store_that_is_away(night: Night, away: str, tmp_path: Path) -> None:
     store = night.used_store()
@@ -228,6 +227,19 @@ def test_an_operation_gives_up_when_the_patience_is_over(
 
 
 @pytest.mark.timeout(60)
+def test_who_is_in_a_hurry_waits_no_longer(moto_night: Night) -> None:
+    store = moto_night.used_store(LONG)
+    moto_night.proxy.refuse()
+    timer = threading.Timer(3, store.hurry)
+    timer.start()
+    with pytest.raises(StoreError, match=r"Could not connect.* \(for \d+ s\)"):
+        store.get("there")
+    timer.join()
+    with pytest.raises(StoreError, match="Could not connect"):
+        store.put("there", CONTENT)
+
+
+@pytest.mark.timeout(60)
 def test_an_object_that_is_not_there_is_said_at_once(night: Night, tmp_path: Path) -> None:
     store = night.used_store(LONG)
     with pytest.raises(NotFoundError):
@@ -273,6 +285,7 @@ def make_noise(proxy: FaultyS3) -> None:
     proxy.slow_down_share, proxy.lose_answer_share, proxy.cut_share = 0.3, 0.05, 0.05
 
 
+@pytest.mark.slow
 def test_every_object_is_whole_whatever_happens_on_the_way(night: Night) -> None:
     store, random = night.used_store(LONG), np.random.default_rng(0)
     sizes = np.exp(random.uniform(0, np.log(3 * MEGABYTE), 200)).astype(int)
@@ -287,6 +300,7 @@ def test_every_object_is_whole_whatever_happens_on_the_way(night: Night) -> None
     assert all(direct.get(key) == content for key, content in contents.items())
 
 
+@pytest.mark.slow
 def test_large_files_are_whole_whatever_happens_on_the_way(night: Night, tmp_path: Path) -> None:
     store, content = night.used_store(LONG), os.urandom(20 * MEGABYTE)
     (tmp_path / "source").write_bytes(content)
@@ -520,7 +534,6 @@ LONG_SWEEP = [
 
 
 @pytest.mark.chaos
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_sweep_in_a_night_of_all_faults_ends_as_an_undisturbed_one(night: Night, tmp_path: Path) -> None:
     proxy = night.proxy
@@ -553,7 +566,6 @@ def expire_and_renew(night: Night) -> None:
 
 
 @pytest.mark.chaos
-@pytest.mark.slow
 def test_an_answer_that_hangs_is_not_waited_for_without_end(night: Night) -> None:
     store = night.used_store()
     night.proxy.hang_seconds = LONG

@@ -13,8 +13,6 @@ from jobs import sweep
 from tests.chaos import Chaos, Fault, draw_faults
 from tests.test_sweep import comparable
 
-pytestmark = pytest.mark.chaos
-
 A_FEW = [
     "--variants", "baseline", "multi-attention", "--seeds", "2", "--epochs", "14", "--limit-images", "120",
     "--batch-size", "16", "--checkpoint-seconds", "0",
@@ -22,6 +20,7 @@ A_FEW = [
 A_NIGHT = ["--checkpoint-seconds", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_few_faults_change_nothing(
     s3_bucket: str, s3_environment: dict[str, str], store_folder: Path, packed: Path
@@ -38,7 +37,6 @@ def test_a_few_faults_change_nothing(
         assert_nothing_changed(chaos, undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.timeout(5400)
 @pytest.mark.usefixtures("local_ray")

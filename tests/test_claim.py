@@ -66,6 +66,17 @@ def test_a_living_process_of_this_machine_is_named_at_once(store: Store) -> None
     assert store.list("") == []
 
 
+def test_a_process_that_has_ended_is_dead_even_before_its_parent_has_noticed(store: Store) -> None:
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as zombie:
+        assert zombie.stdout is not None
+        zombie.stdout.read()
+        while "Z" not in Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2]:
+            time.sleep(0.01)
+        stranger(store, pid=zombie.pid)
+        with Claim(store, "night", "mine").held(silent):
+            require_claim(store, "night", "mine")
+
+
 def test_a_dead_process_of_this_machine_is_followed_at_once(store: Store) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()

@@ -71,9 +71,13 @@ def test_a_sweep_completes_is_repeated_for_free_and_can_be_extended(
     ]  # fmt: skip
     before = trials.to_dict("list")
 
+    # What a process leaves that is killed just after it has put its trial's result.
+    leftover = store_folder / "demo" / "trials" / "attention" / "seed-01" / "checkpoint.pt"
+    leftover.write_bytes(b"epochs")
     assert run_sweep(store_folder, "--seeds", "2") == 0
     assert "all 6 trials are already done" in capsys.readouterr().out
     assert pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))).to_dict("list") == before
+    assert not leftover.exists()
 
     assert run_sweep(store_folder, "--seeds", "3", "--variants", "baseline", "se") == 0
     assert "4 trials to run, 2 already done" in capsys.readouterr().out

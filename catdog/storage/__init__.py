@@ -5,7 +5,7 @@ that there is no such object; `StoreRefusedError` that the user must act (no suc
 every other `StoreError` is what may pass, and S3 stores have waited for that already.
 """
 
-from catdog.storage.base import Store, digest_many, read_many, sha256
+from catdog.storage.base import Store, digest_many, leaving_at_once, read_many, sha256
 from catdog.storage.local import LocalStore, scratch_beside
 from catdog.storage.location import StoreLocation
 from catdog.storage.memory import MemoryStore
@@ -20,6 +20,7 @@ __all__ = [
     "Store",
     "StoreLocation",
     "digest_many",
+    "leaving_at_once",
     "read_many",
     "scratch_beside",
     "sha256",

@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -51,6 +52,20 @@ class Store(Protocol):
     def tidy(self, prefix: str) -> None:
         """Remove what writers that died have left below `prefix`, a folder."""
         ...
+
+    def hurry(self) -> None:
+        """Wait no longer for a store that is away, from now on."""
+        ...
+
+
+@contextmanager
+def leaving_at_once(store: Store) -> Iterator[None]:
+    """Let a user who interrupts the block leave, even if the store is away."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        store.hurry()
+        raise
 
 
 def read_many(store: Store, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:

@@ -108,6 +108,9 @@ class LocalStore:
             with suppress(OSError):
                 os.rmdir(folder)  # fails unless it is empty
 
+    def hurry(self) -> None:
+        """Nothing to do: a folder is never waited for."""
+
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
         path = self.path(key)

@@ -46,5 +46,8 @@ class MemoryStore:
     def check(self) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     def tidy(self, prefix: str) -> None:
         pass

@@ -9,6 +9,7 @@ carries the sha256 of its content as metadata.
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,7 @@ class S3Store:
         self._endpoint, self._region, self._patience = endpoint, region, patience
         self._opened: S3Client | None = None
         self._has_answered = False
+        self._in_a_hurry = threading.Event()
 
     def put(self, key: str, data: bytes) -> None:
         self._request(key, lambda client: self._put(client, key, data))
@@ -119,6 +121,9 @@ class S3Store:
     def tidy(self, prefix: str) -> None:
         """Nothing to do: an object is there or not, and the bucket's lifecycle rule ends unfinished uploads."""
 
+    def hurry(self) -> None:
+        self._in_a_hurry.set()
+
     def abilities(self) -> dict[str, bool]:
         """Try what stores differ in: writes on condition that there is no such object, and checksums of requests."""
         from botocore.exceptions import BotoCoreError, ClientError
@@ -164,10 +169,10 @@ class S3Store:
                 if is_refused and not self._has_answered:
                     raise
                 waited = time.monotonic() - started
-                if waited + pause > self._patience:
+                if waited + pause > self._patience or self._in_a_hurry.is_set():
                     raise type(error)(f"{first_line(error)} (for {waited:.0f} s)") from error
                 logger.warning("waiting for the store: %s", first_line(error))
-                time.sleep(pause)
+                self._in_a_hurry.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if is_refused or isinstance(error, _CredentialsExpiredError):
                     self._opened = None  # the next try looks for credentials as they are then

@@ -30,7 +30,7 @@ from catdog.provision import provide_dataset, provide_weights, weights_digest
 from catdog.records import Launch, PlannedTrial, to_json
 from catdog.spending import Meter
 from catdog.statistics import best_run
-from catdog.storage import Store, StoreLocation
+from catdog.storage import Store, StoreLocation, leaving_at_once
 from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.trackers import open_tracker
@@ -65,7 +65,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
             cluster.start()  # what no node can give is refused before the data is packed
         dataset = provide_dataset(config, store, say)
         identity = resolve_identity(config, store, dataset, digest, cluster.precision)
-        with Claim(store, config.run_name, uuid.uuid4().hex).held(say) as claim:
+        with Claim(store, config.run_name, uuid.uuid4().hex).held(say) as claim, leaving_at_once(store):
             plan = make_plan(config, store, identity, dataset, command)
             if plan.pending:
                 cluster.start()
@@ -76,6 +76,7 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
             if plan.pending:
                 _run_trials(config, context, plan, cluster, claim, tracker, console)
             ledger = open_ledger(store, config.run_name)
+            _delete_leftovers(store, ledger)
             if config.keep_weights == "best":
                 _keep_best_weights(store, ledger)
     return ledger
@@ -169,7 +170,7 @@ def _run_trials(
         )
         # Tune asks for the places of 200 pending trials at once if nothing is said: more than could ever be had.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
-        with showing(progress, console), budget.watching():
+        with showing(progress, console), budget.watching(), leaving_at_once(store):
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -281,6 +282,17 @@ def _cause(trial: Trial) -> Exception:
     except (OSError, TypeError):
         return RuntimeError("the trial's process was lost")
     return getattr(error, "cause", None) or error
+
+
+def _delete_leftovers(store: Store, ledger: Ledger) -> None:
+    """Delete what processes left that died just after they had put their trial's result."""
+    run = RunPaths(ledger.manifest.run)
+    for entry in ledger.entries:
+        where = run.trial(entry.trial.variant.folder, entry.trial.seed)
+        if entry.result is not None and entry.unfinished:
+            store.delete(where.checkpoint)
+        if entry.result is not None and entry.failure is not None:
+            store.delete(where.failure)
 
 
 def _keep_best_weights(store: Store, ledger: Ledger) -> None:
