@@ -135,6 +135,25 @@ def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pyte
     assert failure["attempts"] == 2
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_diverged_trial_is_listed_and_not_counted_and_stays_as_it_is(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Each step multiplies the weights of the mask convolution, which the baseline does not have, by up to -29.
+    exploding = ["--learning-rate", "3", "--weight-decay", "0", "--mask-weight-decay", "9.9", "--epochs", "12"]
+    sgd = ["--optimizer", "sgd", "--schedule", "cosine"]
+    arguments = ["--seeds", "1", "--variants", "baseline", "attention-relu", *sgd, *exploding]
+    for done in (0, 2):
+        assert run_sweep(store_folder, *arguments) == 0
+        output = capsys.readouterr().out
+        assert "2 trials to run" in output if not done else "all 2 trials are already done" in output
+        assert "diverged: attention-relu seed 0: the loss was not finite in epoch" in output
+        trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+        assert trials["status"].tolist() == ["complete", "diverged"]
+        assert pd.read_csv(io.BytesIO(report(store_folder, "table.csv")))["n"].tolist() == [1, 0]
+        assert b"| attention-relu | 0 of 1 |" in report(store_folder, "table.md")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
