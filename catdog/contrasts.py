@@ -1,0 +1,169 @@
+"""How much better than the baseline is each variant on the test images, and what may be said of that.
+
+Pairs are trials of the same seed: they share the split, the order of mini-batches and the augmentation. One contrast is
+primary, named before the run (multi-attention − baseline); it is tested at 5 % alone. The others are a family of their
+own, corrected by Holm. "Better on this test set" speaks of other seeds, "better on new images" of other images, too.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog import statistics
+from catdog.ledger import Ledger
+from catdog.predictions import Predictions
+from catdog.records import TrialResult
+from catdog.statistics import Interval
+
+REFERENCE, PRIMARY = "baseline", "multi-attention"
+RESAMPLING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A variant's test accuracy minus that of the reference, seed by seed; in percentage points."""
+
+    variant: str
+    reference: str
+    is_primary: bool
+    seeds: tuple[int, ...]
+    """Those that are complete on both sides."""
+    differences: tuple[float, ...]
+    mean: float | None
+    interval: Interval | None
+    """Of the mean, over seeds: BCa, 95 %."""
+    p: float | None
+    """Of the sign-flip test."""
+    p_adjusted: float | None
+    """By Holm over all contrasts but the primary one, whose p it is itself."""
+    probability_of_improvement: float | None
+    correlation: float | None
+    """Between the two sides of the pairs."""
+    interval_new_images: Interval | None
+    """Of the mean, over seeds and test images."""
+    detectable: float | None
+    """The difference that so many pairs find in four of five sweeps."""
+
+    @property
+    def n(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p_adjusted is not None and self.p_adjusted < statistics.SIGNIFICANCE
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        names = f"{self.variant} and {self.reference}"
+        if self.mean is None:
+            return f"{names} have no seed in common that is complete: nothing can be said."
+        if self.n == 1:
+            return f"{names} differ by {_signed(self.mean)} points in one pair, which says nothing about other seeds."
+        p = f"{'' if self.is_primary else 'Holm-adjusted '}p {_p(self.p_adjusted)}"
+        figures = f"{_range('95 % interval ', self.interval)}{p}, n = {self.n} pairs"
+        if self.is_significant:
+            word = "better" if self.mean > 0 else "worse"
+            size = f"{abs(self.mean):.2f} points ({figures})"
+            return f"{self.variant} is {word} than {self.reference} on this test set by {size}{self._on_new_images()}."
+        measured = f"{names} are not distinguishable: the difference is {_signed(self.mean)} points ({figures})"
+        if statistics.least_p(self.n) >= statistics.SIGNIFICANCE:
+            return f"{measured}; with {self.n} pairs p cannot be below {statistics.least_p(self.n):.2g} (6 are needed)."
+        if self.detectable is not None:
+            return f"{measured}; {self.n} pairs detect {self.detectable:.2f} points."
+        return f"{measured}."
+
+    def _on_new_images(self) -> str:
+        if self.interval_new_images is None:
+            return ""
+        bounds = f"{_signed(self.interval_new_images.low)} to {_signed(self.interval_new_images.high)}"
+        if self.interval_new_images.excludes_zero:
+            return f", and on new images like these ({bounds})"
+        return f"; whether on new images, too, is open ({bounds})"
+
+
+def reference_of(labels: tuple[str, ...]) -> str:
+    """Return what the other variants are compared with: the baseline, or the first variant where there is none."""
+    return REFERENCE if REFERENCE in labels else labels[0]
+
+
+def primary_of(labels: tuple[str, ...]) -> str | None:
+    """Return the variant of the primary contrast: multi-attention, or the first that is not the reference."""
+    others = [label for label in labels if label != reference_of(labels)]
+    return PRIMARY if PRIMARY in others else next(iter(others), None)
+
+
+def compare(ledger: Ledger, predictions: Predictions | None) -> list[Contrast]:
+    """Return the contrasts of all variants with the reference, in the order of the plan."""
+    labels = ledger.manifest.variants
+    reference = reference_of(labels)
+    contrasts = [_contrast(ledger, predictions, label, reference) for label in labels if label != reference]
+    family = [contrast for contrast in contrasts if not contrast.is_primary and contrast.p is not None]
+    adjusted = dict(
+        zip(
+            (contrast.variant for contrast in family),
+            statistics.holm([contrast.p for contrast in family if contrast.p is not None]),
+            strict=True,
+        )
+    )
+    return [
+        dataclasses.replace(contrast, p_adjusted=adjusted.get(contrast.variant, contrast.p)) for contrast in contrasts
+    ]
+
+
+def _contrast(ledger: Ledger, predictions: Predictions | None, variant: str, reference: str) -> Contrast:
+    ours, theirs = _scored(ledger, variant), _scored(ledger, reference)
+    seeds = tuple(sorted(ours.keys() & theirs.keys()))
+    ours_S = np.array([ours[seed].test_accuracy for seed in seeds], dtype=np.float64)
+    theirs_S = np.array([theirs[seed].test_accuracy for seed in seeds], dtype=np.float64)
+    differences = ours_S - theirs_S
+    # A stream for each contrast: its figures do not depend on which others there are.
+    rng = np.random.default_rng([RESAMPLING_SEED, *f"{variant} - {reference}".encode()])
+    new_images = None
+    if predictions is not None and seeds:
+        ours_SN, theirs_SN = (_correct(predictions, label, seeds) for label in (variant, reference))
+        if ours_SN is not None and theirs_SN is not None:
+            new_images = statistics.two_way_interval(ours_SN - theirs_SN, rng)
+    return Contrast(
+        variant=variant,
+        reference=reference,
+        is_primary=variant == primary_of(ledger.manifest.variants),
+        seeds=seeds,
+        differences=tuple(differences.tolist()),
+        mean=statistics.summarise(differences).mean,
+        interval=statistics.mean_interval(differences, rng),
+        p=statistics.sign_flip_p(differences, rng),
+        p_adjusted=None,
+        probability_of_improvement=statistics.probability_of_improvement(ours_S, theirs_S),
+        correlation=statistics.correlation(ours_S, theirs_S),
+        interval_new_images=new_images,
+        detectable=statistics.detectable_difference(differences),
+    )
+
+
+def _scored(ledger: Ledger, label: str) -> Mapping[int, TrialResult]:
+    return {result.seed: result for result in ledger.results(label)}
+
+
+def _correct(predictions: Predictions, label: str, seeds: tuple[int, ...]) -> npt.NDArray[np.int8] | None:
+    """Return which test images the trials of these seeds got right (S, N); None where one is not there."""
+    rows = {seed: row for row, seed in enumerate(predictions.seeds[label])}
+    if not set(seeds) <= rows.keys():
+        return None
+    return predictions.correct_SN(label)[[rows[seed] for seed in seeds]].astype(np.int8)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _p(p: float | None) -> str:
+    assert p is not None
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _range(name: str, interval: Interval | None) -> str:
+    return "" if interval is None else f"{name}{_signed(interval.low)} to {_signed(interval.high)}, "
