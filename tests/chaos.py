@@ -190,7 +190,8 @@ class Chaos:
     def describe(self) -> str:
         """Return what was done, and the output of every launch."""
         outputs = [f"--- launch {number}\n{log.read_text()}" for number, (_, log) in enumerate(self._launches)]
-        return "\n".join([*self._story, *outputs])
+        failures = [f"--- {key}\n{self.store.get(key).decode()}" for key in self.store.list("demo/failures/")]
+        return "\n".join([*self._story, *outputs, *failures])
 
     def saved(self, trial: str) -> list[str]:
         """Return when each epoch was computed that the store holds of a trial, unfinished or finished."""

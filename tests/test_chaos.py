@@ -17,7 +17,7 @@ A_FEW = [
     "--variants", "baseline", "multi-attention", "--seeds", "2", "--epochs", "14", "--limit-images", "120",
     "--batch-size", "16", "--checkpoint-seconds", "0",
 ]  # fmt: skip
-A_NIGHT = ["--checkpoint-seconds", "0"]
+A_NIGHT = ["--seeds", "5", "--checkpoint-seconds", "0"]
 
 
 @pytest.mark.slow
