@@ -42,7 +42,9 @@ def imports_of(path: Path) -> set[str]:
 
 def stage(module: str) -> str:
     """The entry of FLOW that a module belongs to: a package of one stage is one entry."""
-    return next((package for package in ("models.heads", "storage", "sweep", "report") if module.startswith(package)), module)
+    return next(
+        (package for package in ("models.heads", "storage", "sweep", "report") if module.startswith(package)), module
+    )
 
 
 @pytest.mark.parametrize("module", sorted(modules()))

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import torch
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 
 from catdog.context import RunContext
 from catdog.ledger import read_ledger, read_manifest
@@ -365,6 +368,28 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(store_folder: Path, t
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert len(times_computed((folder / "history.csv").read_text())) == 30
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_is_lost_between_two_trials_costs_none_of_them(
+    store_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tune, left alone, gives up a trial whose worker ends just when it is handed the trial."""
+    hand_over = TuneController._schedule_trial_reset
+    lost = []
+
+    def lose_the_first_worker(controller: TuneController, trial: Trial, *arguments: object) -> None:
+        if not lost:
+            ray.kill(trial.temporary_state.ray_actor)
+            lost.append(trial)
+        hand_over(controller, trial, *arguments)
+
+    monkeypatch.setattr(TuneController, "_schedule_trial_reset", lose_the_first_worker)
+    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "se") == 0
+    assert lost
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+    assert trials["status"].tolist() == ["complete"] * 4
+    assert not (store_folder / "demo" / "failures").exists()
 
 
 def test_a_sweep_to_s3_and_its_table_from_the_store_alone(

@@ -1,12 +1,10 @@
 """The driver's side of a sweep: resolve the plan, check the inputs on a worker, let Tune run what is left."""
 
-import logging
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -19,7 +17,7 @@ from catdog.aggregation import open_ledger
 from catdog.claim import Claim
 from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
-from catdog.errors import StoreError, StoreRefusedError, UserError, first_line
+from catdog.errors import StoreError, UserError
 from catdog.ledger import Ledger
 from catdog.models.backbones import check_backbone
 from catdog.paths import RunPaths
@@ -27,17 +25,15 @@ from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
 from catdog.provenance import now
 from catdog.provision import provide_dataset, provide_weights, weights_digest
-from catdog.records import Launch, PlannedTrial, to_json
+from catdog.records import Launch
 from catdog.spending import Meter
 from catdog.statistics import best_run
 from catdog.storage import Store, StoreLocation, leaving_at_once
 from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
+from catdog.sweep.follow import Cell, Ending, Follow
 from catdog.sweep.trackers import open_tracker
-from catdog.sweep.trainable import describe_failure, failed_attempts, prepare_worker, run_one
-from catdog.variants import parse_variant
-
-logger = logging.getLogger(__name__)
+from catdog.sweep.trainable import prepare_worker, run_one
 
 # Tune would hand the driver's credentials to trials in a runtime environment, which Ray logs in plain text.
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
@@ -147,9 +143,30 @@ def _run_trials(
     trainable = tune.with_resources(
         tune.with_parameters(run_one, context=context, launch=launch), cluster.trial_resources
     )
-    grid = [{"variant": trial.variant.label, "seed": trial.seed} for trial in plan.pending]
-    ending = _Ending()
+    ending = Ending()
+    follow = Follow(progress, meter, context, claim, ending, config.max_retries)
+    # Tune asks for the places of 200 pending trials at once if nothing is said: more than could ever be had.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
+    cells = [(trial.variant.label, trial.seed) for trial in plan.pending]
+    with showing(progress, console), budget.watching(), leaving_at_once(store):
+        while cells and ending.reason is None:
+            follow.lost = []
+            _fit(config, trainable, cells, [follow, *tracker], ending)
+            cells = follow.lost
+    if ending.reason is not None:
+        raise ending.reason
+
+
+def _fit(
+    config: SweepConfig,
+    trainable: Callable[[dict[str, Any]], None],
+    cells: Sequence[Cell],
+    callbacks: list[tune.Callback],
+    ending: Ending,
+) -> None:
+    """Let Tune run these trials; its own files go to a scratch folder, since the store is the only truth."""
     scratch = tempfile.mkdtemp(prefix="catdog-tune-")
+    grid = [{"variant": label, "seed": seed} for label, seed in cells]
     try:
         tuner = tune.Tuner(
             trainable,
@@ -160,128 +177,21 @@ def _run_trials(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=context.run,
+                name=config.run_name,
                 storage_path=scratch,
                 failure_config=tune.FailureConfig(max_failures=config.max_retries),
-                callbacks=[_Follow(progress, meter, context, claim, ending), *tracker],
+                callbacks=callbacks,
                 stop=ending,
                 verbose=0,
             ),
         )
-        # Tune asks for the places of 200 pending trials at once if nothing is said: more than could ever be had.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
-        with showing(progress, console), budget.watching(), leaving_at_once(store):
-            tuner.fit()
+        tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if ending.reason is not None:
-        raise ending.reason
 
 
 def _trial_name(trial: Trial) -> str:
     return f"{trial.config['trial']['variant']} seed {trial.config['trial']['seed']}"
-
-
-class _Ending(tune.Stopper):
-    """Ends the whole sweep as soon as there is a reason."""
-
-    def __init__(self) -> None:
-        self.reason: UserError | None = None
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.reason is not None
-
-
-class _Follow(tune.Callback):
-    """Tells progress and meter what Tune's trials do, and records those that Tune gave up."""
-
-    def __init__(
-        self, progress: SweepProgress, meter: Meter, context: RunContext, claim: Claim, ending: "_Ending"
-    ) -> None:
-        self._progress, self._meter = progress, meter
-        self._context, self._claim, self._ending = context, claim, ending
-        self._store = context.location.open()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore that never happens
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end_if_taken_over()
-        self._progress.started(*_cell(trial))
-        self._meter.started(*_cell(trial))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        self._end_if_taken_over()
-        if "epoch" in result and "status" not in result:
-            epochs = self._context.identity.recipe.epochs
-            self._progress.epoch(*_cell(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = _cause(trial)
-        self._end_if_refused(error)
-        self._progress.interrupted(*_cell(trial), first_line(error))
-        self._meter.ended(*_cell(trial))
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        result = trial.last_result
-        self._meter.ended(*_cell(trial))
-        if result.get("status") == "complete":
-            self._progress.finished(*_cell(trial), result["val_accuracy"], result["test_accuracy"], result["seconds"])
-        elif result.get("status") == "diverged":
-            self._progress.diverged(*_cell(trial), result["seconds"])
-        elif result.get("status") == "not started":
-            self._progress.left_out(*_cell(trial))
-        else:
-            self._progress.failed(*_cell(trial))
-
-    def _end_if_taken_over(self) -> None:
-        try:
-            self._claim.verify()
-        except UserError as mistake:
-            self._ending.reason = mistake
-
-    def _end_if_refused(self, error: Exception) -> None:
-        """End the sweep where the store refuses to be written (a full disk): no trial would fare better."""
-        if isinstance(error, StoreRefusedError):
-            try:
-                self._store.check()
-            except UserError as mistake:
-                self._ending.reason = mistake
-            if self._context.location.is_local:
-                self._ending.reason = error
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = _cause(trial)
-        self._end_if_refused(error)
-        label, seed = _cell(trial)
-        self._progress.failed(label, seed)
-        self._meter.ended(label, seed)
-        planned = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
-        failure = describe_failure(self._context, planned, error, self._claim.launch, trial.num_failures)
-        where = self._context.trial_paths(planned.variant, seed)
-        try:
-            if failed_attempts(self._store, self._context, planned, self._claim.launch) >= 0:
-                self._store.put(where.failure, to_json(failure))
-        except StoreError as refusal:
-            logger.error("the failure of %s could not be recorded: %s", planned.name, refusal)
-
-
-def _cell(trial: Trial) -> tuple[str, int]:
-    return trial.config["trial"]["variant"], trial.config["trial"]["seed"]
-
-
-def _cause(trial: Trial) -> Exception:
-    """Return what ended the trial's last attempt, as it was raised where that was in its own code."""
-    try:
-        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())  # Tune has just written it
-    except (OSError, TypeError):
-        return RuntimeError("the trial's process was lost")
-    return getattr(error, "cause", None) or error
 
 
 def _delete_leftovers(store: Store, ledger: Ledger) -> None:
