@@ -20,6 +20,9 @@ from catdog.records import EpochRecord, MaskHealth
 from catdog.snapshots import Probes
 from catdog.training import Evaluation
 
+BACKGROUND = 2
+"""In a trimap; 1 is the animal, 3 its border."""
+
 
 @dataclass
 class ProbeHistory:
@@ -69,6 +72,17 @@ def attention_npz(pack: Pack, split: Split, parts: Mapping[PartName, Evaluation]
         arrays[f"{part}_images"] = np.array([pack.names[i] for i in indices[rows]], dtype=str)
         arrays[f"{part}_masks"] = evaluation.masks_NMHW[torch.from_numpy(rows)].half().numpy()
     return _npz(**arrays)
+
+
+def trimaps_npz(pack: Pack) -> bytes:
+    """names (T,), labels (T,), breeds (K,), and animals (T, S, S) bool: the trimaps' animal and its border."""
+    images = pack.trimap_images_T
+    return _npz(
+        names=np.array([pack.names[i] for i in images], dtype=str),
+        labels=pack.labels_N[images].numpy(),
+        breeds=np.array(pack.breeds),
+        animals=(pack.trimaps_TSS != BACKGROUND).numpy(),
+    )
 
 
 def _npz(**arrays: Any) -> bytes:

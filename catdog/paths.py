@@ -20,6 +20,11 @@ def features_key(fingerprint: str, digest: str) -> str:
     return f"{dataset_prefix(fingerprint)}/features-{digest}.safetensors"
 
 
+def trimaps_key(fingerprint: str) -> str:
+    """The outlines of the animals alone: whoever measures attention needs no images."""
+    return f"{dataset_prefix(fingerprint)}/trimaps.npz"
+
+
 def digest_key(key: str) -> str:
     """The sha256 of a pack or of features, written after them."""
     return f"{key}.sha256.json"

@@ -131,8 +131,8 @@ def provide_dataset(config: SweepConfig, store: LocalStore | S3Store, say: Calla
 
 
 def _provide_pack(source: Source, store: LocalStore | S3Store, say: Callable[[str], None]) -> None:
-    key = paths.pack_key(source.fingerprint)
-    if isinstance(store, S3Store) and is_provided(store, key):
+    key, trimaps = paths.pack_key(source.fingerprint), paths.trimaps_key(source.fingerprint)
+    if isinstance(store, S3Store) and is_provided(store, key) and store.exists(trimaps):
         return  # the driver needs no copy of its own
 
     def make(path: Path) -> None:
@@ -141,7 +141,12 @@ def _provide_pack(source: Source, store: LocalStore | S3Store, say: Callable[[st
         say(f"packing {len(source.names):,} images, once")
         write_pack(source, path)
 
-    provide(store, key, make)
+    path = provide(store, key, make)
+    if not store.exists(trimaps):
+        from catdog.artifacts import trimaps_npz
+        from catdog.data.pack import open_pack
+
+        store.put(trimaps, trimaps_npz(open_pack(path)))
 
 
 def weights_digest(weights: str) -> str | None:

@@ -80,7 +80,7 @@ def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
     """
     if not len(differences):
         return None
-    if not differences.any():
+    if len(differences) == 1 or not differences.any():
         return 1.0
     result = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
@@ -122,10 +122,11 @@ def correlation(ours: Array, theirs: Array) -> float | None:
 def detectable_difference(differences: Array) -> float | None:
     """Return the true mean difference that so many pairs find at 5 % in four of five sweeps.
 
-    That of a paired t-test, at the standard deviation of these `differences` (n,); None where they have none.
+    That of a paired t-test, at the standard deviation of these `differences` (n,); None where that is 0,
+    or there are fewer than three.
     """
     n = len(differences)
-    if n < 2 or np.ptp(differences) == 0:
+    if n < FEWEST_FOR_AN_INTERVAL or np.ptp(differences) == 0:
         return None
     critical = stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
 
