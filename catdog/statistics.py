@@ -159,3 +159,30 @@ def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Genera
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(100 * means / seeds, [tail, 100 - tail])
     return Interval(float(low), float(high))
+
+
+def std_interval(values: Sequence[float] | Array) -> Interval | None:
+    """Return the 95 % interval of the standard deviation of `values` (n,), if they are normal; None where it is 0.
+
+    From the chi-squared distribution of the sample variance; n = 5 leaves a factor of 4.8 between its ends, n = 30 1.7.
+    """
+    n = len(values)
+    if n < 2 or np.ptp(values) == 0:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    squares = np.var(values, ddof=1) * (n - 1)
+    low, high = (float(np.sqrt(squares / stats.chi2.ppf(share, n - 1))) for share in (1 - tail, tail))
+    return Interval(low, high)
+
+
+def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array) -> tuple[float, Interval] | None:
+    """Return the variance of `part` (n,) over that of `whole` (m,) and its 95 % interval, if both are normal.
+
+    From the F distribution of the ratio of two sample variances; None where one of them is 0.
+    """
+    if min(len(part), len(whole)) < 2 or np.ptp(part) == 0 or np.ptp(whole) == 0:
+        return None
+    ratio = float(np.var(part, ddof=1) / np.var(whole, ddof=1))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(stats.f.ppf(share, len(part) - 1, len(whole) - 1)) for share in (tail, 1 - tail))
+    return ratio, Interval(ratio / high, ratio / low)

@@ -13,8 +13,8 @@ FLOW = """
     data.source data.split data.drawn data.oxford data.pack data.batches data.features
     models.output models.losses models.heads models.weights models.backbones models.network models
     training snapshots artifacts storage results claim context provision inputs trial canary
-    statistics ledger predictions contrasts attention attention_table spending plan aggregation progress terminal
-    options sweep report
+    statistics ledger predictions contrasts attention attention_table studies spending plan
+    aggregation progress terminal options sweep report
 """.split()
 """Every module may import only those that stand before it."""
 

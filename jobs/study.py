@@ -1,0 +1,88 @@
+"""Run a study: what the divergence weight does, or which randomness makes results scatter.
+
+    python jobs/study.py lambda PRESET [options of sweep.py]
+    python jobs/study.py scatter PRESET [options of sweep.py]
+
+A study is one sweep or several: the same command goes on after any interruption. Its table and its figure stand in the
+report of its (last) run.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from catdog.config import SweepConfig
+from catdog.errors import UserError
+from catdog.ledger import Ledger
+from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
+from catdog.paths import RunPaths
+from catdog.storage import StoreLocation
+from catdog.studies import lambda_config, lambda_table, scatter_configs, scatter_table
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] not in STUDIES:
+        raise UserError("usage: study.py STUDY PRESET [options of sweep.py]; studies: lambda, scatter")
+    config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
+    return STUDIES[arguments[0]](config, ("python", "jobs/study.py", *arguments), output_console())
+
+
+def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
+    from catdog.report.studies import lambda_figure
+
+    config = lambda_config(config)
+    ledger = _sweep(config, command, console)
+    if ledger is None:
+        return COMPLETE
+    table = lambda_table(StoreLocation.of(config.store).open(), ledger)
+    _put(config, "lambda", table.to_csv(index=False, float_format="%.6f"), lambda_figure(table), console)
+    return COMPLETE if ledger.is_complete else INCOMPLETE
+
+
+def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
+    from catdog.report.studies import scatter_figure
+
+    configs = scatter_configs(config)
+    ledgers = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
+    done = {purpose: ledger for purpose, ledger in ledgers.items() if ledger is not None}
+    if not done:
+        return COMPLETE
+    table = scatter_table(done)
+    *_, last = configs.values()
+    _put(last, "scatter", table.to_csv(index=False, float_format="%.6f"), scatter_figure(table), console)
+    return COMPLETE if all(ledger.is_complete for ledger in done.values()) else INCOMPLETE
+
+
+STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
+    "lambda": study_lambda,
+    "scatter": study_scatter,
+}
+
+
+def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> Ledger | None:
+    """Run one sweep of a study and write its report; None where only the plan was asked for."""
+    from catdog.terminal import print_outcome, print_plan
+
+    if config.dry_run:
+        print_plan(console, config)
+        return None
+    from catdog.report import write_report
+    from catdog.sweep import run_sweep
+
+    ledger = run_sweep(config, command, console)
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    print_outcome(console, store.url, ledger, write_report(store, ledger))
+    return ledger
+
+
+def _put(config: SweepConfig, name: str, table_csv: str, figure_png: bytes, console: Console) -> None:
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    run = RunPaths(config.run_name)
+    for key, content in ((f"{name}.csv", table_csv.encode()), (f"figures/{name}.png", figure_png)):
+        store.put(run.report(key), content)
+        console.print(f"{'study':>16}  {store.url}/{run.report(key)}", soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))
