@@ -76,7 +76,9 @@
       const tiles = make("div", { className: "tiles" }, ...canvases);
       return { canvases, caption, figure: make("figure", { className: "probe" }, tiles, caption) };
     });
-    at(`panel-${side.name}`).replaceChildren(title, side.line, ...side.probes.map((probe) => probe.figure));
+    const probes = make("div", { className: "probes" }, ...side.probes.map((probe) => probe.figure));
+    probes.style.setProperty("--tiles", String(masks + 1));
+    at(`panel-${side.name}`).replaceChildren(title, side.line, probes);
   }
 
   function paint(canvas, image, bytes, height, width) {
@@ -194,5 +196,8 @@
     document.documentElement.dataset.gallery = "ready";
   }
 
-  begin().catch((error) => { at("state").textContent = `The masks cannot be shown in this browser: ${error.message}`; });
+  begin().catch((error) => {
+    at("state").className = "notice";
+    at("state").textContent = `The masks cannot be shown in this browser: ${error.message}`;
+  });
 })();

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.resources
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,7 +101,13 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["breakable"] = _breakable
     return environment.from_string(_asset("page.html"))
+
+
+def _breakable(text: str) -> markupsafe.Markup:
+    """Let a long label break after a colon or a comma."""
+    return markupsafe.Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(markupsafe.escape(text))))
 
 
 @functools.cache
@@ -207,7 +214,7 @@ def _confusions(content: ReportContent) -> list[Confusion]:
         svg = figures.confusion_svg(
             content.predictions.confusion_KK(label, row), [readable(breed) for breed in content.predictions.breeds]
         )
-        caption = f"Mistakes of {title} on Test; a row is a true breed, white or black means none"
+        caption = f"Mistakes of {title} on Test; a row is a true breed, an empty cell means none"
         picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)
         found.append((-(best.val_accuracy or 0.0), Confusion(title, pairs, picture)))
     return [confusion for _, confusion in sorted(found, key=lambda item: item[0])]

@@ -65,7 +65,7 @@ def comparison(content: ReportContent) -> Table:
         for row in table
     )
     columns = (
-        "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", "Test, mean of breeds",
+        "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", "Test by breed",
         "Head’s parameters", "Added parameters", "Seconds a trial",
     )  # fmt: skip
     return Table("Accuracy in percent, mean ± sample standard deviation over n seeds", columns, rows)
@@ -134,7 +134,7 @@ def attention(frame: pd.DataFrame | None) -> Table | None:
     rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False))
     kinds = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
     words = frozenset({0, *(position for position, numeric in enumerate(kinds) if not numeric)})
-    return Table("Attention and trimaps, one row for each line of the table", columns, rows, words)
+    return Table("Where the masks look, against the trimaps", columns, rows, words)
 
 
 def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
@@ -218,7 +218,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def signed(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:+.2f}".replace("-", "−")
+    return NOTHING if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def interval(value: Interval | None) -> str:
