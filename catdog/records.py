@@ -21,6 +21,11 @@ Status = Literal["complete", "failed", "diverged", "missing"]
 Unit = Literal["GPU", "CPU"]
 """What trials take up and what is paid for by the hour: GPUs, or CPU cores where trials use no GPU."""
 
+ALIKE = 0.99
+"""Masks with a mean cosine above this are one mask, however many there are."""
+IN_CORNERS = 3.0
+"""Masks with this many times the corners' share of the area in the corners look at the border, not at the animal."""
+
 
 def to_json(content: Any) -> bytes:
     """Return a dataclass or dictionary as indented JSON; numbers that are not finite become null."""
@@ -52,6 +57,17 @@ class MaskHealth:
     mask_overlap: float
     mask_corner_mass: float
     mask_dead: float
+
+
+def mask_collapse(health: MaskHealth) -> str | None:
+    """Return what is wrong with masks that stopped telling positions or each other apart; None if nothing is."""
+    if health.mask_dead > 0:
+        return "dead masks"
+    if health.mask_overlap > ALIKE:
+        return "masks alike"
+    if health.mask_corner_mass > IN_CORNERS:
+        return "masks in the corners"
+    return None
 
 
 @dataclass(frozen=True)

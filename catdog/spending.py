@@ -50,6 +50,22 @@ def launch_cost(launch: Launch, hourly_price: float | None = None) -> float:
     return launch.unit_hours * (launch.hourly_price or hourly_price or 0.0)
 
 
+def spending_lines(launches: Sequence[Launch]) -> list[str]:
+    """Return what was used, and what that cost where there is a price: one line for each kind of unit."""
+    lines = []
+    for spending in summarise_spending(launches):
+        unit = "GPU" if spending.unit == "GPU" else "core"
+        idle = "" if spending.idle_share is None else f", {spending.idle_share:.0%} of them idle"
+        cost = ""
+        if spending.cost is not None and spending.variant_costs is not None:
+            shares = [f"{label} {amount:.2f}" for label, amount in spending.variant_costs.items()]
+            shares.append(f"idle {spending.cost - sum(spending.variant_costs.values()):.2f}")
+            cost = f", cost {spending.cost:.2f} ({', '.join(shares)})"
+        count = sum(launch.unit == spending.unit for launch in launches)
+        lines.append(f"{spending.unit_hours:.2f} {unit}-hours in {count} launch{'es' * (count > 1)}{idle}{cost}")
+    return lines
+
+
 def _sum(unit: Unit, launches: Sequence[Launch]) -> Spending:
     busy: defaultdict[str, float] = defaultdict(float)
     costs: defaultdict[str, float] = defaultdict(float)

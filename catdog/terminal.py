@@ -13,7 +13,7 @@ from catdog.paths import RunPaths
 from catdog.plan import Estimate, estimate, local_slots, make_plan, read_canary, resolve_identity, units_per_trial
 from catdog.progress import format_seconds
 from catdog.provision import Dataset, find_dataset, weights_digest
-from catdog.spending import summarise_spending
+from catdog.spending import spending_lines
 from catdog.storage import StoreLocation
 
 MOST_GAPS = 20
@@ -58,7 +58,7 @@ def print_outcome(console: Console, url: str, ledger: Ledger, table: pd.DataFram
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     if len(missing) > MOST_GAPS:
         console.print(f"  … and {len(missing) - MOST_GAPS} more in {run.report('table.md')}", highlight=False)
-    for line in spending_lines(ledger):
+    for line in spending_lines(ledger.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True, highlight=False, markup=False)
     places = {
         "table": run.report("table.md"),
@@ -85,22 +85,6 @@ def print_status(console: Console, url: str, ledger: Ledger, table: pd.DataFrame
     for line in gaps(ledger):
         if not line.startswith("missing"):
             console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
-
-
-def spending_lines(ledger: Ledger) -> list[str]:
-    """Return what the run has used, and what that cost where there is a price: one line for each kind of unit."""
-    lines = []
-    for spending in summarise_spending(ledger.launches):
-        unit = "GPU" if spending.unit == "GPU" else "core"
-        idle = "" if spending.idle_share is None else f", {spending.idle_share:.0%} of them idle"
-        cost = ""
-        if spending.cost is not None and spending.variant_costs is not None:
-            shares = [f"{label} {amount:.2f}" for label, amount in spending.variant_costs.items()]
-            shares.append(f"idle {spending.cost - sum(spending.variant_costs.values()):.2f}")
-            cost = f", cost {spending.cost:.2f} ({', '.join(shares)})"
-        launches = sum(launch.unit == spending.unit for launch in ledger.launches)
-        lines.append(f"{spending.unit_hours:.2f} {unit}-hours in {launches} launch{'es' * (launches > 1)}{idle}{cost}")
-    return lines
 
 
 def comparison(table: pd.DataFrame) -> Table:

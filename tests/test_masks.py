@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from catdog.models.losses import mask_collapse, mask_health
+from catdog.models.losses import mask_health
+from catdog.records import mask_collapse
 
 
 def test_mask_health_against_plain_loops() -> None:

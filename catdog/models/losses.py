@@ -6,10 +6,6 @@ from catdog.records import MaskHealth
 
 DEAD_MASK = 0.01
 """A mask whose maximum stays below this on an image does not see it."""
-ALIKE = 0.99
-"""Masks with a mean cosine above this are one mask, however many there are."""
-IN_CORNERS = 3.0
-"""Masks with this many times the corners' share of the area in the corners look at the border, not at the animal."""
 
 
 def divergence_loss(masks_BMHW: torch.Tensor) -> torch.Tensor:
@@ -53,14 +49,3 @@ def mask_health(masks_NMHW: torch.Tensor) -> MaskHealth:
         mask_corner_mass=(corner_share_NM.mean() * positions / 4).item(),
         mask_dead=dead_M.float().mean().item(),
     )
-
-
-def mask_collapse(health: MaskHealth) -> str | None:
-    """Return what is wrong with masks that stopped telling positions or each other apart; None if nothing is."""
-    if health.mask_dead > 0:
-        return "dead masks"
-    if health.mask_overlap > ALIKE:
-        return "masks alike"
-    if health.mask_corner_mass > IN_CORNERS:
-        return "masks in the corners"
-    return None

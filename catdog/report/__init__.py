@@ -1,19 +1,15 @@
 """The files of a run's report: table.csv, table.md, trials.csv, summary.json, figures. Alone imports matplotlib."""
 
-import io
 import shlex
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from catdog.aggregation import comparison_table, format_accuracy, gaps, summary, trials_table
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.records import to_json
+from catdog.report.figures import accuracy_figure
 from catdog.statistics import best_run
 from catdog.storage import LocalStore, Store
 
@@ -89,26 +85,3 @@ def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
     commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
     lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
     return "\n".join(lines)
-
-
-def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
-    """Return a PNG: one point per complete trial, validation beside test, the mean as a line."""
-    complete = trials[trials["status"] == "complete"]
-    shown = [variant for variant in variants if (complete["variant"] == variant).any()]
-    figure, panels = plt.subplots(1, 2, figsize=(9, 0.9 + 0.55 * len(shown)), sharey=True, layout="constrained")
-    for panel, (column, title) in zip(panels, [("val_accuracy", "Validation"), ("test_accuracy", "Test")], strict=True):
-        for row, variant in enumerate(shown):
-            values = complete.loc[complete["variant"] == variant, column].to_numpy()
-            # Points of equal rank in sorted order get the same offset: a layout without randomness.
-            offsets = [0.22 * ((i * 7) % 11 - 5) / 5 for i in range(len(values))]
-            panel.plot(values, [row + offset for offset in offsets], "o", markersize=4, alpha=0.6, color="#33638d")
-            panel.plot([values.mean()] * 2, [row - 0.33, row + 0.33], color="#c0392b", linewidth=2)
-        panel.set_title(title)
-        panel.set_xlabel("accuracy, %")
-        panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(shown)), shown)
-    panels[0].set_ylim(len(shown) - 0.5, -0.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
-    return buffer.getvalue()

@@ -19,7 +19,7 @@ from catdog.context import RunContext
 from catdog.errors import NotFoundError, StoreError, first_line
 from catdog.paths import RunPaths
 from catdog.provenance import now
-from catdog.records import EpochRecord, Failure, Launch, PlannedTrial, to_json
+from catdog.records import EpochRecord, Failure, Launch, PlannedTrial, mask_collapse, to_json
 from catdog.storage import Store
 from catdog.variants import parse_variant
 
@@ -53,7 +53,6 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
 
 def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
     """The trainable: one trial. Raises only for what may pass (a store that stays away): Tune then tries again."""
-    from catdog.models.losses import mask_collapse
     from catdog.trial import run_trial
 
     recipe = context.identity.recipe

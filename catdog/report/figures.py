@@ -1,0 +1,244 @@
+"""The static figures of a report, by matplotlib. Tables in, PNG or SVG out; the same tables give the same bytes.
+
+An SVG's text stays text, and its ink follows the reader's colour scheme, light or dark. Shapes: E epochs, S seeds,
+K breeds.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from catdog.contrasts import Contrast
+from catdog.statistics import Interval, mean_interval
+
+matplotlib.use("Agg")
+
+Array = npt.NDArray[np.float64]
+
+INTERVAL_SEED = 0
+COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c2504a", "#2a97a8")
+"""Readable on white and on black; after the last comes the first again, with another dash."""
+_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
+_INK, _FAINT = "#010203", "#040506"
+"""Stand for colours of the reader's scheme until an SVG is written."""
+_SCHEME = (
+    "<style>:root{--ink:#222;--faint:#d5d5d5}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#ddd;--faint:#444}}text{fill:var(--ink)}</style>"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Values of a variant in a plot of rows, their mean, and the interval of the mean."""
+
+    name: str
+    values: Array
+    interval: Interval | None
+    colour: str
+
+
+def colour_of(position: int) -> str:
+    return COLOURS[position % len(COLOURS)]
+
+
+def accuracy_rows(trials: pd.DataFrame, variants: Sequence[str], column: str) -> list[Row]:
+    """Return the accuracies of all complete trials, with the 95 % interval of each variant's mean over seeds."""
+    complete = trials[trials["status"] == "complete"]
+    rows = []
+    for position, variant in enumerate(variants):
+        values = complete.loc[complete["variant"] == variant, column].to_numpy(dtype=np.float64)
+        if len(values):
+            rng = np.random.default_rng([INTERVAL_SEED, *variant.encode()])
+            rows.append(Row(variant, values, mean_interval(values, rng), colour_of(position)))
+    return rows
+
+
+def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
+    """Return a PNG: one point per complete trial, validation beside test, the mean and its interval."""
+    sides = [("val_accuracy", "Validation"), ("test_accuracy", "Test")]
+    rows = [accuracy_rows(trials, variants, column) for column, _ in sides]
+    with _style("#222222", "#d5d5d5"):
+        figure = Figure(figsize=(9, 0.9 + 0.6 * len(rows[0])), layout="constrained")
+        for position, (_, title) in enumerate(sides):
+            panel = figure.add_subplot(1, 2, position + 1)
+            _draw_rows(panel, rows[position], "accuracy, %")
+            panel.set_title(title)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120, facecolor="white")
+    return buffer.getvalue()
+
+
+def accuracies_svg(trials: pd.DataFrame, variants: Sequence[str], column: str) -> str:
+    rows = accuracy_rows(trials, variants, column)
+    with _style() as written:
+        figure = Figure(figsize=(4.6, 0.7 + 0.52 * len(rows)), layout="constrained")
+        _draw_rows(figure.add_subplot(), rows, "accuracy, %")
+        return written(figure)
+
+
+def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> str:
+    """One row for each contrast: the pairs' differences, their mean and its 95 % interval."""
+    rows = [
+        Row(f"{c.variant} − {c.reference}", np.array(c.differences), c.interval, colour_of(variants.index(c.variant)))
+        for c in contrasts
+        if c.n
+    ]
+    with _style() as written:
+        figure = Figure(figsize=(4.6, 0.7 + 0.52 * len(rows)), layout="constrained")
+        panel = figure.add_subplot()
+        panel.axvline(0, color=_INK, linewidth=0.8)
+        _draw_rows(panel, rows, "difference on Test, points")
+        return written(figure)
+
+
+def pairs_svg(contrast: Contrast, colour: str) -> str:
+    """The differences of one contrast, seed by seed."""
+    with _style() as written:
+        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+        panel = figure.add_subplot()
+        positions = range(contrast.n)
+        panel.axhline(0, color=_INK, linewidth=0.8)
+        panel.vlines(positions, 0, contrast.differences, color=colour, linewidth=2)
+        panel.plot(positions, contrast.differences, "o", markersize=5, color=colour)
+        step = -(-contrast.n // 15)
+        panel.set_xticks(list(positions)[::step], [str(seed) for seed in contrast.seeds[::step]])
+        panel.set_xlim(-0.7, contrast.n - 0.3)
+        panel.set_xlabel("seed")
+        panel.set_ylabel("difference on Test, points")
+        panel.grid(axis="y")
+        return written(figure)
+
+
+def curves_svg(curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], title: str) -> str:
+    """A line for each variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile."""
+    with _style() as written:
+        figure = Figure(figsize=(4.6, 3.1 + 0.16 * len(curves_ES)), layout="constrained")
+        panel = figure.add_subplot()
+        for label, curve_ES in curves_ES.items():
+            position = variants.index(label)
+            dash = _DASHES[position // len(COLOURS) % len(_DASHES)]
+            epochs, colour = curve_ES.index.to_numpy(), colour_of(position)
+            low, high = (curve_ES.quantile(share, axis=1).to_numpy() for share in (0.1, 0.9))
+            panel.fill_between(epochs, low, high, color=colour, alpha=0.14, linewidth=0)
+            marker = "o" if len(epochs) == 1 else None
+            means = curve_ES.mean(axis=1)
+            panel.plot(epochs, means, color=colour, linewidth=1.6, label=shorten(label), ls=dash, marker=marker)
+        panel.set_ylim(*_late_range(curves_ES.values()))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set_xlabel("epoch")
+        panel.set_ylabel(title)
+        panel.grid()
+        figure.legend(loc="outside lower center", ncols=1 if max(map(len, curves_ES)) > 24 else 2)
+        return written(figure)
+
+
+def _late_range(curves_ES: Iterable[pd.DataFrame]) -> tuple[float, float]:
+    """Return the range of all curves after their first quarter: before that they are far away and tell little."""
+    late = [curve_ES.iloc[len(curve_ES) // 4 :].to_numpy() for curve_ES in curves_ES]
+    low, high = min(map(np.nanmin, late)), max(map(np.nanmax, late))
+    margin = 0.04 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)
+
+
+def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) -> str:
+    """Of each breed's images (rows) the share that was taken for each other breed (columns), in percent."""
+    shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
+    np.fill_diagonal(shares_KK, 0)
+    shown_KK = np.ma.masked_equal(shares_KK, 0)
+    size = 7.2 if len(breeds) > 20 else 2.4 + 0.22 * len(breeds)
+    font = 6.5 if len(breeds) > 20 else 8
+    with _style() as written:
+        figure = Figure(figsize=(size, size), layout="constrained")
+        panel = figure.add_subplot()
+        image = panel.imshow(shown_KK, cmap="viridis", vmin=0, vmax=max(1.0, float(shares_KK.max())), aspect="equal")
+        positions = range(len(breeds))
+        panel.set_xticks(positions, breeds, rotation=90, fontsize=font)
+        panel.set_yticks(positions, breeds, fontsize=font)
+        panel.set_xticks(np.arange(len(breeds)) - 0.5, minor=True)
+        panel.set_yticks(np.arange(len(breeds)) - 0.5, minor=True)
+        panel.grid(which="minor", linewidth=0.3)
+        panel.tick_params(which="both", length=0)
+        panel.set_xlabel("taken for")
+        panel.set_ylabel("true breed")
+        bar = figure.colorbar(image, ax=panel, shrink=0.5, aspect=30, location="bottom", pad=0.01)
+        bar.set_label("% of the breed's images")
+        return written(figure)
+
+
+def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
+    """A row has its name above its points: long names leave no room for points beside them."""
+    for position, row in enumerate(rows):
+        # Points of equal rank in sorted order get the same offset: a layout without randomness.
+        offsets = [0.13 * ((i * 7) % 11 - 5) / 5 for i in range(len(row.values))]
+        panel.plot(row.values, position + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
+        mean = row.values.mean()
+        if row.interval is not None:
+            panel.plot([row.interval.low, row.interval.high], [position + 0.25] * 2, color=_ink(), linewidth=2)
+        panel.plot([mean] * 2, [position - 0.17, position + 0.33], color=_ink(), linewidth=2)
+        panel.annotate(
+            shorten(row.name), (0.01, position - 0.34), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
+        )
+    panel.set_yticks([])
+    panel.set_ylim(len(rows) - 0.5, -0.55)
+    panel.set_xlabel(xlabel)
+    panel.grid(axis="x")
+
+
+def _ink() -> str:
+    return str(matplotlib.rcParams["text.color"])
+
+
+class _Written:
+    """Turns a figure into SVG while the style holds."""
+
+    def __call__(self, figure: Figure) -> str:
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :].replace("<defs>", f"{_SCHEME}<defs>", 1)
+        svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+        svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+        svg = re.sub(r"(font: [^;\"]*?)(?:'[^;\"]*|sans-serif)", r"\1system-ui, sans-serif", svg)
+        return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
+
+
+@contextmanager
+def _style(ink: str = _INK, faint: str = _FAINT) -> Iterator[_Written]:
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "catdog",
+        "text.parse_math": False,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "axes.axisbelow": True,
+    }
+    inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    faints = ("axes.edgecolor", "grid.color")
+    settings |= dict.fromkeys(inks, ink) | dict.fromkeys(faints, faint)
+    with matplotlib.rc_context(settings):
+        yield _Written()
+
+
+def shorten(name: str, length: int = 58) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Return some bytes as an address that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,203 @@
+"use strict";
+// The gallery: masks of the probe images, drawn on canvases. All data is in the page.
+(() => {
+  const FRAME = 450; // milliseconds an epoch is shown while playing
+  const at = (id) => document.getElementById(id);
+
+  // A printed page shows all that a reader could unfold.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    folded.forEach((details) => { details.open = true; });
+  });
+  addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
+
+  const source = at("gallery-data");
+  if (!source) return;
+  const data = JSON.parse(source.textContent);
+  const colours = Uint8Array.from(data.colours.match(/../g), (pair) => parseInt(pair, 16));
+  const variants = [...new Set(data.trials.map((trial) => trial.variant))];
+  const images = data.images.map((address) => Object.assign(new Image(), { src: address }));
+  const sides = ["a", "b"].map((name) => ({ name, trial: null, masks: null, probes: [] }));
+  let timer = null;
+
+  const make = (tag, properties, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+  const trialsOf = (variant) => data.trials.filter((trial) => trial.variant === variant);
+  const epochsOf = (trial) => trial.shape[0];
+  const shown = () => sides.filter((side) => side.trial && (side.name === "a" || at("compare").checked));
+
+  // Masks of a trial as bytes, inflated when they are first looked at.
+  async function inflate(trial) {
+    const packed = Uint8Array.from(atob(trial.masks), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  function fillSeeds(side) {
+    const seeds = at(`seed-${side.name}`);
+    const before = seeds.value;
+    const trials = trialsOf(at(`variant-${side.name}`).value);
+    seeds.replaceChildren(...trials.map((trial) =>
+      make("option", { value: String(trial.seed), textContent: trial.best ? `${trial.seed} (best run)` : trial.seed })));
+    const best = trials.find((trial) => trial.best) || trials[0];
+    seeds.value = trials.some((trial) => String(trial.seed) === before) ? before : String(best.seed);
+  }
+
+  async function choose(side) {
+    const variant = at(`variant-${side.name}`).value;
+    const seed = Number(at(`seed-${side.name}`).value);
+    side.trial = data.trials.find((trial) => trial.variant === variant && trial.seed === seed);
+    const trial = side.trial;
+    const masks = await inflate(trial);
+    if (side.trial !== trial) return; // another one was chosen meanwhile
+    side.masks = masks;
+    build(side);
+    at("epoch").max = String(Math.max(...shown().map((one) => epochsOf(one.trial))) - 1);
+    draw();
+  }
+
+  function build(side) {
+    const masks = side.trial.shape[2];
+    const title = make("h3", { textContent: `${side.trial.variant}, seed ${side.trial.seed}` });
+    side.line = make("p");
+    side.probes = data.images.map((_, probe) => {
+      const breed = data.breeds[data.labels[probe]];
+      const canvases = Array.from({ length: masks + 1 }, (_, position) => {
+        const canvas = make("canvas", { width: data.side, height: data.side });
+        canvas.setAttribute("role", "img");
+        canvas.setAttribute("aria-label", position ? `${breed}, mask ${position}` : `${breed}, the image`);
+        return canvas;
+      });
+      const caption = make("figcaption");
+      const tiles = make("div", { className: "tiles" }, ...canvases);
+      return { canvases, caption, figure: make("figure", { className: "probe" }, tiles, caption) };
+    });
+    const probes = make("div", { className: "probes" }, ...side.probes.map((probe) => probe.figure));
+    probes.style.setProperty("--tiles", String(masks + 1));
+    at(`panel-${side.name}`).replaceChildren(title, side.line, probes);
+  }
+
+  function paint(canvas, image, bytes, height, width) {
+    const pen = canvas.getContext("2d");
+    pen.globalAlpha = 1;
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    const alone = at("view").value === "alone";
+    if (!bytes || !alone) pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    if (!bytes) return;
+    const pixels = new ImageData(width, height);
+    bytes.forEach((value, cell) => {
+      pixels.data.set(colours.subarray(3 * value, 3 * value + 3), 4 * cell);
+      pixels.data[4 * cell + 3] = 255;
+    });
+    const small = make("canvas", { width, height });
+    small.getContext("2d").putImageData(pixels, 0, 0);
+    pen.globalAlpha = alone ? 1 : Number(at("opacity").value) / 100;
+    pen.imageSmoothingEnabled = false; // a cell is a position of the feature map
+    pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  }
+
+  function caption(side, epoch, probe) {
+    const taken = side.trial.predicted[epoch][probe];
+    const right = taken === data.labels[probe];
+    const word = right ? "✓ predicted" : `✗ predicted ${data.breeds[taken]}`;
+    const range = side.trial.ranges && side.trial.ranges[epoch][probe];
+    side.probes[probe].caption.replaceChildren(
+      `${data.breeds[data.labels[probe]]}: `,
+      make("span", { className: right ? "right" : "wrong", textContent: word }),
+      ...(range ? [make("span", { className: "range", textContent: ` · mask from ${range[0]} to ${range[1]}` })] : []));
+    return right;
+  }
+
+  function drawSide(side, wanted) {
+    const [epochs, probes, masks, height, width] = side.trial.shape;
+    const epoch = Math.min(wanted, epochs - 1);
+    let right = 0;
+    side.probes.forEach(({ canvases }, probe) => {
+      canvases.forEach((canvas, position) => {
+        const start = ((epoch * probes + probe) * masks + position - 1) * height * width;
+        const bytes = position ? side.masks.subarray(start, start + height * width) : null;
+        paint(canvas, images[probe], bytes, height, width);
+      });
+      right += caption(side, epoch, probe);
+    });
+    const accuracy = side.trial.accuracy[epoch];
+    const measured = accuracy == null ? "" : `Validation ${accuracy.toFixed(2)} %, `;
+    const chosen = epoch === side.trial.chosen ? ", the chosen epoch" : "";
+    side.line.textContent = `Epoch ${epoch}${chosen}: ${measured}${right} of ${probes} probe images right`;
+    return `${side.trial.variant} seed ${side.trial.seed}: ${measured}${right} of ${probes} right${chosen}`;
+  }
+
+  function draw() {
+    const epoch = Number(at("epoch").value);
+    at("epoch-value").textContent = `${epoch} of ${at("epoch").max}`;
+    const lines = shown().filter((side) => side.masks && side.probes.length).map((side) => drawSide(side, epoch));
+    at("state").textContent = `Epoch ${epoch}. ${lines.join("; ")}.`;
+  }
+
+  function pause() {
+    clearInterval(timer);
+    timer = null;
+    at("play").textContent = "Play";
+    at("state").setAttribute("aria-live", "polite");
+  }
+
+  function play() {
+    const slider = at("epoch");
+    if (timer !== null) return pause();
+    if (slider.value === slider.max) slider.value = "0";
+    at("play").textContent = "Pause";
+    at("state").setAttribute("aria-live", "off"); // nobody wants to hear every epoch of a film
+    draw();
+    timer = setInterval(() => {
+      slider.value = String(Number(slider.value) + 1);
+      if (slider.value === slider.max) pause();
+      draw();
+    }, FRAME);
+  }
+
+  function toggle() {
+    const two = at("compare").checked;
+    at("second").hidden = at("panel-b").hidden = !two;
+    at("panels").classList.toggle("two", two);
+    return two ? choose(sides[1]) : draw();
+  }
+
+  async function begin() {
+    await Promise.all(images.map((image) => image.decode()));
+    sides.forEach((side, position) => {
+      const select = at(`variant-${side.name}`);
+      select.replaceChildren(...variants.map((name) => make("option", { value: name, textContent: name })));
+      select.value = variants[Math.max(0, variants.length - 1 - position)];
+      if (variants.includes("multi-attention")) {
+        const others = variants.filter((name) => name !== "multi-attention");
+        select.value = position && others.length ? others[0] : "multi-attention";
+      }
+      fillSeeds(side);
+      select.addEventListener("change", () => { fillSeeds(side); choose(side); });
+      at(`seed-${side.name}`).addEventListener("change", () => choose(side));
+    });
+    await choose(sides[0]);
+    at("epoch").addEventListener("input", () => { if (timer !== null) pause(); draw(); });
+    at("opacity").addEventListener("input", draw);
+    at("view").addEventListener("change", () => { at("opacity").disabled = at("view").value === "alone"; draw(); });
+    at("play").addEventListener("click", play);
+    at("chosen").addEventListener("click", () => {
+      pause();
+      at("epoch").value = String(sides[0].trial.chosen ?? at("epoch").max);
+      draw();
+    });
+    at("compare").addEventListener("change", toggle);
+    at("epoch").value = String(sides[0].trial.chosen ?? at("epoch").max);
+    draw();
+    document.documentElement.dataset.gallery = "ready";
+  }
+
+  begin().catch((error) => {
+    at("state").className = "notice";
+    at("state").textContent = `The masks cannot be shown in this browser: ${error.message}`;
+  });
+})();

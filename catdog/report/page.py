@@ -1,0 +1,265 @@
+"""The report as one page, report.html: figures, tables, and masks to watch. Nothing in it comes from another host.
+
+The same content gives the same bytes; the only time that is not the run's is that of a refresh while it is running.
+"""
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import markupsafe
+import pandas as pd
+
+from catdog.aggregation import gaps
+from catdog.contrasts import Contrast
+from catdog.progress import format_seconds
+from catdog.provenance import now
+from catdog.report import figures, tables
+from catdog.report.content import ReportContent
+from catdog.report.gallery import build_gallery, readable
+from catdog.report.tables import Table
+from catdog.spending import spending_lines
+from catdog.statistics import best_run
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG as a data address, with what it shows in words."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What one variant's best run confuses."""
+
+    title: str
+    pairs: Table
+    matrix: Picture
+
+
+def build_page(
+    content: ReportContent,
+    attention: pd.DataFrame | None = None,
+    running: bool = False,
+    refreshed_at: str | None = None,
+) -> bytes:
+    """Return report.html.
+
+    `attention` is shown as it is. While the sweep is `running` the page says so, and that it was refreshed at
+    `refreshed_at` (default: now).
+    """
+    manifest = content.ledger.manifest
+    gallery = build_gallery(content)
+    script, style = _asset("page.js"), _asset("page.css")
+    page = _template().render(
+        policy=_policy(script, style),
+        script=markupsafe.Markup(script),
+        style=markupsafe.Markup(style),
+        run=manifest.run,
+        setting=_setting(content),
+        running=running,
+        refreshed_at=readable_time(refreshed_at or now()) if running else None,
+        counts=content.ledger.counts,
+        planned=len(content.ledger.entries),
+        primary=[contrast for contrast in content.contrasts if contrast.is_primary],
+        others=[contrast for contrast in content.contrasts if not contrast.is_primary],
+        comparison=tables.comparison(content),
+        contrasts=tables.contrasts(content.contrasts) if content.contrasts else None,
+        accuracies=_accuracies(content),
+        differences=_differences(content),
+        curves=_curves(content),
+        gallery=gallery,
+        health=tables.health(content),
+        warnings=tables.health_warnings(content),
+        attention=tables.attention(attention),
+        confusions=_confusions(content),
+        differing=tables.differing_breeds(content),
+        gaps=gaps(content.ledger),
+        published=tables.published(content),
+        commands=[shlex.join(command) for command in manifest.commands],
+        made=_made(content),
+        recipe=tables.pairs("Recipe", _recipe(content)),
+        versions=tables.pairs("Packages", manifest.versions),
+    )
+    return page.encode()
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["breakable"] = _breakable
+    return environment.from_string(_asset("page.html"))
+
+
+def _breakable(text: str) -> markupsafe.Markup:
+    """Let a long label break after a colon or a comma."""
+    return markupsafe.Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(markupsafe.escape(text))))
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return importlib.resources.files("catdog.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str, style: str) -> str:
+    """Return the Content-Security-Policy: this script, this style, images within the page, and nothing else."""
+    script_hash, style_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)
+    )
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _setting(content: ReportContent) -> str:
+    recipe = content.ledger.manifest.identity.recipe
+    frozen = ", frozen" if recipe.freeze else ""
+    weights = "from scratch" if recipe.weights == "none" else recipe.weights
+    return f"{recipe.dataset}, {recipe.backbone} ({weights}{frozen}), {recipe.image_size} px, {recipe.epochs} epochs"
+
+
+def _accuracies(content: ReportContent) -> list[Picture]:
+    if not content.ledger.counts["complete"]:
+        return []
+    summary = "; ".join(
+        f"{row[0]} {row[2]} Validation, {row[3]} Test (n {row[1]})" for row in tables.comparison(content).rows
+    )
+    variants = content.ledger.manifest.variants
+    return [
+        _picture(
+            figures.accuracies_svg(content.trials, variants, column),
+            f"{title} accuracy of every complete trial, by variant. {summary}.",
+            f"{title}: a point for each seed, the mean and its 95 % interval over seeds",
+        )
+        for column, title in (("val_accuracy", "Validation"), ("test_accuracy", "Test"))
+    ]
+
+
+def _differences(content: ReportContent) -> list[Picture]:
+    paired = [contrast for contrast in content.contrasts if contrast.n]
+    if not paired:
+        return []
+    variants = content.ledger.manifest.variants
+    said = "; ".join(
+        f"{one.variant} − {one.reference} {tables.signed(one.mean)} ({tables.interval(one.interval)})" for one in paired
+    )
+    pictures = [
+        _picture(
+            figures.differences_svg(paired, variants),
+            f"Paired differences of Test accuracy, mean and 95 % interval: {said}.",
+            "A point for each pair, the mean and its 95 % interval over seeds",
+        )
+    ]
+    primary = next((contrast for contrast in paired if contrast.is_primary), None)
+    return [*pictures, _by_seed(primary, variants)] if primary is not None else pictures
+
+
+def _by_seed(contrast: Contrast, variants: tuple[str, ...]) -> Picture:
+    above = sum(difference > 0 for difference in contrast.differences)
+    below = sum(difference < 0 for difference in contrast.differences)
+    title = f"{contrast.variant} − {contrast.reference}"
+    return _picture(
+        figures.pairs_svg(contrast, figures.colour_of(variants.index(contrast.variant))),
+        f"{title} by seed: above zero for {above} of {contrast.n} seeds, below for {below}.",
+        f"{title}, seed by seed: above zero for {above} of {contrast.n}, below for {below}",
+    )
+
+
+def _curves(content: ReportContent) -> list[Picture]:
+    pictures = []
+    for column, title in (("train_loss", "train loss"), ("val_accuracy", "Validation accuracy, %")):
+        curves_ES = {}
+        for label in content.ledger.manifest.variants:
+            histories = {
+                result.seed: content.histories[label, result.seed].set_index("epoch")[column]
+                for result in content.ledger.results(label)
+                if (label, result.seed) in content.histories
+            }
+            curve_ES = pd.DataFrame(histories)
+            if curve_ES.notna().to_numpy().any():
+                curves_ES[label] = curve_ES.dropna(how="all")
+        if curves_ES:
+            ends = "; ".join(f"{label} ends at {curve.iloc[-1].mean():.2f}" for label, curve in curves_ES.items())
+            caption = f"{title[0].upper()}{title[1:]}: mean over seeds, band from the 10 % to the 90 % quantile"
+            svg = figures.curves_svg(curves_ES, content.ledger.manifest.variants, title)
+            pictures.append(_picture(svg, f"{caption}. {ends}.", caption))
+    return pictures
+
+
+def _confusions(content: ReportContent) -> list[Confusion]:
+    """Return what the best run of each variant confuses, that of the best one first."""
+    found = []
+    for label in content.ledger.manifest.variants:
+        row, best = tables.best_row(content, label), best_run(content.ledger.results(label))
+        if content.predictions is None or row is None or best is None:
+            continue
+        pairs = tables.confused_pairs(content.predictions, label, row)
+        worst = ", ".join(f"{one[0]} taken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
+        title = f"{label}, seed {best.seed}"
+        svg = figures.confusion_svg(
+            content.predictions.confusion_KK(label, row), [readable(breed) for breed in content.predictions.breeds]
+        )
+        caption = f"Mistakes of {title} on Test; a row is a true breed, an empty cell means none"
+        picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)
+        found.append((-(best.val_accuracy or 0.0), Confusion(title, pairs, picture)))
+    return [confusion for _, confusion in sorted(found, key=lambda item: item[0])]
+
+
+def _picture(svg: str, alt: str, caption: str) -> Picture:
+    return Picture(figures.data_uri("image/svg+xml", svg.encode()), alt, caption)
+
+
+def _made(content: ReportContent) -> Table:
+    """Return where, when and with what the run was made."""
+    manifest, identity = content.ledger.manifest, content.ledger.manifest.identity
+    results = [entry.result for entry in content.ledger.entries if entry.result is not None]
+    finished = max((result.finished_at for result in results if result.finished_at), default=None)
+    spent = spending_lines(content.ledger.launches)
+    shapes = {(r.feature_channels, r.feature_height, r.feature_width) for r in results if r.feature_channels}
+    rows: Mapping[str, Any] = {
+        "Code": manifest.code,
+        "Preset": manifest.preset,
+        "Data fingerprint": identity.fingerprint,
+        "Weights, sha256": identity.weights_digest,
+        "Devices": _counted(results, lambda result: result.device),
+        "Hosts": _counted(results, lambda result: result.worker_host),
+        "Precision, threads": f"{identity.recipe.precision}, {identity.threads} a trial",
+        "Feature map": ", ".join("×".join(map(str, shape)) for shape in sorted(shapes)) or None,
+        "Started": readable_time(manifest.created_at),
+        "Last trial finished": readable_time(finished) if finished else None,
+        "Time of all trials": format_seconds(sum(result.seconds for result in results)),
+        "Spent": "; ".join(spent) or None,
+    }
+    return tables.pairs("Where and when", rows)
+
+
+def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | None:
+    named = pd.Series([name(result) or "unknown" for result in results], dtype=object)
+    counts = {label: int((named == label).sum()) for label in sorted(set(named))}
+    return ", ".join(f"{label} ({count} trials)" for label, count in counts.items()) or None
+
+
+def _recipe(content: ReportContent) -> dict[str, Any]:
+    recipe = dataclasses.asdict(content.ledger.manifest.identity.recipe)
+    return {name.replace("_", " "): value for name, value in recipe.items()}
+
+
+def readable_time(time: str) -> str:
+    """Return `2026-01-01 20:00 UTC` of an ISO time in UTC; anything else as it is."""
+    stamp = pd.to_datetime(time, utc=True, errors="coerce")
+    return time if pd.isna(stamp) else f"{stamp:%Y-%m-%d %H:%M} UTC"

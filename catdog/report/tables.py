@@ -1,0 +1,271 @@
+"""The tables of a report, ready to print: every cell a text, a dash where there is nothing to say."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catdog.aggregation import format_accuracy
+from catdog.contrasts import Contrast, reference_of
+from catdog.data.oxford import DATASET
+from catdog.predictions import Predictions
+from catdog.records import MaskHealth, mask_collapse
+from catdog.report.content import ReportContent
+from catdog.report.gallery import readable
+from catdog.statistics import Interval, best_run
+
+NOTHING = "–"
+MOST_PAIRS, MOST_BREEDS = 12, 10
+HEALTH = {
+    "mask_mean": "Mean activation",
+    "mask_entropy": "Entropy",
+    "mask_overlap": "Overlap",
+    "mask_corner_mass": "Corner mass",
+    "mask_dead": "Dead masks",
+}
+PUBLISHED = {
+    "baseline": ("91.6", "92.1"),
+    "attention": ("91.57 ± 0.31", "92.29 ± 0.25"),
+    "multi-attention": ("91.96 ± 0.44 (best run 92.47)", "92.45 ± 0.30 (best run 92.79)"),
+}
+"""Validation and Test of ResNet-34 on Oxford-IIIT Pet, about 30 runs each."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row's first cell names it; the cells of `words` are texts, the others numbers."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: frozenset[int] = frozenset({0})
+    strong: frozenset[str] = frozenset()
+    """Names of the rows that stand out."""
+
+
+def comparison(content: ReportContent) -> Table:
+    table = content.table.to_dict("records")
+    own = {row["variant"]: row["head_parameters"] for row in table}
+    reference = own.get(reference_of(content.ledger.manifest.variants))
+    rows = tuple(
+        (
+            row["variant"],
+            str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}",
+            format_accuracy(row["val_mean"], row["val_std"]),
+            format_accuracy(row["test_mean"], row["test_std"]),
+            format_accuracy(row["best_val"], None),
+            format_accuracy(row["best_val_test"], None),
+            format_accuracy(row["test_class_mean"], None),
+            _whole(row["head_parameters"]),
+            _added(row["head_parameters"], reference),
+            number(row["trial_seconds"], 0 if (row["trial_seconds"] or 0) >= 10 else 1),
+        )
+        for row in table
+    )
+    columns = (
+        "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", "Test by breed",
+        "Head’s parameters", "Added parameters", "Seconds a trial",
+    )  # fmt: skip
+    return Table("Accuracy in percent, mean ± sample standard deviation over n seeds", columns, rows)
+
+
+def contrasts(found: Sequence[Contrast]) -> Table:
+    rows = tuple(
+        (
+            f"{one.variant} − {one.reference}{' (primary)' if one.is_primary else ''}",
+            signed(one.mean),
+            interval(one.interval),
+            p_value(one.p),
+            p_value(one.p_adjusted),
+            number(one.probability_of_improvement, 2),
+            number(one.correlation, 2),
+            interval(one.interval_new_images),
+            str(one.n),
+        )
+        for one in found
+    )
+    columns = (
+        "Contrast", "Difference", "95 % interval", "p", "Adjusted p", "Probability of improvement", "Correlation",
+        "95 % interval, seeds and images", "n",
+    )  # fmt: skip
+    primary = frozenset(row[0] for row, one in zip(rows, found, strict=True) if one.is_primary)
+    return Table("Differences of Test accuracy in points, paired by seed", columns, rows, strong=primary)
+
+
+def health(content: ReportContent) -> Table | None:
+    """Return the masks' health in the chosen epochs, its mean over seeds; None without masks."""
+    rows = []
+    for label in content.ledger.manifest.variants:
+        chosen = [row for row in _chosen_rows(content, label) if not pd.isna(row["mask_mean"])]
+        if chosen:
+            means = [np.nanmean([row[name] for row in chosen]) for name in HEALTH]
+            rows.append((label, str(len(chosen)), *(number(mean, 3) for mean in means)))
+    columns = ("Variant", "n", *HEALTH.values())
+    return Table("Masks on the validation images in each trial’s chosen epoch, mean over seeds", columns, tuple(rows)) \
+        if rows else None  # fmt: skip
+
+
+def health_warnings(content: ReportContent) -> list[str]:
+    """Return one line for each way in which masks of a variant collapsed, with the seeds it happened to."""
+    lines = []
+    for label in content.ledger.manifest.variants:
+        best = {result.seed: result.best_epoch for result in content.ledger.results(label)}
+        chosen: dict[str, set[int]] = {}
+        other: dict[str, set[int]] = {}
+        for (owner, seed), history in content.histories.items():
+            for row in history.to_dict("records") if owner == label else ():
+                wrong = _collapse(row)
+                if wrong is not None:
+                    (chosen if row["epoch"] == best.get(seed) else other).setdefault(wrong, set()).add(seed)
+        for wrong in dict.fromkeys([*chosen, *other]):
+            now, before = chosen.get(wrong, set()), other.get(wrong, set()) - chosen.get(wrong, set())
+            parts = [f"in the chosen epoch of {seed_list(now)}"] if now else []
+            parts += [f"in other epochs of {seed_list(before)}"] if before else []
+            lines.append(f"{label}: {wrong} {' and '.join(parts)}")
+    return lines
+
+
+def attention(frame: pd.DataFrame | None) -> Table | None:
+    if frame is None or frame.empty:
+        return None
+    columns = tuple(str(name).replace("_", " ") for name in frame.columns)
+    rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False))
+    kinds = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    words = frozenset({0, *(position for position, numeric in enumerate(kinds) if not numeric)})
+    return Table("Where the masks look, against the trimaps", columns, rows, words)
+
+
+def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
+    """Return the pairs of breeds that one trial mistook most, with the mean over all seeds of the variant."""
+    confusion_KK = predictions.confusion_KK(label, row)
+    seeds = len(predictions.seeds[label])
+    mean_KK = np.mean([predictions.confusion_KK(label, seed) for seed in range(seeds)], axis=0)
+    images_K = confusion_KK.sum(axis=1)
+    mistakes_KK = confusion_KK * (1 - np.eye(len(confusion_KK), dtype=np.int64))
+    order = np.argsort(-mistakes_KK, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = [divmod(int(index), len(confusion_KK)) for index in order]
+    breeds = [readable(breed) for breed in predictions.breeds]
+    rows = tuple(
+        (breeds[true], breeds[taken], f"{mistakes_KK[true, taken]} of {images_K[true]}", f"{mean_KK[true, taken]:.1f}")
+        for true, taken in pairs
+        if mistakes_KK[true, taken]
+    )
+    caption = f"Breeds that {label} seed {predictions.seeds[label][row]} confused most on Test"
+    return Table(caption, ("True breed", "Taken for", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
+
+
+def differing_breeds(content: ReportContent) -> Table | None:
+    """Return the breeds on which the variants' mean accuracies lie farthest apart; None with fewer than two."""
+    predictions = content.predictions
+    labels = [label for label in content.ledger.manifest.variants if predictions and predictions.seeds.get(label)]
+    if predictions is None or len(labels) < 2:
+        return None
+    means_LK = np.array([predictions.breed_accuracy_SK(label).mean(axis=0) for label in labels])
+    images_K = np.bincount(predictions.labels_N, minlength=len(predictions.breeds))
+    spread_K = np.where(images_K > 0, np.ptp(means_LK, axis=0), -1)
+    order = [int(breed) for breed in np.argsort(-spread_K, kind="stable")[:MOST_BREEDS] if images_K[breed]]
+    rows = tuple(
+        (
+            readable(predictions.breeds[breed]),
+            str(images_K[breed]),
+            *(f"{mean:.1f}" for mean in means_LK[:, breed]),
+            f"{spread_K[breed]:.1f}",
+        )
+        for breed in order
+    )
+    caption = "Test accuracy on a breed’s images in percent, mean over seeds, where the variants differ most"
+    return Table(caption, ("Breed", "Images", *labels, "Range"), rows)
+
+
+def published(content: ReportContent) -> Table | None:
+    """Return the published figures beside this run's, on the dataset that they are about."""
+    manifest = content.ledger.manifest
+    if manifest.identity.recipe.dataset != DATASET:
+        return None
+    ours = {row["variant"]: row for row in content.table.to_dict("records")}
+    rows = []
+    for label, (validation, test) in PUBLISHED.items():
+        row = ours.get(label, {})
+        mine = (format_accuracy(row.get(f"{part}_mean"), row.get(f"{part}_std")) for part in ("val", "test"))
+        name = "multi-attention (4 masks)" if label == "multi-attention" else label
+        rows.append((name, validation, test, *mine))
+    columns = ("Model", "Published: Validation", "Published: Test", "This run: Validation", "This run: Test")
+    return Table("Published figures, accuracy in percent", columns, tuple(rows))
+
+
+def pairs(caption: str, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Table:
+    """Return names and values as a table of two columns."""
+    rows = tuple((str(name), cell(value)) for name, value in dict(items).items())
+    return Table(caption, ("Setting", "Value"), rows, frozenset({0, 1}))
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if value is None or (not isinstance(value, str) and pd.api.types.is_scalar(value) and pd.isna(value)):
+        return NOTHING
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}".replace("-", "−") if np.isfinite(value) else NOTHING
+    return str(value)
+
+
+def number(value: float | None, digits: int) -> str:
+    if value is None or pd.isna(value) or not np.isfinite(value):
+        return NOTHING
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    return NOTHING if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+
+
+def interval(value: Interval | None) -> str:
+    return NOTHING if value is None else f"{signed(value.low)} to {signed(value.high)}"
+
+
+def p_value(value: float | None) -> str:
+    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def seed_list(seeds: Iterable[int]) -> str:
+    """Return `seed 3` or `seeds 0–4, 7`."""
+    ordered = sorted(seeds)
+    firsts = [seed for seed in ordered if seed - 1 not in ordered]
+    lasts = [seed for seed in ordered if seed + 1 not in ordered]
+    spans = [str(a) if a == b else f"{a}–{b}" for a, b in zip(firsts, lasts, strict=True)]
+    return f"seed{'s' * (len(ordered) > 1)} {', '.join(spans)}"
+
+
+def _chosen_rows(content: ReportContent, label: str) -> list[dict[Any, Any]]:
+    rows = []
+    for result in content.ledger.results(label):
+        history = content.histories.get((label, result.seed))
+        if history is not None:
+            rows += history[history["epoch"] == result.best_epoch].to_dict("records")
+    return rows
+
+
+def _collapse(row: Mapping[Any, Any]) -> str | None:
+    if any(pd.isna(row[name]) for name in HEALTH):
+        return None
+    return mask_collapse(MaskHealth(**{name: row[name] for name in HEALTH}))
+
+
+def _whole(value: Any) -> str:
+    return NOTHING if pd.isna(value) else f"{value:,}"
+
+
+def _added(value: Any, reference: Any) -> str:
+    if pd.isna(value) or reference is None or pd.isna(reference):
+        return NOTHING
+    return f"{value - reference:+,}".replace("-", "−") if value != reference else "0"
+
+
+def best_row(content: ReportContent, label: str) -> int | None:
+    """Return the row of the variant's best run in its predictions."""
+    best = best_run(content.ledger.results(label))
+    if best is None or content.predictions is None or best.seed not in content.predictions.seeds.get(label, ()):
+        return None
+    return content.predictions.seeds[label].index(best.seed)

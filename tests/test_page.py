@@ -1,0 +1,486 @@
+"""The page of a run: what it says of ordinary and of odd runs, its size, and how it behaves in a real browser."""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from catdog.config import Recipe
+from catdog.report.content import ReportContent, read_content
+from catdog.report.gallery import build_gallery, quantise
+from catdog.report.page import build_page
+from catdog.report.tables import health_warnings, seed_list
+from catdog.snapshots import mask_range, paint_mask
+from catdog.storage import MemoryStore
+from catdog.variants import VARIANTS
+from tests.made_runs import make_run
+
+CHROMIUM = Path("/usr/bin/chromium")
+EIGHT = "multi-attention:num_masks=8,lambda_divergence=0.01"
+REFRESHED = "2026-01-02T06:00:00+00:00"
+
+
+def content_of(labels: list[str], seeds: range | list[int], **options: Any) -> ReportContent:
+    store = MemoryStore()
+    return read_content(store, make_run(store, labels, seeds, **options))
+
+
+def text_of(page: bytes) -> str:
+    """Return what a reader sees, without scripts and styles, tags replaced by spaces."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", page.decode(), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body.replace("<wbr>", ""))).split())
+
+
+@pytest.fixture(scope="module")
+def content() -> ReportContent:
+    """Four variants × seven seeds; one trial failed, one diverged before its first epoch was over, one is missing."""
+    return content_of(
+        ["baseline", "attention", "multi-attention", EIGHT],
+        range(7),
+        test_images=740,
+        effect={"multi-attention": 4.0},
+        failed=[("attention", 2)],
+        diverged=[(EIGHT, 1)],
+        missing=[("attention", 6)],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(content: ReportContent) -> bytes:
+    return build_page(content)
+
+
+def test_the_verdict_comes_first_then_the_other_contrasts(content: ReportContent, page: bytes) -> None:
+    text = text_of(page)
+    primary, *others = sorted(content.contrasts, key=lambda contrast: not contrast.is_primary)
+    positions = [text.index(one.verdict) for one in (primary, *others)]
+    assert positions == sorted(positions)
+    assert "better than baseline on this test set" in primary.verdict
+    assert positions[-1] < text.index("Accuracy in percent, mean ±")
+
+
+def test_all_tables_and_figures_are_there(content: ReportContent, page: bytes) -> None:
+    text = text_of(page)
+    for heading in (
+        "Comparison", "Contrasts", "Learning curves", "Masks, epoch by epoch", "Mask health", "Breeds",
+        "Not in the averages", "Published figures", "How it was made",
+    ):  # fmt: skip
+        assert heading in text
+    assert "Confusion between breeds: best run of" in text
+    assert "91.96 ± 0.44" in text
+    assert "python jobs/sweep.py pets-frozen" in text
+    assert "core-hours in 1 launch" in text
+    figures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page.decode())
+    assert len(figures) == len(re.findall("<figure>", page.decode())) == 6 + 4
+    assert all(base64.b64decode(data).startswith(b"<svg") for data, _ in figures)
+
+
+def test_what_is_not_in_the_averages_is_listed_and_announced(page: bytes) -> None:
+    text = text_of(page)
+    assert "3 are not in the averages : 1 failed, 1 diverged, 1 missing" in text
+    assert "failed: attention seed 2: RuntimeError: shapes do not match" in text
+    assert f"diverged: {EIGHT} seed 1" in text
+    assert "missing: attention seed 6" in text
+
+
+def test_the_same_run_gives_the_same_bytes(content: ReportContent, page: bytes) -> None:
+    assert build_page(content) == page
+    running = [build_page(content, running=True, refreshed_at=REFRESHED) for _ in range(2)]
+    assert running[0] == running[1]
+
+
+def test_a_page_of_a_running_sweep_says_so(content: ReportContent, page: bytes) -> None:
+    text = text_of(build_page(content, running=True, refreshed_at=REFRESHED))
+    assert (
+        "The sweep is still running. This is what 25 of 28 planned trials say so far; refreshed 2026-01-02 06:00"
+        in text
+    )
+    assert "still running" not in text_of(page)
+
+
+def test_nothing_in_the_page_comes_from_elsewhere(page: bytes) -> None:
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page.decode())
+    assert {address.partition(":")[0] for address in addresses if not address.startswith("#")} == {"data"}
+    assert not re.search(r"\son\w+=|javascript:|@import|url\(", page.decode())
+    figures = [base64.b64decode(data).decode() for data in re.findall(r"svg\+xml;base64,([^\"]+)", page.decode())]
+    outside = [address for svg in figures for address in re.findall(r'href="(?!#|data:)([^"]*)', svg)]
+    assert outside == []
+
+
+def test_the_policy_allows_this_script_and_this_style_only(page: bytes) -> None:
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', page.decode())[0])
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for pattern in (r"<script>(.*?)</script>", r"<style>(.*?)</style>"):
+        (inline,) = re.findall(pattern, page.decode(), flags=re.DOTALL)
+        assert base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode() in policy
+
+
+def test_names_and_messages_are_escaped() -> None:
+    nasty = "</script><script>alert(1)</script><b>$x_1$ &amp; \"'"
+    content = content_of(
+        ["baseline", "attention"], range(3), breeds=[nasty, "B<i>", "C"], error_message=nasty, failed=[("attention", 2)]
+    )
+    frame = pd.DataFrame({nasty: [nasty]})
+    page = build_page(content, frame).decode()
+    assert page.count("<script") == 2
+    assert "<b>" not in page
+    assert nasty in text_of(page.encode())
+    data = re.findall(r'id="gallery-data">(.*?)</script>', page, flags=re.DOTALL)[0]
+    assert json.loads(data)["breeds"][0] == nasty.replace("_", " ")
+
+
+def test_the_attention_table_is_shown_with_all_its_columns(content: ReportContent, page: bytes) -> None:
+    frame = pd.DataFrame({"variant": ["attention"], "inside_share": [0.51239], "n": [7], "std": [np.nan], "ok": [True]})
+    text = text_of(build_page(content, frame))
+    assert "variant inside share n std ok attention 0.5124 7 – yes" in text
+    assert "Where the masks look, against the trimaps" not in text_of(page)
+    assert build_page(content, frame.iloc[:0]) == page
+
+
+ODD_RUNS: dict[str, Callable[[], ReportContent]] = {
+    "one seed": lambda: content_of(["baseline", "attention", "multi-attention"], range(1)),
+    "two seeds": lambda: content_of(["baseline", "multi-attention"], range(2)),
+    "only a baseline": lambda: content_of(["baseline"], range(3)),
+    "no baseline": lambda: content_of(["attention", "se"], range(3)),
+    "heads without masks": lambda: content_of(["baseline", "se"], range(3)),
+    "one epoch": lambda: content_of(["baseline", "attention"], range(3), epochs=1),
+    "nothing complete": lambda: content_of(
+        ["baseline", "attention"],
+        range(2),
+        diverged=[("baseline", 0), ("attention", 0)],
+        failed=[("attention", 1)],
+        missing=[("baseline", 1)],
+    ),
+    "nothing at all": lambda: content_of(["baseline"], [0], missing=[("baseline", 0)]),
+    "one variant diverged": lambda: content_of(
+        ["baseline", "multi-attention"], range(2), diverged=[("multi-attention", 0), ("multi-attention", 1)]
+    ),
+    "two breeds, one seed complete": lambda: content_of(
+        ["attention"], range(2), breeds=2, test_images=40, missing=[("attention", 1)]
+    ),
+    "drawn pets without a price": lambda: content_of(
+        ["baseline"], range(2), hourly_price=None, recipe=Recipe(dataset="drawn", precision="float32")
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_RUNS)
+def test_an_odd_run_has_a_sensible_page(odd: str) -> None:
+    text = text_of(build_page(ODD_RUNS[odd](), running=odd == "nothing at all"))
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b|\bNaN\b", text)
+    assert "Verdict" in text
+    assert "How it was made" in text
+    assert ("Published figures" in text) == (odd != "drawn pets without a price")
+
+
+def test_damaged_or_missing_files_leave_the_rest_of_the_page(content: ReportContent) -> None:
+    bare = dataclasses.replace(content, predictions=None, histories={}, replays={}, contact_sheets={})
+    text = text_of(build_page(bare))
+    assert "Comparison" in text
+    assert "Masks, epoch by epoch" not in text
+
+
+def test_masks_that_are_no_numbers_are_drawn_all_the_same(content: ReportContent) -> None:
+    cell = ("attention", 0)
+    broken = content.replays[cell].masks_EPMHW.copy()
+    broken[0, 0], broken[1, 0, 0, 0, 0] = np.nan, np.inf
+    replays = {**content.replays, cell: dataclasses.replace(content.replays[cell], masks_EPMHW=broken)}
+    page = build_page(dataclasses.replace(content, replays=replays)).decode()
+    assert not re.search(r"\bNaN\b|\bInfinity\b", re.findall(r'id="gallery-data">(.*?)</script>', page)[0])
+
+
+def test_the_gallery_has_the_colours_of_the_contact_sheets(content: ReportContent) -> None:
+    gallery = build_gallery(content)
+    assert gallery is not None
+    colours = np.frombuffer(bytes.fromhex(gallery.data["colours"]), dtype=np.uint8).reshape(256, 3)
+    for trial in gallery.data["trials"]:
+        masks_EPMHW = content.replays[trial["variant"], trial["seed"]].masks_EPMHW.astype(np.float32)
+        values = np.frombuffer(zlib.decompress(base64.b64decode(trial["masks"])), np.uint8).reshape(trial["shape"])
+        low, high = mask_range(masks_EPMHW[2, 1])
+        np.testing.assert_array_equal(colours[values[2, 1, 0]], paint_mask(masks_EPMHW[2, 1, 0], low, high))
+        if trial["ranges"] is not None:
+            assert trial["ranges"][2][1] == pytest.approx([low, high], rel=0.01)
+
+
+def test_a_constant_mask_has_a_range_without_a_width() -> None:
+    values, ranges = quantise(np.full((1, 1, 1, 2, 2), 0.93, dtype=np.float32), own_range=True)
+    assert ranges is not None
+    assert ranges.tolist() == [[[pytest.approx(0.93), pytest.approx(0.93)]]]
+    assert not values.any()
+
+
+def test_a_gallery_that_is_too_big_keeps_the_best_runs_and_the_same_seeds_of_all(content: ReportContent) -> None:
+    whole = build_gallery(content)
+    assert whole is not None
+    assert not any("holds" in note for note in whole.notes)
+    size = len(json.dumps(whole.data))
+    small = build_gallery(content, budget=2 * size // 3)
+    assert small is not None
+    kept = {(trial["variant"], trial["seed"]) for trial in small.data["trials"]}
+    assert (
+        {trial["variant"] for trial in small.data["trials"] if trial["best"]}
+        == set(small.variants)
+        == set(whole.variants)
+    )
+    assert len(json.dumps(small.data)) < 2 * size // 3 + 1000
+    assert any(f"holds {len(kept)} of {len(whole.data['trials'])} trials" in note for note in small.notes)
+    others = {seed for _, seed in kept} - {trial["seed"] for trial in small.data["trials"] if trial["best"]}
+    assert all((label, max(others)) in kept for label in ("multi-attention", EIGHT))
+    assert build_gallery(content, budget=1000) is None
+
+
+def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> None:
+    content = content_of(["multi-attention:num_masks=20"], range(1), probes=15)
+    gallery = build_gallery(content)
+    assert gallery is not None
+    assert gallery.data["trials"][0]["shape"][1:3] == [12, 16]
+    assert "first 12 of 15 probe images" in " ".join(gallery.notes)
+    assert "more than 16 masks" in " ".join(gallery.notes)
+
+
+def test_collapsed_masks_are_warned_about_with_their_seeds(content: ReportContent) -> None:
+    histories = dict(content.histories)
+    for seed, epochs in ((0, range(6)), (3, range(1))):
+        history = histories["multi-attention", seed].copy()
+        history.loc[history["epoch"].isin(epochs), "mask_overlap"] = 0.999
+        histories["multi-attention", seed] = history
+    changed = dataclasses.replace(content, histories=histories)
+    expected = "multi-attention: masks alike in the chosen epoch of seed 0 and in other epochs of seed 3"
+    assert health_warnings(changed) == [expected]
+    assert expected in text_of(build_page(changed))
+
+
+def test_seeds_read_as_ranges() -> None:
+    assert seed_list({3}) == "seed 3"
+    assert seed_list({7, 0, 1, 2}) == "seeds 0–2, 7"
+
+
+def test_building_a_page_loads_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys\nfrom catdog.report.content import read_content\nfrom catdog.report.page import build_page\n"
+        "from catdog.storage import MemoryStore\nfrom tests.made_runs import make_run\nstore = MemoryStore()\n"
+        "build_page(read_content(store, make_run(store, ['baseline', 'attention'], range(2))))\n"
+        "print(sorted({'torch', 'ray'} & set(sys.modules)))\n"
+    )
+    root = Path(__file__).parent.parent
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert output.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists() or importlib.util.find_spec("playwright") is None:
+        pytest.skip("no /usr/bin/chromium (apt-get install chromium) or no playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(page: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_bytes(page)
+    return path
+
+
+class Visit:
+    """The page in a tab; complaints and requests are noted."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+        self.tab = self.context.new_page()
+        self.tab.on("console", lambda message: self.complaints.append(message.text))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url.partition(":")[0]))
+        self.tab.goto(path.as_uri())
+        self.tab.wait_for_function("document.documentElement.dataset.gallery === 'ready'")
+
+    def pictures(self, side: str = "a") -> list[str]:
+        return self.tab.eval_on_selector_all(f"#panel-{side} canvas", "all => all.map(one => one.toDataURL())")
+
+    def overflow(self) -> int:
+        return self.tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+    def epoch(self) -> str:
+        return self.tab.input_value("#epoch")
+
+
+@pytest.fixture
+def visit(browser: Any, page_file: Path) -> Iterator[Callable[..., Visit]]:
+    visits: list[Visit] = []
+
+    def go(path: Path = page_file, **context: Any) -> Visit:
+        visits.append(Visit(browser, path, **context))
+        return visits[-1]
+
+    yield go
+    for one in visits:
+        assert one.complaints == []
+        assert set(one.requests) <= {"file", "data", "blob"}
+        assert one.requests.count("file") == 1
+        one.context.close()
+
+
+def test_the_slider_changes_the_masks_by_keyboard_and_by_mouse(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    assert len(one.pictures()) == 4 * 5, "four probe images, each with four masks"
+    assert len(set(one.pictures())) == 20
+    one.tab.focus("#epoch")
+    one.tab.keyboard.press("Home")
+    first = one.pictures()
+    assert one.epoch() == "0"
+    assert one.tab.inner_text("#state").startswith("Epoch 0. multi-attention seed ")
+    one.tab.keyboard.press("ArrowRight")
+    second = one.pictures()
+    assert one.epoch() == "1"
+    box = one.tab.locator("#epoch").bounding_box()
+    one.tab.mouse.click(box["x"] + box["width"] - 10, box["y"] + box["height"] / 2)
+    assert one.epoch() == "5"
+    last = one.pictures()
+    unmasked = range(0, 20, 5)
+    for before, after in ((first, second), (second, last)):
+        changed = [position for position in range(20) if before[position] != after[position]]
+        assert changed == [position for position in range(20) if position not in unmasked]
+    one.tab.click("#chosen")
+    assert "the chosen epoch" in one.tab.inner_text("#panel-a > p")
+    assert re.search(r"Validation \d\d\.\d\d %, \d of 4 probe images right", one.tab.inner_text("#panel-a > p"))
+
+
+def test_variants_and_seeds_are_chosen_and_two_stand_side_by_side(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    options = one.tab.eval_on_selector_all("#variant-a option", "all => all.map(one => one.value)")
+    assert options == ["attention", "multi-attention", EIGHT]
+    before = one.pictures()
+    seed = one.tab.input_value("#seed-a")
+    one.tab.select_option("#seed-a", "4" if seed != "4" else "5")
+    one.tab.wait_for_function(f"!document.querySelector('#panel-a h3').textContent.endsWith('seed {seed}')")
+    assert one.pictures() != before
+    assert one.tab.is_hidden("#panel-b")
+    one.tab.focus("#compare")
+    one.tab.keyboard.press("Space")
+    one.tab.wait_for_selector("#panel-b canvas")
+    assert len(one.pictures("b")) == 4 * 2
+    assert "mask from" in one.tab.inner_text("#panel-b figcaption >> nth=0")
+    one.tab.select_option("#variant-b", EIGHT)
+    one.tab.wait_for_function("document.querySelectorAll('#panel-b canvas').length === 36")
+    left, right = (one.tab.locator(f"#panel-{side}").bounding_box() for side in "ab")
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_a_film_plays_and_pauses(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.focus("#epoch")
+    one.tab.keyboard.press("End")
+    last = one.pictures()
+    one.tab.focus("#play")
+    one.tab.keyboard.press("Enter")
+    assert one.tab.inner_text("#play") == "Pause"
+    one.tab.wait_for_function("document.getElementById('epoch').value === '2'")
+    assert one.pictures() != last
+    one.tab.click("#play")
+    stopped = one.epoch()
+    one.tab.wait_for_timeout(600)
+    assert (one.epoch(), one.tab.inner_text("#play")) == (stopped, "Play")
+    one.tab.click("#play")
+    one.tab.wait_for_function("document.getElementById('play').textContent === 'Play'")
+    assert one.pictures() == last
+
+
+def test_masks_are_seen_through_or_alone(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    over = one.pictures()
+    one.tab.focus("#opacity")
+    one.tab.keyboard.press("Home")
+    clear = one.pictures()
+    assert len(set(clear)) == 4, "without opacity all tiles of a probe image show the image"
+    one.tab.select_option("#view", "alone")
+    alone = one.pictures()
+    assert alone[0] == over[0]
+    assert alone[1] not in (over[1], clear[1])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_never_scrolls_sideways(visit: Callable[..., Visit], scheme: str) -> None:
+    one = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme, is_mobile=True, has_touch=True)
+    assert one.overflow() <= 0
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    one.tab.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    assert one.overflow() <= 0
+    background = one.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(23, 24, 26)")
+
+
+def test_a_print_shows_the_gallery_as_it_is_without_its_controls(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.emulate_media(media="print")
+    assert one.tab.is_hidden(".controls")
+    assert one.tab.is_visible("#panel-a canvas >> nth=0")
+    assert one.tab.pdf().startswith(b"%PDF")
+    folded = "document.querySelectorAll('details:not([open])').length"
+    before = one.tab.evaluate(folded)
+    one.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert (before > 0, one.tab.evaluate(folded)) == (True, 0)
+    one.tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert one.tab.evaluate(folded) == before
+
+
+def test_controls_have_labels_and_headings_are_in_order(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    unnamed = "all => all.filter(one => !one.labels.length && !one.textContent).map(one => one.id)"
+    assert one.tab.eval_on_selector_all("select, input, button", unnamed) == []
+    levels = one.tab.eval_on_selector_all("h1, h2, h3", "all => all.map(one => Number(one.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert one.tab.eval_on_selector_all("img", "all => all.every(one => one.alt && one.naturalWidth)")
+    ids = one.tab.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids))
+    one.tab.evaluate("document.activeElement.blur()")
+    one.tab.keyboard.press("Tab")
+    assert one.tab.evaluate("document.activeElement.className") == "skip"
+    assert one.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert one.tab.get_attribute("#state", "aria-live") == "polite"
+    assert one.tab.get_attribute("html", "lang") == "en"
+
+
+def test_the_policy_stops_a_script_that_was_slipped_in(browser: Any, page: bytes, tmp_path: Path) -> None:
+    slipped = tmp_path / "report.html"
+    slipped.write_bytes(page.replace(b"<main", b"<script>document.title = 'taken'</script><main", 1))
+    tab = browser.new_page()
+    tab.goto(slipped.as_uri())
+    assert tab.title() != "taken"
+    tab.close()
+
+
+@pytest.mark.slow
+def test_thirty_seeds_of_all_variants_fit_into_one_page(browser: Any, tmp_path: Path) -> None:
+    content = content_of(list(VARIANTS), range(30), epochs=20, test_images=3669, image_side=224)
+    page = build_page(content)
+    assert len(page) < 15_000_000
+    (tmp_path / "report.html").write_bytes(page)
+    one = Visit(browser, tmp_path / "report.html")
+    assert one.complaints == []
+    assert len(one.tab.query_selector_all("#variant-a option")) == 6
+    one.context.close()
