@@ -110,7 +110,15 @@ def format_accuracy(mean: float | None, std: float | None) -> str:
     return f"{mean:.2f}" if std is None or pd.isna(std) else f"{mean:.2f} ± {std:.2f}"
 
 
-def summary(ledger: Ledger, table: pd.DataFrame) -> dict[str, object]:
+def records(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the rows of a table, None where something is not known."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+def summary(ledger: Ledger, table: pd.DataFrame, contrasts: pd.DataFrame, attention: pd.DataFrame) -> dict[str, object]:
     """Return the content of summary.json."""
     manifest = ledger.manifest
     return {
@@ -124,10 +132,9 @@ def summary(ledger: Ledger, table: pd.DataFrame) -> dict[str, object]:
             dataclasses.asdict(spending) | {"idle_share": spending.idle_share}
             for spending in summarise_spending(ledger.launches)
         ],
-        "variants": [
-            {name: None if pd.isna(value) else value for name, value in row.items()}
-            for row in table.astype(object).to_dict("records")
-        ],
+        "variants": records(table),
+        "contrasts": records(contrasts),
+        "attention": records(attention),
         "identity": manifest.identity.to_json(),
         "commands": [list(command) for command in manifest.commands],
         "versions": dict(manifest.versions),

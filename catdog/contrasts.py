@@ -6,11 +6,12 @@ own, corrected by Holm. "Better on this test set" speaks of other seeds, "better
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from catdog import statistics
 from catdog.ledger import Ledger
@@ -112,6 +113,32 @@ def compare(ledger: Ledger, predictions: Predictions | None) -> list[Contrast]:
     return [
         dataclasses.replace(contrast, p_adjusted=adjusted.get(contrast.variant, contrast.p)) for contrast in contrasts
     ]
+
+
+def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    """Return one row for each contrast: contrasts.csv. Differences in percentage points."""
+    return pd.DataFrame(
+        [
+            {
+                "variant": contrast.variant,
+                "reference": contrast.reference,
+                "primary": contrast.is_primary,
+                "n": contrast.n,
+                "difference": contrast.mean,
+                "difference_low": contrast.interval.low if contrast.interval else None,
+                "difference_high": contrast.interval.high if contrast.interval else None,
+                "p": contrast.p,
+                "p_adjusted": contrast.p_adjusted,
+                "probability_of_improvement": contrast.probability_of_improvement,
+                "correlation": contrast.correlation,
+                "new_images_low": contrast.interval_new_images.low if contrast.interval_new_images else None,
+                "new_images_high": contrast.interval_new_images.high if contrast.interval_new_images else None,
+                "detectable": contrast.detectable,
+                "verdict": contrast.verdict,
+            }
+            for contrast in contrasts
+        ]
+    )
 
 
 def _contrast(ledger: Ledger, predictions: Predictions | None, variant: str, reference: str) -> Contrast:

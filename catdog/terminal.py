@@ -1,5 +1,6 @@
 """What jobs print: the plan of a sweep, its outcome, and where a run stands."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from catdog.aggregation import format_accuracy, gaps
 from catdog.config import SweepConfig
+from catdog.contrasts import Contrast
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.plan import Estimate, estimate, local_slots, make_plan, read_canary, resolve_identity, units_per_trial
@@ -48,11 +50,15 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     console.print("nothing was started (--dry-run)", highlight=False)
 
 
-def print_outcome(console: Console, url: str, ledger: Ledger, table: pd.DataFrame) -> None:
-    """Print the comparison table, what is missing from it, and where the files are."""
+def print_outcome(
+    console: Console, url: str, ledger: Ledger, table: pd.DataFrame, contrasts: Sequence[Contrast]
+) -> None:
+    """Print the comparison table, the verdicts, what is missing from it, and where the files are."""
     manifest = ledger.manifest
     run = RunPaths(manifest.run)
     console.print(comparison(table))
+    for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
+        console.print(contrast.verdict, highlight=False, markup=False)
     missing = gaps(ledger)
     for line in missing[:MOST_GAPS]:
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
@@ -61,6 +67,7 @@ def print_outcome(console: Console, url: str, ledger: Ledger, table: pd.DataFram
     for line in spending_lines(ledger.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True, highlight=False, markup=False)
     places = {
+        "report": run.report("report.html"),
         "table": run.report("table.md"),
         "all trials": run.report("trials.csv"),
         "contact sheets": f"{run.trials}*/seed-*/snapshots/epoch-*.png",

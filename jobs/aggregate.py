@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import rich.progress
+
 from catdog.aggregation import open_ledger
 from catdog.errors import UserError
 from catdog.options import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
+from catdog.predictions import Objects
 from catdog.storage import StoreLocation
 from catdog.terminal import print_outcome
 
@@ -32,8 +35,18 @@ def main(arguments: Sequence[str]) -> int:
 
     store = StoreLocation.of(options.store).open()
     ledger = open_ledger(store, options.run)
-    table = write_report(store, ledger, Path(options.out) if options.out is not None else None)
-    print_outcome(output_console(), store.url, ledger, table)
+    console = output_console()
+
+    def track(objects: Objects, total: int) -> Objects:
+        return rich.progress.track(
+            objects, "reading", total, console=console, transient=True, disable=not console.is_terminal
+        )
+
+    folder = Path(options.out) if options.out is not None else None
+    content = write_report(
+        store, ledger, folder, track=track if console.is_terminal else lambda objects, total: objects
+    )
+    print_outcome(console, store.url, ledger, content.table, content.contrasts)
     return COMPLETE if ledger.is_complete else INCOMPLETE
 
 

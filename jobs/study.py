@@ -72,7 +72,8 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> L
 
     ledger = run_sweep(config, command, console)
     store = StoreLocation.of(config.store, config.store_patience).open()
-    print_outcome(console, store.url, ledger, write_report(store, ledger))
+    content = write_report(store, ledger)
+    print_outcome(console, store.url, ledger, content.table, content.contrasts)
     return ledger
 
 

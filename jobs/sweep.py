@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.report import write_report
 
     store = StoreLocation.of(config.store, config.store_patience).open()
-    print_outcome(console, store.url, ledger, write_report(store, ledger))
+    content = write_report(store, ledger)
+    print_outcome(console, store.url, ledger, content.table, content.contrasts)
     return COMPLETE if ledger.is_complete else INCOMPLETE
 
 

@@ -18,7 +18,8 @@ from catdog.errors import UserError
 from catdog.ledger import Ledger, plan_run
 from catdog.paths import RunPaths, TrialPaths
 from catdog.records import Failure, Manifest, Status, TrialResult, to_json
-from catdog.report import build_report
+from catdog.report import build_files
+from catdog.report.content import read_content
 from catdog.statistics import best_run, summarise
 from catdog.storage import MemoryStore
 
@@ -225,7 +226,10 @@ def refuse_constants(text: str) -> None:
 
 
 def test_the_summary_is_json_without_nan(ledger: Ledger) -> None:
-    content = json.loads(to_json(summary(ledger, comparison_table(ledger))), parse_constant=refuse_constants)
+    content = json.loads(
+        to_json(summary(ledger, comparison_table(ledger), pd.DataFrame(), pd.DataFrame())),
+        parse_constant=refuse_constants,
+    )
     assert content["trials"] == {"complete": 5, "diverged": 1, "failed": 1, "missing": 2}
     assert content["complete"] is False
     assert content["gaps"] == gaps(ledger)
@@ -248,15 +252,15 @@ def test_the_summary_of_a_run_without_results_is_json_too() -> None:
     store = MemoryStore()
     store.put(RunPaths("night").manifest, MANIFEST.to_json())
     ledger = open_ledger(store, "night")
-    files = build_report(ledger, comparison_table(ledger))
+    files = build_files(read_content(store, ledger))
     content = json.loads(files["summary.json"], parse_constant=refuse_constants)
     assert content["trials"]["missing"] == 9
     assert content["finished_at"] is None
     assert len(files["trials.csv"].splitlines()) == 10
 
 
-def test_the_files_of_the_report_hold_what_the_tables_say(ledger: Ledger) -> None:
-    files = build_report(ledger, comparison_table(ledger))
+def test_the_files_of_the_report_hold_what_the_tables_say(store: MemoryStore, ledger: Ledger) -> None:
+    files = build_files(read_content(store, ledger))
     table = list(csv.DictReader(io.StringIO(files["table.csv"].decode())))
     trials = list(csv.DictReader(io.StringIO(files["trials.csv"].decode())))
     assert files["table.csv"].decode().startswith(TABLE_COLUMNS + ",")

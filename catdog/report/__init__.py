@@ -1,87 +1,64 @@
-"""The files of a run's report: table.csv, table.md, trials.csv, summary.json, figures. Alone imports matplotlib."""
+"""The files of a run's report, from the store alone: tables, summary, figures, page. Alone imports matplotlib."""
 
-import shlex
 from pathlib import Path
 
 import pandas as pd
 
-from catdog.aggregation import comparison_table, format_accuracy, gaps, summary, trials_table
+from catdog.aggregation import summary
+from catdog.contrasts import contrasts_table
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
+from catdog.predictions import Track
 from catdog.records import to_json
+from catdog.report.content import ReportContent, read_content
 from catdog.report.figures import accuracy_figure
-from catdog.statistics import best_run
+from catdog.report.markdown import table_markdown
+from catdog.report.page import build_page
 from catdog.storage import LocalStore, Store
 
 _FORMAT = "%.6f"
 
 
-def write_report(store: Store, ledger: Ledger, folder: Path | None = None) -> pd.DataFrame:
-    """Write all files of the report into the run's report folder, or into `folder`, and return the comparison table."""
-    table = comparison_table(ledger)
+def write_report(
+    store: Store,
+    ledger: Ledger,
+    folder: Path | None = None,
+    running: bool = False,
+    track: Track = lambda objects, total: objects,
+) -> ReportContent:
+    """Write all files of the report into the run's report folder, or into `folder`, and return what they show.
+
+    While a sweep is `running` the page says so; `track` is told how far reading is.
+    """
+    content = read_content(store, ledger, track)
     run = RunPaths(ledger.manifest.run)
-    files = build_report(ledger, table) | best_contact_sheets(store, ledger)
-    for name, content in files.items():
+    for name, data in build_files(content, running).items():
         if folder is None:
-            store.put(run.report(name), content)
+            store.put(run.report(name), data)
         else:
-            LocalStore(folder.absolute()).put(name, content)
-    return table
+            LocalStore(folder.absolute()).put(name, data)
+    return content
 
 
-def build_report(ledger: Ledger, table: pd.DataFrame) -> dict[str, bytes]:
+def build_files(content: ReportContent, running: bool = False) -> dict[str, bytes]:
     """Return the report's files by name."""
-    trials = trials_table(ledger)
+    ledger, contrasts = content.ledger, contrasts_table(content.contrasts)
     files = {
-        "table.csv": table.to_csv(index=False, float_format=_FORMAT).encode(),
-        "table.md": table_markdown(ledger, table).encode(),
-        "trials.csv": trials.to_csv(index=False, float_format=_FORMAT).encode(),
-        "summary.json": to_json(summary(ledger, table)),
+        "table.csv": _csv(content.table),
+        "table.md": table_markdown(content).encode(),
+        "trials.csv": _csv(content.trials),
+        "contrasts.csv": _csv(contrasts),
+        "summary.json": to_json(summary(ledger, content.table, contrasts, content.attention)),
+        "report.html": build_page(content, running),
     }
+    if not content.attention.empty:
+        files["attention.csv"] = _csv(content.attention)
     if ledger.counts["complete"]:
-        files["figures/accuracy.png"] = accuracy_figure(trials, ledger.manifest.variants)
+        files["figures/accuracy.png"] = accuracy_figure(content.trials, ledger.manifest.variants)
+    for label, sheet in content.contact_sheets.items():
+        files[f"figures/masks-{ledger.manifest.spec(label).folder}.png"] = sheet
     return files
 
 
-def best_contact_sheets(store: Store, ledger: Ledger) -> dict[str, bytes]:
-    """Return the contact sheet of each variant's best run, in its chosen epoch."""
-    sheets = {}
-    for label in ledger.manifest.variants:
-        best = best_run(ledger.results(label))
-        if best is None or best.best_epoch is None:
-            continue
-        folder = ledger.manifest.spec(label).folder
-        key = RunPaths(ledger.manifest.run).trial(folder, best.seed).snapshot(best.best_epoch)
-        if store.exists(key):
-            sheets[f"figures/masks-{folder}.png"] = store.get(key)
-    return sheets
-
-
-def table_markdown(ledger: Ledger, table: pd.DataFrame) -> str:
-    """Return the comparison table for people, with what is missing from it and how it was made."""
-    manifest = ledger.manifest
-    recipe = manifest.identity.recipe
-    lines = [
-        f"# {manifest.run}",
-        "",
-        f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), "
-        f"{recipe.image_size} px, {recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over "
-        "n seeds. The best run is a maximum over n, chosen by validation.",
-        "",
-        "| variant | n | Validation | Test | best run: Validation | its Test |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in table.to_dict("records"):
-        of_planned = "" if row["n"] == row["planned"] else f" of {row['planned']}"
-        lines.append(
-            f"| {row['variant']} | {row['n']}{of_planned} "
-            f"| {format_accuracy(row['val_mean'], row['val_std'])} "
-            f"| {format_accuracy(row['test_mean'], row['test_std'])} "
-            f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
-        )
-    missing = gaps(ledger)
-    if missing:
-        lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
-    commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
-    lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
-    return "\n".join(lines)
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, float_format=_FORMAT).encode()

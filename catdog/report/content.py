@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from catdog.aggregation import comparison_table, trials_table
+from catdog.attention_table import attention_table
 from catdog.contrasts import Contrast, compare
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths, TrialPaths
@@ -48,6 +49,8 @@ class ReportContent:
     table: pd.DataFrame
     """table.csv."""
     contrasts: list[Contrast]
+    attention: pd.DataFrame
+    """attention.csv; empty where there are no trimaps, or no masks."""
     predictions: Predictions | None
     """Of the test images."""
     histories: Mapping[Cell, pd.DataFrame]
@@ -66,6 +69,7 @@ def read_content(store: Store, ledger: Ledger, track: Track = lambda objects, to
         trials=trials_table(ledger),
         table=comparison_table(ledger),
         contrasts=compare(ledger, predictions),
+        attention=attention_table(store, ledger),
         predictions=predictions,
         histories=_read_histories(store, ledger, track),
         replays=_read_replays(store, ledger, track),

@@ -50,13 +50,12 @@ class Confusion:
 
 def build_page(
     content: ReportContent,
-    attention: pd.DataFrame | None = None,
     running: bool = False,
     refreshed_at: str | None = None,
 ) -> bytes:
     """Return report.html.
 
-    `attention` is shown as it is. While the sweep is `running` the page says so, and that it was refreshed at
+    While the sweep is `running` the page says so, and that it was refreshed at
     `refreshed_at` (default: now).
     """
     manifest = content.ledger.manifest
@@ -82,7 +81,7 @@ def build_page(
         gallery=gallery,
         health=tables.health(content),
         warnings=tables.health_warnings(content),
-        attention=tables.attention(attention),
+        attention=tables.attention(content.attention),
         confusions=_confusions(content),
         differing=tables.differing_breeds(content),
         gaps=gaps(content.ledger),

@@ -127,8 +127,8 @@ def health_warnings(content: ReportContent) -> list[str]:
     return lines
 
 
-def attention(frame: pd.DataFrame | None) -> Table | None:
-    if frame is None or frame.empty:
+def attention(frame: pd.DataFrame) -> Table | None:
+    if frame.empty:
         return None
     columns = tuple(str(name).replace("_", " ") for name in frame.columns)
     rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False))
