@@ -5,10 +5,12 @@ import dataclasses
 import hashlib
 import html
 import importlib.util
+import itertools
 import json
 import re
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +61,11 @@ def content() -> ReportContent:
 
 
 @pytest.fixture(scope="module")
+def small() -> ReportContent:
+    return content_of(["baseline", "multi-attention"], range(3), breeds=4, test_images=40)
+
+
+@pytest.fixture(scope="module")
 def page(content: ReportContent) -> bytes:
     return build_page(content)
 
@@ -98,8 +105,6 @@ def test_what_is_not_in_the_averages_is_listed_and_announced(page: bytes) -> Non
 
 def test_the_same_run_gives_the_same_bytes(content: ReportContent, page: bytes) -> None:
     assert build_page(content) == page
-    running = [build_page(content, running=True, refreshed_at=REFRESHED) for _ in range(2)]
-    assert running[0] == running[1]
 
 
 def test_a_page_of_a_running_sweep_says_so(content: ReportContent, page: bytes) -> None:
@@ -143,12 +148,14 @@ def test_names_and_messages_are_escaped() -> None:
     assert json.loads(data)["breeds"][0] == nasty.replace("_", " ")
 
 
-def test_the_attention_table_is_shown_with_all_its_columns(content: ReportContent, page: bytes) -> None:
+def test_the_attention_table_is_shown_with_all_its_columns(small: ReportContent) -> None:
     frame = pd.DataFrame({"variant": ["attention"], "inside_share": [0.51239], "n": [7], "std": [np.nan], "ok": [True]})
-    text = text_of(build_page(content, frame))
+    text = text_of(build_page(small, frame))
     assert "variant inside share n std ok attention 0.5124 7 – yes" in text
-    assert "Where the masks look, against the trimaps" not in text_of(page)
-    assert build_page(content, frame.iloc[:0]) == page
+    assert "Where the masks look" in text
+    without = build_page(small)
+    assert "Where the masks look" not in text_of(without)
+    assert build_page(small, frame.iloc[:0]) == without
 
 
 ODD_RUNS: dict[str, Callable[[], ReportContent]] = {
@@ -194,12 +201,12 @@ def test_damaged_or_missing_files_leave_the_rest_of_the_page(content: ReportCont
     assert "Masks, epoch by epoch" not in text
 
 
-def test_masks_that_are_no_numbers_are_drawn_all_the_same(content: ReportContent) -> None:
-    cell = ("attention", 0)
-    broken = content.replays[cell].masks_EPMHW.copy()
+def test_masks_that_are_no_numbers_are_drawn_all_the_same(small: ReportContent) -> None:
+    cell = ("multi-attention", 0)
+    broken = small.replays[cell].masks_EPMHW.copy()
     broken[0, 0], broken[1, 0, 0, 0, 0] = np.nan, np.inf
-    replays = {**content.replays, cell: dataclasses.replace(content.replays[cell], masks_EPMHW=broken)}
-    page = build_page(dataclasses.replace(content, replays=replays)).decode()
+    replays = {**small.replays, cell: dataclasses.replace(small.replays[cell], masks_EPMHW=broken)}
+    page = build_page(dataclasses.replace(small, replays=replays)).decode()
     assert not re.search(r"\bNaN\b|\bInfinity\b", re.findall(r'id="gallery-data">(.*?)</script>', page)[0])
 
 
@@ -252,14 +259,14 @@ def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> 
     assert "more than 16 masks" in " ".join(gallery.notes)
 
 
-def test_collapsed_masks_are_warned_about_with_their_seeds(content: ReportContent) -> None:
-    histories = dict(content.histories)
-    for seed, epochs in ((0, range(6)), (3, range(1))):
+def test_collapsed_masks_are_warned_about_with_their_seeds(small: ReportContent) -> None:
+    histories = dict(small.histories)
+    for seed, epochs in ((0, range(6)), (2, range(1))):
         history = histories["multi-attention", seed].copy()
         history.loc[history["epoch"].isin(epochs), "mask_overlap"] = 0.999
         histories["multi-attention", seed] = history
-    changed = dataclasses.replace(content, histories=histories)
-    expected = "multi-attention: masks alike in the chosen epoch of seed 0 and in other epochs of seed 3"
+    changed = dataclasses.replace(small, histories=histories)
+    expected = "multi-attention: masks alike in the chosen epoch of seed 0 and in other epochs of seed 2"
     assert health_warnings(changed) == [expected]
     assert expected in text_of(build_page(changed))
 
@@ -277,8 +284,8 @@ def test_building_a_page_loads_neither_torch_nor_ray() -> None:
         "print(sorted({'torch', 'ray'} & set(sys.modules)))\n"
     )
     root = Path(__file__).parent.parent
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root).stdout
-    assert output.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=root)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 @pytest.fixture(scope="module")
@@ -306,13 +313,25 @@ class Visit:
     def __init__(self, browser: Any, path: Path, **context: Any) -> None:
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.loads = 0
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
         self.tab = self.context.new_page()
         self.tab.on("console", lambda message: self.complaints.append(message.text))
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("domcontentloaded", self._loaded)
         self.tab.on("request", lambda request: self.requests.append(request.url.partition(":")[0]))
         self.tab.goto(path.as_uri())
-        self.tab.wait_for_function("document.documentElement.dataset.gallery === 'ready'")
+        self.until("document.documentElement.dataset.gallery === 'ready'")
+
+    def _loaded(self, _: object) -> None:
+        self.loads += 1
+
+    def until(self, truth: str) -> None:
+        """Wait for an expression; the page's policy forbids Playwright's own way, which is `eval`."""
+        deadline = time.monotonic() + 10
+        while not self.tab.evaluate(truth):
+            assert time.monotonic() < deadline, f"{truth} did not come true"
+            self.tab.wait_for_timeout(30)
 
     def pictures(self, side: str = "a") -> list[str]:
         return self.tab.eval_on_selector_all(f"#panel-{side} canvas", "all => all.map(one => one.toDataURL())")
@@ -336,7 +355,7 @@ def visit(browser: Any, page_file: Path) -> Iterator[Callable[..., Visit]]:
     for one in visits:
         assert one.complaints == []
         assert set(one.requests) <= {"file", "data", "blob"}
-        assert one.requests.count("file") == 1
+        assert len(one.requests) - one.requests.count("data") - one.requests.count("blob") == one.loads
         one.context.close()
 
 
@@ -372,7 +391,7 @@ def test_variants_and_seeds_are_chosen_and_two_stand_side_by_side(visit: Callabl
     before = one.pictures()
     seed = one.tab.input_value("#seed-a")
     one.tab.select_option("#seed-a", "4" if seed != "4" else "5")
-    one.tab.wait_for_function(f"!document.querySelector('#panel-a h3').textContent.endsWith('seed {seed}')")
+    one.until(f"!document.querySelector('#panel-a h3').textContent.endsWith('seed {seed}')")
     assert one.pictures() != before
     assert one.tab.is_hidden("#panel-b")
     one.tab.focus("#compare")
@@ -381,7 +400,7 @@ def test_variants_and_seeds_are_chosen_and_two_stand_side_by_side(visit: Callabl
     assert len(one.pictures("b")) == 4 * 2
     assert "mask from" in one.tab.inner_text("#panel-b figcaption >> nth=0")
     one.tab.select_option("#variant-b", EIGHT)
-    one.tab.wait_for_function("document.querySelectorAll('#panel-b canvas').length === 36")
+    one.until("document.querySelectorAll('#panel-b canvas').length === 36")
     left, right = (one.tab.locator(f"#panel-{side}").bounding_box() for side in "ab")
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] <= right["x"]
@@ -395,14 +414,14 @@ def test_a_film_plays_and_pauses(visit: Callable[..., Visit]) -> None:
     one.tab.focus("#play")
     one.tab.keyboard.press("Enter")
     assert one.tab.inner_text("#play") == "Pause"
-    one.tab.wait_for_function("document.getElementById('epoch').value === '2'")
+    one.until("document.getElementById('epoch').value === '2'")
     assert one.pictures() != last
     one.tab.click("#play")
     stopped = one.epoch()
     one.tab.wait_for_timeout(600)
     assert (one.epoch(), one.tab.inner_text("#play")) == (stopped, "Play")
     one.tab.click("#play")
-    one.tab.wait_for_function("document.getElementById('play').textContent === 'Play'")
+    one.until("document.getElementById('play').textContent === 'Play'")
     assert one.pictures() == last
 
 
@@ -453,11 +472,11 @@ def test_controls_have_labels_and_headings_are_in_order(visit: Callable[..., Vis
     assert one.tab.eval_on_selector_all("select, input, button", unnamed) == []
     levels = one.tab.eval_on_selector_all("h1, h2, h3", "all => all.map(one => Number(one.tagName[1]))")
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert one.tab.eval_on_selector_all("img", "all => all.every(one => one.alt && one.naturalWidth)")
     ids = one.tab.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
     assert len(ids) == len(set(ids))
-    one.tab.evaluate("document.activeElement.blur()")
+    one.tab.reload()
     one.tab.keyboard.press("Tab")
     assert one.tab.evaluate("document.activeElement.className") == "skip"
     assert one.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
