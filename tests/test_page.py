@@ -446,6 +446,8 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Visit], scheme: str
     one.tab.wait_for_selector("#panel-b canvas")
     one.tab.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
     assert one.overflow() <= 0
+    one.tab.locator("#panel-b canvas >> nth=-1").scroll_into_view_if_needed()
+    assert one.tab.locator("#epoch").bounding_box()["y"] < 740, "the slider stays in sight beside the masks"
     background = one.tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(23, 24, 26)")
 
@@ -454,6 +456,7 @@ def test_a_print_shows_the_gallery_as_it_is_without_its_controls(visit: Callable
     one = visit()
     one.tab.emulate_media(media="print")
     assert one.tab.is_hidden(".controls")
+    assert one.tab.is_hidden("#epoch")
     assert one.tab.is_visible("#panel-a canvas >> nth=0")
     assert one.tab.pdf().startswith(b"%PDF")
     folded = "document.querySelectorAll('details:not([open])').length"

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from catdog.report.figures import SCHEME, shorten
 from catdog.snapshots import colour_map
 
-_FONT = 10
-_LETTER = 5.6
+_FONT = 11
+_LETTER = 6
 """Width of a letter, about, in the same unit."""
 _LONGEST = 26
 """Letters of a breed's name that are shown."""
@@ -25,11 +25,11 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) ->
     np.fill_diagonal(shares_KK, 0)
     names = [escape(shorten(breed, _LONGEST)) for breed in breeds]
     top = max(1.0, float(shares_KK.max()))
-    cell = 14 if len(names) > 20 else 20
+    cell = 16 if len(names) > 20 else 20
     label = _LETTER * max(len(shorten(breed, _LONGEST)) for breed in breeds) + 24
     side = cell * len(names)
     # Narrow enough for two words of text below a matrix of two breeds.
-    width, height = label + max(side, 200) + 2, side + label + 56
+    width, height = label + max(side, 200) + 2, side + label + 58
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif" font-size="{_FONT}">{SCHEME}',
@@ -77,6 +77,6 @@ def _legend(top: float) -> str:
         f'<linearGradient id="scale">{stops}</linearGradient>'
         '<text y="-12">rows: true breed; columns: taken for</text>'
         '<rect width="160" height="10" fill="url(#scale)"/>'
-        f'<text y="24">0</text><text x="160" y="24" text-anchor="end">{top:.3g} %</text>'
-        '<text y="40">of the breed’s images</text>'
+        f'<text y="25">0</text><text x="160" y="25" text-anchor="end">{top:.3g} %</text>'
+        '<text y="42">of the breed’s images</text>'
     )
