@@ -184,7 +184,7 @@ def _correct(predictions: Predictions, label: str, seeds: tuple[int, ...]) -> np
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def _p(p: float | None) -> str:

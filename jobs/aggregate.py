@@ -38,14 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     console = output_console()
 
     def track(objects: Objects, total: int) -> Objects:
-        return rich.progress.track(
-            objects, "reading", total, console=console, transient=True, disable=not console.is_terminal
-        )
+        quiet = not console.is_terminal
+        return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
     folder = Path(options.out) if options.out is not None else None
-    content = write_report(
-        store, ledger, folder, track=track if console.is_terminal else lambda objects, total: objects
-    )
+    content = write_report(store, ledger, folder, track=track)
     print_outcome(console, store.url, ledger, content.table, content.contrasts)
     return COMPLETE if ledger.is_complete else INCOMPLETE
 

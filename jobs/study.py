@@ -7,6 +7,7 @@ A study is one sweep or several: the same command goes on after any interruption
 report of its (last) run.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
@@ -70,7 +71,7 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> L
     from catdog.report import write_report
     from catdog.sweep import run_sweep
 
-    ledger = run_sweep(config, command, console)
+    ledger = run_sweep(config, command, console, functools.partial(write_report, running=True))
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, ledger)
     print_outcome(console, store.url, ledger, content.table, content.contrasts)

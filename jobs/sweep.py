@@ -5,6 +5,7 @@
 The same command, run again after any interruption, skips finished trials and goes on with unfinished ones.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -22,11 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     if config.dry_run:
         print_plan(console, config)
         return COMPLETE
+    from catdog.report import write_report
     from catdog.sweep import run_sweep
 
-    ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console)
-    from catdog.report import write_report
-
+    refresh = functools.partial(write_report, running=True)
+    ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, ledger)
     print_outcome(console, store.url, ledger, content.table, content.contrasts)

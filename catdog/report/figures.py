@@ -1,7 +1,6 @@
 """The static figures of a report, by matplotlib. Tables in, PNG or SVG out; the same tables give the same bytes.
 
-An SVG's text stays text, and its ink follows the reader's colour scheme, light or dark. Shapes: E epochs, S seeds,
-K breeds.
+An SVG's text stays text, and its ink follows the reader's colour scheme, light or dark. Shapes: E epochs, S seeds.
 """
 
 import base64
@@ -33,7 +32,7 @@ COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
 _INK, _FAINT = "#010203", "#040506"
 """Stand for colours of the reader's scheme until an SVG is written."""
-_SCHEME = (
+SCHEME = (
     "<style>:root{--ink:#222;--faint:#d5d5d5}"
     "@media(prefers-color-scheme:dark){:root{--ink:#ddd;--faint:#444}}text{fill:var(--ink)}</style>"
 )
@@ -152,31 +151,6 @@ def _late_range(curves_ES: Iterable[pd.DataFrame]) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) -> str:
-    """Of each breed's images (rows) the share that was taken for each other breed (columns), in percent."""
-    shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
-    np.fill_diagonal(shares_KK, 0)
-    shown_KK = np.ma.masked_equal(shares_KK, 0)
-    size = 7.2 if len(breeds) > 20 else 2.4 + 0.22 * len(breeds)
-    font = 6.5 if len(breeds) > 20 else 8
-    with _style() as written:
-        figure = Figure(figsize=(size, size), layout="constrained")
-        panel = figure.add_subplot()
-        image = panel.imshow(shown_KK, cmap="viridis", vmin=0, vmax=max(1.0, float(shares_KK.max())), aspect="equal")
-        positions = range(len(breeds))
-        panel.set_xticks(positions, breeds, rotation=90, fontsize=font)
-        panel.set_yticks(positions, breeds, fontsize=font)
-        panel.set_xticks(np.arange(len(breeds)) - 0.5, minor=True)
-        panel.set_yticks(np.arange(len(breeds)) - 0.5, minor=True)
-        panel.grid(which="minor", linewidth=0.3)
-        panel.tick_params(which="both", length=0)
-        panel.set_xlabel("taken for")
-        panel.set_ylabel("true breed")
-        bar = figure.colorbar(image, ax=panel, shrink=0.5, aspect=30, location="bottom", pad=0.01)
-        bar.set_label("% of the breed's images")
-        return written(figure)
-
-
 def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
     """A row has its name above its points: long names leave no room for points beside them."""
     for position, row in enumerate(rows):
@@ -207,7 +181,7 @@ class _Written:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :].replace("<defs>", f"{_SCHEME}<defs>", 1)
+        svg = svg[svg.index("<svg") :].replace("<defs>", f"{SCHEME}<defs>", 1)
         svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
         svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
         svg = re.sub(r"(font: [^;\"]*?)(?:'[^;\"]*|sans-serif)", r"\1system-ui, sans-serif", svg)

@@ -48,9 +48,9 @@ def _attention(table: pd.DataFrame) -> list[str]:
         return []
     lines = [
         "",
-        f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} breeds that have a trimap: how "
-        "often the highest position is on the animal, and how much of the mass; in percent, averaged over breeds, and in "
-        "points above a uniform mask and above a centred Gaussian.",
+        f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} breeds that have a trimap: "
+        "how often the highest position is on the animal, and how much of the mass; in percent, averaged over breeds, "
+        "and in points above a uniform mask and above a centred Gaussian.",
         "",
         "| variant | pointing game | above uniform, Gaussian | energy inside | above uniform, Gaussian | overlap |",
         "|---|---:|---:|---:|---:|---:|",

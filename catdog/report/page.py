@@ -25,6 +25,7 @@ from catdog.provenance import now
 from catdog.report import figures, tables
 from catdog.report.content import ReportContent
 from catdog.report.gallery import build_gallery, readable
+from catdog.report.heatmap import confusion_svg
 from catdog.report.tables import Table
 from catdog.spending import spending_lines
 from catdog.statistics import best_run
@@ -210,7 +211,7 @@ def _confusions(content: ReportContent) -> list[Confusion]:
         pairs = tables.confused_pairs(content.predictions, label, row)
         worst = ", ".join(f"{one[0]} taken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
         title = f"{label}, seed {best.seed}"
-        svg = figures.confusion_svg(
+        svg = confusion_svg(
             content.predictions.confusion_KK(label, row), [readable(breed) for breed in content.predictions.breeds]
         )
         caption = f"Mistakes of {title} on Test; a row is a true breed, an empty cell means none"

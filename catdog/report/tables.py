@@ -134,7 +134,7 @@ def attention(frame: pd.DataFrame) -> Table | None:
     rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False))
     kinds = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
     words = frozenset({0, *(position for position, numeric in enumerate(kinds) if not numeric)})
-    return Table("Where the masks look, against the trimaps", columns, rows, words)
+    return Table("Where the masks look, against the trimaps: means over trials", columns, rows, words)
 
 
 def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:

@@ -32,6 +32,7 @@ from catdog.storage import Store, StoreLocation, leaving_at_once
 from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.follow import Cell, Ending, Follow
+from catdog.sweep.refreshing import Refreshing
 from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import prepare_worker, run_one
 
@@ -39,8 +40,15 @@ from catdog.sweep.trainable import prepare_worker, run_one
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
 
 
-def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> Ledger:
+def run_sweep(
+    config: SweepConfig,
+    command: tuple[str, ...],
+    console: Console,
+    refresh: Callable[[Store, Ledger], object] = lambda store, ledger: None,
+) -> Ledger:
     """Run what is left of a sweep; returns where the whole run stands then. Ray starts only if something is left.
+
+    `refresh` is called now and then while trials run, with the store and where the run stands.
 
     Raises:
         UserError: a mistake in options, data, weights or store; no trial was started.
@@ -70,7 +78,8 @@ def run_sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -
             _put_manifest(store, plan)
             _say_what_is_left(plan, cluster.slots, say)
             if plan.pending:
-                _run_trials(config, context, plan, cluster, claim, tracker, console)
+                with Refreshing(store, config.run_name, refresh).often():
+                    _run_trials(config, context, plan, cluster, claim, tracker, console)
             ledger = open_ledger(store, config.run_name)
             _delete_leftovers(store, ledger)
             if config.keep_weights == "best":
