@@ -128,13 +128,31 @@ def health_warnings(content: ReportContent) -> list[str]:
 
 
 def attention(frame: pd.DataFrame) -> Table | None:
+    """Where the masks look, on the images of Validation and Test that have a trimap."""
     if frame.empty:
         return None
-    columns = tuple(str(name).replace("_", " ") for name in frame.columns)
-    rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False))
-    kinds = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
-    words = frozenset({0, *(position for position, numeric in enumerate(kinds) if not numeric)})
-    return Table("Where the masks look, against the trimaps: means over trials", columns, rows, words)
+    rows = tuple(
+        (
+            row["variant"],
+            row["part"].capitalize(),
+            str(row["trials"]),
+            format_accuracy(row["pointing"], row["pointing_std"]),
+            f"{signed(row['pointing_lift_uniform'])}, {signed(row['pointing_lift_gaussian'])}",
+            format_accuracy(row["energy"], row["energy_std"]),
+            f"{signed(row['energy_lift_uniform'])}, {signed(row['energy_lift_gaussian'])}",
+        )
+        for row in frame.to_dict("records")
+    )
+    parts = frame.drop_duplicates("part").to_dict("records")
+    counts = " and ".join(f"{row['images']} images of {row['breeds']} breeds ({row['part']})" for row in parts)
+    blind = "above uniform, Gaussian"
+    columns = ("Variant", "Part", "n", "Pointing game", blind, "Energy inside", blind)
+    return Table(
+        f"Against the trimaps of {counts}; in percent, mean ± standard deviation over seeds",
+        columns,
+        rows,
+        frozenset({0, 1}),
+    )
 
 
 def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
