@@ -11,7 +11,7 @@ from catdog.errors import UserError
 from catdog.ledger import Ledger, read_ledger, read_manifest
 from catdog.records import TrialResult
 from catdog.spending import summarise_spending
-from catdog.statistics import best_run, summarise
+from catdog.statistics import best_run, summarise, summarise_accuracies
 from catdog.storage import Store
 
 TRIAL_COLUMNS = [
@@ -55,8 +55,7 @@ def comparison_table(ledger: Ledger) -> pd.DataFrame:
     rows = []
     for label in ledger.manifest.variants:
         results = ledger.results(label)
-        val = summarise([r.val_accuracy for r in results if r.val_accuracy is not None])
-        test = summarise([r.test_accuracy for r in results if r.test_accuracy is not None])
+        val, test = summarise_accuracies(results)
         best = best_run(results)
         rows.append(
             {

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from catdog.background import in_background
 from catdog.errors import NotFoundError, StoreError, UserError
 from catdog.paths import RunPaths
 from catdog.provenance import now
@@ -65,7 +66,6 @@ class Claim:
         self.launch = launch
         self._lease_seconds = lease_seconds
         self._mine = Holder(launch, platform.node(), pid, _machine(), _process_started(pid), now())
-        self._released = threading.Event()
         self._lost: Holder | None = None
 
     @contextlib.contextmanager
@@ -73,13 +73,10 @@ class Claim:
         """Hold the claim in the block; raises `UserError` if another sweep of the run is alive."""
         self._acquire(say)
         self._store.tidy(self._run)
-        thread = threading.Thread(target=self._renew, daemon=True, name="claim")
-        thread.start()
         try:
-            yield self
+            with in_background(self._renew, "claim"):
+                yield self
         finally:
-            self._released.set()
-            thread.join()
             self._release()
 
     def verify(self) -> None:
@@ -128,9 +125,9 @@ class Claim:
             f"run {self._run!r} is being swept by {whose}: wait until it has ended, or choose another --run"
         )
 
-    def _renew(self) -> None:
+    def _renew(self, stop: threading.Event) -> None:
         renewals = 0
-        while not self._released.wait(self._lease_seconds / _RENEWALS):
+        while not stop.wait(self._lease_seconds / _RENEWALS):
             try:
                 holder = read_holder(self._store, self._run)
                 if holder is not None and holder.launch != self._mine.launch:

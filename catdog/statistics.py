@@ -53,6 +53,14 @@ def summarise(values: Sequence[float] | Array) -> Summary:
     )
 
 
+def summarise_accuracies(results: Sequence[TrialResult]) -> tuple[Summary, Summary]:
+    """Return the summaries of the validation and of the test accuracies of complete trials."""
+    return (
+        summarise([result.val_accuracy for result in results if result.val_accuracy is not None]),
+        summarise([result.test_accuracy for result in results if result.test_accuracy is not None]),
+    )
+
+
 def best_run(results: Sequence[TrialResult]) -> TrialResult | None:
     """Return the run with the highest validation accuracy, of equals the one with the lowest seed; never by test."""
     scored = [result for result in results if result.val_accuracy is not None]

@@ -17,7 +17,7 @@ from catdog.config import SweepConfig
 from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.seeding import PURPOSES, Purpose
-from catdog.statistics import std_interval, summarise, variance_share
+from catdog.statistics import std_interval, summarise, summarise_accuracies, variance_share
 from catdog.storage import Store, read_many
 
 LAMBDAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -39,9 +39,7 @@ def lambda_table(store: Store, ledger: Ledger) -> pd.DataFrame:
         value = _lambda(ledger, label)
         if value is None:
             continue
-        results = ledger.results(label)
-        val = summarise([result.val_accuracy for result in results if result.val_accuracy is not None])
-        test = summarise([result.test_accuracy for result in results if result.test_accuracy is not None])
+        val, test = summarise_accuracies(ledger.results(label))
         overlap = summarise(_overlaps(store, ledger, label))
         rows.append(
             {

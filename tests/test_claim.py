@@ -187,4 +187,4 @@ def test_of_two_processes_that_want_the_same_pack_one_makes_it_and_the_other_wai
     assert sorted("packing" in output for output in outputs) == [False, False, True]
     assert len({output.splitlines()[-1] for output in outputs}) == 1
     names = sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file())
-    assert names == ["drawn.json", "pack.safetensors", "pack.safetensors.sha256.json"]
+    assert names == ["drawn.json", "pack.safetensors", "pack.safetensors.sha256.json", "trimaps.npz"]

@@ -1,5 +1,6 @@
 """The proxy of bad nights itself: each fault reaches a plain boto3 client as what it is, and all else is unharmed."""
 
+import functools
 import os
 import signal
 import socket
@@ -274,7 +275,14 @@ def test_it_keeps_what_clients_sent(client: Any, bucket: str, proxy: FaultyS3) -
 def test_it_runs_in_a_process_of_its_own(moto_server: Any) -> None:
     bucket = moto_server.new_bucket()
     command = [sys.executable, "-m", "tests.faulty_s3", moto_server.url, "--slow-down", "1"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ignored where the tests run in the background of a shell.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         client = moto_server.client(process.stdout.readline().strip())
         with pytest.raises(ClientError, match="SlowDown"):

@@ -7,7 +7,7 @@ from catdog.ledger import Ledger
 from catdog.paths import RunPaths
 from catdog.report import write_report
 from catdog.storage import MemoryStore, Store
-from catdog.sweep.refreshing import Refreshing
+from catdog.sweep.refreshing import refreshing
 from tests.made_runs import make_run
 
 
@@ -22,7 +22,7 @@ def test_the_report_is_made_again_when_trials_have_finished_and_says_that_it_is_
         done.append(ledger.counts["complete"])
         refreshed.set()
 
-    with Refreshing(store, "made", refresh, least_seconds=0.01).often():
+    with refreshing(store, "made", refresh, least_seconds=0.01):
         assert refreshed.wait(60)
         page = store.get(RunPaths("made").report("report.html")).decode()
         assert "still running" in page
@@ -41,5 +41,5 @@ def test_a_run_that_cannot_be_read_is_no_reason_to_end_the_sweep() -> None:
             tried.set()
             return super().get(key)
 
-    with Refreshing(Broken(), "nothing", functools.partial(write_report, running=True), least_seconds=0.01).often():
+    with refreshing(Broken(), "nothing", functools.partial(write_report, running=True), least_seconds=0.01):
         assert tried.wait(60)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from catdog.background import in_background
 from catdog.errors import StoreError
 from catdog.paths import RunPaths
 from catdog.progress import SweepProgress
@@ -33,24 +34,20 @@ class Budget:
     ) -> None:
         self._meter, self._store, self._paths, self._progress = meter, store, paths, progress
         self._earlier, self._max_cost = earlier, max_cost
-        self._stop = threading.Event()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Meter what happens in the block; the launch is in the store when it ends, however it ends."""
         self._step(write=True)
-        thread = threading.Thread(target=self._watch, daemon=True, name="budget")
-        thread.start()
         try:
-            yield
+            with in_background(self._watch, "budget"):
+                yield
         finally:
-            self._stop.set()
-            thread.join()
             self._step(write=True)
 
-    def _watch(self) -> None:
+    def _watch(self, stop: threading.Event) -> None:
         written = time.monotonic()
-        while not self._stop.wait(READ_SECONDS):
+        while not stop.wait(READ_SECONDS):
             due = time.monotonic() - written >= WRITE_SECONDS
             self._step(write=due)
             if due:

@@ -32,7 +32,7 @@ from catdog.storage import Store, StoreLocation, leaving_at_once
 from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.follow import Cell, Ending, Follow
-from catdog.sweep.refreshing import Refreshing
+from catdog.sweep.refreshing import refreshing
 from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import prepare_worker, run_one
 
@@ -78,7 +78,7 @@ def run_sweep(
             _put_manifest(store, plan)
             _say_what_is_left(plan, cluster.slots, say)
             if plan.pending:
-                with Refreshing(store, config.run_name, refresh).often():
+                with refreshing(store, config.run_name, refresh):
                     _run_trials(config, context, plan, cluster, claim, tracker, console)
             ledger = open_ledger(store, config.run_name)
             _delete_leftovers(store, ledger)
