@@ -4,20 +4,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The lock file pins every package; pyproject.toml holds the ranges.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+# Tests wait for processes, servers and pauses more than they compute.
+TEST_PROCESSES ?= 3
 
-.PHONY: sweep test test-all chaos check format clean
+.PHONY: sweep test test-all chaos bench check format clean
 
 sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
 	$(BIN)/python jobs/sweep.py demo
 
 test: .venv/installed-dev  ## the test suite, on the CPU
-	$(BIN)/python -m pytest -m "not slow and not chaos"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not chaos"
 
 test-all: .venv/installed-dev  ## the slow tests too
-	$(BIN)/python -m pytest -m "not chaos"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not chaos"
 
 chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers and heads; a store that is away
 	$(BIN)/python -m pytest -m chaos -rA --capture=tee-sys
+
+bench: .venv/installed-bench  ## how near to the bare arithmetic: writes benchmarks/RESULTS.md, an hour of a machine that does nothing else
+	$(BIN)/python benchmarks/run.py
 
 check: .venv/installed-dev  ## lint and types
 	$(BIN)/ruff format --check .
@@ -38,4 +43,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable ".[lite0,dev]"
+	touch $@
+
+.venv/installed-bench: .venv/installed-dev
+	$(PIP) --editable ".[lite0,dev,bench]"
 	touch $@

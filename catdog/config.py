@@ -100,7 +100,7 @@ class Recipe:
     probe_images: int = 4
     """How many validation images the contact sheets show."""
     precision: Precision = "auto"
-    """float32, bfloat16 (autocast), or auto: bfloat16 on GPUs that have it."""
+    """float32, bfloat16 (autocast), or auto: the faster of both, measured once at the start of a run."""
     compile: bool = False
     """Compile the network with torch.compile."""
     deterministic: bool = False
@@ -313,6 +313,7 @@ PRESETS: dict[str, SweepConfig] = {
                 backbone_learning_rate=4e-3,
                 crop_scale=0.6,
                 lambda_divergence=1e-4,
+                precision="float32",
             ),
         ),
         SweepConfig(

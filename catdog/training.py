@@ -30,43 +30,6 @@ WARM_UP = 0.3
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
-@dataclass
-class TrainState:
-    """Everything that training changes: what a checkpoint holds."""
-
-    model: PetNet
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-    history: list[EpochRecord] = field(default_factory=list)
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def next_epoch(self) -> int:
-        return len(self.history)
-
-    @property
-    def best(self) -> EpochRecord:
-        """The epoch with the highest validation accuracy, the earliest of equals."""
-        return max(self.history, key=lambda record: (record.val_accuracy, -record.epoch))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, so that it loads with `weights_only=True`."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "history": [record.row() for record in self.history],
-            "best_weights": self.best_weights,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.history = [EpochRecord.from_row(row) for row in state["history"]]
-        self.best_weights = state["best_weights"]
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """A model's answers on N images, on the CPU."""
@@ -90,6 +53,47 @@ class Evaluation:
     @property
     def loss(self) -> float:
         return F.cross_entropy(self.logits_NK, self.labels_N).item()
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes: what a checkpoint holds."""
+
+    model: PetNet
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    history: list[EpochRecord] = field(default_factory=list)
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_validation: Evaluation | None = None
+    """The answers of these weights."""
+
+    @property
+    def next_epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch with the highest validation accuracy, the earliest of equals."""
+        return max(self.history, key=lambda record: (record.val_accuracy, -record.epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, so that it loads with `weights_only=True`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": [record.row() for record in self.history],
+            "best_weights": self.best_weights,
+            "best_validation": vars(self.best_validation) if self.best_validation is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history = [EpochRecord.from_row(row) for row in state["history"]]
+        self.best_weights = state["best_weights"]
+        self.best_validation = Evaluation(**state["best_validation"]) if state["best_validation"] is not None else None
 
 
 def autocast_for(precision: str, device: torch.device) -> torch.autocast:
@@ -172,6 +176,7 @@ def fit(
         state.history.append(record)
         if state.best is record:
             state.best_weights = copy.deepcopy(model.state_dict())
+            state.best_validation = validation
         yield record
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 
@@ -56,6 +58,18 @@ def run_trial(
     if finished is not None:
         return finished
     return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch)
+
+
+def queue_sheet(
+    uploads: BackgroundUploads,
+    key: str,
+    probes: Probes,
+    masks_PMHW: npt.NDArray[np.floating],
+    predicted_P: npt.NDArray[np.int64],
+    title: str,
+) -> None:
+    """Queue the contact sheet of an epoch: it is drawn and encoded on the thread that uploads it."""
+    uploads.put(key, functools.partial(contact_sheet, probes, masks_PMHW, predicted_P, title))
 
 
 def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
@@ -153,21 +167,18 @@ class _Trial:
         title = (
             f"{self.variant.label} · seed {self.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
         )
-        sheet = functools.partial(contact_sheet, self.probes, masks.numpy(), predicted.numpy(), title)
-        uploads.put(self.where.snapshot(record.epoch), sheet)
+        queue_sheet(uploads, self.where.snapshot(record.epoch), self.probes, masks.numpy(), predicted.numpy(), title)
 
     def _score(self, uploads: BackgroundUploads) -> dict[str, Any]:
-        """Score validation and, only here, test with the chosen epoch's weights; queue what is kept."""
-        best = self.state.best
-        model = self.state.model
+        """Score test, only here, with the chosen epoch's weights; queue what is kept."""
+        best, model, validation = self.state.best, self.state.model, self.state.best_validation
+        assert validation is not None, "a trial without epochs"
         model.load_state_dict(self.state.best_weights)
-        names: tuple[PartName, ...] = ("validation", "test")
-        parts: dict[PartName, Evaluation] = {
-            part: evaluate(model, self.inputs.batches, part, self.autocast) for part in names
-        }
+        test = evaluate(model, self.inputs.batches, "test", self.autocast)
+        parts: dict[PartName, Evaluation] = {"validation": validation, "test": test}
         pack, split = self.inputs.pack, self.inputs.split
         uploads.put(self.where.predictions, functools.partial(artifacts.predictions_npz, pack, split, parts))
-        if parts["validation"].masks_NMHW is not None:
+        if validation.masks_NMHW is not None:
             uploads.put(self.where.attention, functools.partial(artifacts.attention_npz, pack, split, parts))
         if self.context.keep_weights != "none":
             backbone = self.inputs.backbone if self.recipe.freeze else model.backbone
@@ -177,12 +188,12 @@ class _Trial:
             uploads.put(self.where.weights, functools.partial(safetensors.torch.save, weights))
         return {
             "status": "complete",
-            "val_accuracy": parts["validation"].accuracy,
-            "test_accuracy": parts["test"].accuracy,
+            "val_accuracy": validation.accuracy,
+            "test_accuracy": test.accuracy,
             "best_epoch": best.epoch,
-            "val_class_accuracy": parts["validation"].class_accuracy,
-            "test_class_accuracy": parts["test"].class_accuracy,
-            "val_loss": parts["validation"].loss,
+            "val_class_accuracy": validation.class_accuracy,
+            "test_class_accuracy": test.class_accuracy,
+            "val_loss": validation.loss,
         }
 
     def _result(self, outcome: dict[str, Any], uploads: BackgroundUploads, finish_seconds: float) -> TrialResult:

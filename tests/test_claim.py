@@ -164,6 +164,7 @@ def assert_one_won(codes: list[int], outputs: list[str]) -> None:
     assert "4 trials to run, 0 already done" in outputs[0]
 
 
+@pytest.mark.slow
 def test_of_two_sweeps_of_a_run_at_once_one_wins(store_folder: Path) -> None:
     assert_one_won(*two_at_once(str(store_folder)))
     trials = pd.read_csv(store_folder / "demo/report/trials.csv")

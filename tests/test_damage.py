@@ -216,6 +216,7 @@ def test_a_full_disk_leaves_the_old_file_whole(small_disk: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_the_sweep_with_one_line_and_room_lets_it_go_on(
     small_disk: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

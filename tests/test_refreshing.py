@@ -22,7 +22,7 @@ def test_the_report_is_made_again_when_trials_have_finished_and_says_that_it_is_
         done.append(ledger.counts["complete"])
         refreshed.set()
 
-    with refreshing(store, "made", refresh, least_seconds=0.01):
+    with refreshing(store, "made", refresh, least_seconds=0.01, share=1):
         assert refreshed.wait(60)
         page = store.get(RunPaths("made").report("report.html")).decode()
         assert "still running" in page

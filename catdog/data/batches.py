@@ -2,7 +2,8 @@
 
 Both kinds have the same methods, so training does not know which it is given. Augmentation works on whole batches on
 the training device and is driven by generators that the caller seeds; evaluation sees every image whole, in a fixed
-order.
+order. What a whole epoch needs (order, crops, labels) is drawn and sent to the device before its first step, so that
+no step waits for the host.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,7 @@ class Batches(Protocol):
 
 
 class ImageBatches:
-    """Batches of images from the pack; on a GPU the pack is expected to be there already."""
+    """Batches of images from the pack; on a GPU its images are expected to be there already."""
 
     def __init__(
         self,
@@ -77,9 +78,12 @@ class ImageBatches:
         self.device = device
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
-        self._labels = pack.labels_N
+        self._labels = pack.labels_N.to(device)
         self._train = torch.from_numpy(split.train)
-        self._parts = {"validation": torch.from_numpy(split.validation), "test": torch.from_numpy(split.test)}
+        self._parts: dict[PartName, torch.Tensor] = {
+            "validation": torch.from_numpy(split.validation).to(device),
+            "test": torch.from_numpy(split.test).to(device),
+        }
         self.feature_images = 2 * len(split.train) + len(split.validation) + len(split.test)
         """How many images a frozen backbone sees: training images also mirrored."""
 
@@ -88,30 +92,28 @@ class ImageBatches:
         return len(self._train) // self.batch_size
 
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
-        order = _permutation(self._train, order_seed)
-        boxes_N4, flips_N = draw_crops(
-            len(order), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed)
-        )
-        boxes_N4, flips_N = boxes_N4.to(self.device), flips_N.to(self.device)
-        labels_N = self._labels[order].to(self.device)
+        indices_N = send(_permutation(self._train, order_seed), self.device)
+        crops = draw_crops(len(indices_N), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed))
+        boxes_N4, flips_N = (send(drawn, self.device) for drawn in crops)
+        labels_N = self._labels[indices_N]
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            images = crop_and_resize(self._gather(order[rows]), boxes_N4[rows], flips_N[rows], self.image_size)
+            images = crop_and_resize(self._gather(indices_N[rows]), boxes_N4[rows], flips_N[rows], self.image_size)
             yield self._normalise(images), labels_N[rows]
 
     def part(self, name: PartName) -> Iterator[Batch]:
         for indices in self._parts[name].split(EVALUATION_BATCH):
-            yield self._whole(indices), self._labels[indices].to(self.device)
+            yield self._whole(indices), self._labels[indices]
 
     def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
         return self._whole(self._parts[name][list(positions)])
 
     def labels(self, name: PartName) -> torch.Tensor:
-        return self._labels[self._parts[name]]
+        return self._labels[self._parts[name]].cpu()
 
     def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
         """Yield the training images whole and in order, or their mirror images: what a frozen backbone sees."""
-        for indices in self._train.split(EVALUATION_BATCH):
+        for indices in self._train.to(self.device).split(EVALUATION_BATCH):
             images = self._whole(indices)
             yield images.flip(3) if mirrored else images
 
@@ -120,8 +122,7 @@ class ImageBatches:
 
     def _gather(self, indices: torch.Tensor) -> torch.Tensor:
         """Return images as float (B, 3, S, S) in 0..255, channels last in memory."""
-        images_BSSC = self.images_NSSC[indices.to(self.images_NSSC.device)]
-        return images_BSSC.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return self.images_NSSC[indices].permute(0, 3, 1, 2).float()
 
     def _normalise(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         return images_B3SS.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
@@ -140,16 +141,16 @@ class FeatureBatches:
         flip: bool,
         device: torch.device,
     ) -> None:
-        """`features`: (N, H, W, C) float16 for `train`, `mirrored`, `validation` and `test`."""
-        self.features = features
+        """`features`: (N, H, W, C) float16 for `train` (then their N mirror images), `validation` and `test`."""
+        self.features = {part: features_NHWC.to(device) for part, features_NHWC in features.items()}
         self.num_classes = len(pack.breeds)
         self.batch_size = min(batch_size, len(split.train))
         self.flip = flip
         self.device = device
-        self._train_labels = pack.labels_N[torch.from_numpy(split.train)]
-        self._part_labels = {
-            "validation": pack.labels_N[torch.from_numpy(split.validation)],
-            "test": pack.labels_N[torch.from_numpy(split.test)],
+        self._train_labels = pack.labels_N[torch.from_numpy(split.train)].to(device)
+        self._part_labels: dict[PartName, torch.Tensor] = {
+            "validation": pack.labels_N[torch.from_numpy(split.validation)].to(device),
+            "test": pack.labels_N[torch.from_numpy(split.test)].to(device),
         }
 
     @property
@@ -157,15 +158,14 @@ class FeatureBatches:
         return len(self._train_labels) // self.batch_size
 
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
-        order = _permutation(torch.arange(len(self._train_labels)), order_seed)
-        mirrored_N = torch.rand(len(order), generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
-        labels_N = self._train_labels[order].to(self.device)
+        count = len(self._train_labels)
+        order_N = _permutation(torch.arange(count), order_seed)
+        mirrored_N = torch.rand(count, generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
+        indices_N = send(order_N + count * mirrored_N, self.device)
+        labels_N = self._train_labels[send(order_N, self.device)]
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            indices, mirrored_B = order[rows], mirrored_N[rows]
-            features_BHWC = self.features["train"][indices]
-            features_BHWC[mirrored_B] = self.features["mirrored"][indices[mirrored_B]]
-            yield self._ready(features_BHWC), labels_N[rows]
+            yield self._ready(self.features["train"].index_select(0, indices_N[rows])), labels_N[rows]
 
     def part(self, name: PartName) -> Iterator[Batch]:
         pairs = zip(
@@ -174,16 +174,21 @@ class FeatureBatches:
             strict=True,
         )
         for features_BHWC, labels_B in pairs:
-            yield self._ready(features_BHWC), labels_B.to(self.device)
+            yield self._ready(features_BHWC), labels_B
 
     def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
         return self._ready(self.features[name][list(positions)])
 
     def labels(self, name: PartName) -> torch.Tensor:
-        return self._part_labels[name]
+        return self._part_labels[name].cpu()
 
     def _ready(self, features_BHWC: torch.Tensor) -> torch.Tensor:
-        return features_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return features_BHWC.permute(0, 3, 1, 2).float()
+
+
+def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return on `device` what was drawn on the CPU; a GPU's copy goes on while the host does."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
 
 
 def draw_crops(

@@ -5,6 +5,7 @@ Stored as float16 (N, H, W, C) in one safetensors file, memory-mapped by every t
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import nn
 from catdog.data.batches import ImageBatches
 from catdog.errors import UserError
 
-_FORMAT = 1
-PARTS = ("train", "mirrored", "validation", "test")
+_FORMAT = 2
+PARTS = ("train", "validation", "test")
+"""`train` holds the training images, then their mirror images: one gather takes some of both."""
 
 
 def features_digest(**origin: object) -> str:
@@ -36,8 +38,7 @@ def compute_features(
     """Run the backbone over all images; `on_progress` hears of the number of images done."""
     backbone.eval()
     streams: dict[str, Iterator[torch.Tensor]] = {
-        "train": batches.mirrored_train(False),
-        "mirrored": batches.mirrored_train(True),
+        "train": itertools.chain(batches.mirrored_train(False), batches.mirrored_train(True)),
         "validation": (images for images, _ in batches.part("validation")),
         "test": (images for images, _ in batches.part("test")),
     }

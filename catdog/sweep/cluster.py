@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from catdog import allocator
-from catdog.config import Precision, SweepConfig
+from catdog.config import Precision, Recipe, SweepConfig
 from catdog.errors import UserError
 from catdog.records import Unit
 from catdog.storage import StoreLocation
@@ -135,15 +135,16 @@ class Cluster:
         return self._units
 
     def precision(self) -> Precision:
-        """Return the precision that `auto` stands for here: bfloat16 on GPUs that have it."""
-        if self._config.gpus_per_trial == 0:
-            return "float32"
+        """Return the precision that `auto` stands for here, as a worker finds it."""
+        recipe = self._config.recipe
+        if recipe.freeze and self._config.gpus_per_trial == 0:
+            return "float32"  # nothing to ask: see choose_precision
         self.start()
-        if not self.gpus_per_trial:
-            return "float32"
         resources = self.trial_resources
-        task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"])(_device_precision)
-        precision: Precision = ray.get(task.remote())
+        task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"])(_worker_precision)
+        self._say("choosing the precision: a few steps in float32 and in bfloat16")
+        precision: Precision = ray.get(task.remote(recipe, self._config.cpus_per_trial, self.gpus_per_trial))
+        self._say(f"this run trains in {precision}")
         return precision
 
 
@@ -162,7 +163,8 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _device_precision() -> Precision:
-    import torch
+def _worker_precision(recipe: Recipe, threads: int, gpus: float) -> Precision:
+    from catdog.precision import choose_precision
+    from catdog.trial import prepare_process
 
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    return choose_precision(recipe, prepare_process(threads, gpus, recipe.deterministic))

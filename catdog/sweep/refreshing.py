@@ -21,7 +21,11 @@ SHARE = 0.02
 
 @contextmanager
 def refreshing(
-    store: Store, run: str, refresh: Callable[[Store, Ledger], object], least_seconds: float = LEAST_SECONDS
+    store: Store,
+    run: str,
+    refresh: Callable[[Store, Ledger], object],
+    least_seconds: float = LEAST_SECONDS,
+    share: float = SHARE,
 ) -> Iterator[None]:
     """Call `refresh` with where the run stands, now and then while the block runs, if trials have finished since."""
 
@@ -36,7 +40,7 @@ def refreshing(
                     finished = over
             except (StoreError, UserError) as error:
                 logger.warning("the report could not be refreshed: %s", error)
-            pause = max(least_seconds, (time.monotonic() - started) / SHARE)
+            pause = max(least_seconds, (time.monotonic() - started) / share)
 
     with in_background(work, "refreshing"):
         yield

@@ -1,0 +1,43 @@
+"""The report of a thousand trials, from a store with their predictions, by the command itself."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from measuring import Figure
+
+from catdog.storage import LocalStore
+
+ROOT = Path(__file__).parent.parent
+SEEDS = 125
+VARIANTS = [
+    "baseline", "attention", "multi-attention", "attention-relu", "attention-softmax", "se", "multi-attention-free",
+    "multi-attention-fixed",
+]  # fmt: skip
+TEST_IMAGES = 3669
+
+
+def measure() -> list[Figure]:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from made_runs import make_run  # simulated runs, in the layout of real ones
+
+    trials = SEEDS * len(VARIANTS)
+    with tempfile.TemporaryDirectory() as folder:
+        store = LocalStore(Path(folder))
+        make_run(store, VARIANTS, range(SEEDS), epochs=20, test_images=TEST_IMAGES, run="made")
+        command = [sys.executable, "jobs/aggregate.py", "--store", folder, "--run", "made", "--out", f"{folder}/out"]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, f"aggregate.py ended with {process.returncode}"
+    gigabytes = usage.ru_maxrss * 1024 / 1e9
+    detail = f"jobs/aggregate.py, {TEST_IMAGES:,} test images a trial"
+    return [
+        Figure(f"aggregation of {trials:,} trials", (seconds,), " s", 90, False, detail),
+        Figure(f"aggregation of {trials:,} trials, memory", (gigabytes,), " GB", 2, False, "the process's peak"),
+    ]

@@ -1,0 +1,51 @@
+"""The bare arithmetic: forward, backward and step on one batch that stays where it is."""
+
+import time
+
+import torch
+import torch.nn.functional as F
+
+from catdog.context import RunContext
+from catdog.inputs import new_model, shared_inputs
+from catdog.seeding import trial_seeds
+from catdog.training import autocast_for, new_state, set_training_mode
+from catdog.trial import prepare_process
+from catdog.variants import parse_variant
+
+
+class BareTraining:
+    """The network, optimiser and precision of a trial, without everything around them."""
+
+    def __init__(self, context: RunContext, label: str) -> None:
+        recipe = self.recipe = context.identity.recipe
+        self.device = prepare_process(context.identity.threads, context.gpus_per_trial, recipe.deterministic)
+        inputs = shared_inputs(context, self.device)
+        variant = parse_variant(label, recipe.variant_defaults())
+        model = new_model(inputs, context, variant, trial_seeds(0))
+        self.model = model.to(memory_format=torch.channels_last).to(self.device)
+        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self.state = new_state(self.model, recipe, inputs.batches.steps_per_epoch)
+        self.autocast = autocast_for(recipe.precision, self.device)
+        images, labels = next(iter(inputs.batches.train(0, 0)))
+        self.images, self.labels = images.clone(memory_format=torch.preserve_format), labels.clone()
+
+    def run(self, steps: int) -> float:
+        """Train `steps` steps; returns the seconds of one."""
+        recipe = self.recipe
+        set_training_mode(self.model, recipe.freeze_batch_norm and recipe.weights != "none")
+        self._wait()
+        started = time.perf_counter()
+        for _ in range(steps):
+            with self.autocast:
+                output = self.forward(self.images)
+            loss = F.cross_entropy(output.logits_BK.float(), self.labels, label_smoothing=recipe.label_smoothing)
+            loss = loss + output.aux_loss
+            self.state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.state.optimizer.step()
+        self._wait()
+        return (time.perf_counter() - started) / steps
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,38 @@
+"""What an epoch's contact sheet costs the training thread, and what drawing it costs its own."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from measuring import Figure
+
+from catdog.snapshots import Probes, contact_sheet
+from catdog.storage import BackgroundUploads, LocalStore
+from catdog.trial import queue_sheet
+
+EPOCHS, MASKS, PROBES, SIDE = 60, 4, 4, 256
+
+
+def measure() -> list[Figure]:
+    generator = np.random.default_rng(0)
+    probes = Probes(
+        images_PSSC=generator.integers(0, 256, (PROBES, SIDE, SIDE, 3), dtype=np.uint8),
+        names=tuple(f"image_{index}" for index in range(PROBES)),
+        labels_P=np.arange(PROBES),
+        breeds=tuple(f"breed_{index}" for index in range(37)),
+    )
+    masks_PMHW = generator.random((PROBES, MASKS, 7, 7)).astype(np.float16)
+    predicted_P = np.arange(PROBES)
+    queueing, drawing = [], []
+    with tempfile.TemporaryDirectory() as folder, BackgroundUploads(LocalStore(Path(folder))) as uploads:
+        for epoch in range(EPOCHS):
+            started = time.perf_counter()
+            queue_sheet(uploads, f"epoch-{epoch:03d}.png", probes, masks_PMHW, predicted_P, f"epoch {epoch}")
+            queueing.append(1e3 * (time.perf_counter() - started))
+            uploads.flush()
+            started = time.perf_counter()
+            contact_sheet(probes, masks_PMHW, predicted_P, f"epoch {epoch}")
+            drawing.append(1e3 * (time.perf_counter() - started))
+    detail = f"drawing and encoding it takes {sorted(drawing)[EPOCHS // 2]:.1f} ms of another thread"
+    return [Figure("a contact sheet, on the training thread", tuple(queueing), " ms", 2, False, detail)]

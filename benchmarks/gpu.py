@@ -1,0 +1,75 @@
+"""How near a trial is to the bare arithmetic on this machine's GPU: `python benchmarks/gpu.py`.
+
+ResNet-34 at 224 px in the preset `paper`'s precision, by batch size, with and without torch.compile; heads on frozen
+features; what a later trial of a worker waits for; the peak memory, and so how many trials fit on the GPU. Prints the
+table; nothing here has been run on a GPU by its authors.
+"""
+
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from made_data import made_context, preset_recipe
+from measuring import HEADER, Figure, machine
+from starting import later_trials
+from training import compare
+
+from catdog.canary import run_canary
+from catdog.config import Recipe
+from catdog.variants import parse_variant
+
+BATCHES = (64, 128, 256)
+IMAGES = 2944
+"""Of an epoch, as many as the real dataset has."""
+LABELS = ["baseline", "attention", "multi-attention"]
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("no GPU that torch can use is here: python benchmarks/run.py measures on the CPU", file=sys.stderr)
+        return 2
+    print(f"{machine()}, CUDA {torch.version.cuda}\n\n{HEADER}", flush=True)
+    for figure in figures():
+        print(figure.row, flush=True)
+    print(f"\n{memory()}")
+    return 0
+
+
+def figures():
+    paper = preset_recipe("paper", weights="none", epochs=3)
+    for compiled in (False, True):
+        for batch_size in BATCHES:
+            recipe = dataclasses.replace(paper, batch_size=batch_size, compile=compiled)
+            name = f"fine-tuning ResNet-34, batch {batch_size}{', compiled' if compiled else ''}"
+            yield compare(name, recipe, ["multi-attention"], IMAGES, threads=1, target=0.95, gpus=1.0)
+    frozen = dataclasses.replace(paper, freeze=True)
+    yield compare("frozen, steps of the three heads", frozen, LABELS, IMAGES, threads=1, target=0.85, gpus=1.0)
+    short = dataclasses.replace(paper, epochs=1, batch_size=8)
+    yield Figure("a later trial of a worker, to its first step: ResNet-34", later_trials(short, gpus=1.0), " s", 0.25,
+                 False, "224 px")  # fmt: skip
+
+
+def memory() -> str:
+    """Say what a trial of each batch size takes of the GPU."""
+    lines = []
+    for batch_size in BATCHES:
+        recipe: Recipe = preset_recipe("paper", weights="none", batch_size=batch_size)
+        with tempfile.TemporaryDirectory() as folder:
+            context = made_context(Path(folder), recipe, IMAGES, 1, gpus=1.0)
+            canary = run_canary(context, (parse_variant("multi-attention", recipe.variant_defaults()),))
+        step, total = canary.steps[0], canary.memory_bytes
+        if step.error is not None or step.peak_memory_bytes is None or total is None:
+            lines.append(f"batch {batch_size}: {step.error}")
+            continue
+        share = step.peak_memory_bytes / total
+        lines.append(
+            f"batch {batch_size}: {step.train_images_per_second:.0f} images/s in a short trial, "
+            f"{step.peak_memory_bytes / 1e9:.1f} of {total / 1e9:.0f} GB ({share:.0%})"
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Stores with made images, for measurements that do not depend on what the images show."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from catdog.config import PRESETS, Identity, Recipe
+from catdog.context import RunContext
+from catdog.data.oxford import PACKED_SIZE
+from catdog.data.pack import write_pack
+from catdog.data.source import Source
+from catdog.paths import pack_key
+from catdog.provision import provide
+from catdog.storage import LocalStore, StoreLocation
+
+BREEDS = 37
+TEST_PER_BREED = 4
+FINGERPRINT = "0000000000000000"
+
+
+def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: float = 0.0) -> RunContext:
+    """Return the context of a run whose store holds a pack of noise, `images` of it to train on."""
+    per_breed = -(-images * 5 // (4 * BREEDS))
+    labels = np.tile(np.arange(BREEDS), per_breed + TEST_PER_BREED)
+    generator = np.random.default_rng(0)
+
+    def read(index: int) -> tuple[np.ndarray, None]:
+        return generator.integers(0, 256, (PACKED_SIZE, PACKED_SIZE, 3), dtype=np.uint8), None
+
+    source = Source(
+        dataset="made",
+        fingerprint=FINGERPRINT,
+        size=PACKED_SIZE,
+        breeds=tuple(f"breed_{index}" for index in range(BREEDS)),
+        species=("cat",) * BREEDS,
+        names=tuple(f"image_{index}" for index in range(len(labels))),
+        labels=labels,
+        is_test=np.arange(len(labels)) >= BREEDS * per_breed,
+        has_trimap=np.zeros(len(labels), dtype=bool),
+        read=read,
+    )
+    provide(LocalStore(folder), pack_key(FINGERPRINT), lambda path: write_pack(source, path))
+    identity = Identity(dataclasses.replace(recipe, limit_images=images), FINGERPRINT, None, threads)
+    return RunContext("bench", StoreLocation.of(str(folder)), identity, recipe.weights, gpus_per_trial=gpus)
+
+
+def preset_recipe(preset: str, **changes: object) -> Recipe:
+    """Return a preset's recipe with changes, its precision resolved."""
+    recipe = PRESETS[preset].recipe
+    if recipe.precision == "auto":
+        recipe = dataclasses.replace(recipe, precision="float32")
+    return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""What all measurements share: figures, their median, and what they were measured on.
+
+A figure is a ratio of two things that were measured side by side, in turn, in one run: machines differ and have bad
+minutes, ratios hold. A few are absolute, where a user waits for them.
+"""
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    values: tuple[float, ...]
+    """Of each repeat."""
+    unit: str
+    """Behind the number; empty for a ratio."""
+    target: float
+    at_least: bool
+    """Whether more is better."""
+    detail: str
+    """What was compared, in absolute figures of this machine."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def is_met(self) -> bool:
+        return self.median >= self.target if self.at_least else self.median <= self.target
+
+    @property
+    def row(self) -> str:
+        """The figure as a row of a table in Markdown."""
+        spread = f"{show(min(self.values))}–{show(max(self.values))}" if len(self.values) > 1 else "–"
+        sign = "≥" if self.at_least else "≤"
+        target = f"{sign} {self.target:g}{self.unit}"
+        return (
+            f"| {self.name} | **{show(self.median)}{self.unit}** | {spread} | {len(self.values)} | {target} | "
+            f"{'yes' if self.is_met else 'no'} | {self.detail} |"
+        )
+
+
+HEADER = "| what | median | range | repeats | target | met | measured |\n|---|---:|---:|---:|---:|---|---|"
+
+
+def show(value: float) -> str:
+    """Return a number with three digits that matter."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, ...]:
+    """Return the ratio of each pair of neighbours."""
+    return tuple(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def data_root() -> Path | None:
+    """Return the folder of the real images, if CATDOG_DATA_ROOT names it."""
+    root = os.environ.get("CATDOG_DATA_ROOT")
+    return Path(root) if root else None
+
+
+def machine() -> str:
+    """Describe this machine in one line."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )

@@ -1,0 +1,49 @@
+"""Packing the real images, against bare decoding of the same files on as many cores."""
+
+import os
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torchvision
+from measuring import Figure, data_root, ratios
+
+from catdog.data.oxford import dataset_folder, open_oxford
+from catdog.data.pack import write_pack
+
+REPEATS = 3
+
+
+def measure() -> list[Figure]:
+    root = data_root()
+    if root is None:
+        raise SystemExit("packing needs the real images: set CATDOG_DATA_ROOT")
+    torch.set_num_threads(1)
+    source = open_oxford(root)
+    paths = [dataset_folder(root) / "images" / f"{name}.jpg" for name in source.names]
+    packing, bare = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(REPEATS):
+            bare.append(_decode(paths))
+            started = time.perf_counter()
+            write_pack(open_oxford(root), Path(folder) / "pack.safetensors")
+            packing.append(time.perf_counter() - started)
+    rates = [len(paths) / sorted(seconds)[REPEATS // 2] for seconds in (packing, bare)]
+    cores = len(os.sched_getaffinity(0))
+    detail = f"{rates[0]:.0f} files/s with lists, fingerprint, resizing and writing, {rates[1]:.0f} bare, {cores} cores"
+    return [Figure(f"packing {len(paths):,} JPEGs ÷ libjpeg-turbo", ratios(bare, packing), "", 0.6, True, detail)]
+
+
+def _decode(paths: list[Path]) -> float:
+    """Read and decode all files by libjpeg-turbo, as torchvision ships it; returns seconds."""
+
+    def decode(path: Path) -> None:
+        torchvision.io.decode_jpeg(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8))
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(decode, paths, chunksize=32):
+            pass
+    return time.perf_counter() - started

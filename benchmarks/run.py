@@ -1,0 +1,108 @@
+"""Measure, and write benchmarks/RESULTS.md: `make bench`, or `python benchmarks/run.py [NAME ...]` for some of it.
+
+Each measurement runs in a process of its own, one after the other; nothing else should run meanwhile. What was measured
+before stays in the table with its own commit.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+from measuring import HEADER, Figure, machine
+
+from catdog.allocator import ENVIRONMENT
+from catdog.provenance import code_version
+
+HERE = Path(__file__).parent
+MEASUREMENTS = {
+    "finetuning": "training:measure_finetuning",
+    "frozen": "training:measure_frozen",
+    "notebook": "notebook:measure",
+    "lightning": "lightning_trainer:measure",
+    "starting": "starting:measure",
+    "contact-sheets": "contact_sheets:measure",
+    "memory": "memory:measure",
+    "driver": "driver:measure",
+    "aggregation": "aggregation:measure",
+    "packing": "packing:measure",
+    "sweep": "whole_sweep:measure",
+}
+"""Name → module:function, in the order of the table."""
+
+
+def main(names: Sequence[str]) -> int:
+    if unknown := [name for name in names if name not in MEASUREMENTS]:
+        print(f"no measurement {unknown[0]!r}: choose from {', '.join(MEASUREMENTS)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in names or MEASUREMENTS:
+        print(f"{name}: measuring", flush=True)
+        started = time.monotonic()
+        process = subprocess.run([sys.executable, __file__, "--child", name], env=os.environ | ENVIRONMENT)
+        if process.returncode:
+            failed.append(name)
+            continue
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+        for figure in read(name)[0]:
+            print(figure.row, flush=True)
+    (HERE / "RESULTS.md").write_text(render())
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def measure(name: str) -> int:
+    """Measure in this process, and keep what was found."""
+    module, function = MEASUREMENTS[name].split(":")
+    measured: Callable[[], list[Figure]] = getattr(import_module(module), function)
+    content = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="minutes"),
+        "commit": code_version(),
+        "machine": machine(),
+        "figures": [dataclasses.asdict(figure) for figure in measured()],
+    }
+    _path(name).parent.mkdir(exist_ok=True)
+    _path(name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+def read(name: str) -> tuple[list[Figure], str]:
+    """Return the figures of a measurement, and when and where it was made."""
+    content = json.loads(_path(name).read_text())
+    figures = [Figure(**item | {"values": tuple(item["values"])}) for item in content["figures"]]
+    commit = (content["commit"] or "unknown")[:12]
+    return figures, f"{content['measured_at'][:16].replace('T', ' ')} UTC, code {commit}, {content['machine']}"
+
+
+def render() -> str:
+    """Return the table of everything that was measured."""
+    lines = [
+        "# How near to the limit", "",
+        "Written by `make bench` (`python benchmarks/run.py NAME` measures one line's group again). Ratios of what was",
+        "measured in turn in one run; medians of the repeats.", "",
+        HEADER,
+    ]  # fmt: skip
+    origins: dict[str, list[str]] = {}
+    for name in MEASUREMENTS:
+        if _path(name).is_file():
+            figures, origin = read(name)
+            lines += [figure.row for figure in figures]
+            origins.setdefault(origin, []).append(name)
+    lines += ["", *(f"- {', '.join(names)}: {origin}" for origin, names in origins.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _path(name: str) -> Path:
+    return HERE / "measured" / f"{name}.json"
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    sys.exit(measure(arguments[1]) if arguments[:1] == ["--child"] else main(arguments))

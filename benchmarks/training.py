@@ -1,0 +1,67 @@
+"""How near the training epochs of a trial are to the bare arithmetic of the same network."""
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bare import BareTraining
+from made_data import made_context, preset_recipe
+from measuring import Figure, ratios
+
+from catdog.config import Recipe
+from catdog.context import RunContext
+from catdog.records import EpochRecord
+from catdog.trial import run_trial
+from catdog.variants import parse_variant
+
+REPEATS = 5
+EPOCHS = 3
+
+
+def measure_finetuning() -> list[Figure]:
+    lite0 = preset_recipe("pets-cpu", image_size=128, epochs=EPOCHS)
+    resnet = preset_recipe("paper", weights="none", batch_size=32, epochs=EPOCHS)
+    return [
+        compare("fine-tuning lite0 at 128 px", lite0, ["baseline"], images=320, threads=2, target=0.95),
+        compare("fine-tuning ResNet-34 at 224 px", resnet, ["multi-attention"], images=96, threads=2, target=0.95),
+    ]
+
+
+def measure_frozen() -> list[Figure]:
+    recipe = preset_recipe("pets-frozen", epochs=EPOCHS)
+    labels = ["baseline", "attention", "multi-attention"]
+    return [compare("frozen, steps of the three heads", recipe, labels, images=1472, threads=1, target=0.85)]
+
+
+def compare(
+    name: str, recipe: Recipe, labels: Sequence[str], images: int, threads: int, target: float, gpus: float = 0.0
+) -> Figure:
+    """Run trials and bare training in turn; a repeat's ratio is over all `labels`."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = made_context(Path(folder), recipe, images, threads, gpus)
+        bare = {label: BareTraining(context, label) for label in labels}
+        steps = EPOCHS * images // recipe.batch_size
+        trial_seconds, bare_seconds = [], []
+        for repeat in range(REPEATS + 1):
+            trial_seconds.append(sum(trial_step(context, label, repeat) for label in labels))
+            bare_seconds.append(sum(bare[label].run(steps) for label in labels))
+    kept_trial, kept_bare = trial_seconds[1:], bare_seconds[1:]  # the first of each warms up
+    shape = f"batch {recipe.batch_size}, {recipe.precision}, {threads} thread{'s' * (threads > 1)}"
+    rate = len(labels) * recipe.batch_size
+    detail = (
+        f"{rate / sorted(kept_trial)[REPEATS // 2]:.0f} images/s in a trial, "
+        f"{rate / sorted(kept_bare)[REPEATS // 2]:.0f} bare ({shape}; {', '.join(labels)})"
+    )
+    return Figure(name, ratios(kept_bare, kept_trial), "", target, True, detail)
+
+
+def trial_step(context: RunContext, label: str, seed: int) -> float:
+    """Run a whole trial; returns the seconds of a training step, all epochs together."""
+    variant = parse_variant(label, context.identity.recipe.variant_defaults())
+    records: list[EpochRecord] = []
+    context = dataclasses.replace(context, checkpoint_seconds=1e9)
+    result = run_trial(context, variant, seed, records.append)
+    assert result.images_trained is not None
+    steps = result.images_trained / context.identity.recipe.batch_size
+    return sum(record.train_seconds for record in records) / steps
