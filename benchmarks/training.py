@@ -16,22 +16,22 @@ from catdog.trial import run_trial
 from catdog.variants import parse_variant
 
 REPEATS = 5
-EPOCHS = 3
+EPOCHS = 2
 
 
 def measure_finetuning() -> list[Figure]:
     lite0 = preset_recipe("pets-cpu", image_size=128, epochs=EPOCHS)
     resnet = preset_recipe("paper", weights="none", batch_size=32, epochs=EPOCHS)
     return [
-        compare("fine-tuning lite0 at 128 px", lite0, ["baseline"], images=320, threads=2, target=0.95),
-        compare("fine-tuning ResNet-34 at 224 px", resnet, ["multi-attention"], images=96, threads=2, target=0.95),
+        compare("fine-tuning lite0 at 128 px", lite0, ["baseline"], images=384, threads=2, target=0.95),
+        compare("fine-tuning ResNet-34 at 224 px", resnet, ["multi-attention"], images=128, threads=2, target=0.95),
     ]
 
 
 def measure_frozen() -> list[Figure]:
     recipe = preset_recipe("pets-frozen", epochs=EPOCHS)
     labels = ["baseline", "attention", "multi-attention"]
-    return [compare("frozen, steps of the three heads", recipe, labels, images=1472, threads=1, target=0.85)]
+    return [compare("frozen, steps of the three heads", recipe, labels, images=2944, threads=1, target=0.85)]
 
 
 def compare(

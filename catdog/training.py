@@ -220,6 +220,7 @@ def _train_epoch(
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
         images += len(labels)
+        del inputs, output, loss  # so that the next batch takes their memory, which the cache still holds
     return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
 
 

@@ -22,6 +22,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
 EVALUATION_BATCH = 64
+GATHERED_AT_ONCE = 8
+"""Feature maps that a CPU gathers before it converts them: as many as stay in its cache in between."""
 
 
 class Batches(Protocol):
@@ -165,7 +167,7 @@ class FeatureBatches:
         labels_N = self._train_labels[send(order_N, self.device)]
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            yield self._ready(self.features["train"].index_select(0, indices_N[rows])), labels_N[rows]
+            yield self._gather(self.features["train"], indices_N[rows]), labels_N[rows]
 
     def part(self, name: PartName) -> Iterator[Batch]:
         pairs = zip(
@@ -174,16 +176,22 @@ class FeatureBatches:
             strict=True,
         )
         for features_BHWC, labels_B in pairs:
-            yield self._ready(features_BHWC), labels_B
+            yield features_BHWC.permute(0, 3, 1, 2).float(), labels_B
 
     def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
-        return self._ready(self.features[name][list(positions)])
+        return self._gather(self.features[name], torch.tensor(positions, device=self.device))
 
     def labels(self, name: PartName) -> torch.Tensor:
         return self._part_labels[name].cpu()
 
-    def _ready(self, features_BHWC: torch.Tensor) -> torch.Tensor:
-        return features_BHWC.permute(0, 3, 1, 2).float()
+    def _gather(self, features_NHWC: torch.Tensor, indices_B: torch.Tensor) -> torch.Tensor:
+        """Return features as float (B, C, H, W), channels last in memory."""
+        at_once = GATHERED_AT_ONCE if self.device.type == "cpu" else len(indices_B)
+        shape = (len(indices_B), *features_NHWC.shape[1:])
+        features_BHWC = torch.empty(shape, dtype=torch.float32, device=self.device)
+        for rows, indices in zip(features_BHWC.split(at_once), indices_B.split(at_once), strict=True):
+            rows.copy_(features_NHWC.index_select(0, indices))
+        return features_BHWC.permute(0, 3, 1, 2)
 
 
 def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from catdog.models.heads.pooling import masked_pool
+from catdog.models.heads.pooling import mask_scores, masked_pool
 from catdog.models.output import ModelOutput
 
 
@@ -30,13 +30,13 @@ class AttentionHead(nn.Module):
         self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
-        scores_B1HW = self.mask_conv(features_BCHW)
+        scores_B1HW = mask_scores(self.mask_conv, features_BCHW)
         if self.activation == "sigmoid":
             mask_B1HW = scores_B1HW.sigmoid()
         elif self.activation == "relu":
             mask_B1HW = scores_B1HW.relu()
         else:
             positions = scores_B1HW.shape[2] * scores_B1HW.shape[3]
-            mask_B1HW = scores_B1HW.flatten(2).softmax(dim=2).view_as(scores_B1HW) * positions
+            mask_B1HW = scores_B1HW.flatten(2).softmax(dim=2).reshape(scores_B1HW.shape) * positions
         pooled_BC = masked_pool(features_BCHW, mask_B1HW).squeeze(1)
         return ModelOutput(self.classifier(self.dropout(pooled_BC)), mask_B1HW, pooled_BC.new_zeros(()))

@@ -6,7 +6,7 @@ After Zhao et al. 2017, "Diversified Visual Attention Networks for Fine-Grained 
 import torch
 from torch import nn
 
-from catdog.models.heads.pooling import masked_pool
+from catdog.models.heads.pooling import mask_scores, masked_pool
 from catdog.models.losses import divergence_loss
 from catdog.models.output import ModelOutput
 
@@ -40,7 +40,7 @@ class MultiAttentionHead(nn.Module):
         self.classifier = nn.Linear(hidden_features, num_classes)
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
-        masks_BMHW = self.mask_conv(features_BCHW).sigmoid()
+        masks_BMHW = mask_scores(self.mask_conv, features_BCHW).sigmoid()
         hidden = self.hidden(masked_pool(features_BCHW, masks_BMHW).flatten(1)).relu()
         aux_loss = masks_BMHW.new_zeros(())
         if self.lambda_divergence > 0:
