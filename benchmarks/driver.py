@@ -26,7 +26,7 @@ def _sweep(trials: int) -> tuple[float, float]:
     """Run a sweep of trials that do next to nothing; returns the driver's seconds a trial, and the wall's of all."""
     from dataclasses import replace
 
-    from catdog.sweep import run_sweep
+    from catdog.sweep.run import run_sweep
 
     demo = PRESETS["demo"]
     recipe = replace(

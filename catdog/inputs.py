@@ -17,7 +17,7 @@ from catdog.data.pack import Pack, open_pack
 from catdog.data.split import Split, split_images
 from catdog.models.backbones import build_backbone, feature_shape, normalisation
 from catdog.models.network import PetNet, build_head
-from catdog.provision import provide, provide_weights
+from catdog.provision import is_provided, provide, provide_weights
 from catdog.seeding import DeriveSeed
 from catdog.snapshots import Probes
 from catdog.training import autocast_for
@@ -112,7 +112,14 @@ def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, de
     return PetNet(backbone, head)
 
 
-def _provide_features(context: RunContext, backbone: nn.Module, images: ImageBatches, say: Say) -> Path:
+def is_prepared(context: RunContext) -> bool:
+    """Return whether trials of this machine will find all they need: nothing is to be downloaded or computed."""
+    if context.weights == "imagenet" or not context.location.is_local:
+        return False
+    return not context.identity.recipe.freeze or is_provided(context.location.open(), _features_key(context))
+
+
+def _features_key(context: RunContext) -> str:
     identity, recipe = context.identity, context.identity.recipe
     digest = features_digest(
         backbone=recipe.backbone,
@@ -122,6 +129,11 @@ def _provide_features(context: RunContext, backbone: nn.Module, images: ImageBat
         split_seed=recipe.split_seed,
         limit_images=recipe.limit_images,
     )
+    return paths.features_key(identity.fingerprint, digest)
+
+
+def _provide_features(context: RunContext, backbone: nn.Module, images: ImageBatches, say: Say) -> Path:
+    recipe = context.identity.recipe
 
     def make(path: Path) -> None:
         def on_progress(done: int) -> None:
@@ -135,7 +147,7 @@ def _provide_features(context: RunContext, backbone: nn.Module, images: ImageBat
             path,
         )
 
-    return provide(context.location.open(), paths.features_key(identity.fingerprint, digest), make)
+    return provide(context.location.open(), _features_key(context), make)
 
 
 @functools.lru_cache(maxsize=1)

@@ -69,7 +69,7 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> L
         print_plan(console, config)
         return None
     from catdog.report import write_report
-    from catdog.sweep import run_sweep
+    from catdog.sweep.run import run_sweep
 
     ledger = run_sweep(config, command, console, functools.partial(write_report, running=True))
     store = StoreLocation.of(config.store, config.store_patience).open()

@@ -5,14 +5,14 @@
 The same command, run again after any interruption, skips finished trials and goes on with unfinished ones.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from catdog.ledger import Ledger
 from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
-from catdog.storage import StoreLocation
+from catdog.storage import Store, StoreLocation
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,15 +23,22 @@ def main(arguments: Sequence[str]) -> int:
     if config.dry_run:
         print_plan(console, config)
         return COMPLETE
-    from catdog.report import write_report
-    from catdog.sweep import run_sweep
+    from catdog.sweep.run import run_sweep
 
-    refresh = functools.partial(write_report, running=True)
     ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
+    from catdog.report import write_report
+
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, ledger)
     print_outcome(console, store.url, ledger, content.table, content.contrasts)
     return COMPLETE if ledger.is_complete else INCOMPLETE
+
+
+def refresh(store: Store, ledger: Ledger) -> None:
+    """Make the report of a sweep that is still running."""
+    from catdog.report import write_report  # with matplotlib: trials have started by now
+
+    write_report(store, ledger, running=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Any torchvision classification model by its name, any of timm's as `timm/NAME`, and `tiny`. Weights `imagenet` are
 torchvision's IMAGENET1K_V1 (or timm's default), downloaded; `lite0` comes from a package; a file is loaded; `none` is
-random.
+random. Of timm and torchvision only the one that is asked for is imported: each takes more than a second.
 """
 
 import contextlib
@@ -12,11 +12,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
-import torchvision
 from torch import nn
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from catdog.errors import UserError, first_line
 from catdog.models.weights import LITE0_BACKBONE, lite0_path, load_into, read_weights, translate_lite0
@@ -79,6 +76,8 @@ class TorchvisionBackbone(nn.Module):
 
     def __init__(self, model: nn.Module, node: str) -> None:
         super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
         self.model = create_feature_extractor(model, return_nodes={node: "features"})
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -91,10 +90,14 @@ def check_backbone_name(name: str) -> None:
     if name == "tiny":
         return
     if name.startswith("timm/"):
+        import timm
+
         if not timm.is_model(name.removeprefix("timm/")):
             near = _near(name, [f"timm/{known}" for known in timm.list_models()])
             raise UserError(f"--backbone {name}: timm has no such model{near}; timm.list_models() lists all")
         return
+    import torchvision
+
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = _near(name, [*known, "tiny"])
@@ -141,6 +144,8 @@ def normalisation(name: str, weights: str) -> Normalisation:
     if name == "tiny" or weights == "lite0":
         return Normalisation(HALF, HALF)
     if name.startswith("timm/"):
+        import timm
+
         config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
         if config is not None:
             return Normalisation(tuple(config.mean), tuple(config.std))
@@ -173,7 +178,11 @@ def _build(name: str, pretrained: bool) -> nn.Module:
         return TinyBackbone()
     try:
         if name.startswith("timm/"):
+            import timm
+
             return TimmBackbone(timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=0))
+        import torchvision
+
         model = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     except (OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)[:120]
@@ -187,6 +196,8 @@ def _build(name: str, pretrained: bool) -> nn.Module:
 
 def _last_map(model: nn.Module, name: str) -> str:
     """Return the graph node of the last feature map with more than one position: what the model pools."""
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
     nodes = [node for node in get_graph_node_names(model)[1] if node != "x" and not node.startswith("classifier")]
     tap = create_feature_extractor(model, return_nodes={node: node for node in nodes}).eval()
     size = 299 if name == "inception_v3" else 224

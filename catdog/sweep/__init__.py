@@ -3,7 +3,7 @@
 Tune places trials, reuses worker processes and retries after faults of the infrastructure. It keeps no state that
 matters: the store is the only truth, so nothing is restored, and starting the same sweep again does what is left.
 This is the only package that imports Ray: `run` is the driver's side, `trainable` what runs on workers, `cluster` the
-Ray that both run on.
+Ray that both run on. A worker imports its own side only.
 """
 
 import os
@@ -18,7 +18,3 @@ os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "10")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-from catdog.sweep.run import run_sweep
-
-__all__ = ["run_sweep"]

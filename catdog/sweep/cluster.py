@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import ray
@@ -30,6 +31,9 @@ class Cluster:
         self._location = location
         self._say = say
         self._ours = False
+        self._starter = ThreadPoolExecutor(1, "starting-ray")
+        """Its thread lives as long as the cluster: Linux ends Ray's processes with the thread that started them."""
+        self._connecting: Future[None] | None = None
         self._units = 0.0
         self.startable = Startable()
         self.slots = 0
@@ -40,8 +44,11 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._connecting is not None:
+            wait([self._connecting])
         if self._ours:
             ray.shutdown()
+        self._starter.shutdown()
 
     @property
     def in_doubt(self) -> bool:
@@ -49,11 +56,25 @@ class Cluster:
         asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > (os.cpu_count() or 1)
         return asks_much or bool(os.environ.get("RAY_ADDRESS"))
 
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether all trials run here."""
+        return not os.environ.get("RAY_ADDRESS")
+
+    def start_early(self) -> None:
+        """Begin to start a local Ray, which takes seconds, while the caller does something else."""
+        if self.is_this_machine:
+            self._connecting = self._starter.submit(self._connect)
+
     def start(self) -> None:
         """Connect, and check that trials can be placed on what is up or may be started; raises `UserError`."""
         if self.slots:
             return
+        if self._connecting is not None:
+            self._connecting.result()
         self._connect()
+        if self._ours and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)  # over Ray's own handler, which prints a stack
         present = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if os.environ.get("RAY_ADDRESS"):
             asked = self._config.gpus_per_trial
@@ -89,8 +110,6 @@ class Cluster:
             self._say("starting a local Ray")
             os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)  # over Ray's own handler, which prints a stack
 
     def _settle_resources(self, nodes: list[Resources]) -> None:
         """Settle what a trial gets; refuse what no node has, which would be waited for without end."""

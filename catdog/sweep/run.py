@@ -19,7 +19,6 @@ from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
 from catdog.errors import StoreError, UserError
 from catdog.ledger import Ledger
-from catdog.models.backbones import check_backbone
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
@@ -62,9 +61,11 @@ def run_sweep(
     store = location.open()
     store.check()
     tracker = open_tracker(config.tracker, config.run_name, say)
-    digest = weights_digest(config.recipe.weights)
-    check_backbone(config.recipe.backbone, provide_weights(config.recipe.weights, digest), config.recipe.image_size)
     with Cluster(config, location, say) as cluster:
+        if not store.exists(RunPaths(config.run_name).manifest):
+            cluster.start_early()  # a new run surely has trials to run
+        digest = weights_digest(config.recipe.weights)
+        _check_backbone(config, digest)
         if cluster.in_doubt:
             cluster.start()  # what no node can give is refused before the data is packed
         dataset = provide_dataset(config, store, say)
@@ -74,7 +75,7 @@ def run_sweep(
             if plan.pending:
                 cluster.start()
                 context = run_context(config, location, identity, cluster.gpus_per_trial)
-                _prepare_on_worker(context, cluster, console)
+                _prepare(context, cluster, console)
             _put_manifest(store, plan)
             _say_what_is_left(plan, cluster.slots, say)
             if plan.pending:
@@ -85,6 +86,12 @@ def run_sweep(
             if config.keep_weights == "best":
                 _keep_best_weights(store, ledger)
     return ledger
+
+
+def _check_backbone(config: SweepConfig, digest: str | None) -> None:
+    from catdog.models.backbones import check_backbone  # with torch: while Ray starts
+
+    check_backbone(config.recipe.backbone, provide_weights(config.recipe.weights, digest), config.recipe.image_size)
 
 
 def _say_what_is_left(plan: Plan, slots: int, say: Callable[[str], None]) -> None:
@@ -116,8 +123,12 @@ def _put_manifest(store: Store, plan: Plan) -> None:
     store.put(RunPaths(plan.ledger.manifest.run).manifest, plan.ledger.manifest.to_json())
 
 
-def _prepare_on_worker(context: RunContext, cluster: Cluster, console: Console) -> None:
+def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:
     """Check data and weights on a worker, and compute a frozen backbone's features, before any trial starts."""
+    from catdog.inputs import is_prepared
+
+    if cluster.is_this_machine and is_prepared(context):
+        return
     resources = cluster.trial_resources
     task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=3)(prepare_worker)
     try:
