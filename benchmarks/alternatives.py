@@ -1,0 +1,230 @@
+"""What was tried instead of what is used, each beside it, in turn: `python benchmarks/alternatives.py [NAME ...]`.
+
+Prints how much longer a training step (or an evaluation) takes the other way. docs/log.md says what followed.
+"""
+
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from bare import BareTraining
+from made_data import made_context, preset_recipe
+from measuring import show
+
+import catdog.models.heads.attention
+import catdog.models.heads.multi_attention
+from catdog.allocator import ENVIRONMENT
+from catdog.config import Recipe
+from catdog.data import batches
+from catdog.inputs import forget_inputs, shared_inputs
+from catdog.models.heads.pooling import mask_scores
+from catdog.training import evaluate
+
+HERE = Path(__file__).parent
+REPEATS = 5
+LITE0 = preset_recipe("pets-cpu", image_size=128)
+RESNET = preset_recipe("paper", weights="none", batch_size=32)
+FROZEN = preset_recipe("pets-frozen")
+
+Seconds = Callable[[], float]
+
+
+class Bench:
+    """Bare training in a store that is there for the time of one comparison."""
+
+    def __init__(self, folder: str, recipe: Recipe, label: str, threads: int = 2, steps: int = 6) -> None:
+        forget_inputs()
+        self.context = made_context(Path(folder), recipe, 320, threads)
+        self.bare, self.steps = BareTraining(self.context, label), steps
+        self.bare.run(2)
+
+    def step(self) -> float:
+        return self.bare.run(self.steps)
+
+    def evaluation(self) -> float:
+        inputs = shared_inputs(self.context, self.bare.device)
+        started = time.perf_counter()
+        evaluate(self.bare.model, inputs.batches, "test", self.bare.autocast)
+        return time.perf_counter() - started
+
+
+def compare(name: str, used: Seconds, others: dict[str, Seconds]) -> None:
+    """Print how long each of the others takes, times what is used; the median of several turns."""
+    seconds: dict[str, list[float]] = {key: [] for key in ("", *others)}
+    for _ in range(REPEATS):
+        for key, measured in (("", used), *others.items()):
+            seconds[key].append(measured())
+    shown = f"{1e3 * statistics.median(seconds['']):.1f} ms"
+    for key in others:
+        ratio = statistics.median(b / a for a, b in zip(seconds[""], seconds[key], strict=True))
+        print(f"| {name} | {shown} | {key} | {show(ratio)} |", flush=True)
+
+
+def mask_convolution(folder: str) -> None:
+    """A 1×1 convolution, as it is usually written, in place of a matrix product."""
+    modules = (catdog.models.heads.attention, catdog.models.heads.multi_attention)
+
+    def with_scores(function: Callable, measured: Seconds) -> Seconds:
+        def run() -> float:
+            for module in modules:
+                module.mask_scores = function
+            try:
+                return measured()
+            finally:
+                for module in modules:
+                    module.mask_scores = mask_scores
+
+        return run
+
+    for label in ("attention", "multi-attention"):
+        step = Bench(folder, FROZEN, label, threads=1, steps=30).step
+        others = {"a 1×1 convolution": with_scores(lambda convolution, features: convolution(features), step)}
+        compare(f"{label} on frozen features", step, others)
+
+
+def optimisers(folder: str) -> None:
+    for name, recipe in (("lite0, 128 px", LITE0), ("multi-attention on frozen features", FROZEN)):
+        bench = Bench(folder, recipe, "multi-attention")
+        fused = bench.bare.state.optimizer
+
+        def with_optimizer(
+            kind: dict[str, bool], bench: Bench = bench, fused: torch.optim.Optimizer = fused
+        ) -> Seconds:
+            groups = [{k: v for k, v in g.items() if k in ("params", "lr", "weight_decay")} for g in fused.param_groups]
+            other = torch.optim.AdamW(groups, fused=False, **kind)
+
+            def run() -> float:
+                bench.bare.state.optimizer = other
+                try:
+                    return bench.step()
+                finally:
+                    bench.bare.state.optimizer = fused
+
+            return run
+
+        others = {"AdamW foreach": {"foreach": True}, "AdamW one by one": {"foreach": False}}
+        compare(f"{name}, fused AdamW", bench.step, {key: with_optimizer(kind) for key, kind in others.items()})
+
+
+def precisions(folder: str) -> None:
+    for name, recipe in (("lite0, 128 px", LITE0), ("ResNet-34, 224 px", RESNET)):
+        used = Bench(folder, dataclasses.replace(recipe, precision="float32"), "baseline", steps=3)
+        other = Bench(folder, dataclasses.replace(recipe, precision="bfloat16"), "baseline", steps=3)
+        compare(f"{name}, float32", used.step, {"bfloat16": other.step})
+
+
+def memory_formats(folder: str) -> None:
+    for name, recipe in (("lite0, 128 px", LITE0), ("ResNet-34, 224 px", RESNET)):
+        used, other = (Bench(folder, recipe, "baseline", steps=3) for _ in range(2))
+        other.bare.model.to(memory_format=torch.contiguous_format)
+        other.bare.images = other.bare.images.contiguous()
+        compare(f"{name}, channels last", used.step, {"contiguous": other.step})
+
+
+def compilation(folder: str) -> None:
+    for name, recipe, label in (
+        ("multi-attention on frozen features", FROZEN, "multi-attention"),
+        ("lite0, 128 px", LITE0, "baseline"),
+    ):
+        used = Bench(folder, recipe, label)
+        started = time.perf_counter()
+        other = Bench(folder, dataclasses.replace(recipe, compile=True), label)
+        warm_up = time.perf_counter() - started
+        compare(name, used.step, {f"torch.compile (after {warm_up:.0f} s of it)": other.step})
+
+
+def evaluation_batches(folder: str) -> None:
+    bench = Bench(folder, LITE0, "baseline")
+    usual = batches.EVALUATION_BATCH
+
+    def with_batch(size: int) -> Seconds:
+        def run() -> float:
+            batches.EVALUATION_BATCH = size
+            try:
+                return bench.evaluation()
+            finally:
+                batches.EVALUATION_BATCH = usual
+
+        return run
+
+    compare(f"evaluation, {usual} at once", bench.evaluation, {f"{size}": with_batch(size) for size in (16, 32, 128)})
+
+
+def processes(folder: str) -> None:
+    """Two trials of one thread at once, or one after the other with two threads: seconds of two steps."""
+
+    def together(kind: str, count: int) -> Seconds:
+        def run() -> float:
+            command = [sys.executable, __file__, "--steps", kind, str(2 // count)]
+            running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+            return statistics.mean(float(process.communicate()[0]) for process in running) * 2 / count
+
+        return run
+
+    for kind in ("frozen", "lite0"):
+        compare(f"{kind}, two trials of one thread", together(kind, 2), {"one trial of two threads": together(kind, 1)})
+
+
+def allocation(folder: str) -> None:
+    """glibc as it is: buffers go back to the kernel after every step."""
+
+    def process(variables: dict[str, str], option: str) -> Seconds:
+        environment = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT} | variables
+
+        def run() -> float:
+            command = [sys.executable, __file__, option, "lite0", "2"]
+            output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            return float(output.stdout)
+
+        return run
+
+    compare(
+        "lite0, 128 px, memory kept", process(ENVIRONMENT, "--steps"), {"given back": process({}, "--untuned-steps")}
+    )
+
+
+def print_steps(kind: str, threads: int, tuned: bool) -> None:
+    if not tuned:
+        import catdog.trial
+
+        catdog.trial.keep_freed_memory = lambda: False
+    recipe = {"frozen": FROZEN, "lite0": LITE0}[kind]
+    label, steps = ("multi-attention", 60) if kind == "frozen" else ("baseline", 6)
+    with tempfile.TemporaryDirectory() as folder:
+        print(Bench(folder, recipe, label, threads, steps).step())
+
+
+ALTERNATIVES: dict[str, Callable[[str], None]] = {
+    function.__name__: function
+    for function in (
+        mask_convolution, optimisers, precisions, memory_formats, compilation, evaluation_batches, processes, allocation
+    )
+}  # fmt: skip
+
+
+def main(names: Sequence[str]) -> int:
+    if unknown := [name for name in names if name not in ALTERNATIVES]:
+        print(f"no alternative {unknown[0]!r}: choose from {', '.join(ALTERNATIVES)}", file=sys.stderr)
+        return 2
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        os.execve(sys.executable, [sys.executable, __file__, *names], os.environ | ENVIRONMENT)
+    print("| what is used | it takes | instead | times as long |\n|---|---:|---|---:|", flush=True)
+    for name in names or ALTERNATIVES:
+        with tempfile.TemporaryDirectory() as folder:
+            ALTERNATIVES[name](folder)
+    return 0
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["--steps"], ["--untuned-steps"]):
+        print_steps(arguments[1], int(arguments[2]), arguments[0] == "--steps")
+    else:
+        sys.exit(main(arguments))
