@@ -6,6 +6,7 @@ sigmoid mask near 0.93 everywhere would be a yellow square). The same arrays giv
 """
 
 import io
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +94,7 @@ def contact_sheet(
             elif row == count - 1:
                 pen.text((left, top + CELL + 1), f"mask {column + 1} (0 to 1)", _INK, font)
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", compress_level=3)
+    sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # quick, and small for flat cells
     return buffer.getvalue()
 
 
