@@ -30,8 +30,9 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Precision:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if recipe.freeze or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
-    train = {precision: _Steps(recipe, precision) for precision in ("float32", "bfloat16")}
-    seconds = {precision: min(train[precision].time() for _ in range(_STEPS)) for precision in train}
+    with torch.random.fork_rng(devices=[]):
+        steps = {precision: _Steps(recipe, precision) for precision in ("float32", "bfloat16")}
+        seconds = {precision: min(steps[precision].time() for _ in range(_STEPS)) for precision in steps}
     return "bfloat16" if seconds["float32"] > CLEARLY_FASTER * seconds["bfloat16"] else "float32"
 
 
@@ -39,11 +40,10 @@ class _Steps:
     """Training steps on random images, with random weights: what is in them does not change how long they take."""
 
     def __init__(self, recipe: Recipe, precision: str) -> None:
-        with torch.random.fork_rng(devices=[]):
-            backbone = build_backbone(recipe.backbone, None)
-            channels = feature_shape(backbone, recipe.image_size)[0]
-            model = PetNet(backbone, build_head(parse_variant("baseline"), channels, _CLASSES))
-            images = torch.rand(recipe.batch_size, 3, recipe.image_size, recipe.image_size)
+        backbone = build_backbone(recipe.backbone, None)
+        channels = feature_shape(backbone, recipe.image_size)[0]
+        model = PetNet(backbone, build_head(parse_variant("baseline"), channels, _CLASSES))
+        images = torch.rand(recipe.batch_size, 3, recipe.image_size, recipe.image_size)
         self._model = model.to(memory_format=torch.channels_last).train()
         self._images = images.contiguous(memory_format=torch.channels_last)
         self._labels = torch.arange(recipe.batch_size) % _CLASSES
