@@ -33,11 +33,11 @@ def package_versions() -> dict[str, str]:
 
 
 def code_version() -> str | None:
-    """Return the commit of the code that is running, with `+changes` where files differ; None outside a checkout."""
+    """Return the commit of the code that is running, with `+changes` where it differs; None outside a checkout."""
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else "")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("CATDOG_CODE_VERSION")
 
