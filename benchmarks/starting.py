@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 from made_data import made_context, preset_recipe
-from measuring import Figure
+from measuring import Figure, data_root
 
 from catdog.config import Recipe
 from catdog.trial import run_trial
@@ -25,28 +25,30 @@ LABELS = ("baseline", "attention", "multi-attention")
 def measure() -> list[Figure]:
     resnet = preset_recipe("paper", weights="none", epochs=1, batch_size=8)
     lite0 = preset_recipe("pets-cpu", epochs=1, batch_size=8)
-    return [
-        Figure("from a command to its first training step", command_seconds(), " s", 12, False,
-               "jobs/sweep.py demo, packed images there"),
-        Figure("a later trial of a worker, to its first step: lite0", later_trials(lite0), " s", 0.25, False, "176 px"),
-        Figure("the same: ResNet-34", later_trials(resnet), " s", 0.25, False, "224 px"),
-    ]  # fmt: skip
+    figures = [_command("demo", [])]
+    if (root := data_root()) is not None:
+        figures.append(_command("pets-frozen", ["--data-root", str(root)]))
+    for name, recipe in (("lite0 at 176 px", lite0), ("ResNet-34 at 224 px", resnet)):
+        title = f"a later trial of a worker, to its first step: {name}"
+        figures.append(Figure(title, later_trials(recipe), " s", 0.25, False, "the three variants in turn"))
+    return figures
 
 
-def command_seconds() -> tuple[float, ...]:
-    """Return the seconds from starting a sweep to its first training step; the first launch packs and is left out."""
+def _command(preset: str, options: list[str]) -> Figure:
+    """Measure from starting a sweep to its first training step; the first launch fills the caches and is left out."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(REPEATS + 1):
             run = f"run-{repeat}"
             command = [
-                sys.executable, "jobs/sweep.py", "demo", "--store", folder, "--run", run, "--seeds", "1",
-                "--variants", "baseline", "--epochs", "1",
+                sys.executable, "jobs/sweep.py", preset, "--store", folder, "--run", run, "--seeds", "1",
+                "--variants", "baseline", "--epochs", "1", *options,
             ]  # fmt: skip
             started = time.time()
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             seconds.append(first_step_at(Path(folder), run) - started)
-    return tuple(seconds[1:])
+    detail = f"jobs/sweep.py {preset}, a new run, its data packed"
+    return Figure("from a command to its first training step", tuple(seconds[1:]), " s", 12, False, detail)
 
 
 def first_step_at(store: Path, run: str) -> float:

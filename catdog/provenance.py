@@ -37,7 +37,9 @@ def code_version() -> str | None:
     folder = Path(__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else "")
+        return commit + (
+            "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("CATDOG_CODE_VERSION")
 
