@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog.aggregation import format_accuracy
+from catdog.background import in_background
 from catdog.ledger import Ledger
 from catdog.statistics import summarise
 
@@ -196,19 +197,13 @@ def showing(progress: SweepProgress, console: Console) -> Iterator[None]:
         with Live(progress, console=console, refresh_per_second=2, transient=True):
             yield
         return
-    stop = threading.Event()
 
-    def print_lines() -> None:
+    def print_lines(stop: threading.Event) -> None:
         while not stop.wait(LINE_SECONDS):
             console.print(progress.line(), soft_wrap=True, highlight=False)
 
-    thread = threading.Thread(target=print_lines, daemon=True, name="progress")
-    thread.start()
-    try:
+    with in_background(print_lines, "progress"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def format_seconds(seconds: float) -> str:
