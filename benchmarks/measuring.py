@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from catdog.cores import usable_cores
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -79,6 +81,6 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return (
-        f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}, "
+        f"{usable_cores()} cores of {model}, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )

@@ -1,6 +1,5 @@
 """Packing the real images, against bare decoding of the same files on as many cores."""
 
-import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import torch
 import torchvision
 from measuring import Figure, data_root, ratios
 
+from catdog.cores import usable_cores
 from catdog.data.oxford import dataset_folder, open_oxford
 from catdog.data.pack import write_pack
 
@@ -31,7 +31,7 @@ def measure() -> list[Figure]:
             write_pack(open_oxford(root), Path(folder) / "pack.safetensors")
             packing.append(time.perf_counter() - started)
     rates = [len(paths) / sorted(seconds)[REPEATS // 2] for seconds in (packing, bare)]
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     detail = f"{rates[0]:.0f} files/s with lists, fingerprint, resizing and writing, {rates[1]:.0f} bare, {cores} cores"
     return [Figure(f"packing {len(paths):,} JPEGs ÷ libjpeg-turbo", ratios(bare, packing), "", 0.6, True, detail)]
 
@@ -43,7 +43,7 @@ def _decode(paths: list[Path]) -> float:
         torchvision.io.decode_jpeg(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8))
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(decode, paths, chunksize=32):
             pass
     return time.perf_counter() - started

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from measuring import Figure, data_root
 
 from catdog.aggregation import open_ledger
 from catdog.context import RunContext
+from catdog.cores import usable_cores
 from catdog.storage import LocalStore, StoreLocation
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ def measure(seeds: int = 30) -> list[Figure]:
     root = data_root()
     if root is None:
         raise SystemExit("the whole sweep needs the real images: set CATDOG_DATA_ROOT")
-    slots = len(os.sched_getaffinity(0))
+    slots = usable_cores()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         # The first launch packs the images and computes the features.

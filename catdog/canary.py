@@ -4,7 +4,6 @@ It runs in a temporary store of its own, on a few batches, so nothing of it stay
 """
 
 import dataclasses
-import os
 import resource
 import tempfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 
 from catdog import paths
 from catdog.context import RunContext
+from catdog.cores import usable_cores
 from catdog.errors import first_line
 from catdog.inputs import forget_inputs, shared_inputs
 from catdog.provision import provide
@@ -60,7 +60,7 @@ def run_canary(
     on_gpu = device.type == "cuda"
     return Canary(
         identity=identity,
-        device=torch.cuda.get_device_name(device) if on_gpu else f"CPU, {identity.threads} of {os.cpu_count()} cores",
+        device=torch.cuda.get_device_name(device) if on_gpu else f"CPU, {identity.threads} of {usable_cores()} cores",
         memory_bytes=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         steps=tuple(steps),
     )

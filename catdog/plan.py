@@ -1,11 +1,11 @@
 """What a sweep will do before it does it: which trials, how many images, about how long. Without Ray or torch."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from catdog.config import PRESETS, Identity, Precision, Recipe, SweepConfig
+from catdog.cores import usable_cores
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import NotFoundError
 from catdog.ledger import Ledger, plan_run, read_ledger, read_manifest
@@ -127,7 +127,7 @@ def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
 
 def local_slots(config: SweepConfig) -> int:
     """Return how many trials this machine's cores run at once."""
-    return max(1, len(os.sched_getaffinity(0)) // config.cpus_per_trial)
+    return max(1, usable_cores() // config.cpus_per_trial)
 
 
 def units_per_trial(config: SweepConfig) -> float:

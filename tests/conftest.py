@@ -15,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from catdog import allocator
 from catdog.config import PRESETS, Identity, Recipe
 from catdog.context import RunContext
 from catdog.data.drawn import open_drawn
@@ -139,7 +140,14 @@ def local_ray() -> Iterator[None]:
     """A real Ray with two cores, shared by the tests of this process."""
     import ray
 
-    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=128 << 20,
+        log_to_driver=False,
+        runtime_env={"env_vars": allocator.ENVIRONMENT},  # as in the product
+    )
     yield
     ray.shutdown()
 

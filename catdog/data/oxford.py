@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import filelock
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from catdog.cores import usable_cores
 from catdog.data.source import Source, UInt8Array
 from catdog.data.split import validation_sizes
 from catdog.errors import UserError
@@ -61,7 +63,7 @@ def open_oxford(root: Path) -> Source:
 
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
         trimap = _read_image(trimaps[index], "L", Image.Resampling.NEAREST) if has_trimap[index] else None
-        return _read_image(paths[index], "RGB", Image.Resampling.BICUBIC), trimap
+        return _read_photo(paths[index]), trimap
 
     return Source(
         dataset=DATASET,
@@ -172,6 +174,25 @@ def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tup
         )
 
 
+def _read_photo(path: Path) -> UInt8Array:
+    """Decode a photo and squash it to the packed size, in RGB.
+
+    torchvision's libjpeg-turbo gives the same pixels as Pillow's, without three copies that hold the interpreter's
+    lock. What it does not take, or gives in other colours, is left to Pillow, which also says what is wrong with it.
+    """
+    from torchvision.io import decode_jpeg, read_file  # takes a second, and only packing wants it
+
+    try:
+        pixels: UInt8Array = decode_jpeg(read_file(os.fspath(path))).permute(1, 2, 0).numpy()
+    except RuntimeError:
+        return _read_image(path, "RGB", Image.Resampling.BICUBIC)
+    if pixels.shape[2] != 3:
+        return _read_image(path, "RGB", Image.Resampling.BICUBIC)
+    if pixels.shape[:2] != (PACKED_SIZE, PACKED_SIZE):
+        return np.asarray(Image.fromarray(pixels).resize((PACKED_SIZE, PACKED_SIZE), Image.Resampling.BICUBIC))
+    return pixels
+
+
 def _read_image(path: Path, mode: str, resampling: Image.Resampling) -> UInt8Array:
     """Decode one file and squash it to the packed size (antialiased, except for trimaps).
 
@@ -196,8 +217,13 @@ def _fingerprint(images: list[ListedImage], files: Iterable[Path]) -> str:
     digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
-    for path in files:
-        digest.update(f"{path.parent.name}/{path.name} {hashlib.sha256(_read_bytes(path)).hexdigest()}\n".encode())
+
+    def hash_file(path: Path) -> str:
+        return f"{path.parent.name}/{path.name} {hashlib.sha256(_read_bytes(path)).hexdigest()}\n"
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for line in pool.map(hash_file, files):
+            digest.update(line.encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,21 +1,25 @@
 """The pack: a whole dataset, decoded once, in one memory-mapped safetensors file.
 
-Images are squashed to one size as uint8; all trials of a node share the file through the page cache, and no JPEG is
+Images are squashed to one size as uint8 and written where the format of safetensors wants them, so that a pack of any
+size is made in little memory; all trials of a node share the file through the page cache, and no JPEG is
 decoded inside a trial. The split is derived from the labels (`catdog.data.split`), not stored.
 """
 
 import dataclasses
 import json
+import math
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 import torch
 
+from catdog.cores import usable_cores
 from catdog.data.source import Source
 from catdog.errors import UserError
 
@@ -45,35 +49,66 @@ class Pack:
 
 
 def write_pack(source: Source, path: Path) -> None:
-    """Decode all of `source` into `path`, on all cores (Pillow decodes without the interpreter's lock)."""
+    """Decode all of `source` into `path`, on all cores: an image goes to its place in the file when it is decoded.
+
+    Raises:
+        OSError: the disk is full.
+    """
     count, size = len(source.names), source.size
-    images = np.empty((count, size, size, 3), dtype=np.uint8)
     trimap_images = np.flatnonzero(source.has_trimap)
     trimap_rows = {int(image): row for row, image in enumerate(trimap_images)}
-    trimaps = np.empty((len(trimap_images), size, size), dtype=np.uint8)
+    small = {"labels": source.labels, "trimap_images": trimap_images, "is_test": source.is_test}
+    layout, places = _lay_out(
+        {
+            "labels": ("I64", (count,)),
+            "trimap_images": ("I64", (len(trimap_images),)),
+            "is_test": ("U8", (count,)),
+            "images": ("U8", (count, size, size, 3)),
+            "trimaps": ("U8", (len(trimap_images), size, size)),
+        },
+        metadata={
+            "dataset": source.dataset,
+            "fingerprint": source.fingerprint,
+            "breeds": json.dumps(source.breeds),
+            "names": json.dumps(source.names),
+        },
+    )
+    with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(usable_cores()) as pool:
 
-    def decode(index: int) -> None:
-        images[index], trimap = source.read(index)
-        if trimap is not None:
-            trimaps[trimap_rows[index]] = trimap
+        def write(content: memoryview, offset: int) -> None:
+            view = content.cast("B")
+            while view:
+                written = os.pwrite(file.fileno(), view, offset)
+                view, offset = view[written:], offset + written
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(decode, range(count), chunksize=32):
+        def decode(index: int) -> None:
+            image, trimap = source.read(index)
+            write(np.ascontiguousarray(image).data, places["images"] + index * image.nbytes)
+            if trimap is not None:
+                write(np.ascontiguousarray(trimap).data, places["trimaps"] + trimap_rows[index] * trimap.nbytes)
+
+        write(memoryview(layout), 0)
+        for name, values in small.items():
+            if len(values):
+                write(values.astype(np.uint8 if values.dtype == bool else "<i8").data, places[name])
+        for _ in pool.map(decode, range(count)):
             pass
-    arrays: dict[str, np.ndarray] = {
-        "images": images,
-        "labels": source.labels,
-        "is_test": source.is_test.astype(np.uint8),
-        "trimaps": trimaps,
-        "trimap_images": trimap_images.astype(np.int64),
-    }
-    header = {
-        "dataset": source.dataset,
-        "fingerprint": source.fingerprint,
-        "breeds": json.dumps(source.breeds),
-        "names": json.dumps(source.names),
-    }
-    safetensors.numpy.save_file(arrays, path, metadata=header)
+
+
+def _lay_out(tensors: dict[str, tuple[str, tuple[int, ...]]], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Return the head of a safetensors file and where in the file each tensor begins.
+
+    `tensors`: safetensors' dtype and the shape of each; those of eight bytes an element come first, to be aligned.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + math.prod(shape) * {"I64": 8, "U8": 1}[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    head = struct.pack("<Q", len(text)) + text
+    return head, {name: len(head) + header[name]["data_offsets"][0] for name in tensors}
 
 
 def open_pack(path: Path) -> Pack:

@@ -14,6 +14,7 @@ import ray
 
 from catdog import allocator
 from catdog.config import Precision, Recipe, SweepConfig
+from catdog.cores import usable_cores
 from catdog.errors import UserError
 from catdog.records import Unit
 from catdog.storage import StoreLocation
@@ -53,7 +54,7 @@ class Cluster:
     @property
     def in_doubt(self) -> bool:
         """Whether there may be no place for a trial: only a Ray that runs can tell."""
-        asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > (os.cpu_count() or 1)
+        asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > usable_cores()
         return asks_much or bool(os.environ.get("RAY_ADDRESS"))
 
     @property

@@ -16,6 +16,7 @@ from ray import tune
 
 from catdog.claim import require_claim
 from catdog.context import RunContext
+from catdog.cores import usable_cores
 from catdog.errors import NotFoundError, StoreError, first_line
 from catdog.paths import RunPaths
 from catdog.provenance import now
@@ -35,7 +36,7 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
 
         try:
             deterministic = context.identity.recipe.deterministic
-            device = prepare_process(len(os.sched_getaffinity(0)), context.gpus_per_trial, deterministic)
+            device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
             load_inputs(context, device, messages.put)
         except BaseException as error:
             errors.append(error)
