@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "catdog"
 FLOW = """
-    errors background allocator provenance seeding variants fields config paths records
+    errors background cores allocator provenance seeding variants fields config paths records
     data.source data.split data.drawn data.oxford data.pack data.batches data.features
     models.output models.losses models.heads models.weights models.backbones models.network models
     training precision snapshots artifacts storage results claim context provision inputs trial canary

@@ -13,15 +13,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from catdog.cores import usable_cores
+from catdog.cores import map_on_cores
 from catdog.data.source import Source, UInt8Array
 from catdog.data.split import validation_sizes
 from catdog.errors import UserError
@@ -51,14 +51,15 @@ def open_oxford(root: Path) -> Source:
     for image in images:
         breeds.setdefault(image.label, (image.name.rpartition("_")[0], image.species))
     _check_breeds(root, listing["trainval"], breeds)
-    paths = [root / "images" / f"{image.name}.jpg" for image in images]
-    missing = [path.name for path in paths if not os.path.isfile(path)]
+    # Thousands of paths, of which nothing is asked: strings are quicker than `Path`.
+    paths = [os.path.join(root, "images", f"{image.name}.jpg") for image in images]
+    missing = [os.path.basename(path) for path in paths if not os.path.isfile(path)]
     if missing:
         raise UserError(
             f"{root / 'images'}: {len(missing)} of {len(paths)} listed images are missing ({missing[0]} first); "
             "the dataset is half extracted: extract it again"
         )
-    trimaps = [root / "annotations" / "trimaps" / f"{image.name}.png" for image in images]
+    trimaps = [os.path.join(root, "annotations", "trimaps", f"{image.name}.png") for image in images]
     has_trimap = np.array([os.path.isfile(path) for path in trimaps])
 
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
@@ -174,26 +175,23 @@ def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tup
         )
 
 
-def _read_photo(path: Path) -> UInt8Array:
+def _read_photo(path: str) -> UInt8Array:
     """Decode a photo and squash it to the packed size, in RGB.
 
-    torchvision's libjpeg-turbo gives the same pixels as Pillow's, without three copies that hold the interpreter's
-    lock. What it does not take, or gives in other colours, is left to Pillow, which also says what is wrong with it.
+    simplejpeg gives the same pixels as Pillow (both are libjpeg-turbo), without copies that hold the interpreter's
+    lock. What is not a sound colour JPEG of that size is left to Pillow, which also says what is wrong with it.
     """
-    from torchvision.io import decode_jpeg, read_file  # takes a second, and only packing wants it
-
+    data = _read_bytes(path)
     try:
-        pixels: UInt8Array = decode_jpeg(read_file(os.fspath(path))).permute(1, 2, 0).numpy()
-    except RuntimeError:
-        return _read_image(path, "RGB", Image.Resampling.BICUBIC)
-    if pixels.shape[2] != 3:
-        return _read_image(path, "RGB", Image.Resampling.BICUBIC)
-    if pixels.shape[:2] != (PACKED_SIZE, PACKED_SIZE):
-        return np.asarray(Image.fromarray(pixels).resize((PACKED_SIZE, PACKED_SIZE), Image.Resampling.BICUBIC))
-    return pixels
+        if simplejpeg.decode_jpeg_header(data)[:3] == (PACKED_SIZE, PACKED_SIZE, "YCbCr"):
+            pixels: UInt8Array = simplejpeg.decode_jpeg(data, "RGB")
+            return pixels
+    except ValueError:
+        pass
+    return _read_image(path, "RGB", Image.Resampling.BICUBIC)
 
 
-def _read_image(path: Path, mode: str, resampling: Image.Resampling) -> UInt8Array:
+def _read_image(path: str, mode: str, resampling: Image.Resampling) -> UInt8Array:
     """Decode one file and squash it to the packed size (antialiased, except for trimaps).
 
     Pixels are taken as they are stored: transparency is dropped, and an EXIF tag that says how to hold the camera is
@@ -212,24 +210,24 @@ def _read_image(path: Path, mode: str, resampling: Image.Resampling) -> UInt8Arr
     return np.asarray(converted)
 
 
-def _fingerprint(images: list[ListedImage], files: Iterable[Path]) -> str:
+def _fingerprint(images: list[ListedImage], files: Iterable[str]) -> str:
     """Hash the lists, and the names and bytes of the images and trimaps, in their order."""
     digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
 
-    def hash_file(path: Path) -> str:
-        return f"{path.parent.name}/{path.name} {hashlib.sha256(_read_bytes(path)).hexdigest()}\n"
+    def hash_file(path: str) -> str:
+        folder, name = path.split(os.sep)[-2:]
+        return f"{folder}/{name} {hashlib.sha256(_read_bytes(path)).hexdigest()}\n"
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for line in pool.map(hash_file, files):
-            digest.update(line.encode())
+    digest.update("".join(map_on_cores(hash_file, files)).encode())
     return digest.hexdigest()[:16]
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: str | Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}): get the right to read it, or extract it again"

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import safetensors
 import torch
 
-from catdog.cores import usable_cores
+from catdog.cores import map_on_cores
 from catdog.data.source import Source
 from catdog.errors import UserError
 
@@ -73,7 +72,7 @@ def write_pack(source: Source, path: Path) -> None:
             "names": json.dumps(source.names),
         },
     )
-    with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(usable_cores()) as pool:
+    with open(path, "wb", buffering=0) as file:
 
         def write(content: memoryview, offset: int) -> None:
             view = content.cast("B")
@@ -91,8 +90,7 @@ def write_pack(source: Source, path: Path) -> None:
         for name, values in small.items():
             if len(values):
                 write(values.astype(np.uint8 if values.dtype == bool else "<i8").data, places[name])
-        for _ in pool.map(decode, range(count)):
-            pass
+        map_on_cores(decode, range(count))
 
 
 def _lay_out(tensors: dict[str, tuple[str, tuple[int, ...]]], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
