@@ -51,11 +51,25 @@ def print_plan(console: Console, config: SweepConfig) -> None:
 
 
 def print_outcome(
-    console: Console, url: str, ledger: Ledger, table: pd.DataFrame, contrasts: Sequence[Contrast]
+    console: Console,
+    url: str,
+    ledger: Ledger,
+    table: pd.DataFrame,
+    contrasts: Sequence[Contrast],
+    folder: Path | None = None,
 ) -> None:
-    """Print the comparison table, the verdicts, what is missing from it, and where the files are."""
-    manifest = ledger.manifest
-    run = RunPaths(manifest.run)
+    """Print the comparison table, the verdicts, what is missing from it, and where the files are.
+
+    `folder`: where the report was written, if not into the store.
+    """
+    run = RunPaths(ledger.manifest.run)
+
+    def in_store(key: str) -> str:
+        return f"{url}/{key}" if "://" in url else _shown(Path(url) / key)
+
+    def in_report(name: str) -> str:
+        return in_store(run.report(name)) if folder is None else _shown(folder.absolute() / name)
+
     console.print(comparison(table))
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.verdict, highlight=False, markup=False)
@@ -63,17 +77,16 @@ def print_outcome(
     for line in missing[:MOST_GAPS]:
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     if len(missing) > MOST_GAPS:
-        console.print(f"  … and {len(missing) - MOST_GAPS} more in {run.report('table.md')}", highlight=False)
+        console.print(f"  … and {len(missing) - MOST_GAPS} more in {in_report('table.md')}", highlight=False)
     for line in spending_lines(ledger.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True, highlight=False, markup=False)
     places = {
-        "report": run.report("report.html"),
-        "table": run.report("table.md"),
-        "all trials": run.report("trials.csv"),
-        "contact sheets": f"{run.trials}*/seed-*/snapshots/epoch-*.png",
+        "report": in_report("report.html"),
+        "table": in_report("table.md"),
+        "all trials": in_report("trials.csv"),
+        "contact sheets": in_store(f"{run.trials}*/seed-*/snapshots/epoch-*.png"),
     }
-    for name, key in places.items():
-        place = f"{url}/{key}" if "://" in url else str(_relative(Path(url) / key))
+    for name, place in places.items():
         console.print(f"{name:>16}  {place}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -141,5 +154,5 @@ def _gpus(config: SweepConfig) -> str:
     return "1 (where there is one)" if config.gpus_per_trial is None else f"{config.gpus_per_trial:g}"
 
 
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
     folder = Path(options.out) if options.out is not None else None
     content = write_report(store, ledger, folder, track=track)
-    print_outcome(console, store.url, ledger, content.table, content.contrasts)
+    print_outcome(console, store.url, ledger, content.table, content.contrasts, folder)
     return COMPLETE if ledger.is_complete else INCOMPLETE
 
 

@@ -420,5 +420,6 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
 
     tables = {name: store.get(f"demo/report/{name}") for name in ("table.csv", "table.md", "trials.csv")}
     assert run_job(aggregate.main, ["--store", store_url, "--run", "demo", "--out", str(tmp_path / "out")]) == 0
+    assert f"table  {tmp_path}/out/table.md\n" in capsys.readouterr().out
     for name, content in tables.items():
         assert (tmp_path / "out" / name).read_bytes() == content
