@@ -5,22 +5,28 @@ size is made in little memory; all trials of a node share the file through the p
 decoded inside a trial. The split is derived from the labels (`catdog.data.split`), not stored.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import torch
 
 from catdog.cores import map_on_cores
 from catdog.data.source import Source
 from catdog.errors import UserError
+
+_SAFETENSORS_NAMES = {"int64": "I64", "uint8": "U8"}
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,15 @@ def write_pack(source: Source, path: Path) -> None:
     count, size = len(source.names), source.size
     trimap_images = np.flatnonzero(source.has_trimap)
     trimap_rows = {int(image): row for row, image in enumerate(trimap_images)}
-    small = {"labels": source.labels, "trimap_images": trimap_images, "is_test": source.is_test}
-    layout, places = _lay_out(
-        {
-            "labels": ("I64", (count,)),
-            "trimap_images": ("I64", (len(trimap_images),)),
-            "is_test": ("U8", (count,)),
-            "images": ("U8", (count, size, size, 3)),
-            "trimaps": ("U8", (len(trimap_images), size, size)),
-        },
+    small: dict[str, npt.NDArray[Any]] = {
+        "labels": source.labels.astype(np.int64),
+        "trimap_images": trimap_images.astype(np.int64),
+        "is_test": source.is_test.astype(np.uint8),
+    }
+    large = {"images": (count, size, size, 3), "trimaps": (len(trimap_images), size, size)}
+    head, places = _lay_out(
+        {name: (array.dtype, array.shape) for name, array in small.items()}
+        | {name: (np.dtype(np.uint8), shape) for name, shape in large.items()},
         metadata={
             "dataset": source.dataset,
             "fingerprint": source.fingerprint,
@@ -72,37 +78,48 @@ def write_pack(source: Source, path: Path) -> None:
             "names": json.dumps(source.names),
         },
     )
-    with open(path, "wb", buffering=0) as file:
+    with _whole_or_not_at_all(path) as file:
 
         def write(content: memoryview, offset: int) -> None:
-            view = content.cast("B")
-            while view:
-                written = os.pwrite(file.fileno(), view, offset)
-                view, offset = view[written:], offset + written
+            while content:
+                written = os.pwrite(file.fileno(), content, offset)
+                content, offset = content[written:], offset + written
 
         def decode(index: int) -> None:
             image, trimap = source.read(index)
-            write(np.ascontiguousarray(image).data, places["images"] + index * image.nbytes)
+            write(image.reshape(-1).data, places["images"] + index * image.nbytes)
             if trimap is not None:
-                write(np.ascontiguousarray(trimap).data, places["trimaps"] + trimap_rows[index] * trimap.nbytes)
+                write(trimap.reshape(-1).data, places["trimaps"] + trimap_rows[index] * trimap.nbytes)
 
-        write(memoryview(layout), 0)
-        for name, values in small.items():
-            if len(values):
-                write(values.astype(np.uint8 if values.dtype == bool else "<i8").data, places[name])
+        write(memoryview(head), 0)
+        for name, array in small.items():
+            write(memoryview(array.tobytes()), places[name])
         map_on_cores(decode, range(count))
 
 
-def _lay_out(tensors: dict[str, tuple[str, tuple[int, ...]]], metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
-    """Return the head of a safetensors file and where in the file each tensor begins.
+@contextlib.contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[FileIO]:
+    """Open a new file, which is removed if it cannot be finished."""
+    with open(path, "wb", buffering=0) as file:
+        try:
+            yield file
+        except BaseException:
+            path.unlink()
+            raise
 
-    `tensors`: safetensors' dtype and the shape of each; those of eight bytes an element come first, to be aligned.
+
+def _lay_out(
+    tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: dict[str, str]
+) -> tuple[bytes, dict[str, int]]:
+    """Return the head of a safetensors file, and where in the file each tensor begins.
+
+    Tensors follow one another as they are given; wide elements come first, so that all are aligned.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, (dtype, shape) in tensors.items():
-        begin, end = end, end + math.prod(shape) * {"I64": 8, "U8": 1}[dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _SAFETENSORS_NAMES[dtype.name], "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     head = struct.pack("<Q", len(text)) + text
