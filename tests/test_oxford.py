@@ -230,6 +230,27 @@ def test_an_image_of_the_packed_size_is_taken_as_it_is(pets: Path) -> None:
     assert np.array_equal(open_oxford(pets).read(0)[0], pixels)
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_of_the_packed_size_has_the_pixels_that_pillow_sees(
+    pets: Path, mode: str, subsampling: str, progressive: bool
+) -> None:
+    path = pets / "images" / "Abyssinian_1.jpg"
+    quarters().resize((256, 256)).convert(mode).save(path, subsampling=subsampling, progressive=progressive)
+    with Image.open(path) as image:
+        assert np.array_equal(open_oxford(pets).read(0)[0], np.asarray(image.convert("RGB")))
+
+
+def test_a_truncated_jpeg_of_the_packed_size_is_named(pets: Path) -> None:
+    path = pets / "images" / "Abyssinian_1.jpg"
+    quarters().resize((256, 256)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="cannot be read as an image") as error:
+        open_oxford(pets).read(0)
+    assert str(path) in one_line(error)
+
+
 def test_trimaps_are_optional_and_keep_their_three_values_when_they_are_resized(pets: Path) -> None:
     (pets / "annotations" / "trimaps" / "Bengal_3.png").unlink()
     source = open_oxford(pets)
