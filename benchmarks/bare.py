@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from catdog.context import RunContext
 from catdog.inputs import new_model, shared_inputs
 from catdog.seeding import trial_seeds
-from catdog.training import autocast_for, new_state, set_training_mode
+from catdog.training import autocast_for, compiled, new_state, set_training_mode
 from catdog.trial import prepare_process
 from catdog.variants import parse_variant
 
@@ -23,7 +23,7 @@ class BareTraining:
         variant = parse_variant(label, recipe.variant_defaults())
         model = new_model(inputs, context, variant, trial_seeds(0))
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
-        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self.forward = compiled(self.model) if recipe.compile else self.model
         self.state = new_state(self.model, recipe, inputs.batches.steps_per_epoch)
         self.autocast = autocast_for(recipe.precision, self.device)
         images, labels = next(iter(inputs.batches.train(0, 0)))

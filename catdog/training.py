@@ -27,6 +27,7 @@ from catdog.records import EpochRecord
 from catdog.seeding import DeriveSeed
 
 WARM_UP = 0.3
+COMPILED_VERSIONS = 128
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
@@ -152,7 +153,7 @@ def fit(
         DivergedError: the loss of an epoch is not finite, in training or on the validation images.
     """
     model = state.model
-    forward = cast(nn.Module, torch.compile(model)) if recipe.compile else model
+    forward = compiled(model) if recipe.compile else model
     autocast = autocast_for(recipe.precision, device)
     for epoch in range(state.next_epoch, recipe.epochs):
         started = time.perf_counter()
@@ -178,6 +179,16 @@ def fit(
             state.best_weights = copy.deepcopy(model.state_dict())
             state.best_validation = validation
         yield record
+
+
+def compiled(model: PetNet) -> nn.Module:
+    """Return the network compiled: what torch.compile makes for a variant serves all its later trials in the process.
+
+    A variant takes up to three of the versions that torch keeps of a function (training, evaluation, a part's last
+    batch). By default it keeps eight, and would train the fourth variant without compiling it.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
+    return cast(nn.Module, torch.compile(model))
 
 
 @torch.inference_mode()

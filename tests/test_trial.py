@@ -446,3 +446,19 @@ def test_trials_are_stored_by_variant_and_seed(make_context: MakeContext, recipe
     assert (result.variant, result.seed) == ("multi-attention:num_masks=2", 7)
     assert open_store(context).exists("test/trials/multi-attention__num_masks=2/seed-07/result.json")
     assert math.isfinite(result.seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own, in its compiler
+def test_a_variant_is_compiled_once_for_all_its_trials(make_context: MakeContext, recipe: Recipe) -> None:
+    from torch._dynamo.utils import counters
+
+    context = make_context(dataclasses.replace(recipe, epochs=1, compile=True))
+    specs = [parse_variant(name, recipe.variant_defaults()) for name in VARIANTS]
+    for seed in range(2):
+        made = counters["stats"]["unique_graphs"]
+        for spec in specs:
+            assert run_trial(context, spec, seed).status == "complete"
+        assert (counters["stats"]["unique_graphs"] - made >= 2 * len(specs)) == (seed == 0)
+    assert counters["stats"]["unique_graphs"] == made
