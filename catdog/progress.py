@@ -207,7 +207,9 @@ def showing(progress: SweepProgress, console: Console) -> Iterator[None]:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration for people: 45 s, 12 min, 3.4 h."""
+    """Return a duration for people: 45 s, 2.5 min, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.{1 if seconds < 570 else 0}f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -66,4 +66,4 @@ def test_collapsed_masks_are_warned_about_while_the_run_goes_on(progress: SweepP
 
 
 def test_durations_are_for_people() -> None:
-    assert [format_seconds(seconds) for seconds in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
+    assert [format_seconds(seconds) for seconds in (5, 90, 600, 7200)] == ["5 s", "1.5 min", "10 min", "2.0 h"]
