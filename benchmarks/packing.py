@@ -32,7 +32,7 @@ def measure() -> list[Figure]:
             (Path(folder) / "pack.safetensors").unlink()
     rates = [len(paths) / sorted(seconds)[REPEATS // 2] for seconds in (packing, bare)]
     cores = usable_cores()
-    detail = f"{rates[0]:.0f} files/s with lists, fingerprint, resizing and writing, {rates[1]:.0f} bare, {cores} cores"
+    detail = f"{rates[0]:.0f} files/s with lists, fingerprint, trimaps and writing, {rates[1]:.0f} bare, {cores} cores"
     return [Figure(f"packing {len(paths):,} JPEGs ÷ libjpeg-turbo", ratios(bare, packing), "", 0.6, True, detail)]
 
 
