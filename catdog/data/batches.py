@@ -98,7 +98,9 @@ class ImageBatches:
         labels_N = self._labels[indices_N]
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            images = crop_and_resize(self._gather(indices_N[rows]), boxes_N4[rows], flips_N[rows], self.image_size)
+            images = crop_and_resize(
+                gather(self.images_NSSC, indices_N[rows]), boxes_N4[rows], flips_N[rows], self.image_size
+            )
             yield self._normalise(images), labels_N[rows]
 
     def part(self, name: PartName) -> Iterator[Batch]:
@@ -118,11 +120,7 @@ class ImageBatches:
             yield images.flip(3) if mirrored else images
 
     def _whole(self, indices: torch.Tensor) -> torch.Tensor:
-        return self._normalise(resize_whole(self._gather(indices), self.image_size))
-
-    def _gather(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return images as float (B, 3, S, S) in 0..255, channels last in memory."""
-        return self.images_NSSC[indices].permute(0, 3, 1, 2).float()
+        return self._normalise(resize_whole(gather(self.images_NSSC, indices), self.image_size))
 
     def _normalise(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         return images_B3SS.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
@@ -165,7 +163,7 @@ class FeatureBatches:
         labels_N = self._train_labels[send(order_N, self.device)]
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            yield self._gather(self.features["train"], indices_N[rows]), labels_N[rows]
+            yield gather(self.features["train"], indices_N[rows], torch.channels_last), labels_N[rows]
 
     def part(self, name: PartName) -> Iterator[Batch]:
         pairs = zip(
@@ -177,20 +175,25 @@ class FeatureBatches:
             yield features_BHWC.permute(0, 3, 1, 2).float(), labels_B
 
     def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
-        return self._gather(self.features[name], torch.tensor(positions, device=self.device))
+        indices = torch.tensor(positions, device=self.device)
+        return gather(self.features[name], indices, torch.channels_last)
 
     def labels(self, name: PartName) -> torch.Tensor:
         return self._part_labels[name].cpu()
 
-    def _gather(self, features_NHWC: torch.Tensor, indices_B: torch.Tensor) -> torch.Tensor:
-        """Return features as float (B, C, H, W), channels last in memory."""
-        if self.device.type != "cpu":
-            return features_NHWC.index_select(0, indices_B).float().permute(0, 3, 1, 2)
-        # One copy a map, converted on its way: a third less time than gathering the maps and converting them then.
-        features_BHWC = torch.empty(len(indices_B), *features_NHWC.shape[1:])
-        for features_HWC, index in zip(features_BHWC.unbind(), indices_B.tolist(), strict=True):
-            features_HWC.copy_(features_NHWC[index])
-        return features_BHWC.permute(0, 3, 1, 2)
+
+def gather(
+    maps_NHWC: torch.Tensor, indices_B: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
+) -> torch.Tensor:
+    """Return some of the maps as float (B, C, H, W); a GPU, where they lie as channels last, leaves them so."""
+    if maps_NHWC.device.type != "cpu":
+        return maps_NHWC.index_select(0, indices_B).permute(0, 3, 1, 2).float()
+    # One copy a map, converted on its way: a third less time than gathering the maps and converting them then.
+    shape = (len(indices_B), maps_NHWC.shape[3], *maps_NHWC.shape[1:3])
+    maps_BCHW = torch.empty(shape, memory_format=memory_format)
+    for map_CHW, index in zip(maps_BCHW.unbind(), indices_B.tolist(), strict=True):
+        map_CHW.copy_(maps_NHWC[index].permute(2, 0, 1))
+    return maps_BCHW
 
 
 def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
