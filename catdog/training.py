@@ -185,7 +185,7 @@ def compiled(model: PetNet) -> nn.Module:
     """Return the network compiled: what torch.compile makes for a variant serves all its later trials in the process.
 
     A variant takes up to three of the versions that torch keeps of a function (training, evaluation, a part's last
-    batch). By default it keeps eight, and would train the fourth variant without compiling it.
+    batch); beyond eight, its default, it would go on uncompiled.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
     return cast(nn.Module, torch.compile(model))
