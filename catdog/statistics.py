@@ -138,15 +138,14 @@ def detectable_difference(differences: Array) -> float | None:
         return None
     critical = stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
 
-    def shortfall(effect: float) -> float:
-        """`effect` is in standard deviations."""
-        shift = effect * np.sqrt(n)
+    def shortfall(shift: float) -> float:
+        """`shift` is in standard errors, and searched from below: scipy's noncentral t is not finite far above."""
         return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)) - POWER
 
     largest = 1.0
     while shortfall(largest) < 0:
         largest *= 2
-    return float(optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1))
+    return float(optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1) / np.sqrt(n))
 
 
 def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Generator) -> Interval | None:

@@ -71,7 +71,7 @@ def test_the_probability_of_improvement_counts_pairs(ours: list[float], theirs: 
     assert probability_of_improvement(np.array(ours), np.array(theirs)) == pytest.approx(np.mean(wins))
 
 
-@pytest.mark.parametrize(("n", "scale"), [(3, 1.0), (10, 0.3), (30, 2.0)])
+@pytest.mark.parametrize(("n", "scale"), [(3, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)])
 def test_the_detectable_difference_is_that_of_statsmodels(n: int, scale: float) -> None:
     differences = rng(n).normal(0, scale, n)
     effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8, alternative="two-sided")
