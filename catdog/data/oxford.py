@@ -53,14 +53,16 @@ def open_oxford(root: Path) -> Source:
     _check_breeds(root, listing["trainval"], breeds)
     # Thousands of paths, of which nothing is asked: strings are quicker than `Path`.
     paths = [os.path.join(root, "images", f"{image.name}.jpg") for image in images]
-    missing = [os.path.basename(path) for path in paths if not os.path.isfile(path)]
+    present = _names_in(root / "images")
+    missing = [f"{image.name}.jpg" for image in images if f"{image.name}.jpg" not in present]
     if missing:
         raise UserError(
             f"{root / 'images'}: {len(missing)} of {len(paths)} listed images are missing ({missing[0]} first); "
             "the dataset is half extracted: extract it again"
         )
     trimaps = [os.path.join(root, "annotations", "trimaps", f"{image.name}.png") for image in images]
-    has_trimap = np.array([os.path.isfile(path) for path in trimaps])
+    outlined = _names_in(root / "annotations" / "trimaps")
+    has_trimap = np.array([f"{image.name}.png" in outlined for image in images])
 
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
         trimap = _read_image(trimaps[index], "L", Image.Resampling.NEAREST) if has_trimap[index] else None
@@ -222,6 +224,13 @@ def _fingerprint(images: list[ListedImage], files: Iterable[str]) -> str:
 
     digest.update("".join(map_on_cores(hash_file, files)).encode())
     return digest.hexdigest()[:16]
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def _read_bytes(path: str | Path) -> bytes:
