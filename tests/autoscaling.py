@@ -25,6 +25,8 @@ HEAD_ID = "f" * 51 + "00000"
 HEAD_TYPE = "ray.head.default"
 OBJECT_STORE_BYTES = 80 << 20
 MARKER = "CATDOG_TEST_CLUSTER"
+NODE_ID = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
+"""In the environment of a node's raylet and of all that the raylet starts: the node's name."""
 SECONDS_TO_WAIT = 120
 
 
@@ -111,7 +113,7 @@ class FakeAutoscalingCluster:
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
             "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+            NODE_ID: HEAD_ID,
             "RAY_TMPDIR": str(self._folder / "ray"),
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "AUTOSCALER_METRIC_PORT": "0",
@@ -144,13 +146,15 @@ class FakeAutoscalingCluster:
         for pid, variables in self.processes().items():
             kind = variables.get("RAY_NODE_TYPE_NAME")
             if kind is not None and _program(pid) == "raylet":
-                name = variables["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
+                name = variables[NODE_ID]
                 found.append(FakeNode(pid, name, kind, dict(self._types[kind]["resources"])))
         return sorted(found, key=lambda node: node.name)
 
     def kill_node(self, node: FakeNode) -> None:
-        """Take a node away without a warning: its raylet dies, and what runs under it follows."""
-        os.kill(node.pid, signal.SIGKILL)
+        """Take a node away without a warning: all its processes end at once, as on a machine that is reclaimed."""
+        for pid, variables in self.processes().items():
+            if variables.get(NODE_ID) == node.name:
+                os.kill(pid, signal.SIGKILL)
 
     def wait_for_nodes(self, count: int) -> list[FakeNode]:
         """Wait until there are `count` worker nodes, and return them."""

@@ -124,8 +124,8 @@ def test_a_sweep_has_its_nodes_come_survives_their_loss_and_lets_them_go(
 ) -> None:
     cluster.wait_for_nodes(0)
     cluster.highest = 0
-    arguments = [
-        *SMALL, "--epochs", "20", "--seeds", "3", "--variants", "baseline", "attention",
+    arguments = [  # many epochs: the last trials are to be far from their end when their nodes go
+        *SMALL, "--epochs", "100", "--seeds", "3", "--variants", "baseline", "attention",
         "--gpus-per-trial", "1", "--cpus-per-trial", "1", "--checkpoint-seconds", "0",
     ]  # fmt: skip
     process = start_job(s3_store, *arguments, environment=cluster.environment)
