@@ -24,9 +24,10 @@ class BareTraining:
         model = new_model(inputs, context, variant, trial_seeds(0))
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
         self.forward = compiled(self.model) if recipe.compile else self.model
-        self.state = new_state(self.model, recipe, inputs.batches.steps_per_epoch)
+        batches = inputs.batches_for(model.head)
+        self.state = new_state(self.model, recipe, batches.steps_per_epoch)
         self.autocast = autocast_for(recipe.precision, self.device)
-        images, labels = next(iter(inputs.batches.train(0, 0)))
+        images, labels = next(iter(batches.train(0, 0)))
         self.images, self.labels = images.clone(memory_format=torch.preserve_format), labels.clone()
 
     def run(self, steps: int) -> float:

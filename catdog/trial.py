@@ -24,7 +24,7 @@ from catdog import artifacts, paths
 from catdog.allocator import keep_freed_memory
 from catdog.artifacts import ProbeHistory
 from catdog.context import RunContext
-from catdog.data.batches import PartName
+from catdog.data.batches import Batches, PartName
 from catdog.errors import DivergedError, NotFoundError
 from catdog.inputs import TrialInputs, new_model, shared_inputs
 from catdog.models.network import PetNet, count_parameters
@@ -111,7 +111,8 @@ class _Trial:
         self.derive_seed = trial_seeds(seed, self.recipe.vary)
         model = new_model(self.inputs, context, variant, self.derive_seed)
         model = model.to(memory_format=torch.channels_last).to(self.device)
-        self.state: TrainState = new_state(model, self.recipe, self.inputs.batches.steps_per_epoch)
+        self.batches: Batches = self.inputs.batches_for(model.head)
+        self.state: TrainState = new_state(model, self.recipe, self.batches.steps_per_epoch)
         self.probe_history = ProbeHistory()
         self._resume()
         self.setup_seconds = time.perf_counter() - started
@@ -145,7 +146,7 @@ class _Trial:
 
     def _train(self, uploads: BackgroundUploads, on_epoch: Callable[[EpochRecord], None]) -> None:
         saved_at = time.monotonic()
-        for record in fit(self.state, self.inputs.batches, self.recipe, self.derive_seed, self.device):
+        for record in fit(self.state, self.batches, self.recipe, self.derive_seed, self.device):
             self._snapshot(record, uploads)
             due = time.monotonic() - saved_at >= self.context.checkpoint_seconds
             if due and self.state.next_epoch < self.recipe.epochs:
@@ -158,7 +159,7 @@ class _Trial:
         """Keep the probe images' masks of this epoch, and queue its contact sheet."""
         self.state.model.eval()
         with self.autocast:
-            output = self.state.model(self.inputs.batches.some("validation", self.inputs.probe_positions))
+            output = self.state.model(self.batches.some("validation", self.inputs.probe_positions))
         if output.masks_BMHW is None:
             return
         masks, predicted = output.masks_BMHW.half().cpu(), output.logits_BK.argmax(dim=1).cpu()
@@ -174,7 +175,7 @@ class _Trial:
         best, model, validation = self.state.best, self.state.model, self.state.best_validation
         assert validation is not None, "a trial without epochs"
         model.load_state_dict(self.state.best_weights)
-        test = evaluate(model, self.inputs.batches, "test", self.autocast)
+        test = evaluate(model, self.batches, "test", self.autocast)
         parts: dict[PartName, Evaluation] = {"validation": validation, "test": test}
         pack, split = self.inputs.pack, self.inputs.split
         uploads.put(self.where.predictions, functools.partial(artifacts.predictions_npz, pack, split, parts))
@@ -197,7 +198,7 @@ class _Trial:
         }
 
     def _result(self, outcome: dict[str, Any], uploads: BackgroundUploads, finish_seconds: float) -> TrialResult:
-        history, batches = self.state.history, self.inputs.batches
+        history, batches = self.state.history, self.batches
         train_seconds = sum(record.train_seconds for record in history)
         evaluate_seconds = sum(record.evaluate_seconds for record in history)
         backbone = self.inputs.backbone if self.recipe.freeze else self.state.model.backbone

@@ -24,7 +24,7 @@ from catdog.data.batches import (
     draw_crops,
     resize_whole,
 )
-from catdog.data.features import PARTS, compute_features, open_features, write_features
+from catdog.data.features import PARTS, Features, compute_features, open_features, write_features
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 from catdog.errors import UserError
@@ -313,20 +313,43 @@ def test_cached_features_are_what_the_backbone_gives_and_survive_the_file(pack: 
     assert heard[-1] == images.feature_images
     write_features(features, tmp_path / "features.safetensors")
     cached = open_features(tmp_path / "features.safetensors")
-    batches = FeatureBatches(cached, pack, SPLIT, batch_size=8, flip=True, device=CPU)
+    batches = FeatureBatches(cached.maps, pack, SPLIT, batch_size=8, flip=True, device=CPU)
     for part in get_args(PartName):
         with torch.inference_mode():
             expected = torch.cat([backbone(inputs) for inputs, _ in images.part(part)])
         assert torch.allclose(together(list(batches.part(part)))[0], expected, atol=1e-2)
-    assert tuple(cached) == PARTS
-    plain, mirrored = cached["train"].chunk(2)
+    assert tuple(cached.maps) == tuple(cached.pooled) == PARTS
+    plain, mirrored = cached.maps["train"].chunk(2)
     assert len(plain) == len(mirrored) == len(SPLIT.train)
     assert not torch.equal(plain, mirrored)
 
 
+@pytest.mark.parametrize(("channels", "threads"), [(1, 1), (5, 1), (96, 1), (96, 2)])
+def test_pooled_features_are_to_the_bit_the_means_of_the_maps_in_the_same_batches(
+    channels: int, threads: int, pack: Pack
+) -> None:
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        backbone = torch.nn.Conv2d(3, channels, 3, stride=4)
+        features = compute_features(backbone, image_batches(pack), torch.autocast("cpu", enabled=False))
+        maps, pooled = (FeatureBatches(parts, pack, SPLIT, batch_size=7, flip=True, device=CPU) for parts in features)
+        pairs = list(zip(maps.train(1, 2), pooled.train(1, 2), strict=True))
+        for part in get_args(PartName):
+            pairs += zip(maps.part(part), pooled.part(part), strict=True)
+        for (inputs, labels), (means, same_labels) in pairs:
+            assert means.shape == (len(labels), channels, 1, 1)
+            assert torch.equal(inputs.mean(dim=(2, 3)), means.mean(dim=(2, 3)))
+            assert torch.equal(labels, same_labels)
+        assert torch.equal(maps.some("test", [3, 1]).mean(dim=(2, 3)), pooled.some("test", [3, 1])[:, :, 0, 0])
+    finally:
+        torch.set_num_threads(threads_before)
+
+
 def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:
     path = tmp_path / "features.safetensors"
-    write_features(features_that_name_their_image(), path)
+    maps = features_that_name_their_image()
+    write_features(Features(maps, {part: tensor.float() for part, tensor in maps.items()}), path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"features\.safetensors: the feature cache is damaged"):
         open_features(path)

@@ -212,6 +212,14 @@ def test_a_head_computes_its_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_a_head_that_says_that_it_pools_first_sees_no_more_than_the_means(name: str) -> None:
+    head, _ = small_head(name)
+    features, _ = features_and_coefficients()
+    means = features.mean(dim=(2, 3), keepdim=True)
+    assert getattr(head, "pools_first", False) == torch.equal(head(features).logits, head(means).logits)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_gradient_of_a_head_is_that_of_its_formula(name: str) -> None:
     write = formula(name)
     head, spec = small_head(name)

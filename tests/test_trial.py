@@ -23,10 +23,12 @@ from PIL import Image
 
 from catdog.config import Identity, Recipe
 from catdog.context import RunContext
-from catdog.inputs import load_inputs
+from catdog.inputs import load_inputs, new_model
 from catdog.models import VARIANTS, build_model
 from catdog.records import EpochRecord, TrialResult
+from catdog.seeding import trial_seeds
 from catdog.storage import LocalStore, StoreLocation
+from catdog.training import evaluate, fit, new_state
 from catdog.trial import read_result, run_trial
 from catdog.variants import VariantSpec, parse_variant
 
@@ -437,6 +439,27 @@ def test_a_frozen_backbone_computes_its_features_once_for_all_trials(make_contex
     interrupt(again, attention, after_epoch=0)
     assert run_and_watch(again, attention)[1] == (1,)
     assert_same(lasting(files_of(again, attention)), lasting(files_of(context, attention)))
+
+
+@pytest.mark.parametrize("name", ["baseline", "se"])
+def test_a_head_that_pools_first_learns_the_same_bits_from_features_that_are_pooled(
+    name: str, make_context: MakeContext, recipe: Recipe
+) -> None:
+    context = make_context(dataclasses.replace(recipe, freeze=True))
+    result, _ = run_and_watch(context, parse_variant(name))
+    inputs, seeds = load_inputs(context, torch.device("cpu")), trial_seeds(0)
+    model = new_model(inputs, context, parse_variant(name), seeds)
+    assert inputs.batches_for(model.head) is inputs.pooled_batches is not None
+    state = new_state(model, context.identity.recipe, inputs.batches.steps_per_epoch)
+    history = list(fit(state, inputs.batches, context.identity.recipe, seeds, torch.device("cpu")))
+    assert state.best_validation is not None
+    assert (result.best_epoch, result.val_loss) == (state.best.epoch, state.best_validation.loss)
+    rows = rows_of(files_of(context, parse_variant(name))["history.csv"])
+    assert [float(row["train_loss"]) for row in rows] == [record.train_loss for record in history]
+    model.load_state_dict(state.best_weights)
+    test = evaluate(model, inputs.batches, "test", torch.autocast("cpu", enabled=False))
+    logits = arrays_of(files_of(context, parse_variant(name))["predictions.npz"])["test_logits"]
+    assert np.array_equal(logits, test.logits_NK.half().numpy())
 
 
 def test_trials_are_stored_by_variant_and_seed(make_context: MakeContext, recipe: Recipe) -> None:

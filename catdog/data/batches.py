@@ -139,7 +139,7 @@ class FeatureBatches:
         flip: bool,
         device: torch.device,
     ) -> None:
-        """`features`: (N, H, W, C) float16 for `train` (then their N mirror images), `validation` and `test`."""
+        """`features`: (N, H, W, C) for `train` (then their N mirror images), `validation` and `test`."""
         self.features = {part: features_NHWC.to(device) for part, features_NHWC in features.items()}
         self.num_classes = len(pack.breeds)
         self.batch_size = min(batch_size, len(split.train))
@@ -185,14 +185,15 @@ class FeatureBatches:
 def gather(
     maps_NHWC: torch.Tensor, indices_B: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
 ) -> torch.Tensor:
-    """Return some of the maps as float (B, C, H, W); a GPU, where they lie as channels last, leaves them so."""
-    if maps_NHWC.device.type != "cpu":
+    """Return some of the maps as float (B, C, H, W); where they lie as channels last already, they may stay so."""
+    if maps_NHWC.device.type != "cpu" or maps_NHWC.dtype == torch.float32:
         return maps_NHWC.index_select(0, indices_B).permute(0, 3, 1, 2).float()
     # One copy a map, converted on its way: a third less time than gathering the maps and converting them then.
     shape = (len(indices_B), maps_NHWC.shape[3], *maps_NHWC.shape[1:3])
     maps_BCHW = torch.empty(shape, memory_format=memory_format)
-    for map_CHW, index in zip(maps_BCHW.unbind(), indices_B.tolist(), strict=True):
-        map_CHW.copy_(maps_NHWC[index].permute(2, 0, 1))
+    torch._foreach_copy_(
+        maps_BCHW.permute(0, 2, 3, 1).unbind(), [maps_NHWC[index] for index in indices_B.tolist()]
+    )
     return maps_BCHW
 
 

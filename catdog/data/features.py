@@ -1,7 +1,8 @@
 """Feature maps of a frozen backbone, computed once for all trials: training images and their mirror images,
 validation, test.
 
-Stored as float16 (N, H, W, C) in one safetensors file, memory-mapped by every trial.
+Kept in one safetensors file, memory-mapped by every trial: the maps, and each map's mean over its positions, which is
+all that a head sees that begins with global average pooling.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -18,9 +20,18 @@ from torch import nn
 from catdog.data.batches import ImageBatches
 from catdog.errors import UserError
 
-_FORMAT = 2
+_FORMAT = 3
 PARTS = ("train", "validation", "test")
 """`train` holds the training images, then their mirror images: one gather takes some of both."""
+
+
+class Features(NamedTuple):
+    """What a frozen backbone makes of the images, by part."""
+
+    maps: dict[str, torch.Tensor]
+    """(N, H, W, C), float16."""
+    pooled: dict[str, torch.Tensor]
+    """(N, 1, 1, C), float32: the means of the maps, as a head would take them."""
 
 
 def features_digest(**origin: object) -> str:
@@ -34,7 +45,7 @@ def compute_features(
     batches: ImageBatches,
     autocast: torch.autocast,
     on_progress: Callable[[int], None] = lambda count: None,
-) -> dict[str, torch.Tensor]:
+) -> Features:
     """Run the backbone over all images; `on_progress` hears of the number of images done."""
     backbone.eval()
     streams: dict[str, Iterator[torch.Tensor]] = {
@@ -42,26 +53,29 @@ def compute_features(
         "validation": (images for images, _ in batches.part("validation")),
         "test": (images for images, _ in batches.part("test")),
     }
-    features, done = {}, 0
+    features, done = Features({}, {}), 0
     for part, images in streams.items():
-        maps = []
+        maps, pooled = [], []
         for batch in images:
             with autocast:
-                maps.append(backbone(batch).permute(0, 2, 3, 1).half().cpu().contiguous())
+                maps_BCHW = backbone(batch).half().contiguous(memory_format=torch.channels_last)
+            maps.append(maps_BCHW.permute(0, 2, 3, 1).cpu().contiguous())
+            pooled.append(maps_BCHW.float().mean(dim=(2, 3))[:, None, None, :].cpu())
             done += len(batch)
             on_progress(done)
-        features[part] = torch.cat(maps)
+        features.maps[part], features.pooled[part] = torch.cat(maps), torch.cat(pooled)
     return features
 
 
-def write_features(features: dict[str, torch.Tensor], path: Path) -> None:
-    safetensors.torch.save_file(features, path)
+def write_features(features: Features, path: Path) -> None:
+    tensors = {f"{kind}.{part}": tensor for kind, parts in features._asdict().items() for part, tensor in parts.items()}
+    safetensors.torch.save_file(tensors, path)
 
 
-def open_features(path: Path) -> dict[str, torch.Tensor]:
+def open_features(path: Path) -> Features:
     """Open cached features without reading them; raises `UserError` when the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {part: file.get_tensor(part) for part in PARTS}
+            return Features(*({part: file.get_tensor(f"{kind}.{part}") for part in PARTS} for kind in Features._fields))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: the feature cache is damaged ({error}): delete it, it will be made again") from None

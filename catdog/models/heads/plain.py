@@ -9,6 +9,8 @@ from catdog.models.output import ModelOutput
 class PlainHead(nn.Module):
     """GAP → dropout → linear."""
 
+    pools_first = True
+
     def __init__(self, in_channels: int, num_classes: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)

@@ -9,6 +9,8 @@ from catdog.models.output import ModelOutput
 class SqueezeExcitationHead(nn.Module):
     """GAP → linear C/r → ReLU → linear C → sigmoid scales the channels → GAP → dropout → linear."""
 
+    pools_first = True
+
     def __init__(self, in_channels: int, num_classes: int, *, reduction: int, dropout: float) -> None:
         super().__init__()
         squeezed = max(1, in_channels // reduction)
