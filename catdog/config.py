@@ -135,6 +135,13 @@ class Recipe:
             f"--weights {self.weights}: the backbone tiny has no pretrained weights; add --weights none",
         )
 
+    @property
+    def backbone_library(self) -> str | None:
+        """The library that builds the backbone; None for our own."""
+        if self.backbone == "tiny":
+            return None
+        return "timm" if self.backbone.startswith("timm/") else "torchvision"
+
     def variant_defaults(self) -> dict[str, int | float]:
         """The parameters of variants whose default is this recipe's."""
         return {"lambda_divergence": self.lambda_divergence}

@@ -110,7 +110,20 @@ class Cluster:
         else:
             self._say("starting a local Ray")
             os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
+            os.environ["RAY_preload_python_modules"] = ",".join(self._worker_imports())
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+
+    def _worker_imports(self) -> list[str]:
+        """Return what the workers that Ray starts at once, one a core, shall import before they have anything to do.
+
+        Nothing where most of them would be idle: an import of torch takes seconds of a core and much memory.
+        """
+        config, cores = self._config, usable_cores()
+        at_once = min(len(config.variants) * len(config.seed_list), cores // config.cpus_per_trial)
+        if config.gpus_per_trial != 0 or 2 * at_once < cores:
+            return []
+        library = config.recipe.backbone_library
+        return ["catdog.trial"] if library is None else ["catdog.trial", library]
 
     def _settle_resources(self, nodes: list[Resources]) -> None:
         """Settle what a trial gets; refuse what no node has, which would be waited for without end."""

@@ -37,6 +37,8 @@ from catdog.sweep.trainable import prepare_worker, run_one
 
 # Tune would hand the driver's credentials to trials in a runtime environment, which Ray logs in plain text.
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+# A runtime environment of its own, even one variable, would keep a trial from the workers that are up already.
+class_cache.DEFAULT_ENV_VARS.clear()
 
 
 def run_sweep(
