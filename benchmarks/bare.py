@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from catdog.context import RunContext
 from catdog.inputs import new_model, shared_inputs
 from catdog.seeding import trial_seeds
-from catdog.training import autocast_for, compiled, new_state, set_training_mode
+from catdog.training import autocast_for, new_state, set_training_mode
 from catdog.trial import prepare_process
 from catdog.variants import parse_variant
 
@@ -23,7 +23,6 @@ class BareTraining:
         variant = parse_variant(label, recipe.variant_defaults())
         model = new_model(inputs, context, variant, trial_seeds(0))
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
-        self.forward = compiled(self.model) if recipe.compile else self.model
         batches = inputs.batches_for(model.head)
         self.state = new_state(self.model, recipe, batches.steps_per_epoch)
         self.autocast = autocast_for(recipe.precision, self.device)
@@ -33,12 +32,12 @@ class BareTraining:
     def run(self, steps: int) -> float:
         """Train `steps` steps; returns the seconds of one."""
         recipe = self.recipe
-        set_training_mode(self.model, recipe.freeze_batch_norm and recipe.weights != "none")
+        set_training_mode(self.model, recipe.keeps_batch_norm)
         self._wait()
         started = time.perf_counter()
         for _ in range(steps):
             with self.autocast:
-                output = self.forward(self.images)
+                output = self.state.network(self.images)
             loss = F.cross_entropy(output.logits_BK.float(), self.labels, label_smoothing=recipe.label_smoothing)
             loss = loss + output.aux_loss
             self.state.optimizer.zero_grad(set_to_none=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from measuring import Figure, data_root
 
-from catdog.aggregation import open_ledger
 from catdog.context import RunContext
 from catdog.cores import usable_cores
+from catdog.ledger import open_ledger
 from catdog.storage import LocalStore, StoreLocation
 
 ROOT = Path(__file__).parent.parent

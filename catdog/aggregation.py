@@ -7,25 +7,15 @@ import dataclasses
 
 import pandas as pd
 
-from catdog.errors import UserError
-from catdog.ledger import Ledger, read_ledger, read_manifest
+from catdog.ledger import Ledger, best_run
 from catdog.records import TrialResult
 from catdog.spending import summarise_spending
-from catdog.statistics import best_run, summarise, summarise_accuracies
-from catdog.storage import Store
+from catdog.statistics import summarise, summarise_accuracies
 
 TRIAL_COLUMNS = [
     "variant", "seed", "status", "val_accuracy", "test_accuracy", "best_epoch", "epochs", "seconds", "config_hash",
 ]  # fmt: skip
 TABLE_COLUMNS = ["variant", "n", "val_mean", "val_std", "test_mean", "test_std", "best_val", "best_val_test"]
-
-
-def open_ledger(store: Store, run: str) -> Ledger:
-    """Return the ledger of an existing run; `UserError` if there is none."""
-    manifest = read_manifest(store, run)
-    if manifest is None:
-        raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
-    return read_ledger(store, manifest)
 
 
 def trials_table(ledger: Ledger) -> pd.DataFrame:

@@ -136,6 +136,11 @@ class Recipe:
         )
 
     @property
+    def keeps_batch_norm(self) -> bool:
+        """Whether the backbone's batch norms keep the statistics that they came with."""
+        return self.freeze_batch_norm and self.weights != "none"
+
+    @property
     def backbone_library(self) -> str | None:
         """The library that builds the backbone; None for our own."""
         if self.backbone == "tiny":

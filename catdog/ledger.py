@@ -68,6 +68,14 @@ def read_manifest(store: Store, run: str) -> Manifest | None:
         return None
 
 
+def open_ledger(store: Store, run: str) -> Ledger:
+    """Return the ledger of an existing run; `UserError` if there is none."""
+    manifest = read_manifest(store, run)
+    if manifest is None:
+        raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
+    return read_ledger(store, manifest)
+
+
 def read_ledger(store: Store, manifest: Manifest) -> Ledger:
     """Read all results and failures of a run, in parallel.
 
@@ -158,3 +166,9 @@ def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | 
         logger.warning("%s: not a failure record: %s", key, error)
         return None
     return failure if failure.config_hash == config_hash else None
+
+
+def best_run(results: Sequence[TrialResult]) -> TrialResult | None:
+    """Return the run with the highest validation accuracy, of equals the one with the lowest seed; never by test."""
+    scored = [result for result in results if result.val_accuracy is not None]
+    return max(scored, key=lambda result: (result.val_accuracy or 0.0, -result.seed), default=None)

@@ -66,7 +66,9 @@ def provide(store: LocalStore | S3Store, key: str, make: Callable[[Path], None] 
         _make_whole(path, make)
         if isinstance(store, S3Store):
             store.put_file(key, path)
-        store.put(paths.digest_key(key), to_json({"sha256": _file_digest(path)}))
+        digest = _file_digest(path)
+        _remember_whole(path, digest)
+        store.put(paths.digest_key(key), to_json({"sha256": digest}))
     return path
 
 
@@ -207,17 +209,23 @@ def _stored_digest(store: Store, key: str) -> str | None:
 
 def _is_whole(path: Path, digest: str) -> bool:
     """Return whether a file's sha256 is `digest`; remembers it until the file changes, since packs are large."""
-    memory = _node_file(path, "verified")
-    status = path.stat()
-    state = f"{digest} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
     with contextlib.suppress(OSError):
-        if memory.read_text() == state:
+        if _node_file(path, "verified").read_text() == _state(path, digest):
             return True
     if _file_digest(path) != digest:
         return False
-    with contextlib.suppress(OSError):
-        memory.write_text(state)
+    _remember_whole(path, digest)
     return True
+
+
+def _remember_whole(path: Path, digest: str) -> None:
+    with contextlib.suppress(OSError):
+        _node_file(path, "verified").write_text(_state(path, digest))
+
+
+def _state(path: Path, digest: str) -> str:
+    status = path.stat()
+    return f"{digest} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def _file_digest(path: Path) -> str:

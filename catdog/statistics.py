@@ -61,12 +61,6 @@ def summarise_accuracies(results: Sequence[TrialResult]) -> tuple[Summary, Summa
     )
 
 
-def best_run(results: Sequence[TrialResult]) -> TrialResult | None:
-    """Return the run with the highest validation accuracy, of equals the one with the lowest seed; never by test."""
-    scored = [result for result in results if result.val_accuracy is not None]
-    return max(scored, key=lambda result: (result.val_accuracy or 0.0, -result.seed), default=None)
-
-
 def mean_interval(values: Array, rng: np.random.Generator) -> Interval | None:
     """Return the 95 % BCa bootstrap interval of the mean of `values` (n,).
 

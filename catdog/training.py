@@ -21,6 +21,7 @@ from torch import nn
 from catdog.config import Recipe
 from catdog.data.batches import Batches, PartName
 from catdog.errors import DivergedError
+from catdog.models.folding import FoldedNet
 from catdog.models.losses import mask_health
 from catdog.models.network import PetNet
 from catdog.records import EpochRecord
@@ -61,6 +62,8 @@ class TrainState:
     """Everything that training changes: what a checkpoint holds."""
 
     model: PetNet
+    network: nn.Module
+    """What computes the model: the model itself, or a faster form of it with the same parameters."""
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     history: list[EpochRecord] = field(default_factory=list)
@@ -127,7 +130,14 @@ def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState
     total_steps = recipe.epochs * steps_per_epoch
     shape = one_cycle if recipe.schedule == "one-cycle" else cosine
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / total_steps))
-    return TrainState(model, optimizer, scheduler)
+    return TrainState(model, _network(model, recipe), optimizer, scheduler)
+
+
+def _network(model: PetNet, recipe: Recipe) -> nn.Module:
+    if recipe.compile:
+        return compiled(model)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return FoldedNet(model) if on_cpu and recipe.keeps_batch_norm and not recipe.freeze else model
 
 
 def one_cycle(progress: float) -> float:
@@ -153,13 +163,12 @@ def fit(
         DivergedError: the loss of an epoch is not finite, in training or on the validation images.
     """
     model = state.model
-    forward = compiled(model) if recipe.compile else model
     autocast = autocast_for(recipe.precision, device)
     for epoch in range(state.next_epoch, recipe.epochs):
         started = time.perf_counter()
-        train_loss, train_accuracy = _train_epoch(state, forward, batches, recipe, derive_seed, epoch, autocast)
+        train_loss, train_accuracy = _train_epoch(state, batches, recipe, derive_seed, epoch, autocast)
         trained = time.perf_counter()
-        validation = evaluate(forward, batches, "validation", autocast)
+        validation = evaluate(state.network, batches, "validation", autocast)
         if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
             raise DivergedError(epoch)
         record = EpochRecord(
@@ -208,7 +217,6 @@ def evaluate(model: nn.Module, batches: Batches, part: PartName, autocast: torch
 
 def _train_epoch(
     state: TrainState,
-    forward: nn.Module,
     batches: Batches,
     recipe: Recipe,
     derive_seed: DeriveSeed,
@@ -216,12 +224,12 @@ def _train_epoch(
     autocast: torch.autocast,
 ) -> tuple[float, float]:
     """Train one epoch; returns mean loss and accuracy in percent. Waits for the device once, at the end."""
-    set_training_mode(state.model, recipe.freeze_batch_norm and recipe.weights != "none")
+    set_training_mode(state.model, recipe.keeps_batch_norm)
     torch.manual_seed(derive_seed("dropout", epoch))
     losses, correct, images = [], [], 0
     for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):
         with autocast:
-            output = forward(inputs)
+            output = state.network(inputs)
         loss = F.cross_entropy(output.logits_BK.float(), labels, label_smoothing=recipe.label_smoothing)
         loss = loss + output.aux_loss
         state.optimizer.zero_grad(set_to_none=True)

@@ -175,7 +175,7 @@ class _Trial:
         best, model, validation = self.state.best, self.state.model, self.state.best_validation
         assert validation is not None, "a trial without epochs"
         model.load_state_dict(self.state.best_weights)
-        test = evaluate(model, self.batches, "test", self.autocast)
+        test = evaluate(self.state.network, self.batches, "test", self.autocast)
         parts: dict[PartName, Evaluation] = {"validation": validation, "test": test}
         pack, split = self.inputs.pack, self.inputs.split
         uploads.put(self.where.predictions, functools.partial(artifacts.predictions_npz, pack, split, parts))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import rich.progress
 
-from catdog.aggregation import open_ledger
 from catdog.errors import UserError
+from catdog.ledger import open_ledger
 from catdog.options import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
 from catdog.predictions import Objects
 from catdog.storage import StoreLocation

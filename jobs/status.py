@@ -6,7 +6,8 @@ python jobs/status.py --store URL --run NAME
 import sys
 from collections.abc import Sequence
 
-from catdog.aggregation import comparison_table, open_ledger
+from catdog.aggregation import comparison_table
+from catdog.ledger import open_ledger
 from catdog.options import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
 from catdog.storage import StoreLocation
 from catdog.terminal import print_status

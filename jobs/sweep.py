@@ -18,15 +18,16 @@ from catdog.storage import Store, StoreLocation
 def main(arguments: Sequence[str]) -> int:
     config = parse_sweep(arguments, "sweep.py")
     console: Console = output_console()
-    from catdog.terminal import print_outcome, print_plan
-
     if config.dry_run:
+        from catdog.terminal import print_plan
+
         print_plan(console, config)
         return COMPLETE
     from catdog.sweep.run import run_sweep
 
     ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
     from catdog.report import write_report
+    from catdog.terminal import print_outcome
 
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, ledger)

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog.aggregation import comparison_table, format_accuracy, gaps, open_ledger, summary, trials_table
+from catdog.aggregation import comparison_table, format_accuracy, gaps, summary, trials_table
 from catdog.config import PRESETS, Identity, Recipe, SweepConfig
 from catdog.errors import UserError
-from catdog.ledger import Ledger, plan_run
+from catdog.ledger import Ledger, best_run, open_ledger, plan_run
 from catdog.paths import RunPaths, TrialPaths
 from catdog.records import Failure, Manifest, Status, TrialResult, to_json
 from catdog.report import build_files
 from catdog.report.content import read_content
-from catdog.statistics import best_run, summarise
+from catdog.statistics import summarise
 from catdog.storage import MemoryStore
 
 TRIAL_COLUMNS = "variant,seed,status,val_accuracy,test_accuracy,best_epoch,epochs,seconds,config_hash"

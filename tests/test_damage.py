@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from catdog import paths
-from catdog.aggregation import comparison_table, gaps, open_ledger
+from catdog.aggregation import comparison_table, gaps
 from catdog.config import PRESETS, Recipe
 from catdog.context import RunContext
 from catdog.data.drawn import open_drawn
 from catdog.data.pack import open_pack
 from catdog.errors import NotFoundError, UserError
 from catdog.inputs import forget_inputs, load_inputs
-from catdog.ledger import plan_run
+from catdog.ledger import open_ledger, plan_run
 from catdog.options import run_job
 from catdog.provision import provide, provide_weights, weights_digest
 from catdog.records import PlannedTrial

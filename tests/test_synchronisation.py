@@ -45,7 +45,7 @@ def waits_of_an_epoch(context: RunContext, label: str) -> int:
     model = new_model(inputs, context, parse_variant(label, recipe.variant_defaults()), derive_seed)
     state = new_state(model, recipe, inputs.batches.steps_per_epoch)
     with CountWaits() as waits:
-        _train_epoch(state, model, inputs.batches, recipe, derive_seed, 0, autocast_for("float32", device))
+        _train_epoch(state, inputs.batches, recipe, derive_seed, 0, autocast_for("float32", device))
     return waits.counts.total()
 
 

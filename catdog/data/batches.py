@@ -191,9 +191,7 @@ def gather(
     # One copy a map, converted on its way: a third less time than gathering the maps and converting them then.
     shape = (len(indices_B), maps_NHWC.shape[3], *maps_NHWC.shape[1:3])
     maps_BCHW = torch.empty(shape, memory_format=memory_format)
-    torch._foreach_copy_(
-        maps_BCHW.permute(0, 2, 3, 1).unbind(), [maps_NHWC[index] for index in indices_B.tolist()]
-    )
+    torch._foreach_copy_(maps_BCHW.permute(0, 2, 3, 1).unbind(), [maps_NHWC[index] for index in indices_B.tolist()])
     return maps_BCHW
 
 

@@ -16,10 +16,9 @@ import pandas as pd
 from catdog.aggregation import comparison_table, trials_table
 from catdog.attention_table import attention_table
 from catdog.contrasts import Contrast, compare
-from catdog.ledger import Ledger
+from catdog.ledger import Ledger, best_run
 from catdog.paths import RunPaths, TrialPaths
 from catdog.predictions import Predictions, Track, read_predictions
-from catdog.statistics import best_run
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from catdog.ledger import best_run
 from catdog.records import TrialResult
 from catdog.report.content import Cell, Replay, ReportContent
 from catdog.report.figures import data_uri
 from catdog.snapshots import colour_map
-from catdog.statistics import best_run
 
 BUDGET = 9_000_000
 """Bytes of the whole gallery in the page."""

@@ -20,6 +20,7 @@ import pandas as pd
 
 from catdog.aggregation import gaps
 from catdog.contrasts import Contrast
+from catdog.ledger import best_run
 from catdog.progress import format_seconds
 from catdog.provenance import now
 from catdog.report import figures, tables
@@ -28,7 +29,6 @@ from catdog.report.gallery import build_gallery, readable
 from catdog.report.heatmap import confusion_svg
 from catdog.report.tables import Table
 from catdog.spending import spending_lines
-from catdog.statistics import best_run
 
 
 @dataclass(frozen=True)

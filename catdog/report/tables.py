@@ -10,11 +10,12 @@ import pandas as pd
 from catdog.aggregation import format_accuracy
 from catdog.contrasts import Contrast, reference_of
 from catdog.data.oxford import DATASET
+from catdog.ledger import best_run
 from catdog.predictions import Predictions
 from catdog.records import MaskHealth, mask_collapse
 from catdog.report.content import ReportContent
 from catdog.report.gallery import readable
-from catdog.statistics import Interval, best_run
+from catdog.statistics import Interval
 
 NOTHING = "–"
 MOST_PAIRS, MOST_BREEDS = 12, 10

@@ -109,8 +109,11 @@ class Cluster:
                 raise UserError(f"RAY_ADDRESS {address}: {str(error).splitlines()[0]}") from None
         else:
             self._say("starting a local Ray")
-            os.environ.update(allocator.ENVIRONMENT)  # Ray's processes inherit it
-            os.environ["RAY_preload_python_modules"] = ",".join(self._worker_imports())
+            preload = {
+                "RAY_preload_python_modules": ",".join(self._worker_imports()),
+                "RAY_idle_worker_killing_time_threshold_ms": "600000",  # packing images takes longer than Ray's second
+            }
+            os.environ.update(allocator.ENVIRONMENT | preload)  # Ray's processes inherit it
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
     def _worker_imports(self) -> list[str]:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from catdog.aggregation import open_ledger
 from catdog.background import in_background
 from catdog.errors import StoreError, UserError
-from catdog.ledger import Ledger
+from catdog.ledger import Ledger, open_ledger
 from catdog.storage import Store
 
 logger = logging.getLogger(__name__)

@@ -13,12 +13,11 @@ from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from catdog.aggregation import open_ledger
 from catdog.claim import Claim
 from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
 from catdog.errors import StoreError, UserError
-from catdog.ledger import Ledger
+from catdog.ledger import Ledger, best_run, open_ledger
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
@@ -26,7 +25,6 @@ from catdog.provenance import now
 from catdog.provision import provide_dataset, provide_weights, weights_digest
 from catdog.records import Launch
 from catdog.spending import Meter
-from catdog.statistics import best_run
 from catdog.storage import Store, StoreLocation, leaving_at_once
 from catdog.sweep.budget import Budget
 from catdog.sweep.cluster import Cluster
