@@ -98,11 +98,12 @@ def _find_folding(backbone: nn.Module, image_1CHW: torch.Tensor) -> _Folding | N
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
     try:
-        image = image_1CHW.clone()
-        pairs, features = _find_pairs(backbone, image)
-        folding = _Folding(backbone, pairs)
-        tolerance = _TOLERANCE * features.abs().max().item()
-        fits = bool(pairs) and torch.allclose(folding(image), features, rtol=_TOLERANCE, atol=tolerance)
+        with torch.autocast(image_1CHW.device.type, enabled=False):
+            image = image_1CHW.clone()
+            pairs, features = _find_pairs(backbone, image)
+            folding = _Folding(backbone, pairs)
+            tolerance = _TOLERANCE * features.abs().max().item()
+            fits = bool(pairs) and torch.allclose(folding(image), features, rtol=_TOLERANCE, atol=tolerance)
     finally:
         for module, mode in modes.items():
             module.training = mode
