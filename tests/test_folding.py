@@ -88,12 +88,13 @@ def test_the_parameters_are_the_models_own_and_keep_their_names() -> None:
     assert list(network.state_dict()) == [f"model.{name}" for name in names]
 
 
-def test_new_weights_and_statistics_are_seen_at_once() -> None:
-    model = pretrained("resnet18")
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_new_weights_and_statistics_are_seen_at_once(name: str) -> None:
+    model = pretrained(name)
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         before = network(images).logits
-    model.load_state_dict(pretrained("resnet18").state_dict())
+    model.load_state_dict(pretrained(name).state_dict())
     with torch.inference_mode():
         after = network(images).logits
         torch.testing.assert_close(after, model(images).logits, rtol=1e-3, atol=1e-4)

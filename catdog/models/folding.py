@@ -9,7 +9,8 @@ faster (`python benchmarks/alternatives.py folding`). The idea is that of infere
 
 import copy
 import functools
-from collections import Counter
+import itertools
+from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 import torch
@@ -64,31 +65,34 @@ class _Folding:
         for pair in pairs:
             self._plain.get_submodule(pair.conv_name).bias = nn.Parameter(torch.zeros(pair.conv.out_channels))
             self._plain.set_submodule(pair.norm_name, _what_follows(self._plain.get_submodule(pair.norm_name)))
+        modules = dict(self._plain.named_modules())
+        self._twins = [(module, modules[name]) for name, module in backbone.named_modules() if name in modules]
+        self._folded = {f"{pair.norm_name}.{name}" for pair in pairs for name in pair.norm.state_dict()}
 
     @property
     def norms_learn(self) -> bool:
         """Whether a batch norm takes its statistics from the batch."""
-        return any(pair.norm.training for pair in self._pairs)
+        return any(module.training for module in self._backbone.modules() if isinstance(module, nn.BatchNorm2d))
 
     def __call__(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        self._plain.train(self._backbone.training)
-        tensors: dict[str, torch.Tensor] = dict(self._backbone.named_parameters())
-        for norm_name, norm, conv_name, conv in self._pairs:
+        for module, twin in self._twins:
+            twin.training = module.training
+        own = itertools.chain(self._backbone.named_parameters(), self._backbone.named_buffers())
+        tensors: dict[str, torch.Tensor] = {name: tensor for name, tensor in own if name not in self._folded}
+        for _, norm, conv_name, conv in self._pairs:
             assert norm.running_mean is not None
             assert norm.running_var is not None
             scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             shift_C = norm.bias - norm.running_mean * scale_C
             tensors[f"{conv_name}.weight"] = conv.weight * scale_C.view(-1, 1, 1, 1)
             tensors[f"{conv_name}.bias"] = shift_C if conv.bias is None else shift_C + conv.bias * scale_C
-            del tensors[f"{norm_name}.weight"], tensors[f"{norm_name}.bias"]
         features: torch.Tensor = torch.func.functional_call(self._plain, tensors, (images_BCHW,))
         return features
 
 
 def _what_follows(norm: nn.Module) -> nn.Module:
     """Return what a batch norm does besides: timm's have the dropout and the activation after it inside."""
-    inside = [module for name in ("drop", "act") if isinstance(module := getattr(norm, name, None), nn.Module)]
-    return nn.Sequential(*inside)
+    return nn.Sequential(OrderedDict((name, child) for name, child in norm.named_children() if name in ("drop", "act")))
 
 
 @torch.inference_mode(False)
