@@ -22,6 +22,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from catdog.context import RunContext
+from catdog.cores import usable_cores
 from catdog.ledger import read_ledger, read_manifest
 from catdog.options import run_job
 from catdog.storage import StoreLocation
@@ -205,6 +206,15 @@ def test_a_frozen_backbone_computes_its_features_once(store_folder: Path, capsys
     assert run_sweep(store_folder, "--freeze", "--seeds", "2") == 0
     assert "computing" not in capsys.readouterr().out
     assert len(list(store_folder.rglob("features-*.safetensors"))) == 1
+
+
+def test_trials_run_in_the_processes_that_ray_starts_at_once(store_folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: Ray's sockets live in it
+        process = start_job(store_folder, *SMALL, "--seeds", str(usable_cores()), environment={"RAY_TMPDIR": folder})
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+        (log,) = Path(folder).glob("ray/session_2*/logs/raylet.out")
+        assert log.read_text().count("Started worker process") == usable_cores()
 
 
 @pytest.mark.usefixtures("local_ray")
