@@ -9,6 +9,7 @@ from torch import nn
 from catdog.models import build_model
 from catdog.models.folding import FoldedNet
 from catdog.models.network import PetNet, build_head
+from catdog.training import set_training_mode
 from catdog.variants import parse_variant
 
 BACKBONES = ["tiny", "resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "timm/tf_efficientnet_lite0"]
@@ -36,13 +37,6 @@ def experienced(model: PetNet) -> PetNet:
     return model
 
 
-def keep_statistics(model: nn.Module) -> None:
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-
-
 def pretrained(backbone: str) -> PetNet:
     return experienced(build_model("attention", backbone=backbone, num_classes=5))
 
@@ -61,7 +55,7 @@ def test_outputs_and_gradients_are_those_of_the_model(name: str) -> None:
     twin = copy.deepcopy(model)
     network, images = FoldedNet(twin), torch.randn(3, 3, 64, 64, dtype=torch.float64)
     for net in (model, twin):
-        keep_statistics(net)
+        set_training_mode(net, freeze_batch_norm=True)
     expected, output = model(images), network(images)
     assert is_folded(network)
     torch.testing.assert_close(output.logits, expected.logits)
@@ -78,9 +72,9 @@ def test_outputs_and_gradients_are_those_of_the_model(name: str) -> None:
 
 def test_the_parameters_are_the_models_own_and_keep_their_names() -> None:
     model = pretrained("tiny")
-    names, modes = list(model.state_dict()), [module.training for module in model.modules()]
+    names = list(model.state_dict())
     network = FoldedNet(model)
-    keep_statistics(model)
+    set_training_mode(model, freeze_batch_norm=True)
     modes = [module.training for module in model.modules()]
     network(torch.randn(2, 3, 48, 48))
     assert [module.training for module in model.modules()] == modes
@@ -116,7 +110,7 @@ def test_it_can_be_trained_when_its_first_images_were_of_an_evaluation() -> None
     network = FoldedNet(pretrained("resnet18"))
     with torch.inference_mode():
         network.eval()(torch.randn(2, 3, 64, 64))
-    keep_statistics(network)
+    set_training_mode(network.model, freeze_batch_norm=True)
     network(torch.randn(2, 3, 64, 64)).logits.sum().backward()
     assert is_folded(network)
     assert all(parameter.grad is not None for parameter in network.parameters())
