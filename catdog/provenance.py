@@ -1,7 +1,7 @@
 """Which code, packages and machine a run was made with."""
 
+import hashlib
 import importlib.metadata
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -32,16 +32,36 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def code_version() -> str | None:
-    """Return the commit of the code that is running, with `+changes` where it differs; None outside a checkout."""
+def code_version() -> str:
+    """Return the commit of the code that is running, with `+changes` where it differs from that.
+
+    Outside a checkout (a job gets no `.git`): `tree HASH`, as git names the folder catdog/, so that
+    `git log -t --find-object=HASH` finds the commit it was made in.
+    """
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", "--", Path(__file__).name)
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + (
             "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else ""
         )
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("CATDOG_CODE_VERSION")
+        return f"tree {tree_hash(folder).hex()}"
+
+
+def tree_hash(folder: Path) -> bytes:
+    """Return git's name for a folder of plain files, in 20 bytes.
+
+    Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+    """
+    entries = []
+    for path in folder.iterdir():
+        if path.is_dir():
+            if path.name != "__pycache__":
+                entries.append((f"{path.name}/", b"40000 " + path.name.encode(), tree_hash(path)))
+        else:
+            entries.append((path.name, b"100644 " + path.name.encode(), _git_object("blob", path.read_bytes())))
+    return _git_object("tree", b"".join(mode_and_name + b"\0" + name for _, mode_and_name, name in sorted(entries)))
 
 
 def now() -> str:
@@ -52,3 +72,7 @@ def now() -> str:
 def _git(folder: Path, *arguments: str) -> str:
     process = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
     return process.stdout.strip()
+
+
+def _git_object(kind: str, content: bytes) -> bytes:
+    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content, usedforsecurity=False).digest()

@@ -272,7 +272,7 @@ class Manifest:
     """The commands that made the run what it is, in their order."""
     versions: Mapping[str, str]
     code: str | None
-    """The commit of the code, where it is known."""
+    """The commit of the code, or the hash of its folder (`provenance.code_version`)."""
 
     def planned(self) -> list[PlannedTrial]:
         """Return all trials, by variant as planned, then by seed."""
