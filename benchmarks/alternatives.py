@@ -132,7 +132,7 @@ def memory_formats(folder: str) -> None:
     for name, recipe in (("lite0, 128 px", LITE0), ("ResNet-34, 224 px", RESNET)):
         used, other = (Bench(folder, recipe, "baseline", steps=3) for _ in range(2))
         other.bare.model.to(memory_format=torch.contiguous_format)
-        other.bare.images = other.bare.images.contiguous()
+        other.bare.batches = [(images.contiguous(), labels) for images, labels in other.bare.batches]
         compare(f"{name}, channels last", used.step, {"contiguous": other.step})
 
 

@@ -1,5 +1,6 @@
-"""The bare arithmetic: forward, backward and step on one batch that stays where it is."""
+"""The bare arithmetic: forward, backward and step on batches that are there already."""
 
+import itertools
 import time
 
 import torch
@@ -14,7 +15,11 @@ from catdog.variants import parse_variant
 
 
 class BareTraining:
-    """The network, optimiser and precision of a trial, without everything around them."""
+    """The network, optimiser and precision of a trial, without everything around them.
+
+    Of images it has one batch that stays where it is; of frozen features, where reading is much of a step, those of
+    an epoch, in memory in the order of their use and ready for the head.
+    """
 
     def __init__(self, context: RunContext, label: str) -> None:
         recipe = self.recipe = context.identity.recipe
@@ -26,19 +31,19 @@ class BareTraining:
         batches = inputs.batches_for(model.head)
         self.state = new_state(self.model, recipe, batches.steps_per_epoch)
         self.autocast = autocast_for(recipe.precision, self.device)
-        images, labels = next(iter(batches.train(0, 0)))
-        self.images, self.labels = images.clone(memory_format=torch.preserve_format), labels.clone()
+        epoch = batches.train(0, 0) if recipe.freeze else itertools.islice(batches.train(0, 0), 1)
+        self.batches = [(inputs.clone(memory_format=torch.preserve_format), labels.clone()) for inputs, labels in epoch]
 
-    def run(self, steps: int) -> float:
-        """Train `steps` steps; returns the seconds of one."""
+    def run(self, steps: int, distinct: int | None = None) -> float:
+        """Train on all batches in turn, or on the first `distinct` of them; returns the seconds of a step."""
         recipe = self.recipe
         set_training_mode(self.model, recipe.keeps_batch_norm)
         self._wait()
         started = time.perf_counter()
-        for _ in range(steps):
+        for inputs, labels in itertools.islice(itertools.cycle(self.batches[:distinct]), steps):
             with self.autocast:
-                output = self.state.network(self.images)
-            loss = F.cross_entropy(output.logits_BK.float(), self.labels, label_smoothing=recipe.label_smoothing)
+                output = self.state.network(inputs)
+            loss = F.cross_entropy(output.logits_BK.float(), labels, label_smoothing=recipe.label_smoothing)
             loss = loss + output.aux_loss
             self.state.optimizer.zero_grad(set_to_none=True)
             loss.backward()

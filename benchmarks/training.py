@@ -1,6 +1,7 @@
 """How near the training epochs of a trial are to the bare arithmetic of the same network."""
 
 import dataclasses
+import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,18 +43,22 @@ def compare(
         context = made_context(Path(folder), recipe, images, threads, gpus)
         bare = {label: BareTraining(context, label) for label in labels}
         steps = EPOCHS * images // recipe.batch_size
-        trial_seconds, bare_seconds = [], []
+        trial_seconds, bare_seconds, repeated_seconds = [], [], []
         for repeat in range(REPEATS + 1):
             trial_seconds.append(sum(trial_step(context, label, repeat) for label in labels))
             bare_seconds.append(sum(bare[label].run(steps) for label in labels))
-    kept_trial, kept_bare = trial_seconds[1:], bare_seconds[1:]  # the first of each warms up
+            if recipe.freeze:
+                repeated_seconds.append(sum(bare[label].run(steps, distinct=1) for label in labels))
+    rates = [
+        len(labels) * recipe.batch_size / statistics.median(seconds[1:])  # the first of each warms up
+        for seconds in (trial_seconds, bare_seconds, repeated_seconds)
+        if seconds
+    ]
     shape = f"batch {recipe.batch_size}, {recipe.precision}, {threads} thread{'s' * (threads > 1)}"
-    rate = len(labels) * recipe.batch_size
-    detail = (
-        f"{rate / sorted(kept_trial)[REPEATS // 2]:.0f} images/s in a trial, "
-        f"{rate / sorted(kept_bare)[REPEATS // 2]:.0f} bare ({shape}; {', '.join(labels)})"
-    )
-    return Figure(name, ratios(kept_bare, kept_trial), "", target, True, detail)
+    places = ("in a trial", "bare", "where bare steps repeat one batch")
+    shown = ", ".join(f"{rate:.0f} images/s {place}" for rate, place in zip(rates, places, strict=False))
+    detail = f"{shown} ({shape}; {', '.join(labels)})"
+    return Figure(name, ratios(bare_seconds[1:], trial_seconds[1:]), "", target, True, detail)
 
 
 def trial_step(context: RunContext, label: str, seed: int) -> float:

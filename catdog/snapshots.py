@@ -5,6 +5,7 @@ map). Several masks share the fixed scale 0..1; a single mask is drawn on its ow
 sigmoid mask near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
 """
 
+import functools
 import io
 import zlib
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Probes:
     breeds: tuple[str, ...]
 
 
+@functools.cache
 def colour_map() -> npt.NDArray[np.uint8]:
     """Return viridis as a table (256, 3)."""
     anchors = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in _VIRIDIS.split()])

@@ -79,6 +79,7 @@ def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.dev
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # what nothing reaches any more decays into numbers that CPUs are slow with
     torch.use_deterministic_algorithms(deterministic)
     if not (gpus and torch.cuda.is_available()):
         return torch.device("cpu")
