@@ -18,12 +18,14 @@ from bare import BareTraining
 from made_data import made_context, preset_recipe
 from measuring import show
 
+import catdog.models.folding
 import catdog.models.heads.attention
 import catdog.models.heads.multi_attention
 from catdog.allocator import ENVIRONMENT
 from catdog.config import Recipe
 from catdog.data import batches
 from catdog.inputs import forget_inputs, shared_inputs
+from catdog.models.folding import FoldedNet
 from catdog.models.heads.pooling import mask_scores
 from catdog.training import evaluate
 
@@ -94,6 +96,17 @@ def folding(folder: str) -> None:
     used, other = (Bench(folder, LITE0, "baseline") for _ in range(2))
     other.bare.state.network = other.bare.model
     compare("lite0, 128 px, batch norms folded", used.step, {"as they are": other.step})
+    compare("its evaluation", used.evaluation, {"as they are": other.evaluation})
+
+
+def cpu_layers(folder: str) -> None:
+    """The layers of PyTorch and timm, with the batch norms folded."""
+    used, other = (Bench(folder, LITE0, "baseline") for _ in range(2))
+    quicker, catdog.models.folding._quicker = catdog.models.folding._quicker, lambda module, turned: module
+    other.bare.state.network = FoldedNet(other.bare.model)
+    other.step()
+    catdog.models.folding._quicker = quicker
+    compare("lite0, 128 px, layers for CPUs", used.step, {"as they are": other.step})
     compare("its evaluation", used.evaluation, {"as they are": other.evaluation})
 
 
@@ -212,8 +225,8 @@ def print_steps(kind: str, threads: int, tuned: bool) -> None:
 ALTERNATIVES: dict[str, Callable[[str], None]] = {
     function.__name__: function
     for function in (
-        mask_convolution, folding, optimisers, precisions, memory_formats, compilation, evaluation_batches, processes,
-        allocation,
+        mask_convolution, folding, cpu_layers, optimisers, precisions, memory_formats, compilation, evaluation_batches,
+        processes, allocation,
     )
 }  # fmt: skip
 

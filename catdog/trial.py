@@ -81,6 +81,8 @@ def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.dev
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # what nothing reaches any more decays into numbers that CPUs are slow with
     torch.use_deterministic_algorithms(deterministic)
+    # A pass over every new tensor, to make mistakes visible.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not (gpus and torch.cuda.is_available()):
         return torch.device("cpu")
     torch.cuda.set_per_process_memory_fraction(gpus)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from catdog.models import build_model
+from catdog.models.cpu_layers import StripedDepthwiseConv2d
 from catdog.models.folding import FoldedNet
 from catdog.models.network import PetNet, build_head
 from catdog.training import set_training_mode
@@ -49,11 +50,11 @@ def is_folded(network: FoldedNet) -> bool:
     return network._folding is not None
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_outputs_and_gradients_are_those_of_the_model(name: str) -> None:
+@pytest.mark.parametrize(("name", "size"), [*((name, 64) for name in BACKBONES), ("timm/tf_efficientnet_lite0", 71)])
+def test_outputs_and_gradients_are_those_of_the_model(name: str, size: int) -> None:
     model = pretrained(name).double()  # what is left of rounding cannot hide a mistake
     twin = copy.deepcopy(model)
-    network, images = FoldedNet(twin), torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    network, images = FoldedNet(twin), torch.randn(3, 3, size, size, dtype=torch.float64)
     for net in (model, twin):
         set_training_mode(net, freeze_batch_norm=True)
     expected, output = model(images), network(images)
@@ -68,6 +69,17 @@ def test_outputs_and_gradients_are_those_of_the_model(name: str) -> None:
     network.eval()
     with torch.inference_mode():
         torch.testing.assert_close(network(images).logits, model.eval()(images).logits)
+
+
+def test_no_map_is_copied_for_tensorflows_padding_and_wide_depthwise_kernels_are_taken_in_strips() -> None:
+    network = FoldedNet(pretrained("timm/tf_efficientnet_lite0")).eval()
+    with torch.inference_mode():
+        network(torch.randn(1, 3, 64, 64))
+    assert network._folding is not None
+    convolutions = [module for module in network._folding._plain.modules() if isinstance(module, nn.Conv2d)]
+    assert {type(conv) for conv in convolutions} == {nn.Conv2d, StripedDepthwiseConv2d}
+    for conv in convolutions:
+        assert isinstance(conv, StripedDepthwiseConv2d) == (conv.kernel_size == (5, 5))
 
 
 def test_the_parameters_are_the_models_own_and_keep_their_names() -> None:
@@ -149,7 +161,20 @@ class CalledTwice(nn.Module):
         return self.conv(maps)
 
 
-@pytest.mark.parametrize("backbone", [UsedTwice, CalledTwice, lambda: nn.Conv2d(3, 4, 3)])
+class NamedTwice(nn.Module):
+    """A layer that would be replaced, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.wide = self.again = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.again(self.wide(self.norm(self.conv(images))))
+        return maps
+
+
+@pytest.mark.parametrize("backbone", [UsedTwice, CalledTwice, NamedTwice, lambda: nn.Conv2d(3, 4, 3)])
 def test_a_backbone_that_the_folding_does_not_fit_is_computed_as_it_is(backbone: type[nn.Module]) -> None:
     model = around(backbone())
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 16, 16)

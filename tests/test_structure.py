@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "catdog"
 FLOW = """
     errors background cores allocator provenance seeding variants fields config paths records
     data.source data.split data.drawn data.oxford data.pack data.batches data.features
-    models.output models.losses models.heads models.weights models.backbones models.network models.folding models
+    models.output models.losses models.heads models.weights models.backbones models.network
+    models.cpu_layers models.folding models
     training precision snapshots artifacts storage results claim context provision inputs trial canary
     statistics ledger predictions contrasts attention attention_table studies spending plan
     aggregation progress terminal options sweep report
