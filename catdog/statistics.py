@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+import scipy  # its parts are loaded when they are used
 
 from catdog.records import TrialResult
 
@@ -68,7 +68,7 @@ def mean_interval(values: Array, rng: np.random.Generator) -> Interval | None:
     """
     if len(values) < FEWEST_FOR_AN_INTERVAL or np.ptp(values) == 0:
         return None
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="BCa", rng=rng
     )
     low, high = result.confidence_interval
@@ -84,7 +84,7 @@ def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
         return None
     if len(differences) == 1 or not differences.any():
         return 1.0
-    result = stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
     )
     return float(result.pvalue)
@@ -108,7 +108,7 @@ def probability_of_improvement(ours: Array, theirs: Array) -> float | None:
     """Return how probably a random one of `ours` (n,) is above a random one of `theirs` (m,); equal counts half."""
     if not (len(ours) and len(theirs)):
         return None
-    return float(stats.mannwhitneyu(ours, theirs).statistic / (len(ours) * len(theirs)))
+    return float(scipy.stats.mannwhitneyu(ours, theirs).statistic / (len(ours) * len(theirs)))
 
 
 def correlation(ours: Array, theirs: Array) -> float | None:
@@ -130,16 +130,16 @@ def detectable_difference(differences: Array) -> float | None:
     n = len(differences)
     if n < FEWEST_FOR_AN_INTERVAL or np.ptp(differences) == 0:
         return None
-    critical = stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
+    critical = scipy.stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
 
     def shortfall(shift: float) -> float:
         """`shift` is in standard errors, and searched from below: scipy's noncentral t is not finite far above."""
-        return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)) - POWER
+        return float(scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift)) - POWER
 
     largest = 1.0
     while shortfall(largest) < 0:
         largest *= 2
-    return float(optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1) / np.sqrt(n))
+    return float(scipy.optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1) / np.sqrt(n))
 
 
 def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Generator) -> Interval | None:
@@ -172,7 +172,7 @@ def std_interval(values: Sequence[float] | Array) -> Interval | None:
         return None
     tail = (1 - CONFIDENCE) / 2
     squares = np.var(values, ddof=1) * (n - 1)
-    low, high = (float(np.sqrt(squares / stats.chi2.ppf(share, n - 1))) for share in (1 - tail, tail))
+    low, high = (float(np.sqrt(squares / scipy.stats.chi2.ppf(share, n - 1))) for share in (1 - tail, tail))
     return Interval(low, high)
 
 
@@ -185,5 +185,5 @@ def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array
         return None
     ratio = float(np.var(part, ddof=1) / np.var(whole, ddof=1))
     tail = (1 - CONFIDENCE) / 2
-    low, high = (float(stats.f.ppf(share, len(part) - 1, len(whole) - 1)) for share in (tail, 1 - tail))
+    low, high = (float(scipy.stats.f.ppf(share, len(part) - 1, len(whole) - 1)) for share in (tail, 1 - tail))
     return ratio, Interval(ratio / high, ratio / low)

@@ -235,7 +235,7 @@ def _names_in(folder: Path) -> set[str]:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             return file.read()
     except OSError as error:
         raise UserError(

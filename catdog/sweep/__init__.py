@@ -8,6 +8,9 @@ Ray that both run on. A worker imports its own side only.
 
 import os
 
+PRELOADED = "CATDOG_PRELOADED"
+"""The variable that names what workers import at once (`preload`), with commas between the names."""
+
 # Read by Ray when it is imported: token authentication stays on, nothing is sent home, and Tune says nothing of its
 # own.
 os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -18,6 +18,7 @@ from catdog.cores import usable_cores
 from catdog.errors import UserError
 from catdog.records import Unit
 from catdog.storage import StoreLocation
+from catdog.sweep import PRELOADED
 from catdog.sweep.nodes import Resources, Startable, startable_nodes
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -109,11 +110,12 @@ class Cluster:
                 raise UserError(f"RAY_ADDRESS {address}: {str(error).splitlines()[0]}") from None
         else:
             self._say("starting a local Ray")
-            preload = {
-                "RAY_preload_python_modules": ",".join(self._worker_imports()),
+            imports = {
+                "RAY_preload_python_modules": "catdog.sweep.preload",
+                PRELOADED: ",".join(self._worker_imports()),
                 "RAY_idle_worker_killing_time_threshold_ms": "600000",  # packing images takes longer than Ray's second
             }
-            os.environ.update(allocator.ENVIRONMENT | preload)  # Ray's processes inherit it
+            os.environ.update(allocator.ENVIRONMENT | imports)  # Ray's processes inherit it
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
     def _worker_imports(self) -> list[str]:
@@ -126,7 +128,7 @@ class Cluster:
         if config.gpus_per_trial != 0 or 2 * at_once < cores:
             return []
         library = config.recipe.backbone_library
-        return ["catdog.trial"] if library is None else ["catdog.trial", library]
+        return ["catdog.sweep.trainable", "catdog.trial", *([] if library is None else [library])]
 
     def _settle_resources(self, nodes: list[Resources]) -> None:
         """Settle what a trial gets; refuse what no node has, which would be waited for without end."""
