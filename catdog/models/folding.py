@@ -2,12 +2,14 @@
 
 A convolution with weights w and a batch norm with fixed statistics (mean μ, deviation σ, scale γ, shift β) are one
 convolution with weights w·γ/σ and biases β − μ·γ/σ. Written so, from the same parameters, training reaches the same
-gradients but for rounding, and a CPU is spared a pass over every feature map in each direction: lite0 trains a sixth
-faster (`python benchmarks/alternatives.py folding`). The idea is that of inference engines (Jacob et al. 2018,
-"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", section 3.2).
+gradients but for rounding, and a CPU is spared a pass over every feature map in each direction. The idea is that of
+inference engines (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", section 3.2).
 
 A copy of the backbone computes with the folded weights, so its layers may be others as long as they give the same:
 those of `cpu_layers.py`, and convolutions that need no copy of a map for TensorFlow's padding.
+
+A step of lite0 at 128 px takes 1.4 times as long without all that (`python benchmarks/alternatives.py folding`).
 """
 
 import copy
