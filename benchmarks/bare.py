@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from catdog.context import RunContext
 from catdog.inputs import new_model, shared_inputs
 from catdog.seeding import trial_seeds
-from catdog.training import autocast_for, new_state, set_training_mode
+from catdog.training import autocast_for, denormals_flushed, new_state, set_training_mode
 from catdog.trial import prepare_process
 from catdog.variants import parse_variant
 
@@ -40,15 +40,16 @@ class BareTraining:
         set_training_mode(self.model, recipe.keeps_batch_norm)
         self._wait()
         started = time.perf_counter()
-        for inputs, labels in itertools.islice(itertools.cycle(self.batches[:distinct]), steps):
-            with self.autocast:
-                output = self.state.network(inputs)
-            loss = F.cross_entropy(output.logits_BK.float(), labels, label_smoothing=recipe.label_smoothing)
-            loss = loss + output.aux_loss
-            self.state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.state.optimizer.step()
-        self._wait()
+        with denormals_flushed():
+            for inputs, labels in itertools.islice(itertools.cycle(self.batches[:distinct]), steps):
+                with self.autocast:
+                    output = self.state.network(inputs)
+                loss = F.cross_entropy(output.logits_BK.float(), labels, label_smoothing=recipe.label_smoothing)
+                loss = loss + output.aux_loss
+                self.state.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.state.optimizer.step()
+            self._wait()
         return (time.perf_counter() - started) / steps
 
     def _wait(self) -> None:

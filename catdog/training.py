@@ -6,6 +6,7 @@ one that was never interrupted (on CPUs at the same number of threads; on GPUs w
 no files and no Ray.
 """
 
+import contextlib
 import copy
 import math
 import time
@@ -103,6 +104,17 @@ class TrainState:
 def autocast_for(precision: str, device: torch.device) -> torch.autocast:
     """Return the autocast context of a precision (`float32` or `bfloat16`)."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextlib.contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Let this thread take the smallest numbers for zero: an optimiser's moments decay into them where no gradient comes
+    any more, and CPUs are slow with them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState:

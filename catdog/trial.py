@@ -33,7 +33,7 @@ from catdog.results import read_result
 from catdog.seeding import trial_seeds
 from catdog.snapshots import Probes, contact_sheet
 from catdog.storage import BackgroundUploads, Store, sha256
-from catdog.training import Evaluation, TrainState, autocast_for, evaluate, fit, new_state
+from catdog.training import Evaluation, TrainState, autocast_for, denormals_flushed, evaluate, fit, new_state
 from catdog.variants import VariantSpec
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ def run_trial(
     finished = read_result(store, where, config_hash)
     if finished is not None:
         return finished
-    return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch)
+    with denormals_flushed():
+        return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch)
 
 
 def queue_sheet(
@@ -79,7 +80,6 @@ def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.dev
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # what nothing reaches any more decays into numbers that CPUs are slow with
     torch.use_deterministic_algorithms(deterministic)
     # A pass over every new tensor, to make mistakes visible.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from catdog.models import VARIANTS
 from catdog.records import EpochRecord
 from catdog.seeding import trial_seeds
 from catdog.storage import StoreLocation
-from catdog.training import TrainState, autocast_for, cosine, evaluate, fit, new_state, one_cycle
+from catdog.training import TrainState, autocast_for, cosine, denormals_flushed, evaluate, fit, new_state, one_cycle
 from catdog.variants import parse_variant
 
 CPU = torch.device("cpu")
@@ -298,3 +298,11 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
         assert 0 <= record.mask_health.mask_entropy <= 1.0001
         assert (record.mask_health.mask_overlap > 0) == name.startswith("multi")
     assert EpochRecord.from_row(record.row()) == record
+
+
+def test_the_smallest_numbers_are_zero_in_a_trial_only() -> None:
+    denormal = torch.tensor(1e-40)
+    with pytest.raises(RuntimeError, match="out"), denormals_flushed():
+        assert (denormal * 1).item() == 0
+        raise RuntimeError("out")
+    assert (denormal * 1).item() > 0
