@@ -108,8 +108,10 @@ def autocast_for(precision: str, device: torch.device) -> torch.autocast:
 
 @contextlib.contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Let this thread take the smallest numbers for zero: an optimiser's moments decay into them where no gradient comes
-    any more, and CPUs are slow with them."""
+    """Let this thread take the smallest numbers for zero.
+
+    An optimiser's moments decay into them where no gradient comes any more, and CPUs are slow with them.
+    """
     torch.set_flush_denormal(True)
     try:
         yield

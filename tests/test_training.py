@@ -1,5 +1,6 @@
 """The training loop, on the drawn pets: the same bits whether interrupted or not, without a look at Test."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -302,7 +303,7 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
 
 def test_the_smallest_numbers_are_zero_in_a_trial_only() -> None:
     denormal = torch.tensor(1e-40)
-    with pytest.raises(RuntimeError, match="out"), denormals_flushed():
+    with contextlib.suppress(KeyError), denormals_flushed():
         assert (denormal * 1).item() == 0
-        raise RuntimeError("out")
+        raise KeyError
     assert (denormal * 1).item() > 0
