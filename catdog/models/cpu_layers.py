@@ -40,9 +40,9 @@ class StripedDepthwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` of one filter a channel, but for the rounding of its weight gradient, which is taken in strips.
 
     oneDNN, which computes PyTorch's convolutions on CPUs, has quick kernels for the weight gradient of depthwise
-    convolutions that are up to three columns wide; that of a 5×5 kernel takes 4 to 14 times as long as its other two passes
-    together. The gradient of a wide kernel is that of its strips of three columns side by side, each a convolution of
-    its own over as much of the input (`python benchmarks/alternatives.py cpu_layers`).
+    convolutions that are up to three columns wide; that of a 5×5 kernel takes 4 to 14 times as long as its other two
+    passes together. The gradient of a wide kernel is that of its strips of three columns side by side, each a
+    convolution of its own over as much of the input (`python benchmarks/alternatives.py cpu_layers`).
     """
 
     @staticmethod
