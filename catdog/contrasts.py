@@ -62,15 +62,16 @@ class Contrast:
         names = f"{self.variant} and {self.reference}"
         if self.mean is None:
             return f"{names} have no seed in common that is complete: nothing can be said."
+        difference = signed_points(self.mean)
         if self.n == 1:
-            return f"{names} differ by {_signed(self.mean)} points in one pair, which says nothing about other seeds."
+            return f"{names} differ by {difference} points in one pair, which says nothing about other seeds."
         p = f"{'' if self.is_primary else 'Holm-adjusted '}p {_p(self.p_adjusted)}"
         figures = f"{_range('95 % interval ', self.interval)}{p}, n = {self.n} pairs"
         if self.is_significant:
             word = "better" if self.mean > 0 else "worse"
             size = f"{abs(self.mean):.2f} points ({figures})"
             return f"{self.variant} is {word} than {self.reference} on this test set by {size}{self._on_new_images()}."
-        measured = f"{names} are not distinguishable: the difference is {_signed(self.mean)} points ({figures})"
+        measured = f"{names} are not distinguishable: the difference is {difference} points ({figures})"
         if statistics.least_p(self.n) >= statistics.SIGNIFICANCE:
             return f"{measured}; with {self.n} pairs p cannot be below {statistics.least_p(self.n):.2g} (6 are needed)."
         if self.detectable is not None:
@@ -80,7 +81,7 @@ class Contrast:
     def _on_new_images(self) -> str:
         if self.interval_new_images is None:
             return ""
-        bounds = f"{_signed(self.interval_new_images.low)} to {_signed(self.interval_new_images.high)}"
+        bounds = f"{signed_points(self.interval_new_images.low)} to {signed_points(self.interval_new_images.high)}"
         if self.interval_new_images.excludes_zero:
             return f", and on new images like these ({bounds})"
         return f"; whether on new images, too, is open ({bounds})"
@@ -183,8 +184,10 @@ def _correct(predictions: Predictions, label: str, seeds: tuple[int, ...]) -> np
     return predictions.correct_SN(label)[[rows[seed] for seed in seeds]].astype(np.int8)
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+def signed_points(value: float) -> str:
+    """Return a difference in percentage points with its sign; what rounds to zero has none."""
+    rounded = round(value, 2)
+    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def _p(p: float | None) -> str:
@@ -193,4 +196,4 @@ def _p(p: float | None) -> str:
 
 
 def _range(name: str, interval: Interval | None) -> str:
-    return "" if interval is None else f"{name}{_signed(interval.low)} to {_signed(interval.high)}, "
+    return "" if interval is None else f"{name}{signed_points(interval.low)} to {signed_points(interval.high)}, "

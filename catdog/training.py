@@ -226,6 +226,7 @@ def evaluate(model: nn.Module, batches: Batches, part: PartName, autocast: torch
         logits.append(output.logits_BK.half().float())
         if output.masks_BMHW is not None:
             masks.append(output.masks_BMHW.float())
+        del inputs, output  # as in training: the next batch takes this one's memory
     return Evaluation(torch.cat(logits).cpu(), batches.labels(part), torch.cat(masks).cpu() if masks else None)
 
 

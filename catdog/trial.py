@@ -15,8 +15,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 
@@ -59,18 +57,6 @@ def run_trial(
         return finished
     with denormals_flushed():
         return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch)
-
-
-def queue_sheet(
-    uploads: BackgroundUploads,
-    key: str,
-    probes: Probes,
-    masks_PMHW: npt.NDArray[np.floating],
-    predicted_P: npt.NDArray[np.int64],
-    title: str,
-) -> None:
-    """Queue the contact sheet of an epoch: it is drawn and encoded on the thread that uploads it."""
-    uploads.put(key, functools.partial(contact_sheet, probes, masks_PMHW, predicted_P, title))
 
 
 def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
@@ -171,7 +157,9 @@ class _Trial:
         title = (
             f"{self.variant.label} · seed {self.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
         )
-        queue_sheet(uploads, self.where.snapshot(record.epoch), self.probes, masks.numpy(), predicted.numpy(), title)
+        # Drawn and encoded on the thread that uploads it.
+        draw = functools.partial(contact_sheet, self.probes, masks.numpy(), predicted.numpy(), title)
+        uploads.put(self.where.snapshot(record.epoch), draw)
 
     def _score(self, uploads: BackgroundUploads) -> dict[str, Any]:
         """Score test, only here, with the chosen epoch's weights; queue what is kept."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from catdog.contrasts import Contrast, compare, primary_of, reference_of
+from catdog.contrasts import Contrast, compare, primary_of, reference_of, signed_points
 from catdog.predictions import Predictions, read_predictions
 from catdog.statistics import holm
 from catdog.storage import MemoryStore
@@ -102,6 +102,13 @@ def test_a_contrast_does_not_depend_on_which_others_there_are() -> None:
     alone = only(contrasts(labels=("baseline", "multi-attention")))
     among = only([contrast for contrast in contrasts() if contrast.is_primary])
     assert alone == among
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.006, "+1.01"), (-0.25, "−0.25"), (0.004, "0.00"), (-0.004, "0.00"), (0.0, "0.00")]
+)
+def test_what_rounds_to_zero_has_no_sign(value: float, text: str) -> None:
+    assert signed_points(value) == text
 
 
 def test_predictions_are_read_back_by_variant_and_seed() -> None:

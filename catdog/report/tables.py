@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from catdog.aggregation import format_accuracy
-from catdog.contrasts import Contrast, reference_of
+from catdog.contrasts import Contrast, reference_of, signed_points
 from catdog.data.oxford import DATASET
 from catdog.ledger import best_run
 from catdog.predictions import Predictions
@@ -237,7 +237,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def signed(value: float | None) -> str:
-    return NOTHING if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+    return NOTHING if value is None else signed_points(value)
 
 
 def interval(value: Interval | None) -> str:
