@@ -26,15 +26,13 @@ def test_the_measurement_leaves_the_random_state_as_it_was(recipe: Recipe) -> No
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_bfloat16_must_be_clearly_faster(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catdog.precision.CLEARLY_FASTER", 1e9)
-    assert choose_precision(recipe, CPU) == "float32"
+def test_bfloat16_must_be_clearly_faster(recipe: Recipe) -> None:
+    assert choose_precision(recipe, CPU, clearly_faster=1e9) == "float32"
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_is_measured_once_and_keeps_what_was_found(
     store_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     drawn: Callable[..., list[str]],
 ) -> None:
