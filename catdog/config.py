@@ -22,7 +22,7 @@ from catdog.fields import from_fields
 from catdog.seeding import Purpose
 from catdog.variants import VariantSpec, parse_variants
 
-RESULT_FORMAT = 2
+RESULT_FORMAT = 3
 """Raised whenever the same recipe would give other numbers than before; part of a run's identity."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
