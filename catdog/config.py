@@ -84,7 +84,7 @@ class Recipe:
     weight_decay: float = 0.01
     """Weight decay of all weights except the mask convolution's."""
     mask_weight_decay: float = 0.0
-    """Weight decay of the mask convolution (the article used the common one and saw masks run to extremes)."""
+    """Weight decay of the mask convolution."""
     label_smoothing: float = 0.0
     """Label smoothing of the cross-entropy in training."""
     lambda_divergence: float = 0.001

@@ -1,6 +1,6 @@
 """Two studies that are sweeps: what the divergence weight λ does, and which randomness makes results scatter.
 
-The article left both open. λ: the same variant with λ = 0 and six values, against the overlap of its masks and its
+λ: the same variant with λ = 0 and six values, against the overlap of its masks and its
 accuracy. Scatter: the same sweep with one source of randomness let go at a time (`--vary`), the others as in seed 0;
 each is a run of its own, since what the seed changes belongs to a run's identity.
 """
