@@ -12,7 +12,7 @@ from catdog.cores import map_on_cores, usable_cores
 from catdog.data.oxford import dataset_folder, open_oxford
 from catdog.data.pack import write_pack
 
-REPEATS = 5
+REPEATS = 9
 
 
 def measure() -> list[Figure]:

@@ -4,11 +4,12 @@ Accuracies are percentages. Failed, diverged and missing trials are listed, neve
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import pandas as pd
 
 from catdog.ledger import Ledger, best_run
-from catdog.records import TrialResult
+from catdog.records import Launch, TrialResult
 from catdog.spending import summarise_spending
 from catdog.statistics import summarise, summarise_accuracies
 
@@ -92,6 +93,15 @@ def gaps(ledger: Ledger) -> list[str]:
     return lines
 
 
+def mixtures(launches: Sequence[Launch]) -> list[str]:
+    """Return one line for everything that was not the same in all launches of a run: it may have changed results."""
+    seen = {"code (git's trees)": dict.fromkeys(launch.code[:12] for launch in launches if launch.code)}
+    for launch in launches:
+        for package, version in launch.versions.items():
+            seen.setdefault(package, {})[version] = None
+    return [f"launches ran with different {name}: {', '.join(found)}" for name, found in seen.items() if len(found) > 1]
+
+
 def format_accuracy(mean: float | None, std: float | None) -> str:
     """Return `92.29 ± 0.25`, `92.29` where there is no deviation, or a dash."""
     if mean is None or pd.isna(mean):
@@ -116,6 +126,7 @@ def summary(ledger: Ledger, table: pd.DataFrame, contrasts: pd.DataFrame, attent
         "complete": ledger.is_complete,
         "trials": {status: ledger.counts[status] for status in ("complete", "diverged", "failed", "missing")},
         "gaps": gaps(ledger),
+        "mixtures": mixtures(ledger.launches),
         "trial_seconds": sum(entry.result.seconds for entry in ledger.entries if entry.result),
         "spent": [
             dataclasses.asdict(spending) | {"idle_share": spending.idle_share}

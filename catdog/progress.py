@@ -200,7 +200,7 @@ def showing(progress: SweepProgress, console: Console) -> Iterator[None]:
 
     def print_lines(stop: threading.Event) -> None:
         while not stop.wait(LINE_SECONDS):
-            console.print(progress.line(), soft_wrap=True, highlight=False)
+            console.print(progress.line(), soft_wrap=True, highlight=False, markup=False)
 
     with in_background(print_lines, "progress"):
         yield

@@ -25,7 +25,7 @@ from catdog.data.drawn import open_drawn
 from catdog.data.oxford import DATASET as OXFORD
 from catdog.data.oxford import download_oxford, open_oxford
 from catdog.data.source import Source
-from catdog.errors import NotFoundError, UserError, first_line
+from catdog.errors import NotFoundError, StoreRefusedError, UserError, first_line
 from catdog.records import to_json
 from catdog.storage import LocalStore, S3Store, Store, StoreLocation, scratch_beside
 
@@ -93,7 +93,7 @@ def open_source(config: SweepConfig) -> Source | None:
     if config.dataset_root is not None:
         return open_oxford(Path(os.path.expanduser(config.dataset_root)))
     downloaded = node_cache() / OXFORD
-    return open_oxford(downloaded) if downloaded.is_dir() else None
+    return open_oxford(downloaded) if os.path.isdir(downloaded) else None
 
 
 def stored_dataset(config: SweepConfig, store: Store) -> Dataset | None:
@@ -177,6 +177,8 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
         path = Path(os.path.abspath(os.path.expanduser(weights)))
         if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
             raise UserError(f"--weights {weights}: no such file; choose imagenet, lite0, none, a file or an s3:// url")
+        if not os.access(path, os.R_OK):
+            raise UserError(f"--weights {weights}: cannot be read: get the right to read it, or choose another file")
         return path
     folder, _, name = weights.rpartition("/")
     if not name or folder in ("s3:", "s3:/"):
@@ -190,6 +192,8 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
                 store.get_file(name, path)
     except NotFoundError:
         raise UserError(f"--weights {weights}: no such object: check the url") from None
+    except StoreRefusedError as error:
+        raise UserError(str(error).replace("--store", "--weights", 1)) from None
     return path
 
 

@@ -205,6 +205,10 @@ class Launch:
     """Of units that a trial was using, by variant."""
     closed: bool = False
     """No more trials start: what the sweep may cost is spent."""
+    code: str | None = None
+    """Git's name for the folder catdog/ as it was."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of Python and of packages."""
 
     @classmethod
     def from_json(cls, data: bytes) -> "Launch":

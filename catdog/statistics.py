@@ -22,6 +22,8 @@ POWER = 0.8
 RESAMPLES = 10_000
 FEWEST_FOR_AN_INTERVAL = 3
 """Values; of fewer nothing can be resampled that would say more than the values do."""
+_DIGITS = 9
+"""Behind the point. Accuracies are shares of counted images: what differs less is equal, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def mean_interval(values: Array, rng: np.random.Generator) -> Interval | None:
 
     None where there are fewer than three values, or all are equal: the resamples then say nothing.
     """
-    if len(values) < FEWEST_FOR_AN_INTERVAL or np.ptp(values) == 0:
+    if len(values) < FEWEST_FOR_AN_INTERVAL or _are_equal(values):
         return None
     result = scipy.stats.bootstrap(
         (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="BCa", rng=rng
@@ -82,10 +84,15 @@ def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
     """
     if not len(differences):
         return None
-    if len(differences) == 1 or not differences.any():
+    if len(differences) == 1:
         return 1.0
+
+    def mean(flipped: Array, axis: int) -> Array:
+        """Means that only differ by rounding are equal: an accuracy is a count."""
+        return np.asarray(flipped.mean(axis=axis).round(_DIGITS))
+
     result = scipy.stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
+        (differences,), mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
     )
     return float(result.pvalue)
 
@@ -116,7 +123,7 @@ def correlation(ours: Array, theirs: Array) -> float | None:
 
     What pairing gains: the variance of a difference is 1 - correlation times what it would be without pairs.
     """
-    if len(ours) < FEWEST_FOR_AN_INTERVAL or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+    if len(ours) < FEWEST_FOR_AN_INTERVAL or _are_equal(ours) or _are_equal(theirs):
         return None
     return float(np.corrcoef(ours, theirs)[0, 1])
 
@@ -128,7 +135,7 @@ def detectable_difference(differences: Array) -> float | None:
     or there are fewer than three.
     """
     n = len(differences)
-    if n < FEWEST_FOR_AN_INTERVAL or np.ptp(differences) == 0:
+    if n < FEWEST_FOR_AN_INTERVAL or _are_equal(differences):
         return None
     critical = scipy.stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
 
@@ -187,3 +194,7 @@ def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array
     tail = (1 - CONFIDENCE) / 2
     low, high = (float(scipy.stats.f.ppf(share, len(part) - 1, len(whole) - 1)) for share in (tail, 1 - tail))
     return ratio, Interval(ratio / high, ratio / low)
+
+
+def _are_equal(values: Array) -> bool:
+    return bool(np.ptp(values) < 10.0**-_DIGITS)

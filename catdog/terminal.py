@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from catdog.aggregation import format_accuracy, gaps
+from catdog.aggregation import format_accuracy, gaps, mixtures
 from catdog.config import SweepConfig
 from catdog.contrasts import Contrast
 from catdog.ledger import Ledger
@@ -78,6 +78,8 @@ def print_outcome(
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     if len(missing) > MOST_GAPS:
         console.print(f"  … and {len(missing) - MOST_GAPS} more in {in_report('table.md')}", highlight=False)
+    for line in mixtures(ledger.launches):
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     for line in spending_lines(ledger.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True, highlight=False, markup=False)
     places = {

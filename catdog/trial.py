@@ -42,8 +42,11 @@ def run_trial(
     variant: VariantSpec,
     seed: int,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    before_end: Callable[[], None] = lambda: None,
 ) -> TrialResult:
     """Run one trial to its end and return its result, which is then in the store as well.
+
+    `before_end` may raise where the trial's last files, or its result, are not to be written any more.
 
     Raises:
         UserError: data or weights are not as they should be.
@@ -56,7 +59,7 @@ def run_trial(
     if finished is not None:
         return finished
     with denormals_flushed():
-        return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch)
+        return _Trial(context, variant, seed, store, where, config_hash).run(on_epoch, before_end)
 
 
 def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
@@ -106,7 +109,7 @@ class _Trial:
         self._resume()
         self.setup_seconds = time.perf_counter() - started
 
-    def run(self, on_epoch: Callable[[EpochRecord], None]) -> TrialResult:
+    def run(self, on_epoch: Callable[[EpochRecord], None], before_end: Callable[[], None]) -> TrialResult:
         diverged: int | None = None
         with BackgroundUploads(self.store) as uploads:
             try:
@@ -114,6 +117,7 @@ class _Trial:
             except DivergedError as error:
                 diverged = error.epoch
             finishing = time.perf_counter()
+            before_end()
             uploads.put(self.where.history, functools.partial(artifacts.history_csv, list(self.state.history)))
             if self.probe_history.masks_PMHW:
                 uploads.put(self.where.masks, functools.partial(artifacts.masks_npz, self.probes, self.probe_history))
@@ -127,6 +131,7 @@ class _Trial:
                     "best_epoch": diverged,
                 }
             uploads.flush()
+        before_end()
         result = self._result(outcome, uploads, time.perf_counter() - finishing)
         self.store.put(self.where.result, result.to_json())
         self.store.delete(self.where.checkpoint)
@@ -250,7 +255,7 @@ class _Trial:
             return
         try:
             _check_archive(data)
-            content = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             config_hash = content["config_hash"]
         except Exception as error:  # a damaged file makes the unpickler raise anything
             logger.warning("%s is damaged (%r): starting again", self.where.checkpoint, error)
@@ -258,10 +263,7 @@ class _Trial:
         if config_hash != self.config_hash:
             return
         self.state.load_state_dict(content["state"])
-        self.probe_history = ProbeHistory(
-            [masks.cpu() for masks in content["probe_masks"]],
-            [row.cpu() for row in content["probe_predicted"]],
-        )
+        self.probe_history = ProbeHistory(content["probe_masks"], content["probe_predicted"])
 
 
 def _check_archive(data: bytes) -> None:

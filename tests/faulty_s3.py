@@ -23,6 +23,7 @@ ERRORS = {
     "slow_down": (503, "SlowDown", "Please reduce your request rate."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
     "denied": (403, "AccessDenied", "Access Denied"),
+    "not_implemented": (501, "NotImplemented", "A header you provided implies functionality that is not implemented."),
 }
 """The faults that are S3's own answers; the server does not see these requests."""
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "expect", "transfer-encoding", "te", "upgrade"})
@@ -67,6 +68,8 @@ class FaultyS3:
         self.next_faults: list[str] = []
         """Faults of the next requests in their order, instead of drawn ones: a key of ERRORS, "lose_answer",
         "hang_answer", "cut" or "" for none."""
+        self.knows_conditions = True
+        """Whether writes on condition are carried out; else they are answered 501 NotImplemented."""
         self.injected: Counter[str] = Counter()
         """How often each fault was injected."""
         self.passed: list[Request] = []
@@ -139,6 +142,8 @@ class FaultyS3:
             self.content_encodings |= {headers["content-encoding"]} if "content-encoding" in headers else set()
             if self._denied:
                 return "denied"
+            if not self.knows_conditions and "if-none-match" in headers:
+                return "not_implemented"
             if _access_key(headers) in self.expired_keys:
                 return "expired"
             if self.next_faults:

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog.aggregation import comparison_table, format_accuracy, gaps, summary, trials_table
+from catdog.aggregation import comparison_table, format_accuracy, gaps, mixtures, summary, trials_table
 from catdog.config import PRESETS, Identity, Recipe, SweepConfig
 from catdog.errors import UserError
 from catdog.ledger import Ledger, best_run, open_ledger, plan_run
 from catdog.paths import RunPaths, TrialPaths
-from catdog.records import Failure, Manifest, Status, TrialResult, to_json
+from catdog.records import Failure, Launch, Manifest, Status, TrialResult, to_json
 from catdog.report import build_files
 from catdog.report.content import read_content
 from catdog.statistics import summarise
@@ -180,6 +180,17 @@ def test_trials_that_are_not_averaged_are_listed_with_the_reason(ledger: Ledger)
     ]
     assert dict(ledger.counts) == {"complete": 5, "diverged": 1, "failed": 1, "missing": 2}
     assert not ledger.is_complete
+
+
+def test_launches_with_other_code_or_packages_are_named() -> None:
+    first = Launch("a", "2026-01-01", "CPU", None, code="a" * 40, versions={"torch": "2.14.1", "ray": "2.60.0"})
+    later = dataclasses.replace(first, name="b", code="b" * 40, versions={"torch": "2.15.0", "ray": "2.60.0"})
+    older = Launch("c", "2026-01-02", "CPU", None)  # of a time when launches did not say
+    assert mixtures([first, first, older]) == []
+    assert mixtures([first, later, first]) == [
+        f"launches ran with different code (git's trees): {'a' * 12}, {'b' * 12}",
+        "launches ran with different torch: 2.14.1, 2.15.0",
+    ]
 
 
 def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: MemoryStore) -> None:

@@ -2,6 +2,7 @@
 credentials, denied access; on two servers, through a proxy that makes the faults.
 """
 
+import dataclasses
 import gc
 import os
 import signal
@@ -22,6 +23,7 @@ import pytest
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserError
 from catdog.storage import BackgroundUploads, S3Store, StoreLocation
 from tests.faulty_s3 import FaultyS3
+from tests.test_storage import files_of_at_most
 from tests.test_sweep import SMALL, comparable, processes_of, start_job
 
 pytest_plugins = ["tests.s3_servers"]
@@ -271,6 +273,43 @@ def test_a_new_object_is_put_once(night: Night) -> None:
     is_second = store.put_new("key", b"second")
     assert store.get("key") == (b"second" if is_second else b"first")
     assert is_second != night.server.keeps_what_is_there
+
+
+def test_a_store_that_knows_no_conditional_writes_is_looked_into_before(night: Night) -> None:
+    night.proxy.knows_conditions = False
+    store = night.store()
+    assert store.abilities()["conditional writes"] is False
+    assert store.put_new("key", b"first")
+    assert store.put_new("key", b"first")
+    assert not store.put_new("key", b"second")
+    assert store.get("key") == b"first"
+
+
+def test_a_worker_waits_where_another_process_was_let_in(night: Night) -> None:
+    night.used_store()
+    night.proxy.deny()
+    location = dataclasses.replace(StoreLocation.of(night.url, patience=120.0), has_answered=True)
+    timer = threading.Timer(2, night.proxy.allow)
+    timer.start()
+    assert location.open().get("there") == CONTENT
+    timer.join()
+    assert night.proxy.injected["denied"] > 0
+
+
+def test_a_disk_of_this_machine_that_cannot_be_written_is_not_the_store_s_fault(night: Night, tmp_path: Path) -> None:
+    store = night.used_store(LONG)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be written .*CATDOG_CACHE") as caught:
+        store.get_file("there", tmp_path / "file" / "copy")
+    assert not isinstance(caught.value, StoreError)
+
+
+@pytest.mark.timeout(60)
+def test_a_full_disk_of_this_machine_is_not_waited_for(night: Night, tmp_path: Path) -> None:
+    store = night.used_store(LONG)
+    with files_of_at_most(1000), pytest.raises(UserError, match=r"cannot be written .*make room"):
+        store.get_file("there", tmp_path / "copy")
+    assert list(tmp_path.glob(".copy*")) == []
 
 
 def test_a_new_object_whose_answer_was_lost_is_ours(night: Night) -> None:

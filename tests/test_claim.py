@@ -89,6 +89,30 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(store: Store) -> Non
     assert said == []
 
 
+def test_of_two_that_follow_the_same_dead_process_one_wins(store: Store) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stranger(store, pid=ended.pid)
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def follow(launch: str) -> None:
+        together.wait()
+        try:
+            with Claim(store, "night", launch).held(silent):
+                outcomes.append("won")
+                time.sleep(3)
+        except UserError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=follow, args=(launch,)) for launch in ("one", "other")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["refused", "won"]
+
+
 def test_a_later_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(store: Store) -> None:
     stranger(store, pid=os.getppid(), process_started="1")
     with Claim(store, "night", "mine").held(silent):

@@ -25,7 +25,7 @@ RESULT = TrialResult(
 RECORDS: dict[str, Any] = {
     "result": RESULT,
     "failure": Failure("se", 1, "0123", "RuntimeError", "no", "Traceback", 2, "launch", "host:/log", "2026-07-01"),
-    "launch": Launch("a", "2026-07-01", "GPU", 1.01, 3600.0, 2.0, {"baseline": 1.5}, closed=True),
+    "launch": Launch("a", "2026-07-01", "GPU", 1.01, 3600.0, 2.0, {"baseline": 1.5}, True, "0123", {"torch": "2.14.1"}),
     "canary": Canary(IDENTITY, "H100", 10**11, (CanaryStep("se", None, 7000.0, 2e4, 10**9), CanaryStep("x", "no"))),
     "manifest": Manifest(
         run="demo",

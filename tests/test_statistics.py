@@ -46,6 +46,18 @@ def test_the_sign_flip_test_is_the_enumeration_of_all_signs(differences: list[fl
     assert sign_flip_p(np.array(differences), rng()) == pytest.approx(enumerate_signs(differences), abs=1e-12)
 
 
+def test_differences_of_counts_tie_although_they_are_rounded() -> None:
+    """Accuracies on 3,669 images: differences of as many images are equal, whatever the last bits say."""
+    generator = rng(2)
+    for _ in range(100):
+        ours, theirs = generator.integers(3300, 3306, (2, 9))
+        differences = 100 * ours / 3669 - 100 * theirs / 3669
+        assert sign_flip_p(differences, rng()) == pytest.approx(enumerate_signs((ours - theirs).tolist()), abs=1e-12)
+        as_many = 100 * (theirs + 7) / 3669 - 100 * theirs / 3669
+        assert mean_interval(as_many, rng()) is None
+        assert detectable_difference(as_many) is None
+
+
 def test_of_many_pairs_the_sign_flip_test_draws_signs_at_random() -> None:
     differences = rng(1).normal(0.4, 1.0, 16)
     drawn, exact = sign_flip_p(differences, rng()), enumerate_signs(differences.tolist())

@@ -26,6 +26,7 @@ from catdog.cores import usable_cores
 from catdog.ledger import read_ledger, read_manifest
 from catdog.options import run_job
 from catdog.storage import StoreLocation
+from catdog.sweep.trainable import spoils_process
 from catdog.trial import run_trial
 from catdog.variants import parse_variant
 from jobs import aggregate, status, sweep
@@ -433,3 +434,18 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
     assert f"table  {tmp_path}/out/table.md\n" in capsys.readouterr().out
     for name, content in tables.items():
         assert (tmp_path / "out" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("error", "spoils"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (24x64 and 32x37)"), False),
+        (KeyError("epoch"), False),
+    ],
+)
+def test_after_an_error_of_memory_or_gpu_a_trial_gets_a_fresh_process(error: Exception, spoils: bool) -> None:
+    assert spoils_process(error) == spoils

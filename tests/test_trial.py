@@ -23,6 +23,7 @@ from PIL import Image
 
 from catdog.config import Identity, Recipe
 from catdog.context import RunContext
+from catdog.errors import StoreError
 from catdog.inputs import load_inputs, new_model
 from catdog.models import VARIANTS, build_model
 from catdog.records import EpochRecord, TrialResult
@@ -364,6 +365,22 @@ EXPLODING: dict[str, Any] = {
     "weight_decay": 9.9,
 }
 """Each step multiplies the weights of the head by about -197."""
+
+
+@pytest.mark.parametrize("name", ["attention", "diverging"])
+def test_a_trial_that_is_not_to_end_writes_neither_its_last_files_nor_a_result(
+    name: str, make_context: MakeContext, recipe: Recipe
+) -> None:
+    diverging = name == "diverging"
+    context = make_context(dataclasses.replace(recipe, epochs=12, **EXPLODING) if diverging else recipe)
+    spec = parse_variant("baseline" if diverging else name, context.identity.recipe.variant_defaults())
+
+    def refuse() -> None:
+        raise StoreError("taken over")
+
+    with pytest.raises(StoreError, match="taken over"):
+        run_trial(context, spec, 0, before_end=refuse)
+    assert not {"result.json", "history.csv", "masks.npz", "predictions.npz"} & files_of(context, spec).keys()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ used.
 import hashlib
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -94,35 +93,42 @@ def dataset_folder(root: Path) -> Path:
 
 def download_oxford(folder: Path) -> None:
     """Download the dataset into `folder` through torchvision, once: verified beside its place, then renamed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return
-        from torchvision.datasets import OxfordIIITPet
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{folder}.lock"):
+            if folder.is_dir():
+                return
+            with tempfile.TemporaryDirectory(
+                dir=folder.parent, prefix=f"{folder.name}.part-", ignore_cleanup_errors=True
+            ) as scratch:
+                _download_whole(Path(scratch))
+                os.rename(Path(scratch, DATASET), folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent}: cannot be written ({error.strerror or error}): name another folder by CATDOG_CACHE"
+        ) from None
 
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.part-"))
-        try:
-            try:
-                OxfordIIITPet(str(scratch), split="trainval", target_types="segmentation", download=True)
-            except (OSError, RuntimeError) as error:
-                raise UserError(
-                    f"Oxford-IIIT Pet could not be downloaded ({error}): "
-                    "give its folder by --data-root or CATDOG_DATA_ROOT"
-                ) from None
-            counts = {part: len(_read_list(scratch / DATASET, part)) for part in OFFICIAL_COUNTS}
-            if counts != OFFICIAL_COUNTS:
-                raise UserError(f"the download of Oxford-IIIT Pet is incomplete ({counts}): run the command again")
-            source = open_oxford(scratch)
-            for index in range(len(source.names)):
-                source.read(index)
-            os.rename(scratch / DATASET, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+
+def _download_whole(scratch: Path) -> None:
+    from torchvision.datasets import OxfordIIITPet
+
+    try:
+        OxfordIIITPet(str(scratch), split="trainval", target_types="segmentation", download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"Oxford-IIIT Pet could not be downloaded ({error}): give its folder by --data-root or CATDOG_DATA_ROOT"
+        ) from None
+    counts = {part: len(_read_list(scratch / DATASET, part)) for part in OFFICIAL_COUNTS}
+    if counts != OFFICIAL_COUNTS:
+        raise UserError(f"the download of Oxford-IIIT Pet is incomplete ({counts}): run the command again")
+    source = open_oxford(scratch)
+    for index in range(len(source.names)):
+        source.read(index)
 
 
 def _read_list(root: Path, part: str) -> list[ListedImage]:
     path = root / "annotations" / f"{part}.txt"
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, in a folder that may not be searched, too
         raise UserError(f"{path}: no such file; the dataset is half extracted: extract it again")
     images = []
     for number, line in enumerate(_read_bytes(path).decode(errors="replace").splitlines(), start=1):

@@ -4,7 +4,7 @@ import shlex
 
 import pandas as pd
 
-from catdog.aggregation import format_accuracy, gaps
+from catdog.aggregation import format_accuracy, gaps, mixtures
 from catdog.report.content import ReportContent
 
 
@@ -36,6 +36,7 @@ def table_markdown(content: ReportContent) -> str:
     missing = gaps(ledger)
     if missing:
         lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
+    lines += ["", *(f"- {line}" for line in mixed)] if (mixed := mixtures(ledger.launches)) else []
     commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
     lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
     return "\n".join(lines)

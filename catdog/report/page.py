@@ -18,7 +18,7 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from catdog.aggregation import gaps
+from catdog.aggregation import gaps, mixtures
 from catdog.contrasts import Contrast
 from catdog.ledger import best_run
 from catdog.progress import format_seconds
@@ -86,6 +86,7 @@ def build_page(
         confusions=_confusions(content),
         differing=tables.differing_breeds(content),
         gaps=gaps(content.ledger),
+        mixtures=mixtures(content.ledger.launches),
         published=tables.published(content),
         commands=[shlex.join(command) for command in manifest.commands],
         made=_made(content),

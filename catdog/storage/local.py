@@ -11,7 +11,7 @@ from pathlib import Path
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError
 
-_REMEDIES = {
+REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EROFS: "choose another folder",
@@ -126,7 +126,7 @@ class LocalStore:
             yield
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            remedy = _REMEDIES.get(error.errno or 0)
+            remedy = REMEDIES.get(error.errno or 0)
             if remedy is None:
                 raise StoreError(f"{path}: {reason}") from error
             raise StoreRefusedError(f"--store {self.root}: cannot be written ({reason}): {remedy}") from error

@@ -21,6 +21,8 @@ class StoreLocation:
     endpoint: str | None = None
     region: str | None = None
     patience: float = PATIENCE
+    has_answered: bool = False
+    """Another process has reached it: what is refused now may have to do with a bad minute, and is waited for."""
 
     @classmethod
     def of(cls, url: str, patience: float = PATIENCE) -> "StoreLocation":
@@ -52,4 +54,4 @@ class StoreLocation:
     def open(self) -> LocalStore | S3Store:
         if self.is_local:
             return LocalStore(Path(self.url))
-        return S3Store(self.url, self.endpoint, self.region, self.patience)
+        return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered)

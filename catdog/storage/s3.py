@@ -11,14 +11,15 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from catdog.errors import NotFoundError, StoreError, StoreRefusedError, first_line
+from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserError, first_line
 from catdog.storage.base import READERS, sha256
-from catdog.storage.local import scratch_beside
+from catdog.storage.local import REMEDIES, scratch_beside
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
+_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+_CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
+_CONDITION_UNKNOWN = frozenset({"NotImplemented", "501"})
+"""To a store that has no conditional writes and says so; others ignore the condition."""
 _DENIED = frozenset({"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
 _EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken", "400"}
@@ -35,16 +40,22 @@ _EXPIRED = frozenset(
 
 
 class S3Store:
-    """A prefix of a bucket. `patience` is how many seconds an operation waits for a store that is away."""
+    """A prefix of a bucket.
 
-    def __init__(self, url: str, endpoint: str | None, region: str | None, patience: float) -> None:
+    `patience` is how many seconds an operation waits for a store that is away; `has_answered`, whether the bucket is
+    known to be there and open, so that a refusal is waited for, too.
+    """
+
+    def __init__(
+        self, url: str, endpoint: str | None, region: str | None, patience: float, has_answered: bool = False
+    ) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.url = url
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._endpoint, self._region, self._patience = endpoint, region, patience
         self._opened: S3Client | None = None
-        self._has_answered = False
+        self._has_answered = has_answered
         self._in_a_hurry = threading.Event()
 
     def put(self, key: str, data: bytes) -> None:
@@ -55,9 +66,15 @@ class S3Store:
             try:
                 self._put(client, key, data, IfNoneMatch="*")
             except _client_error() as error:
-                if _code(error) in ("PreconditionFailed", "412"):  # there is one; perhaps ours, if an answer was lost
+                code = _code(error)
+                if code not in _CONDITION_FAILED | _CONDITION_UNKNOWN:
+                    raise
+                try:  # is there one? perhaps ours, if an answer was lost
                     return client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read() == data
-                raise
+                except _client_error() as missing:
+                    if code in _CONDITION_FAILED or _code(missing) not in _MISSING:
+                        raise
+                self._put(client, key, data)
             return True
 
         return self._request(key, put)
@@ -77,12 +94,21 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         scratch = scratch_beside(path)
+
+        def download(client: "S3Client") -> None:
+            try:
+                client.download_file(self.bucket, self.prefix + key, str(scratch))
+            except OSError as error:
+                if error.errno not in REMEDIES:
+                    raise  # the connection's, not the disk's
+                raise _disk_refuses(path, error) from error
+
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._request(key, lambda client: client.download_file(self.bucket, self.prefix + key, str(scratch)))
+            self._request(key, download)
             os.replace(scratch, path)
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror or error}") from error
+            raise _disk_refuses(path, error) from error
         finally:
             with suppress(OSError):
                 scratch.unlink(missing_ok=True)
@@ -106,7 +132,7 @@ class S3Store:
         return True
 
     def check(self) -> None:
-        key, content = f".check-{os.getpid()}", b"catdog"
+        key, content = f".check-{uuid.uuid4().hex}", b"catdog"
         try:
             with self._errors(key):
                 self._put(self._client, key, content)
@@ -115,7 +141,7 @@ class S3Store:
         except StoreRefusedError:
             raise
         except StoreError as error:
-            raise StoreRefusedError(f"--store {self.url}: {first_line(error)}") from None
+            raise StoreError(f"--store {self.url}: {first_line(error)}") from None
         self._has_answered = True
 
     def tidy(self, prefix: str) -> None:
@@ -128,18 +154,20 @@ class S3Store:
         """Try what stores differ in: writes on condition that there is no such object, and checksums of requests."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        key = f".check-abilities-{os.getpid()}"
+        key = f".check-abilities-{uuid.uuid4().hex}"
 
-        def succeeds(**options: Any) -> bool:
+        def answer(**options: Any) -> str:
             try:
                 self._put(self._client, key, b"catdog", **options)
-            except (BotoCoreError, ClientError):
-                return False
-            return True
+            except ClientError as error:
+                return _code(error)
+            except BotoCoreError as error:
+                return type(error).__name__
+            return "done"
 
         try:
-            checksums = succeeds(ChecksumAlgorithm="CRC32")
-            conditional = succeeds() and not succeeds(IfNoneMatch="*")
+            checksums = answer(ChecksumAlgorithm="CRC32") == "done"
+            conditional = answer() == "done" and answer(IfNoneMatch="*") in _CONDITION_FAILED
         finally:
             self.delete(key)
         return {"conditional writes": conditional, "checksums of requests": checksums}
@@ -204,7 +232,7 @@ class S3Store:
                 raise StoreRefusedError(
                     f"--store {self.url}: there is no bucket {self.bucket!r}: create it, or check the endpoint"
                 ) from None
-            if code in ("NoSuchKey", "404", "NotFound"):
+            if code in _MISSING:
                 raise NotFoundError(f"{self.url}/{key}: no such object") from None
             if code in _DENIED:
                 raise StoreRefusedError(
@@ -223,6 +251,12 @@ class S3Store:
             ) from None
         except (BotoCoreError, Boto3Error, OSError) as error:
             raise StoreError(f"{self.url}/{key}: {error}") from error
+
+
+def _disk_refuses(path: Path, error: OSError) -> UserError:
+    """Return what is wrong with this node's disk, which no waiting for the store mends."""
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"{path}: cannot be written ({reason}): make room there, or name another folder by CATDOG_CACHE")
 
 
 class _CredentialsExpiredError(StoreError):

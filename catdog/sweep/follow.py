@@ -102,8 +102,10 @@ class Follow(tune.Callback):
         if isinstance(error, StoreRefusedError):
             try:
                 self._store.check()
-            except UserError as mistake:
-                self._ending.reason = mistake
+            except StoreRefusedError as refusal:
+                self._ending.reason = refusal
+            except StoreError:
+                pass  # it is away, which trials wait for
             if self._context.location.is_local:
                 self._ending.reason = error
 

@@ -39,6 +39,8 @@ def refreshing(
                     finished = over
             except (StoreError, UserError) as error:
                 logger.warning("the report could not be refreshed: %s", error)
+            except Exception:  # a report less, but never the end of reports
+                logger.exception("the report could not be refreshed")
             pause = max(least_seconds, (time.monotonic() - started) / share)
 
     with in_background(work, "refreshing"):

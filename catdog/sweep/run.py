@@ -1,5 +1,6 @@
 """The driver's side of a sweep: resolve the plan, check the inputs on a worker, let Tune run what is left."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -16,12 +17,12 @@ from rich.console import Console
 from catdog.claim import Claim
 from catdog.config import Identity, SweepConfig
 from catdog.context import RunContext
-from catdog.errors import StoreError, UserError
+from catdog.errors import StoreError, UserError, first_line
 from catdog.ledger import Ledger, best_run, open_ledger
 from catdog.paths import RunPaths
 from catdog.plan import Plan, make_plan, resolve_identity
 from catdog.progress import SweepProgress, showing
-from catdog.provenance import now
+from catdog.provenance import code_tree, now, package_versions
 from catdog.provision import provide_dataset, provide_weights, weights_digest
 from catdog.records import Launch
 from catdog.spending import Meter
@@ -31,7 +32,7 @@ from catdog.sweep.cluster import Cluster
 from catdog.sweep.follow import Cell, Ending, Follow
 from catdog.sweep.refreshing import refreshing
 from catdog.sweep.trackers import open_tracker
-from catdog.sweep.trainable import prepare_worker, run_one
+from catdog.sweep.trainable import is_out_of_memory, prepare_worker, run_one
 
 # Tune would hand the driver's credentials to trials in a runtime environment, which Ray logs in plain text.
 class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
@@ -55,7 +56,7 @@ def run_sweep(
     """
 
     def say(message: str) -> None:
-        console.print(message, soft_wrap=True, highlight=False)
+        console.print(message, soft_wrap=True, highlight=False, markup=False)
 
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
@@ -137,11 +138,22 @@ def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:
                 text = ray.get(message)
                 status.update(text)
                 if not console.is_terminal:
-                    console.print(text, soft_wrap=True, highlight=False)
+                    console.print(text, soft_wrap=True, highlight=False, markup=False)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError | StoreError):
             raise type(error.cause)(str(error.cause)) from None
+        if is_out_of_memory(error.cause):
+            raise _lost_worker(error.cause) from None
         raise
+    except ray.exceptions.RayError as error:
+        raise _lost_worker(error) from None
+
+
+def _lost_worker(error: Exception) -> UserError:
+    return UserError(
+        f"the worker that checks data and weights was lost ({first_line(error)}): give nodes more memory, or run the "
+        "same command again"
+    )
 
 
 def _run_trials(
@@ -154,10 +166,14 @@ def _run_trials(
     console: Console,
 ) -> None:
     store, launch = context.location.open(), claim.launch
+    # A worker has been there: whom the store refuses now is not sent home, but waits.
+    context = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     progress = SweepProgress(context.run, plan.ledger, cluster.slots)
     progress.pending = len(plan.pending)
     meter = Meter(
-        Launch(launch, now(), cluster.unit, config.hourly_price), cluster.units_per_trial, cluster.count_units
+        Launch(launch, now(), cluster.unit, config.hourly_price, code=code_tree(), versions=package_versions()),
+        cluster.units_per_trial,
+        cluster.count_units,
     )
     budget = Budget(meter, store, RunPaths(context.run), plan.ledger.launches, config.max_cost, progress)
     trainable = tune.with_resources(

@@ -70,18 +70,19 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
 
     def on_epoch(record: EpochRecord) -> None:
         collapse = mask_collapse(record.mask_health) if record.mask_health is not None else None
-        if record.epoch == recipe.epochs - 1:
-            require_claim(store, context.run, launch)
         tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy, "collapse": collapse or ""})
 
+    def before_end() -> None:
+        require_claim(store, context.run, launch)
+
     try:
-        result = run_trial(context, variant, trial.seed, on_epoch)
+        result = run_trial(context, variant, trial.seed, on_epoch, before_end)
     except StoreError:
         raise
     except Exception as error:
         failure = describe_failure(context, trial, error, launch, attempts + 1)
         store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
-        if _is_out_of_memory(error):
+        if spoils_process(error):
             raise  # for a fresh process; the next attempt finds the record above
         tune.report({"status": "failed"})
         return
@@ -127,10 +128,20 @@ def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception,
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     # On a GPU torch raises an error of its own, on a CPU a RuntimeError like any other.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator" in str(error)
+    )
+
+
+def spoils_process(error: Exception) -> bool:
+    """Return whether the next trial in this process would suffer from the error, too: memory, or a broken GPU."""
+    broken = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+    return (
+        is_out_of_memory(error)
+        or type(error).__name__ == "AcceleratorError"
+        or any(sign in str(error) for sign in broken)
     )
