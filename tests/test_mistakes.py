@@ -303,6 +303,15 @@ DATA = {
         "extract it again or remove it",
         pets_with(IMAGE, lambda whole: whole[: len(whole) // 2]),
     ),
+    "no place for a download": Mistake(
+        "prepare pets-cpu",
+        "/proc/cache: cannot be written",
+        "by CATDOG_CACHE",
+        variables={"CATDOG_CACHE": "/proc/cache"},
+    ),
+    "a name too long for a download": Mistake(
+        "prepare pets-cpu", "name too long", "by CATDOG_CACHE", variables={"CATDOG_CACHE": f"/tmp/{'x' * 300}"}
+    ),
 }
 RESNET = "sweep demo --backbone resnet18 --weights"
 WEIGHTS = {
@@ -313,6 +322,9 @@ WEIGHTS = {
     "folder": Mistake(f"{RESNET} {{here}}", "--weights {here}", "choose imagenet, lite0, none, a file"),
     "s3 without a key": Mistake(f"{RESNET} s3://bucket", "s3://bucket", "give s3://bucket/path/file"),
     "not on s3": Mistake(f"{RESNET} {{bucket}}/w.pth", "{bucket}/w.pth: no such object", "check the url"),
+    "in no bucket": Mistake(
+        f"{RESNET} {{bucket}}-2/w.pth", "--weights {bucket}-2: there is no bucket", "create it, or check the endpoint"
+    ),
     "of tiny": Mistake("sweep demo --weights imagenet", "tiny", "add --weights none"),
     "of another backbone by name": Mistake(f"{RESNET} lite0", "of timm/tf_efficientnet_lite0", "not of resnet18"),
     "wrong keys": Mistake(f"{RESNET} w.pth", "missing (bn1.bias", "give weights of", weights_of_another_backbone),
