@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserError
-from catdog.storage import BackgroundUploads, S3Store, StoreLocation
+from catdog.storage import BackgroundUploads, S3Store, StoreLocation, leaving_at_once
 from tests.faulty_s3 import FaultyS3
 from tests.test_storage import files_of_at_most
 from tests.test_sweep import SMALL, comparable, processes_of, start_job
@@ -239,6 +239,11 @@ def test_who_is_in_a_hurry_waits_no_longer(moto_night: Night) -> None:
     timer.join()
     with pytest.raises(StoreError, match="Could not connect"):
         store.put("there", CONTENT)
+    timer = threading.Timer(2, moto_night.proxy.accept)
+    timer.start()
+    with leaving_at_once(store):  # of the next sweep in this process
+        store.put("there", CONTENT)
+    timer.join()
 
 
 @pytest.mark.timeout(60)

@@ -53,14 +53,15 @@ class Store(Protocol):
         """Remove what writers that died have left below `prefix`, a folder."""
         ...
 
-    def hurry(self) -> None:
-        """Wait no longer for a store that is away, from now on."""
+    def hurry(self, on: bool = True) -> None:
+        """Wait no longer for a store that is away, from now on; or wait again."""
         ...
 
 
 @contextmanager
 def leaving_at_once(store: Store) -> Iterator[None]:
     """Let a user who interrupts the block leave, even if the store is away."""
+    store.hurry(False)  # an earlier block may have been left so
     try:
         yield
     except KeyboardInterrupt:

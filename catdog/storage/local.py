@@ -108,7 +108,7 @@ class LocalStore:
             with suppress(OSError):
                 os.rmdir(folder)  # fails unless it is empty
 
-    def hurry(self) -> None:
+    def hurry(self, on: bool = True) -> None:
         """Nothing to do: a folder is never waited for."""
 
     @contextmanager

@@ -46,7 +46,7 @@ class MemoryStore:
     def check(self) -> None:
         pass
 
-    def hurry(self) -> None:
+    def hurry(self, on: bool = True) -> None:
         pass
 
     def tidy(self, prefix: str) -> None:

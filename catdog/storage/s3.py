@@ -147,8 +147,11 @@ class S3Store:
     def tidy(self, prefix: str) -> None:
         """Nothing to do: an object is there or not, and the bucket's lifecycle rule ends unfinished uploads."""
 
-    def hurry(self) -> None:
-        self._in_a_hurry.set()
+    def hurry(self, on: bool = True) -> None:
+        if on:
+            self._in_a_hurry.set()
+        else:
+            self._in_a_hurry.clear()
 
     def abilities(self) -> dict[str, bool]:
         """Try what stores differ in: writes on condition that there is no such object, and checksums of requests."""
