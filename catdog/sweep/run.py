@@ -166,8 +166,6 @@ def _run_trials(
     console: Console,
 ) -> None:
     store, launch = context.location.open(), claim.launch
-    # A worker has been there: whom the store refuses now is not sent home, but waits.
-    context = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     progress = SweepProgress(context.run, plan.ledger, cluster.slots)
     progress.pending = len(plan.pending)
     meter = Meter(
@@ -176,8 +174,10 @@ def _run_trials(
         cluster.count_units,
     )
     budget = Budget(meter, store, RunPaths(context.run), plan.ledger.launches, config.max_cost, progress)
+    # A worker has been at the store by now: a trial that is refused waits, as for every other fault that may pass.
+    known = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     trainable = tune.with_resources(
-        tune.with_parameters(run_one, context=context, launch=launch), cluster.trial_resources
+        tune.with_parameters(run_one, context=known, launch=launch), cluster.trial_resources
     )
     ending = Ending()
     follow = Follow(progress, meter, context, claim, ending, config.max_retries)
