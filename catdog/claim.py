@@ -85,7 +85,7 @@ class Claim:
             raise UserError(f"run {self._run!r} was taken over by {self._lost.text}: this sweep has ended")
 
     def _acquire(self, say: Callable[[str], None]) -> None:
-        conditional = not self._store.url.startswith("s3://")
+        decided = not self._store.url.startswith("s3://")
         while True:
             if self._store.put_new(self._key, _to_json(self._mine)):
                 break
@@ -94,9 +94,9 @@ class Claim:
                 self._store.delete(self._key)  # damaged, or gone in the meantime
             elif holder.is_known_dead or self._waits_in_vain(holder, say):
                 self._store.put(self._key, _to_json(self._mine))
-                conditional = False  # two may take over from the same dead one
+                decided = False  # two may take over from the same dead one
                 break
-        if not conditional:
+        if not decided:
             time.sleep(SETTLE_SECONDS)
         winner = read_holder(self._store, self._run)
         if winner is None or winner.launch != self._mine.launch:

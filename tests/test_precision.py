@@ -10,7 +10,7 @@ import torch
 from catdog.config import Recipe
 from catdog.options import run_job
 from catdog.paths import RunPaths
-from catdog.precision import choose_precision
+from catdog.precision import choose_precision, faster_precision
 from jobs import sweep
 
 CPU = torch.device("cpu")
@@ -26,8 +26,9 @@ def test_the_measurement_leaves_the_random_state_as_it_was(recipe: Recipe) -> No
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_bfloat16_must_be_clearly_faster(recipe: Recipe) -> None:
-    assert choose_precision(recipe, CPU, clearly_faster=1e9) == "float32"
+@pytest.mark.parametrize(("bfloat16", "chosen"), [(1.0, "float32"), (0.9, "float32"), (0.5, "bfloat16")])
+def test_bfloat16_must_be_clearly_faster(bfloat16: float, chosen: str) -> None:
+    assert faster_precision(float32=1.0, bfloat16=bfloat16) == chosen
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -447,5 +447,5 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
         (KeyError("epoch"), False),
     ],
 )
-def test_after_an_error_of_memory_or_gpu_a_trial_gets_a_fresh_process(error: Exception, spoils: bool) -> None:
+def test_errors_of_memory_and_gpu_spoil_a_process(error: Exception, spoils: bool) -> None:
     assert spoils_process(error) == spoils

@@ -36,7 +36,9 @@ def table_markdown(content: ReportContent) -> str:
     missing = gaps(ledger)
     if missing:
         lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
-    lines += ["", *(f"- {line}" for line in mixed)] if (mixed := mixtures(ledger.launches)) else []
+    mixed = mixtures(ledger.launches)
+    if mixed:
+        lines += ["", *(f"- The {line}." for line in mixed)]
     commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
     lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
     return "\n".join(lines)
