@@ -315,6 +315,7 @@ def test_a_full_disk_of_this_machine_is_not_waited_for(night: Night, tmp_path: P
     with files_of_at_most(1000), pytest.raises(UserError, match=r"cannot be written .*make room"):
         store.get_file("there", tmp_path / "copy")
     assert list(tmp_path.glob(".copy*")) == []
+    assert [request.method for request in night.proxy.passed].count("GET") == 1, "it was asked for once"
 
 
 def test_a_new_object_whose_answer_was_lost_is_ours(night: Night) -> None:

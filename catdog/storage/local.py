@@ -14,6 +14,7 @@ from catdog.errors import NotFoundError, StoreError, StoreRefusedError
 REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
+    errno.EFBIG: "choose another folder, or raise the limit of files' sizes",
     errno.EROFS: "choose another folder",
     errno.EACCES: "choose another folder, or get the right to write there",
     errno.EPERM: "choose another folder, or get the right to write there",
