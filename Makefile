@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Tests wait for processes, servers and pauses more than they compute.
 TEST_PROCESSES ?= 3
 
-.PHONY: sweep test test-all chaos bench check format clean
+.PHONY: sweep test test-all chaos coverage bench check format clean
 
 sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
 	$(BIN)/python jobs/sweep.py demo
@@ -24,10 +24,15 @@ chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers 
 bench: .venv/installed-bench  ## how near to the bare arithmetic: writes benchmarks/RESULTS.md, an hour of a machine that does nothing else
 	$(BIN)/python benchmarks/run.py
 
-check: .venv/installed-dev  ## lint and types
+coverage: .venv/installed-dev  ## lines of catdog/ and jobs/ that the tests run, in workers too; fails below the floor
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not chaos" --cov --cov-report=
+	$(BIN)/coverage report
+
+check: .venv/installed-dev  ## lint, types, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

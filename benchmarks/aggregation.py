@@ -21,8 +21,8 @@ TEST_IMAGES = 3669
 
 
 def measure() -> list[Figure]:
-    sys.path.insert(0, str(ROOT / "tests"))
-    from made_runs import make_run  # simulated runs, in the layout of real ones
+    sys.path.insert(0, str(ROOT))
+    from tests.helpers.made_runs import make_run  # simulated runs, in the layout of real ones
 
     trials = SEEDS * len(VARIANTS)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,16 +18,15 @@ from bare import BareTraining
 from made_data import made_context, preset_recipe
 from measuring import show
 
-import catdog.models.folding
-import catdog.models.heads.attention
-import catdog.models.heads.multi_attention
-from catdog.allocator import ENVIRONMENT
-from catdog.config import Recipe
+from catdog.config.recipe import Recipe
 from catdog.data import batches
-from catdog.inputs import forget_inputs, shared_inputs
-from catdog.models.folding import FoldedNet
-from catdog.models.heads.pooling import mask_scores
-from catdog.training import evaluate
+from catdog.models import batch_norm_folding
+from catdog.models.batch_norm_folding import FoldedNet
+from catdog.models.heads import attention
+from catdog.models.heads.attention import mask_scores
+from catdog.system.cpu import ENVIRONMENT
+from catdog.training.loop import evaluate
+from catdog.trial.inputs import forget_inputs, shared_inputs
 
 HERE = Path(__file__).parent
 REPEATS = 5
@@ -71,17 +70,14 @@ def compare(name: str, used: Seconds, others: dict[str, Seconds]) -> None:
 
 def mask_convolution(folder: str) -> None:
     """A 1×1 convolution, as it is usually written, in place of a matrix product."""
-    modules = (catdog.models.heads.attention, catdog.models.heads.multi_attention)
 
     def with_scores(function: Callable, measured: Seconds) -> Seconds:
         def run() -> float:
-            for module in modules:
-                module.mask_scores = function
+            attention.mask_scores = function
             try:
                 return measured()
             finally:
-                for module in modules:
-                    module.mask_scores = mask_scores
+                attention.mask_scores = mask_scores
 
         return run
 
@@ -102,10 +98,10 @@ def folding(folder: str) -> None:
 def cpu_layers(folder: str) -> None:
     """The layers of PyTorch and timm, with the batch norms folded."""
     used, other = (Bench(folder, LITE0, "baseline") for _ in range(2))
-    quicker, catdog.models.folding._quicker = catdog.models.folding._quicker, lambda module, turned: module
+    faster, batch_norm_folding._faster_layer = batch_norm_folding._faster_layer, lambda module, turned: module
     other.bare.state.network = FoldedNet(other.bare.model)
     other.step()
-    catdog.models.folding._quicker = quicker
+    batch_norm_folding._faster_layer = faster
     compare("lite0, 128 px, layers for CPUs", used.step, {"as they are": other.step})
     compare("its evaluation", used.evaluation, {"as they are": other.evaluation})
 
@@ -213,9 +209,9 @@ def allocation(folder: str) -> None:
 
 def print_steps(kind: str, threads: int, tuned: bool) -> None:
     if not tuned:
-        import catdog.trial
+        from catdog.trial import setup
 
-        catdog.trial.keep_freed_memory = lambda: False
+        setup.tune_malloc = lambda: False
     recipe = {"frozen": FROZEN, "lite0": LITE0}[kind]
     label, steps = ("multi-attention", 60) if kind == "frozen" else ("baseline", 6)
     with tempfile.TemporaryDirectory() as folder:

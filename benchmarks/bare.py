@@ -6,12 +6,13 @@ import time
 import torch
 import torch.nn.functional as F
 
-from catdog.context import RunContext
-from catdog.inputs import new_model, shared_inputs
-from catdog.seeding import trial_seeds
-from catdog.training import autocast_for, denormals_flushed, new_state, set_training_mode
-from catdog.trial import prepare_process
-from catdog.variants import parse_variant
+from catdog.config.variant_registry import parse_variant
+from catdog.training.loop import new_state, set_training_mode
+from catdog.training.precision import autocast_for, flush_denormals
+from catdog.training.seeding import trial_seeds
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import new_model, shared_inputs
+from catdog.trial.setup import prepare_process
 
 
 class BareTraining:
@@ -40,7 +41,7 @@ class BareTraining:
         set_training_mode(self.model, recipe.keeps_batch_norm)
         self._wait()
         started = time.perf_counter()
-        with denormals_flushed():
+        with flush_denormals():
             for inputs, labels in itertools.islice(itertools.cycle(self.batches[:distinct]), steps):
                 with self.autocast:
                     output = self.state.network(inputs)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from measuring import Figure
 
-from catdog.snapshots import Probes, contact_sheet
 from catdog.storage import BackgroundUploads, LocalStore
+from catdog.trial.contact_sheet import Probes, contact_sheet
 
 EPOCHS, MASKS, PROBES, SIDE = 60, 4, 4, 256
 

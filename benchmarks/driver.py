@@ -7,7 +7,8 @@ import time
 from measuring import Figure
 from rich.console import Console
 
-from catdog.config import PRESETS, SweepConfig
+from catdog.config.presets import PRESETS
+from catdog.config.sweep_options import SweepConfig
 
 FEW, MANY = 100, 1000
 
@@ -38,7 +39,7 @@ def _sweep(trials: int) -> tuple[float, float]:
         console = Console(file=silence)
         run_sweep(warm, (), console)
         wall, started = time.perf_counter(), time.process_time()
-        ledger = run_sweep(config, (), console)
+        run_status = run_sweep(config, (), console)
         seconds = time.process_time() - started
-        assert ledger.is_complete
+        assert run_status.is_complete
         return seconds / trials, time.perf_counter() - wall

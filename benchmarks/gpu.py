@@ -16,9 +16,9 @@ from measuring import HEADER, Figure, machine
 from starting import later_trials
 from training import compare
 
-from catdog.canary import run_canary
-from catdog.config import Recipe
-from catdog.variants import parse_variant
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import parse_variant
+from catdog.sweep.canary import run_canary
 
 BATCHES = (64, 128, 256)
 IMAGES = 2944

@@ -54,13 +54,13 @@ def _seconds(arguments: list[str]) -> float:
 
 def _make_folders(root: Path, folder: Path) -> None:
     """Lay the split out as ImageFolder wants it, with links to the same files."""
-    from catdog.data.oxford import dataset_folder, open_oxford
+    from catdog.data.datasets.oxford_pets import dataset_folder, open_oxford
     from catdog.data.split import split_images
 
     source = open_oxford(root)
     split = split_images(source.labels, source.is_test, split_seed=0)
     for part in ("train", "validation", "test"):
-        for index in split.part(part):  # type: ignore[arg-type]
+        for index in split.indices(part):  # type: ignore[arg-type]
             link = folder / part / source.breeds[source.labels[index]] / f"{source.names[index]}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((dataset_folder(root) / "images" / link.name).absolute())
@@ -76,7 +76,7 @@ def train(images: Path) -> None:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    from catdog.models.weights import lite0_path, read_weights, translate_lite0
+    from catdog.models.backbones.weights import lite0_path, read_weights, translate_lite0
 
     class Classifier(lightning.LightningModule):
         def __init__(self, steps: int) -> None:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.config import PRESETS, Identity, Recipe
-from catdog.context import RunContext
-from catdog.data.oxford import PACKED_SIZE
+from catdog.config.presets import PRESETS
+from catdog.config.recipe import Recipe
+from catdog.data.datasets.base import Source, pack_key
+from catdog.data.datasets.oxford_pets import PACKED_SIZE
 from catdog.data.pack import write_pack
-from catdog.data.source import Source
-from catdog.paths import pack_key
-from catdog.provision import provide
+from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
+from catdog.storage.node_cache import fetch_or_make
+from catdog.trial.context import RunContext
 
 BREEDS = 37
 TEST_PER_BREED = 4
@@ -40,7 +41,7 @@ def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: 
         has_trimap=np.zeros(len(labels), dtype=bool),
         read=read,
     )
-    provide(LocalStore(folder), pack_key(FINGERPRINT), lambda path: write_pack(source, path))
+    fetch_or_make(LocalStore(folder), pack_key(FINGERPRINT), lambda path: write_pack(source, path))
     identity = Identity(dataclasses.replace(recipe, limit_images=images), FINGERPRINT, None, threads)
     return RunContext("bench", StoreLocation.of(str(folder)), identity, recipe.weights, gpus_per_trial=gpus)
 

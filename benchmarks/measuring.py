@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from catdog.cores import usable_cores
+from catdog.system.cpu import usable_cores
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from measuring import Figure
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from catdog.models.network import build_head
-from catdog.variants import parse_variant
+from catdog.config.variant_registry import parse_variant
+from catdog.models.petnet import build_head
 
 BATCH, CHANNELS, SIDE, CLASSES = 64, 512, 7, 37
 """ResNet-34 at 224 px."""

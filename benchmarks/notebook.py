@@ -17,7 +17,7 @@ from made_data import made_context, preset_recipe
 from measuring import Figure, data_root, ratios
 from torch import nn
 
-from catdog import allocator
+from catdog.system.cpu import ENVIRONMENT
 
 HERE = Path(__file__).parent
 REPEATS = 3
@@ -28,8 +28,8 @@ def measure() -> list[Figure]:
     root = data_root()
     if root is None:
         raise SystemExit("the notebook needs the real images: set CATDOG_DATA_ROOT")
-    ordinary = {name: value for name, value in os.environ.items() if name not in allocator.ENVIRONMENT}
-    tuned = ordinary | allocator.ENVIRONMENT
+    ordinary = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    tuned = ordinary | ENVIRONMENT
     ours, theirs = [], []
     for _ in range(REPEATS):
         theirs.append(_rate(f"notebook.train({str(root)!r})", ordinary))

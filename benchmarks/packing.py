@@ -8,9 +8,9 @@ import simplejpeg
 import torch
 from measuring import Figure, data_root, ratios
 
-from catdog.cores import map_on_cores, usable_cores
-from catdog.data.oxford import dataset_folder, open_oxford
+from catdog.data.datasets.oxford_pets import dataset_folder, open_oxford
 from catdog.data.pack import write_pack
+from catdog.system.cpu import map_on_cores, usable_cores
 
 REPEATS = 9
 

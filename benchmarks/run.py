@@ -17,8 +17,8 @@ from pathlib import Path
 
 from measuring import HEADER, Figure, machine
 
-from catdog.allocator import ENVIRONMENT
-from catdog.provenance import code_version
+from catdog.runs.provenance import code_version
+from catdog.system.cpu import ENVIRONMENT
 
 HERE = Path(__file__).parent
 MEASUREMENTS = {

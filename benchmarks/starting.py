@@ -13,9 +13,9 @@ import torch
 from made_data import made_context, preset_recipe
 from measuring import Figure, data_root
 
-from catdog.config import Recipe
-from catdog.trial import run_trial
-from catdog.variants import parse_variant
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import parse_variant
+from catdog.trial.run import run_trial
 
 ROOT = Path(__file__).parent.parent
 REPEATS = 5

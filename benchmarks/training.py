@@ -10,11 +10,11 @@ from bare import BareTraining
 from made_data import made_context, preset_recipe
 from measuring import Figure, ratios
 
-from catdog.config import Recipe
-from catdog.context import RunContext
-from catdog.records import EpochRecord
-from catdog.trial import run_trial
-from catdog.variants import parse_variant
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import parse_variant
+from catdog.runs.history import EpochRecord
+from catdog.trial.context import RunContext
+from catdog.trial.run import run_trial
 
 REPEATS = 5
 EPOCHS = 2

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from measuring import Figure, data_root
 
-from catdog.context import RunContext
-from catdog.cores import usable_cores
-from catdog.ledger import open_ledger
+from catdog.runs.status import open_run
 from catdog.storage import LocalStore, StoreLocation
+from catdog.system.cpu import usable_cores
+from catdog.trial.context import RunContext
 
 ROOT = Path(__file__).parent.parent
 BARE_STEPS = 200
@@ -32,9 +32,9 @@ def measure(seeds: int = 30) -> list[Figure]:
         before = _bare(folder, slots)
         wall = _sweep(folder, root, "pets-frozen", ["--seeds", str(seeds)])
         after = _bare(folder, slots)
-        ledger = open_ledger(LocalStore(Path(folder)), "pets-frozen")
-    results = [entry.result for entry in ledger.entries if entry.result is not None]
-    batch = ledger.manifest.identity.recipe.batch_size
+        run_status = open_run(LocalStore(Path(folder)), "pets-frozen")
+    results = [trial.result for trial in run_status.trials if trial.result is not None]
+    batch = run_status.manifest.identity.recipe.batch_size
     bare = 0.0
     for result in results:
         assert result.images_trained is not None
@@ -78,9 +78,9 @@ def print_bare(store: str) -> None:
     """Time the bare steps of each variant's head on the sweep's own features."""
     from bare import BareTraining
 
-    ledger = open_ledger(LocalStore(Path(store)), "caches")
-    recipe = dataclasses.replace(ledger.manifest.identity.recipe, epochs=20)
-    identity = dataclasses.replace(ledger.manifest.identity, recipe=recipe)
+    run_status = open_run(LocalStore(Path(store)), "caches")
+    recipe = dataclasses.replace(run_status.manifest.identity.recipe, epochs=20)
+    identity = dataclasses.replace(run_status.manifest.identity, recipe=recipe)
     context = RunContext("bare", StoreLocation.of(store), identity, recipe.weights)
     for label in ("baseline", "attention", "multi-attention"):
         bare = BareTraining(context, label)

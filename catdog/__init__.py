@@ -1,9 +1,10 @@
 """catdog: seeds × attention heads on Oxford-IIIT Pet, as one distributed batch job.
 
-    variants → config → data → models → training → snapshots → storage → provision → trial → sweep → aggregation →
-    report
+    config | storage → runs | data | models → training → trial → sweep        what writes a run
+    config | storage → runs | data.trimaps  → analysis → report               what reads one
 
-Each module imports only modules that stand before it in this line (tests/test_structure.py keeps it so).
+Each room imports only rooms to its left (tests/test_structure.py keeps it so), and errors, formatting and system. Those
+that write runs and those that read them never import each other: the store is all they share.
 """
 
 __version__ = "0.1.0"

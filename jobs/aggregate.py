@@ -10,12 +10,12 @@ from pathlib import Path
 
 import rich.progress
 
+from catdog.analysis.predictions import Objects
+from catdog.cli import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
 from catdog.errors import UserError
-from catdog.ledger import open_ledger
-from catdog.options import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
-from catdog.predictions import Objects
+from catdog.report.terminal import print_outcome
+from catdog.runs.status import open_run
 from catdog.storage import StoreLocation
-from catdog.terminal import print_outcome
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Options(RunOptions):
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, "Build a run's report from the store alone.", "aggregate.py")
-    from catdog.report import write_report
+    from catdog.report.build import write_report
 
     store = StoreLocation.of(options.store).open()
-    ledger = open_ledger(store, options.run)
+    run_status = open_run(store, options.run)
     console = output_console()
 
     def track(objects: Objects, total: int) -> Objects:
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str]) -> int:
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
     folder = Path(options.out) if options.out is not None else None
-    content = write_report(store, ledger, folder, track=track)
-    print_outcome(console, store.url, ledger, content.table, content.contrasts, folder)
-    return COMPLETE if ledger.is_complete else INCOMPLETE
+    content = write_report(store, run_status, folder, track=track)
+    print_outcome(console, store.url, run_status, content.table, content.contrasts, folder)
+    return COMPLETE if run_status.is_complete else INCOMPLETE
 
 
 if __name__ == "__main__":

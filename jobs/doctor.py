@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.config import SweepConfig
+from catdog.cli import COMPLETE, MISTAKE, output_console, parse, run_job, take_preset
+from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
-from catdog.options import COMPLETE, MISTAKE, output_console, parse, run_job, take_preset
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.options import COMPLETE, output_console, parse, run_job, take_preset
-from catdog.paths import pack_key
-from catdog.provision import provide_dataset
+from catdog.cli import COMPLETE, output_console, parse, run_job, take_preset
+from catdog.data.datasets.base import pack_key
+from catdog.data.prepare import prepare_dataset
 from catdog.storage import StoreLocation
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     console = output_console()
     store = StoreLocation.of(config.store).open()
     store.check()
-    dataset = provide_dataset(config, store, lambda message: console.print(message, highlight=False))
+    dataset = prepare_dataset(config, store, lambda message: console.print(message, highlight=False))
     place = f"{store.url}/{pack_key(dataset.fingerprint)}"
     console.print(f"{dataset.name} {dataset.fingerprint}: {place}", soft_wrap=True, highlight=False)
     return COMPLETE

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from catdog.config import SweepConfig
+from catdog.analysis.studies import lambda_table, scatter_table
+from catdog.cli import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
+from catdog.config.studies import lambda_config, scatter_configs
+from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
-from catdog.ledger import Ledger
-from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
-from catdog.paths import RunPaths
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus
 from catdog.storage import StoreLocation
-from catdog.studies import lambda_config, lambda_table, scatter_configs, scatter_table
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,29 +31,29 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
-    from catdog.report.studies import lambda_figure
+    from catdog.report.study_figures import lambda_figure
 
     config = lambda_config(config)
-    ledger = _sweep(config, command, console)
-    if ledger is None:
+    run_status = _sweep(config, command, console)
+    if run_status is None:
         return COMPLETE
-    table = lambda_table(StoreLocation.of(config.store).open(), ledger)
+    table = lambda_table(StoreLocation.of(config.store).open(), run_status)
     _put(config, "lambda", table.to_csv(index=False, float_format="%.6f"), lambda_figure(table), console)
-    return COMPLETE if ledger.is_complete else INCOMPLETE
+    return COMPLETE if run_status.is_complete else INCOMPLETE
 
 
 def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
-    from catdog.report.studies import scatter_figure
+    from catdog.report.study_figures import scatter_figure
 
     configs = scatter_configs(config)
-    ledgers = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
-    done = {purpose: ledger for purpose, ledger in ledgers.items() if ledger is not None}
+    run_statuses = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
+    done = {purpose: run_status for purpose, run_status in run_statuses.items() if run_status is not None}
     if not done:
         return COMPLETE
     table = scatter_table(done)
     *_, last = configs.values()
     _put(last, "scatter", table.to_csv(index=False, float_format="%.6f"), scatter_figure(table), console)
-    return COMPLETE if all(ledger.is_complete for ledger in done.values()) else INCOMPLETE
+    return COMPLETE if all(run_status.is_complete for run_status in done.values()) else INCOMPLETE
 
 
 STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
@@ -61,21 +62,22 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
 }
 
 
-def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> Ledger | None:
+def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
     """Run one sweep of a study and write its report; None where only the plan was asked for."""
-    from catdog.terminal import print_outcome, print_plan
+    from catdog.report.terminal import print_outcome
+    from catdog.sweep.plan import print_plan
 
     if config.dry_run:
         print_plan(console, config)
         return None
-    from catdog.report import write_report
+    from catdog.report.build import write_report
     from catdog.sweep.run import run_sweep
 
-    ledger = run_sweep(config, command, console, functools.partial(write_report, running=True))
+    run_status = run_sweep(config, command, console, functools.partial(write_report, running=True))
     store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, ledger)
-    print_outcome(console, store.url, ledger, content.table, content.contrasts)
-    return ledger
+    content = write_report(store, run_status)
+    print_outcome(console, store.url, run_status, content.table, content.contrasts)
+    return run_status
 
 
 def _put(config: SweepConfig, name: str, table_csv: str, figure_png: bytes, console: Console) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from catdog.ledger import Ledger
-from catdog.options import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
+from catdog.cli import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
+from catdog.runs.status import RunStatus
 from catdog.storage import Store, StoreLocation
 
 
@@ -19,27 +19,27 @@ def main(arguments: Sequence[str]) -> int:
     config = parse_sweep(arguments, "sweep.py")
     console: Console = output_console()
     if config.dry_run:
-        from catdog.terminal import print_plan
+        from catdog.sweep.plan import print_plan
 
         print_plan(console, config)
         return COMPLETE
     from catdog.sweep.run import run_sweep
 
-    ledger = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
-    from catdog.report import write_report
-    from catdog.terminal import print_outcome
+    run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
+    from catdog.report.build import write_report
+    from catdog.report.terminal import print_outcome
 
     store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, ledger)
-    print_outcome(console, store.url, ledger, content.table, content.contrasts)
-    return COMPLETE if ledger.is_complete else INCOMPLETE
+    content = write_report(store, run_status)
+    print_outcome(console, store.url, run_status, content.table, content.contrasts)
+    return COMPLETE if run_status.is_complete else INCOMPLETE
 
 
-def refresh(store: Store, ledger: Ledger) -> None:
+def refresh(store: Store, run_status: RunStatus) -> None:
     """Make the report of a sweep that is still running."""
-    from catdog.report import write_report  # with matplotlib: trials have started by now
+    from catdog.report.build import write_report  # with matplotlib: trials have started by now
 
-    write_report(store, ledger, running=True)
+    write_report(store, run_status, running=True)
 
 
 if __name__ == "__main__":

@@ -15,20 +15,21 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from catdog import allocator
-from catdog.config import PRESETS, Identity, Recipe
-from catdog.context import RunContext
-from catdog.data.drawn import open_drawn
+from catdog.config.presets import PRESETS
+from catdog.config.recipe import Recipe
+from catdog.data.datasets.base import pack_key
+from catdog.data.datasets.drawn import open_drawn
 from catdog.data.pack import write_pack
-from catdog.paths import pack_key
-from catdog.provision import provide
+from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
+from catdog.storage.node_cache import fetch_or_make
+from catdog.system.cpu import ENVIRONMENT
+from catdog.trial.context import RunContext
+from tests.helpers.s3_servers import s3_variables
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; too late once a test has imported Ray
-PLANTED_SECRET = "a-secret-that-must-not-be-logged"
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def drawn_fingerprint() -> str:
 def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> Path:
     """A store's folder with the pack of the drawn pets, made once for all tests."""
     folder = tmp_path_factory.mktemp("packed")
-    provide(LocalStore(folder), pack_key(drawn_fingerprint), functools.partial(write_pack, open_drawn()))
+    fetch_or_make(LocalStore(folder), pack_key(drawn_fingerprint), functools.partial(write_pack, open_drawn()))
     return folder
 
 
@@ -104,18 +105,6 @@ def s3_server() -> Iterator[str]:
         process.wait(10)
 
 
-def s3_variables(server: str, cache: Path) -> dict[str, str]:
-    """Return the variables of a process that uses that server, with a node's cache of its own."""
-    return {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": PLANTED_SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "CATDOG_CACHE": str(cache),
-    }
-
-
 @pytest.fixture
 def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """The environment of a user of that server."""
@@ -146,7 +135,7 @@ def local_ray() -> Iterator[None]:
         include_dashboard=False,
         object_store_memory=128 << 20,
         log_to_driver=False,
-        runtime_env={"env_vars": allocator.ENVIRONMENT},  # as in the product
+        runtime_env={"env_vars": ENVIRONMENT},  # as in the product
     )
     yield
     ray.shutdown()

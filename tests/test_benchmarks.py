@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-HERE = Path(__file__).parent.parent / "benchmarks"
+from tests.helpers.project import ROOT
+
+HERE = ROOT / "benchmarks"
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:

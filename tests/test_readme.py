@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from catdog.config import PRESETS
-from catdog.options import parse_sweep
-from catdog.variants import VARIANTS, parse_variant
+from catdog.cli import parse_sweep
+from catdog.config.presets import PRESETS
+from catdog.config.variant_registry import VARIANTS, parse_variant
+from tests.helpers.project import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

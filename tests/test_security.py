@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from catdog.config import Recipe
-from catdog.context import RunContext
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import VARIANTS, parse_variant
 from catdog.errors import UserError
-from catdog.models.weights import read_weights
+from catdog.models.backbones.weights import read_weights
 from catdog.storage import LocalStore
-from catdog.trial import run_trial
-from catdog.variants import VARIANTS, parse_variant
-
-PACKAGE = Path(__file__).parent.parent / "catdog"
+from catdog.trial.context import RunContext
+from catdog.trial.run import run_trial
+from tests.helpers.project import PACKAGE
 
 
 class Hostile:

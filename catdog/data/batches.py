@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 
-PartName = Literal["validation", "test"]
+ASPECT_RATIO = (3 / 4, 4 / 3)
+
+EvaluationSplit = Literal["validation", "test"]
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs of the network (B, channels, height, width) and labels (B,)."""
-
-ASPECT_RATIO = (3 / 4, 4 / 3)
 EVALUATION_BATCH = 64
 
 
@@ -40,15 +40,15 @@ class Batches(Protocol):
         """Yield one epoch of augmented training batches."""
         ...
 
-    def part(self, name: PartName) -> Iterator[Batch]:
+    def split(self, name: EvaluationSplit) -> Iterator[Batch]:
         """Yield a whole part in its fixed order."""
         ...
 
-    def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
+    def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
         """Return the inputs of some images of a part, by their position in it."""
         ...
 
-    def labels(self, name: PartName) -> torch.Tensor:
+    def labels(self, name: EvaluationSplit) -> torch.Tensor:
         """Return the labels of a part, on the CPU."""
         ...
 
@@ -80,7 +80,7 @@ class ImageBatches:
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
         self._labels = pack.labels_N.to(device)
         self._train = torch.from_numpy(split.train)
-        self._parts: dict[PartName, torch.Tensor] = {
+        self._splits: dict[EvaluationSplit, torch.Tensor] = {
             "validation": torch.from_numpy(split.validation).to(device),
             "test": torch.from_numpy(split.test).to(device),
         }
@@ -103,15 +103,15 @@ class ImageBatches:
             )
             yield self._normalise(images), labels_N[rows]
 
-    def part(self, name: PartName) -> Iterator[Batch]:
-        for indices in self._parts[name].split(EVALUATION_BATCH):
+    def split(self, name: EvaluationSplit) -> Iterator[Batch]:
+        for indices in self._splits[name].split(EVALUATION_BATCH):
             yield self._whole(indices), self._labels[indices]
 
-    def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
-        return self._whole(self._parts[name][list(positions)])
+    def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
+        return self._whole(self._splits[name][list(positions)])
 
-    def labels(self, name: PartName) -> torch.Tensor:
-        return self._labels[self._parts[name]].cpu()
+    def labels(self, name: EvaluationSplit) -> torch.Tensor:
+        return self._labels[self._splits[name]].cpu()
 
     def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
         """Yield the training images whole and in order, or their mirror images: what a frozen backbone sees."""
@@ -140,13 +140,13 @@ class FeatureBatches:
         device: torch.device,
     ) -> None:
         """`features`: (N, H, W, C) for `train` (then their N mirror images), `validation` and `test`."""
-        self.features = {part: features_NHWC.to(device) for part, features_NHWC in features.items()}
+        self.features = {split: features_NHWC.to(device) for split, features_NHWC in features.items()}
         self.num_classes = len(pack.breeds)
         self.batch_size = min(batch_size, len(split.train))
         self.flip = flip
         self.device = device
         self._train_labels = pack.labels_N[torch.from_numpy(split.train)].to(device)
-        self._part_labels: dict[PartName, torch.Tensor] = {
+        self._split_labels: dict[EvaluationSplit, torch.Tensor] = {
             "validation": pack.labels_N[torch.from_numpy(split.validation)].to(device),
             "test": pack.labels_N[torch.from_numpy(split.test)].to(device),
         }
@@ -165,21 +165,21 @@ class FeatureBatches:
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
             yield gather(self.features["train"], indices_N[rows], torch.channels_last), labels_N[rows]
 
-    def part(self, name: PartName) -> Iterator[Batch]:
+    def split(self, name: EvaluationSplit) -> Iterator[Batch]:
         pairs = zip(
             self.features[name].split(EVALUATION_BATCH),
-            self._part_labels[name].split(EVALUATION_BATCH),
+            self._split_labels[name].split(EVALUATION_BATCH),
             strict=True,
         )
         for features_BHWC, labels_B in pairs:
             yield features_BHWC.permute(0, 3, 1, 2).float(), labels_B
 
-    def some(self, name: PartName, positions: Sequence[int]) -> torch.Tensor:
+    def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
         indices = torch.tensor(positions, device=self.device)
         return gather(self.features[name], indices, torch.channels_last)
 
-    def labels(self, name: PartName) -> torch.Tensor:
-        return self._part_labels[name].cpu()
+    def labels(self, name: EvaluationSplit) -> torch.Tensor:
+        return self._split_labels[name].cpu()
 
 
 def gather(
@@ -198,6 +198,10 @@ def gather(
 def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return on `device` what was drawn on the CPU; a GPU's copy goes on while the host does."""
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
+
+
+def _permutation(indices: torch.Tensor, seed: int) -> torch.Tensor:
+    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]
 
 
 def draw_crops(
@@ -236,14 +240,3 @@ def resize_whole(images_B3SS: torch.Tensor, size: int) -> torch.Tensor:
         return images_B3SS
     resized = F.interpolate(images_B3SS, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return resized.clamp_(0, 255)
-
-
-def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
-    """Return positions of `count` images of different breeds, spread evenly over the breeds that are there."""
-    breeds = torch.unique(labels).tolist()
-    chosen = np.unique(np.linspace(0, len(breeds) - 1, min(count, len(breeds))).round().astype(int))
-    return [int((labels == breeds[i]).nonzero()[0]) for i in chosen]
-
-
-def _permutation(indices: torch.Tensor, seed: int) -> torch.Tensor:
-    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]

@@ -21,7 +21,7 @@ from catdog.data.batches import ImageBatches
 from catdog.errors import UserError
 
 _FORMAT = 3
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 """`train` holds the training images, then their mirror images: one gather takes some of both."""
 
 
@@ -50,11 +50,11 @@ def compute_features(
     backbone.eval()
     streams: dict[str, Iterator[torch.Tensor]] = {
         "train": itertools.chain(batches.mirrored_train(False), batches.mirrored_train(True)),
-        "validation": (images for images, _ in batches.part("validation")),
-        "test": (images for images, _ in batches.part("test")),
+        "validation": (images for images, _ in batches.split("validation")),
+        "test": (images for images, _ in batches.split("test")),
     }
     features, done = Features({}, {}), 0
-    for part, images in streams.items():
+    for split, images in streams.items():
         maps, pooled = [], []
         for batch in images:
             with autocast:
@@ -63,12 +63,16 @@ def compute_features(
             pooled.append(maps_BCHW.float().mean(dim=(2, 3))[:, None, None, :].cpu())
             done += len(batch)
             on_progress(done)
-        features.maps[part], features.pooled[part] = torch.cat(maps), torch.cat(pooled)
+        features.maps[split], features.pooled[split] = torch.cat(maps), torch.cat(pooled)
     return features
 
 
 def write_features(features: Features, path: Path) -> None:
-    tensors = {f"{kind}.{part}": tensor for kind, parts in features._asdict().items() for part, tensor in parts.items()}
+    tensors = {
+        f"{kind}.{split}": tensor
+        for kind, tensors_of in features._asdict().items()
+        for split, tensor in tensors_of.items()
+    }
     safetensors.torch.save_file(tensors, path)
 
 
@@ -76,6 +80,8 @@ def open_features(path: Path) -> Features:
     """Open cached features without reading them; raises `UserError` when the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return Features(*({part: file.get_tensor(f"{kind}.{part}") for part in PARTS} for kind in Features._fields))
+            return Features(
+                *({split: file.get_tensor(f"{kind}.{split}") for split in SPLITS} for kind in Features._fields)
+            )
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: the feature cache is damaged ({error}): delete it, it will be made again") from None

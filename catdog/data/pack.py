@@ -22,9 +22,10 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from catdog.cores import map_on_cores
-from catdog.data.source import Source
+from catdog.data.datasets.base import Source
+from catdog.data.trimaps import BACKGROUND, Trimaps
 from catdog.errors import UserError
+from catdog.system.cpu import map_on_cores
 
 _PAGE = 4096
 _SAFETENSORS_NAMES = {"int64": "I64", "uint8": "U8"}
@@ -48,6 +49,17 @@ class Pack:
     """uint8: 1 animal, 2 background, 3 border."""
     trimap_images_T: torch.Tensor
     """int64: the image that each trimap belongs to."""
+
+    @property
+    def trimaps(self) -> Trimaps:
+        """Return the outlines alone, which whoever measures attention reads without the images."""
+        images = self.trimap_images_T
+        return Trimaps(
+            names=[self.names[i] for i in images],
+            labels_T=self.labels_N[images].numpy(),
+            breeds=self.breeds,
+            animals_TSS=(self.trimaps_TSS != BACKGROUND).numpy(),
+        )
 
     def on(self, device: torch.device) -> "Pack":
         """Return the pack with its images on `device`."""

@@ -6,21 +6,23 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from catdog.data.source import IntArray
+from catdog.data.datasets.base import IntArray
 
 VALIDATION_SHARE = 0.2
+
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of images, each sorted; no image is in two parts."""
+    """Indices of images, each sorted; no image is in two of them."""
 
     train: IntArray
     validation: IntArray
     test: IntArray
 
-    def part(self, name: Literal["train", "validation", "test"]) -> IntArray:
-        """Return the indices of one part."""
+    def indices(self, name: SplitName) -> IntArray:
+        """Return the indices of one split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
@@ -29,8 +31,8 @@ def split_images(
 ) -> Split:
     """Split trainval by breed (stratified, largest remainders) into 80 % train and 20 % validation.
 
-    On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test part is the official one. `limit_images` keeps at
-    most so many images of each part, spread evenly over the breeds.
+    On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test split is the official one. `limit_images` keeps
+    at most so many images of each split, spread evenly over the breeds.
     """
     trainval = np.flatnonzero(~is_test)
     breeds, counts = np.unique(labels[trainval], return_counts=True)

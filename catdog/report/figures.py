@@ -3,7 +3,6 @@
 An SVG's text stays text, and its ink follows the reader's colour scheme, light or dark. Shapes: E epochs, S seeds.
 """
 
-import base64
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,10 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from catdog.contrasts import Contrast
-from catdog.statistics import Interval, mean_interval
-
-matplotlib.use("Agg")
+from catdog.analysis.contrasts import Contrast
+from catdog.analysis.intervals import Interval, mean_interval
+from catdog.formatting import shorten
 
 Array = npt.NDArray[np.float64]
 
@@ -207,12 +205,3 @@ def _style(ink: str = _INK, faint: str = _FAINT) -> Iterator[_Written]:
     settings |= dict.fromkeys(inks, ink) | dict.fromkeys(faints, faint)
     with matplotlib.rc_context(settings):
         yield _Written()
-
-
-def shorten(name: str, length: int = 58) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def data_uri(kind: str, data: bytes) -> str:
-    """Return some bytes as an address that holds them."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -18,17 +18,16 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from catdog.aggregation import gaps, mixtures
-from catdog.contrasts import Contrast
-from catdog.ledger import best_run
-from catdog.progress import format_seconds
-from catdog.provenance import now
+from catdog.analysis.contrasts import Contrast
+from catdog.analysis.run_data import ReportContent
+from catdog.formatting import data_uri, format_seconds, now, readable
 from catdog.report import figures, tables
-from catdog.report.content import ReportContent
-from catdog.report.gallery import build_gallery, readable
-from catdog.report.heatmap import confusion_svg
+from catdog.report.confusion_matrix import confusion_svg
+from catdog.report.mask_gallery import build_gallery
 from catdog.report.tables import Table
-from catdog.spending import spending_lines
+from catdog.runs.cost import spending_lines
+from catdog.runs.results import best_run
+from catdog.runs.status import missing_trials, mixed_versions
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def build_page(
     While the sweep is `running` the page says so, and that it was refreshed at
     `refreshed_at` (default: now).
     """
-    manifest = content.ledger.manifest
+    manifest = content.run_status.manifest
     gallery = build_gallery(content)
     script, style = _asset("page.js"), _asset("page.css")
     page = _template().render(
@@ -70,8 +69,8 @@ def build_page(
         setting=_setting(content),
         running=running,
         refreshed_at=readable_time(refreshed_at or now()) if running else None,
-        counts=content.ledger.counts,
-        planned=len(content.ledger.entries),
+        counts=content.run_status.counts,
+        planned=len(content.run_status.trials),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
         comparison=tables.comparison(content),
@@ -85,8 +84,8 @@ def build_page(
         attention=tables.attention(content.attention),
         confusions=_confusions(content),
         differing=tables.differing_breeds(content),
-        gaps=gaps(content.ledger),
-        mixtures=mixtures(content.ledger.launches),
+        missing_trials=missing_trials(content.run_status),
+        mixed_versions=mixed_versions(content.run_status.launches),
         published=tables.published(content),
         commands=[shlex.join(command) for command in manifest.commands],
         made=_made(content),
@@ -128,19 +127,19 @@ def _policy(script: str, style: str) -> str:
 
 
 def _setting(content: ReportContent) -> str:
-    recipe = content.ledger.manifest.identity.recipe
+    recipe = content.run_status.manifest.identity.recipe
     frozen = ", frozen" if recipe.freeze else ""
     weights = "from scratch" if recipe.weights == "none" else recipe.weights
     return f"{recipe.dataset}, {recipe.backbone} ({weights}{frozen}), {recipe.image_size} px, {recipe.epochs} epochs"
 
 
 def _accuracies(content: ReportContent) -> list[Picture]:
-    if not content.ledger.counts["complete"]:
+    if not content.run_status.counts["complete"]:
         return []
     summary = "; ".join(
         f"{row[0]} {row[2]} Validation, {row[3]} Test (n {row[1]})" for row in tables.comparison(content).rows
     )
-    variants = content.ledger.manifest.variants
+    variants = content.run_status.manifest.variants
     return [
         _picture(
             figures.accuracies_svg(content.trials, variants, column),
@@ -155,7 +154,7 @@ def _differences(content: ReportContent) -> list[Picture]:
     paired = [contrast for contrast in content.contrasts if contrast.n]
     if not paired:
         return []
-    variants = content.ledger.manifest.variants
+    variants = content.run_status.manifest.variants
     said = "; ".join(
         f"{one.variant} − {one.reference} {tables.signed(one.mean)} ({tables.interval(one.interval)})" for one in paired
     )
@@ -185,10 +184,10 @@ def _curves(content: ReportContent) -> list[Picture]:
     pictures = []
     for column, title in (("train_loss", "train loss"), ("val_accuracy", "Validation accuracy, %")):
         curves_ES = {}
-        for label in content.ledger.manifest.variants:
+        for label in content.run_status.manifest.variants:
             histories = {
                 result.seed: content.histories[label, result.seed].set_index("epoch")[column]
-                for result in content.ledger.results(label)
+                for result in content.run_status.results(label)
                 if (label, result.seed) in content.histories
             }
             curve_ES = pd.DataFrame(histories)
@@ -197,7 +196,7 @@ def _curves(content: ReportContent) -> list[Picture]:
         if curves_ES:
             ends = "; ".join(f"{label} ends at {curve.iloc[-1].mean():.2f}" for label, curve in curves_ES.items())
             caption = f"{title[0].upper()}{title[1:]}: mean over seeds, band from the 10 % to the 90 % quantile"
-            svg = figures.curves_svg(curves_ES, content.ledger.manifest.variants, title)
+            svg = figures.curves_svg(curves_ES, content.run_status.manifest.variants, title)
             pictures.append(_picture(svg, f"{caption}. {ends}.", caption))
     return pictures
 
@@ -205,8 +204,8 @@ def _curves(content: ReportContent) -> list[Picture]:
 def _confusions(content: ReportContent) -> list[Confusion]:
     """Return what the best run of each variant confuses, that of the best one first."""
     found = []
-    for label in content.ledger.manifest.variants:
-        row, best = tables.best_row(content, label), best_run(content.ledger.results(label))
+    for label in content.run_status.manifest.variants:
+        row, best = tables.best_row(content, label), best_run(content.run_status.results(label))
         if content.predictions is None or row is None or best is None:
             continue
         pairs = tables.confused_pairs(content.predictions, label, row)
@@ -222,15 +221,15 @@ def _confusions(content: ReportContent) -> list[Confusion]:
 
 
 def _picture(svg: str, alt: str, caption: str) -> Picture:
-    return Picture(figures.data_uri("image/svg+xml", svg.encode()), alt, caption)
+    return Picture(data_uri("image/svg+xml", svg.encode()), alt, caption)
 
 
 def _made(content: ReportContent) -> Table:
     """Return where, when and with what the run was made."""
-    manifest, identity = content.ledger.manifest, content.ledger.manifest.identity
-    results = [entry.result for entry in content.ledger.entries if entry.result is not None]
+    manifest, identity = content.run_status.manifest, content.run_status.manifest.identity
+    results = [trial.result for trial in content.run_status.trials if trial.result is not None]
     finished = max((result.finished_at for result in results if result.finished_at), default=None)
-    spent = spending_lines(content.ledger.launches)
+    spent = spending_lines(content.run_status.launches)
     shapes = {(r.feature_channels, r.feature_height, r.feature_width) for r in results if r.feature_channels}
     rows: Mapping[str, Any] = {
         "Code": manifest.code,
@@ -256,7 +255,7 @@ def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | Non
 
 
 def _recipe(content: ReportContent) -> dict[str, Any]:
-    recipe = dataclasses.asdict(content.ledger.manifest.identity.recipe)
+    recipe = dataclasses.asdict(content.run_status.manifest.identity.recipe)
     return {name.replace("_", " "): value for name, value in recipe.items()}
 
 

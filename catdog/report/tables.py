@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catdog.aggregation import format_accuracy
-from catdog.contrasts import Contrast, reference_of, signed_points
-from catdog.data.oxford import DATASET
-from catdog.ledger import best_run
-from catdog.predictions import Predictions
-from catdog.records import MaskHealth, mask_collapse
-from catdog.report.content import ReportContent
-from catdog.report.gallery import readable
-from catdog.statistics import Interval
+from catdog.analysis.contrasts import Contrast, reference_of
+from catdog.analysis.intervals import Interval
+from catdog.analysis.predictions import Predictions
+from catdog.analysis.run_data import ReportContent
+from catdog.formatting import format_accuracy, format_points, readable
+from catdog.runs.history import MaskHealth, epoch_row, mask_collapse
+from catdog.runs.results import best_run
 
 NOTHING = "–"
 MOST_PAIRS, MOST_BREEDS = 12, 10
@@ -27,11 +25,13 @@ HEALTH = {
     "mask_dead": "Dead masks",
 }
 PUBLISHED = {
-    "baseline": ("91.6", "92.1"),
-    "attention": ("91.57 ± 0.31", "92.29 ± 0.25"),
-    "multi-attention": ("91.96 ± 0.44 (best run 92.47)", "92.45 ± 0.30 (best run 92.79)"),
+    "oxford-iiit-pet": {
+        "baseline": ("91.6", "92.1"),
+        "attention": ("91.57 ± 0.31", "92.29 ± 0.25"),
+        "multi-attention": ("91.96 ± 0.44 (best run 92.47)", "92.45 ± 0.30 (best run 92.79)"),
+    }
 }
-"""Validation and Test of ResNet-34 on Oxford-IIIT Pet, about 30 runs each."""
+"""By dataset: Validation and Test of ResNet-34, about 30 runs each."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Table:
 def comparison(content: ReportContent) -> Table:
     table = content.table.to_dict("records")
     own = {row["variant"]: row["head_parameters"] for row in table}
-    reference = own.get(reference_of(content.ledger.manifest.variants))
+    reference = own.get(reference_of(content.run_status.manifest.variants))
     rows = tuple(
         (
             row["variant"],
@@ -98,7 +98,7 @@ def contrasts(found: Sequence[Contrast]) -> Table:
 def health(content: ReportContent) -> Table | None:
     """Return the masks' health in the chosen epochs, its mean over seeds; None without masks."""
     rows = []
-    for label in content.ledger.manifest.variants:
+    for label in content.run_status.manifest.variants:
         chosen = [row for row in _chosen_rows(content, label) if not pd.isna(row["mask_mean"])]
         if chosen:
             means = [np.nanmean([row[name] for row in chosen]) for name in HEALTH]
@@ -111,8 +111,8 @@ def health(content: ReportContent) -> Table | None:
 def health_warnings(content: ReportContent) -> list[str]:
     """Return one line for each way in which masks of a variant collapsed, with the seeds it happened to."""
     lines = []
-    for label in content.ledger.manifest.variants:
-        best = {result.seed: result.best_epoch for result in content.ledger.results(label)}
+    for label in content.run_status.manifest.variants:
+        best = {result.seed: result.best_epoch for result in content.run_status.results(label)}
         chosen: dict[str, set[int]] = {}
         other: dict[str, set[int]] = {}
         for (owner, seed), history in content.histories.items():
@@ -178,7 +178,7 @@ def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
 def differing_breeds(content: ReportContent) -> Table | None:
     """Return the breeds on which the variants' mean accuracies lie farthest apart; None with fewer than two."""
     predictions = content.predictions
-    labels = [label for label in content.ledger.manifest.variants if predictions and predictions.seeds.get(label)]
+    labels = [label for label in content.run_status.manifest.variants if predictions and predictions.seeds.get(label)]
     if predictions is None or len(labels) < 2:
         return None
     means_LK = np.array([predictions.breed_accuracy_SK(label).mean(axis=0) for label in labels])
@@ -200,12 +200,12 @@ def differing_breeds(content: ReportContent) -> Table | None:
 
 def published(content: ReportContent) -> Table | None:
     """Return the published figures beside this run's, on the dataset that they are about."""
-    manifest = content.ledger.manifest
-    if manifest.identity.recipe.dataset != DATASET:
+    found = PUBLISHED.get(content.run_status.manifest.identity.recipe.dataset)
+    if found is None:
         return None
     ours = {row["variant"]: row for row in content.table.to_dict("records")}
     rows = []
-    for label, (validation, test) in PUBLISHED.items():
+    for label, (validation, test) in found.items():
         row = ours.get(label, {})
         mine = (format_accuracy(row.get(f"{part}_mean"), row.get(f"{part}_std")) for part in ("val", "test"))
         name = "multi-attention (4 masks)" if label == "multi-attention" else label
@@ -237,7 +237,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def signed(value: float | None) -> str:
-    return NOTHING if value is None else signed_points(value)
+    return NOTHING if value is None else format_points(value)
 
 
 def interval(value: Interval | None) -> str:
@@ -257,13 +257,13 @@ def seed_list(seeds: Iterable[int]) -> str:
     return f"seed{'s' * (len(ordered) > 1)} {', '.join(spans)}"
 
 
-def _chosen_rows(content: ReportContent, label: str) -> list[dict[Any, Any]]:
-    rows = []
-    for result in content.ledger.results(label):
-        history = content.histories.get((label, result.seed))
-        if history is not None:
-            rows += history[history["epoch"] == result.best_epoch].to_dict("records")
-    return rows
+def _chosen_rows(content: ReportContent, label: str) -> list[dict[str, Any]]:
+    rows = [
+        epoch_row(content.histories[label, result.seed], result.best_epoch)
+        for result in content.run_status.results(label)
+        if (label, result.seed) in content.histories
+    ]
+    return [row for row in rows if row is not None]
 
 
 def _collapse(row: Mapping[Any, Any]) -> str | None:
@@ -284,7 +284,7 @@ def _added(value: Any, reference: Any) -> str:
 
 def best_row(content: ReportContent, label: str) -> int | None:
     """Return the row of the variant's best run in its predictions."""
-    best = best_run(content.ledger.results(label))
+    best = best_run(content.run_status.results(label))
     if best is None or content.predictions is None or best.seed not in content.predictions.seeds.get(label, ()):
         return None
     return content.predictions.seeds[label].index(best.seed)

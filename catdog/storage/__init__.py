@@ -1,16 +1,20 @@
 """Where a run lives: a local folder, an S3 prefix, or memory; and uploads off the training thread.
 
-A key is a relative path with forward slashes (`catdog.paths`). Every write is whole or not at all. `NotFoundError` says
-that there is no such object; `StoreRefusedError` that the user must act (no such bucket, no permission, a full disk);
-every other `StoreError` is what may pass, and S3 stores have waited for that already.
+A key is a relative path with forward slashes (`catdog.runs.paths`). Every write is whole or not at all. `NotFoundError`
+says that there is no such object; `StoreRefusedError` that the user must act (no such bucket, no permission, a full
+disk); every other `StoreError` may pass, and S3 stores have retried by then.
 """
 
-from catdog.storage.base import Store, digest_many, leaving_at_once, read_many, sha256
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from catdog.errors import UserError
+from catdog.storage.background_uploads import BackgroundUploads
 from catdog.storage.local import LocalStore, scratch_beside
-from catdog.storage.location import StoreLocation
-from catdog.storage.memory import MemoryStore
 from catdog.storage.s3 import S3Store
-from catdog.storage.uploads import BackgroundUploads
+from catdog.storage.store import MemoryStore, Store, digest_many, give_up_on_interrupt, read_many, sha256
 
 __all__ = [
     "BackgroundUploads",
@@ -20,8 +24,57 @@ __all__ = [
     "Store",
     "StoreLocation",
     "digest_many",
-    "leaving_at_once",
+    "give_up_on_interrupt",
     "read_many",
     "scratch_beside",
     "sha256",
 ]
+
+PATIENCE = 30.0
+"""Seconds that somebody in front of a terminal waits for a store that is away; a sweep waits longer."""
+
+
+@dataclass(frozen=True)
+class StoreLocation:
+    """Where a store is and how long to wait for it; holds no secrets: each process finds its credentials itself."""
+
+    url: str
+    endpoint: str | None = None
+    region: str | None = None
+    patience: float = PATIENCE
+    has_answered: bool = False
+    """Another process has reached it: what is refused now may have to do with a bad minute, and is waited for."""
+
+    @classmethod
+    def of(cls, url: str, patience: float = PATIENCE) -> "StoreLocation":
+        """Return the location a user named: folders become absolute, endpoint and region are this process's."""
+        if not url.startswith("s3://"):
+            if "://" in url or url.startswith("s3:"):
+                raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
+            folder = os.path.expanduser(url)
+            if folder.startswith("~"):
+                raise UserError(f"--store {url}: there is no such user; give a folder or s3://bucket/prefix")
+            return cls(os.path.abspath(folder))
+        if not url.removeprefix("s3://").partition("/")[0]:
+            raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
+        import boto3
+        from botocore.exceptions import BotoCoreError
+
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        try:
+            region = boto3.session.Session().region_name
+        except BotoCoreError as error:
+            raise UserError(f"--store {url}: {error}: correct boto3's configuration, or AWS_PROFILE") from None
+        return cls(url.rstrip("/"), endpoint, region, patience)
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether other nodes reach the store too; a folder is not known to be on them."""
+        return self.url.startswith("s3://")
+
+    @functools.cache  # noqa: B019  (one client for each location and process)
+    def open(self) -> Store:
+        """Return the store, the same one for each location and process."""
+        if self.is_shared:
+            return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered)
+        return LocalStore(Path(self.url))

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError
+from catdog.system.process import is_alive
 
 REMEDIES = {
     errno.ENOSPC: "make room",
@@ -36,6 +37,24 @@ class LocalStore:
     @property
     def url(self) -> str:
         return str(self.root)
+
+    @property
+    def is_shared(self) -> bool:
+        """Return False: a folder is not known to be on other nodes."""
+        return False
+
+    @property
+    def has_conditional_writes(self) -> bool:
+        """Return True: a hard link is made once."""
+        return True
+
+    def abilities(self) -> dict[str, bool]:
+        """Return nothing: folders do not differ in what a run needs."""
+        return {}
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the file of a key."""
+        return self.path(key)
 
     def path(self, key: str) -> Path:
         """Return the file of a key; a key that leaves the folder is our mistake."""
@@ -99,18 +118,18 @@ class LocalStore:
             file.write(bytes(_CHECK_BYTES))
             file.flush()
 
-    def tidy(self, prefix: str) -> None:
+    def remove_leftovers(self, prefix: str) -> None:
         """Remove unfinished files of dead processes, and empty folders."""
         for folder, _, names in os.walk(self.root / prefix, topdown=False):
             for name in names:
                 writer = re.fullmatch(r"\..+\.([0-9]+)-[0-9]+", name)
-                if writer is not None and not _is_alive(int(writer[1])):
+                if writer is not None and not is_alive(int(writer[1])):
                     Path(folder, name).unlink(missing_ok=True)
             with suppress(OSError):
                 os.rmdir(folder)  # fails unless it is empty
 
-    def hurry(self, on: bool = True) -> None:
-        """Nothing to do: a folder is never waited for."""
+    def set_retrying(self, on: bool) -> None:
+        """Do nothing: operations on a folder are never retried."""
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
@@ -152,13 +171,3 @@ def _scratch(path: Path) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,23 +1,84 @@
-"""Keeps what a launch has used in the store while it runs, and closes the sweep when it has cost what it may."""
+"""What a run has used and what that cost: hours of GPUs, or of CPU cores where trials use no GPU.
 
+Everything that is there while a sweep runs is paid for, idle or not; `Meter` integrates both what is there and what
+trials use. Each launch of a sweep keeps a record of its own in the store, so that the sum survives the driver. The node
+that runs the driver is not counted unless trials run on it.
+"""
+
+import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from catdog.background import in_background
 from catdog.errors import StoreError
-from catdog.paths import RunPaths
-from catdog.progress import SweepProgress
-from catdog.records import Launch, to_json
-from catdog.spending import Meter, launch_cost
+from catdog.runs.cost import Launch, launch_cost
+from catdog.runs.paths import RunPaths
 from catdog.storage import Store
+from catdog.storage.serialization import to_json
+from catdog.sweep.progress import SweepProgress
+from catdog.system.cpu import in_background
 
 logger = logging.getLogger(__name__)
-
 READ_SECONDS = 5.0
 WRITE_SECONDS = 60.0
+
+
+class Meter:
+    """Measures one launch of a sweep while it runs. Called from several threads."""
+
+    def __init__(
+        self,
+        launch: Launch,
+        units_per_trial: float,
+        count_units: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`count_units` returns how many units the cluster has now."""
+        self._launch = launch
+        self._units_per_trial = units_per_trial
+        self._count_units = count_units
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._began = self._read_at = clock()
+        self._running: dict[tuple[str, int], float] = {}
+        self._unit_seconds = 0.0
+        self._busy_seconds: defaultdict[str, float] = defaultdict(float)
+        self._closed = False
+
+    def started(self, label: str, seed: int) -> None:
+        with self._lock:
+            self._running.setdefault((label, seed), self._clock())
+
+    def ended(self, label: str, seed: int) -> None:
+        with self._lock:
+            began = self._running.pop((label, seed), None)
+            if began is not None:
+                self._busy_seconds[label] += (self._clock() - began) * self._units_per_trial
+
+    def close(self) -> None:
+        """No more trials are to start."""
+        self._closed = True
+
+    def read(self) -> Launch:
+        """Return the launch up to now; what the cluster has now is what it had since the last reading."""
+        units = self._count_units()
+        with self._lock:
+            now = self._clock()
+            self._unit_seconds += units * (now - self._read_at)
+            self._read_at = now
+            busy = dict(self._busy_seconds)
+            for (label, _), began in self._running.items():
+                busy[label] = busy.get(label, 0.0) + (now - began) * self._units_per_trial
+            return dataclasses.replace(
+                self._launch,
+                seconds=now - self._began,
+                unit_hours=self._unit_seconds / 3600,
+                busy_hours={label: seconds / 3600 for label, seconds in busy.items()},
+                closed=self._closed,
+            )
 
 
 class Budget:

@@ -6,20 +6,27 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import ray
 
-from catdog import allocator
-from catdog.config import Precision, Recipe, SweepConfig
-from catdog.cores import usable_cores
+from catdog.config.recipe import Precision, Recipe
+from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
-from catdog.records import Unit
+from catdog.formatting import ReportProgress
 from catdog.storage import StoreLocation
 from catdog.sweep import PRELOADED
-from catdog.sweep.nodes import Resources, Startable, startable_nodes
+from catdog.sweep.placement import (
+    AutoscalerLimits,
+    TrialResources,
+    autoscaler_limits,
+    most_nodes,
+    most_trials,
+    settle_resources,
+)
+from catdog.sweep.ray_internals import preload_variables
+from catdog.system.cpu import ENVIRONMENT, usable_cores
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Enough for a local Ray: data travels through the store and the page cache, never through Ray."""
@@ -28,19 +35,20 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024
 class Cluster:
     """The Ray that trials run on: the one at RAY_ADDRESS, or one started here for the time of the sweep."""
 
-    def __init__(self, config: SweepConfig, location: StoreLocation, say: Callable[[str], None]) -> None:
+    def __init__(self, config: SweepConfig, location: StoreLocation, report_progress: ReportProgress) -> None:
         self._config = config
         self._location = location
-        self._say = say
+        self._report_progress = report_progress
         self._ours = False
         self._starter = ThreadPoolExecutor(1, "starting-ray")
         """Its thread lives as long as the cluster: Linux ends Ray's processes with the thread that started them."""
         self._connecting: Future[None] | None = None
         self._units = 0.0
-        self.startable = Startable()
+        self.autoscaler = AutoscalerLimits()
         self.slots = 0
         """How many trials can run at once when all nodes are up; 0 before `start`."""
-        self.gpus_per_trial = 0.0
+        self.trial_resources = TrialResources(config.cpus_per_trial, 0.0)
+        """What a trial is given; its GPUs are settled by `start`."""
 
     def __enter__(self) -> "Cluster":
         return self
@@ -53,7 +61,7 @@ class Cluster:
         self._starter.shutdown()
 
     @property
-    def in_doubt(self) -> bool:
+    def may_lack_resources(self) -> bool:
         """Whether there may be no place for a trial: only a Ray that runs can tell."""
         asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > usable_cores()
         return asks_much or bool(os.environ.get("RAY_ADDRESS"))
@@ -80,22 +88,19 @@ class Cluster:
         present = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if os.environ.get("RAY_ADDRESS"):
             asked = self._config.gpus_per_trial
-            self.startable = startable_nodes(
+            self.autoscaler = autoscaler_limits(
                 {"CPU": self._config.cpus_per_trial, "GPU": 1.0 if asked is None else asked}
             )
-        head = [node for node in present if "node:__internal_head__" in node]
-        most_nodes = max(len(present), len(head) + min(len(self.startable.nodes), self.startable.most))
-        if self._location.is_local and most_nodes > 1:
+        nodes = most_nodes(present, self.autoscaler)
+        if not self._location.is_shared and nodes > 1:
             raise UserError(
-                f"--store {self._location.url}: a folder is not shared by the nodes of this cluster ({most_nodes} at "
+                f"--store {self._location.url}: a folder is not shared by the nodes of this cluster ({nodes} at "
                 "most); use s3://bucket/prefix"
             )
-        self._settle_resources([*present, *self.startable.nodes])
-        present_slots = sum(map(self._trials_on, present))
-        started = sorted(map(self._trials_on, self.startable.nodes), reverse=True)[: self.startable.most]
-        self.slots = max(present_slots, sum(map(self._trials_on, head)) + sum(started))
-        if not present_slots:
-            self._say("no node for a trial is up yet: waiting until the cluster has started one")
+        self.trial_resources = settle_resources(self._config, [*present, *self.autoscaler.nodes], self._report_progress)
+        self.slots = most_trials(self.trial_resources, present, self.autoscaler)
+        if not any(map(self.trial_resources.trials_on, present)):
+            self._report_progress("no node for a trial is up yet: waiting until the cluster has started one")
 
     def _connect(self) -> None:
         if ray.is_initialized():
@@ -105,17 +110,13 @@ class Cluster:
         if address := os.environ.get("RAY_ADDRESS"):
             _require_answer(address)
             try:
-                ray.init(runtime_env={"env_vars": allocator.ENVIRONMENT}, **quiet)
+                ray.init(runtime_env={"env_vars": ENVIRONMENT}, **quiet)
             except (ConnectionError, ray.exceptions.AuthenticationError) as error:
                 raise UserError(f"RAY_ADDRESS {address}: {str(error).splitlines()[0]}") from None
         else:
-            self._say("starting a local Ray")
-            imports = {
-                "RAY_preload_python_modules": "catdog.sweep.preload",
-                PRELOADED: ",".join(self._worker_imports()),
-                "RAY_idle_worker_killing_time_threshold_ms": "600000",  # packing images takes longer than Ray's second
-            }
-            os.environ.update(allocator.ENVIRONMENT | imports)  # Ray's processes inherit it
+            self._report_progress("starting a local Ray")
+            imports = preload_variables("catdog.sweep.preload") | {PRELOADED: ",".join(self._worker_imports())}
+            os.environ.update(ENVIRONMENT | imports)  # Ray's processes inherit it
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
     def _worker_imports(self) -> list[str]:
@@ -128,48 +129,12 @@ class Cluster:
         if config.gpus_per_trial != 0 or 2 * at_once < cores:
             return []
         library = config.recipe.backbone_library
-        return ["catdog.sweep.trainable", "catdog.trial", *([] if library is None else [library])]
-
-    def _settle_resources(self, nodes: list[Resources]) -> None:
-        """Settle what a trial gets; refuse what no node has, which would be waited for without end."""
-        largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")}
-        cpus, gpus = self._config.cpus_per_trial, self._config.gpus_per_trial
-        if gpus is None:
-            gpus = 1.0 if largest["GPU"] else 0.0
-            if not gpus:
-                self._say("no GPU here: trials run on the CPU, which takes long for this preset")
-        if gpus and not largest["GPU"]:
-            raise UserError(
-                f"--gpus-per-trial {gpus:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU"
-            )
-        if cpus > largest["CPU"]:
-            raise UserError(f"--cpus-per-trial {cpus}: the largest node here has {largest['CPU']:g} cores")
-        self.gpus_per_trial = gpus
-        if not any(map(self._trials_on, nodes)):
-            raise UserError(f"--cpus-per-trial {cpus} and --gpus-per-trial {gpus:g}: no node here has both")
-
-    def _trials_on(self, node: Resources) -> int:
-        """Return how many trials can run on a node at once."""
-        wanted = {"CPU": float(self._config.cpus_per_trial), "GPU": self.gpus_per_trial}
-        return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.items() if each)
-
-    @property
-    def trial_resources(self) -> dict[str, float]:
-        return {"cpu": float(self._config.cpus_per_trial), "gpu": self.gpus_per_trial}
-
-    @property
-    def unit(self) -> Unit:
-        """What trials take up and what is paid for."""
-        return "GPU" if self.gpus_per_trial else "CPU"
-
-    @property
-    def units_per_trial(self) -> float:
-        return self.gpus_per_trial or float(self._config.cpus_per_trial)
+        return ["catdog.sweep.trainable", "catdog.trial.run", *([] if library is None else [library])]
 
     def count_units(self) -> float:
         """Return how many units the cluster has now (or had, where it does not answer)."""
         with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
-            self._units = float(ray.cluster_resources().get(self.unit, 0.0))
+            self._units = float(ray.cluster_resources().get(self.trial_resources.unit, 0.0))
         return self._units
 
     def precision(self) -> Precision:
@@ -179,10 +144,10 @@ class Cluster:
             return "float32"  # nothing to ask: see choose_precision
         self.start()
         resources = self.trial_resources
-        task = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"])(_worker_precision)
-        self._say("choosing the precision: a few steps in float32 and in bfloat16")
-        precision: Precision = ray.get(task.remote(recipe, self._config.cpus_per_trial, self.gpus_per_trial))
-        self._say(f"this run trains in {precision}")
+        task = ray.remote(**resources.for_task)(_worker_precision)
+        self._report_progress("choosing the precision: a few steps in float32 and in bfloat16")
+        precision: Precision = ray.get(task.remote(recipe, resources.cpus, resources.gpus))
+        self._report_progress(f"this run trains in {precision}")
         return precision
 
 
@@ -202,7 +167,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _worker_precision(recipe: Recipe, threads: int, gpus: float) -> Precision:
-    from catdog.precision import choose_precision
-    from catdog.trial import prepare_process
+    from catdog.training.precision import choose_precision
+    from catdog.trial.setup import prepare_process
 
     return choose_precision(recipe, prepare_process(threads, gpus, recipe.deterministic))

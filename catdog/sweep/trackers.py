@@ -11,13 +11,14 @@ from typing import Any
 
 from ray import tune
 
-from catdog.config import Tracker
+from catdog.config.sweep_options import Tracker
 from catdog.errors import UserError, first_line
+from catdog.formatting import ReportProgress
 
 logger = logging.getLogger(__name__)
 
 
-def open_tracker(name: Tracker, run: str, say: Callable[[str], None]) -> list[tune.Callback]:
+def open_tracker(name: Tracker, run: str, report_progress: ReportProgress) -> list[tune.Callback]:
     """Return the callback of a tracker, which files the trials under the run's name; none for `none`.
 
     Raises:
@@ -30,17 +31,17 @@ def open_tracker(name: Tracker, run: str, say: Callable[[str], None]) -> list[tu
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        return [Guarded(MLflowLoggerCallback(experiment_name=run), name, say)]
+        return [Guarded(MLflowLoggerCallback(experiment_name=run), name, report_progress)]
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return [Guarded(WandbLoggerCallback(project=run), name, say)]
+    return [Guarded(WandbLoggerCallback(project=run), name, report_progress)]
 
 
-class Guarded(tune.Callback):
+class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """Passes on what Tune says until the tracker fails."""
 
-    def __init__(self, tracker: tune.Callback, name: str, say: Callable[[str], None]) -> None:
-        self._tracker, self._name, self._say = tracker, name, say
+    def __init__(self, tracker: tune.Callback, name: str, report_progress: ReportProgress) -> None:
+        self._tracker, self._name, self._say = tracker, name, report_progress
         self._failed = False
 
     def __getstate__(self) -> dict[str, Any]:

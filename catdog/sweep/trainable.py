@@ -4,25 +4,25 @@ Errors that would come again are caught, recorded under failures/ and returned a
 store that stays away, a process that ran out of memory) raises, and Tune tries again.
 """
 
-import os
-import platform
 import queue
 import threading
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
 
-from catdog.claim import require_claim
-from catdog.context import RunContext
-from catdog.cores import usable_cores
-from catdog.errors import NotFoundError, StoreError, first_line
-from catdog.paths import RunPaths
-from catdog.provenance import now
-from catdog.records import EpochRecord, Failure, Launch, PlannedTrial, mask_collapse, to_json
+from catdog.config.variant_registry import parse_variant
+from catdog.errors import NotFoundError, StoreError
+from catdog.runs.cost import Launch
+from catdog.runs.history import EpochRecord, mask_collapse
+from catdog.runs.manifest import PlannedTrial
+from catdog.runs.paths import RunPaths
 from catdog.storage import Store
-from catdog.variants import parse_variant
+from catdog.storage.serialization import to_json
+from catdog.sweep.lease import require_lease
+from catdog.sweep.retries import describe_failure, failed_attempts, needs_new_process
+from catdog.system.cpu import usable_cores
+from catdog.trial.context import RunContext
 
 
 def prepare_worker(context: RunContext) -> Iterator[str]:
@@ -31,8 +31,8 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
     errors: list[BaseException] = []
 
     def work() -> None:
-        from catdog.inputs import load_inputs
-        from catdog.trial import prepare_process
+        from catdog.trial.inputs import load_inputs
+        from catdog.trial.setup import prepare_process
 
         try:
             deterministic = context.identity.recipe.deterministic
@@ -52,9 +52,9 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
         raise errors[0]
 
 
-def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
+def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
     """The trainable: one trial. Raises only for what may pass (a store that stays away): Tune then tries again."""
-    from catdog.trial import run_trial
+    from catdog.trial.run import run_trial
 
     recipe = context.identity.recipe
     variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
@@ -72,17 +72,17 @@ def run_one(config: dict[str, Any], context: RunContext, launch: str) -> None:
         collapse = mask_collapse(record.mask_health) if record.mask_health is not None else None
         tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy, "collapse": collapse or ""})
 
-    def before_end() -> None:
-        require_claim(store, context.run, launch)
+    def before_final_writes() -> None:
+        require_lease(store, context.run, launch)
 
     try:
-        result = run_trial(context, variant, trial.seed, on_epoch, before_end)
+        result = run_trial(context, variant, trial.seed, on_epoch, before_final_writes)
     except StoreError:
         raise
     except Exception as error:
         failure = describe_failure(context, trial, error, launch, attempts + 1)
         store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
-        if spoils_process(error):
+        if needs_new_process(error):
             raise  # for a fresh process; the next attempt finds the record above
         tune.report({"status": "failed"})
         return
@@ -102,46 +102,3 @@ def _is_closed(store: Store, context: RunContext, launch: str) -> bool:
         return Launch.from_json(store.get(RunPaths(context.run).launch(launch))).closed
     except (NotFoundError, ValueError):
         return False
-
-
-def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, launch: str) -> int:
-    """Return how often the trial failed before; -1 if it did so for good since this sweep was started."""
-    try:
-        failure = Failure.from_json(store.get(context.trial_paths(trial.variant, trial.seed).failure))
-    except (NotFoundError, TypeError, ValueError):
-        return 0
-    return -1 if failure.launch == launch else failure.attempts
-
-
-def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception, launch: str, attempts: int) -> Failure:
-    return Failure(
-        variant=trial.variant.label,
-        seed=trial.seed,
-        config_hash=context.identity.trial_hash(trial.variant, trial.seed),
-        error=type(error).__name__,
-        message=first_line(error),
-        traceback="".join(traceback.format_exception(error)),
-        attempts=attempts,
-        launch=launch,
-        log=f"{platform.node()}:{os.path.realpath('/proc/self/fd/2')}",
-        failed_at=now(),
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    # On a GPU torch raises an error of its own, on a CPU a RuntimeError like any other.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
-
-
-def spoils_process(error: Exception) -> bool:
-    """Return whether the next trial in this process would suffer from the error, too: memory, or a broken GPU."""
-    broken = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
-    return (
-        is_out_of_memory(error)
-        or type(error).__name__ == "AcceleratorError"
-        or any(sign in str(error) for sign in broken)
-    )

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from catdog.models.output import ModelOutput
+from catdog.models.petnet import ModelOutput
 
 
 class PlainHead(nn.Module):

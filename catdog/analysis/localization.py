@@ -1,0 +1,215 @@
+"""Where masks look, measured on images whose animal is outlined by a trimap: the measures, and a run's attention table.
+
+The pointing game (Zhang 2016) asks whether a mask's highest position lies on the animal; the energy inside (Wang 2020)
+which share of a mask's mass does. Both are averaged within each breed first, then over breeds: few breeds make up most
+of the trimaps. A mask that knows nothing scores, too, since animals are large and central: `lift` is what a mask has
+over one that is uniform, and over a centred Gaussian.
+
+Shapes: T images with a trimap, M masks, H × W positions of the feature map, S side of the trimap in pixels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from catdog.analysis.intervals import summarise
+from catdog.data.trimaps import Trimaps, read_trimaps
+from catdog.runs.artifacts import parse_artifact, read_attention_npz
+from catdog.runs.history import epoch_row, read_history
+from catdog.runs.paths import RunPaths
+from catdog.runs.results import TrialResult
+from catdog.runs.status import RunStatus
+from catdog.storage import Store, read_many
+
+SPLITS = ("validation", "test")
+HEALTH = {
+    "overlap": "mask_overlap", "entropy": "mask_entropy", "corner_mass": "mask_corner_mass", "dead": "mask_dead",
+}  # fmt: skip
+"""The table's columns that are those of history.csv in the chosen epoch (`catdog.training.mask_health`)."""
+
+Array = npt.NDArray[np.float64]
+
+GAUSSIAN_SIGMA = 0.25
+"""Of the centred Gaussian, as a share of the image's side."""
+
+
+@dataclass(frozen=True)
+class LocalizationScores:
+    """How much of some masks is on the animal, in percent, averaged over masks and macro-averaged over breeds."""
+
+    pointing: float
+    energy: float
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Where the animals are, in the cells of an H × W grid."""
+
+    shares_THW: Array
+    """The share of each cell that is on the animal, exact where cells cut pixels."""
+    centres_THW: npt.NDArray[np.bool_]
+    """Whether the pixel in the middle of each cell is."""
+    breeds_T: npt.NDArray[np.integer]
+
+    @classmethod
+    def of(
+        cls, animals_TSS: npt.NDArray[np.bool_], breeds_T: npt.NDArray[np.integer], height: int, width: int
+    ) -> "Outlines":
+        side = animals_TSS.shape[1]
+        rows_HS, columns_WS = _coverage(side, height), _coverage(side, width)
+        shares = np.einsum("hs,tsr,wr->thw", rows_HS, animals_TSS.astype(np.float32), columns_WS, optimize=True)
+        rows, columns = ((np.arange(cells) + 0.5) * side / cells for cells in (height, width))
+        centres = animals_TSS[:, rows.astype(int)[:, None], columns.astype(int)[None, :]]
+        return cls(shares, np.asarray(centres), breeds_T)
+
+
+def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> LocalizationScores | None:
+    """Return how much of the masks is on the animals; None if there is no image, or no mask with any mass.
+
+    A mask with several highest positions points at each of them in equal shares; one without mass is left out.
+    """
+    masks = masks_TMHW.astype(np.float64)
+    peaks = masks == masks.max(axis=(2, 3), keepdims=True, initial=-np.inf)
+    hits_TM = (peaks * outlines.centres_THW[:, None]).sum(axis=(2, 3)) / peaks.sum(axis=(2, 3)).clip(1)
+    mass_TM = masks.sum(axis=(2, 3))
+    inside_TM = (masks * outlines.shares_THW[:, None]).sum(axis=(2, 3))
+    alive_TM = mass_TM > 0
+    if not alive_TM.any():
+        return None
+    energy_TM = np.where(alive_TM, inside_TM / np.where(alive_TM, mass_TM, 1), np.nan)
+    return LocalizationScores(
+        pointing=_macro_average(np.where(alive_TM, hits_TM, np.nan), outlines.breeds_T),
+        energy=_macro_average(energy_TM, outlines.breeds_T),
+    )
+
+
+def uniform_mask(height: int, width: int) -> Array:
+    """Return a mask without preference (H, W)."""
+    return np.ones((height, width))
+
+
+def gaussian_mask(height: int, width: int) -> Array:
+    """Return a Gaussian in the middle of the image (H, W)."""
+    y, x = (np.arange(height) + 0.5) / height - 0.5, (np.arange(width) + 0.5) / width - 0.5
+    return np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * GAUSSIAN_SIGMA**2))
+
+
+def _macro_average(values_TM: Array, breeds_T: npt.NDArray[np.integer]) -> float:
+    """Return the mean over breeds of the means within them, in percent; NaN is left out."""
+    means = []
+    for breed in np.unique(breeds_T):
+        values = values_TM[breeds_T == breed]
+        if np.isfinite(values).any():
+            means.append(float(np.nanmean(values)))
+    return 100 * float(np.mean(means))
+
+
+def _coverage(pixels: int, cells: int) -> npt.NDArray[np.float32]:
+    """Return which share of each cell (rows) each pixel covers: the weights of an average over the cell's area."""
+    edges = np.arange(cells + 1) * pixels / cells
+    starts, ends = np.arange(pixels), np.arange(pixels) + 1
+    overlap = np.minimum(edges[1:, None], ends) - np.maximum(edges[:-1, None], starts)
+    return np.asarray(np.clip(overlap, 0, None) * cells / pixels, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where the masks of one trial look, on the images of one split."""
+
+    variant: str
+    split: str
+    images: int
+    breeds: int
+    values: Mapping[str, float]
+
+
+def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
+    """Return one row for each variant with masks and each split that has trimaps: means over trials, in percent.
+
+    `*_lift_*` are points above a mask that knows nothing. Without trimaps, or without masks, the table is empty.
+    """
+    trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
+    measured = list(_measure_trials(store, run_status, trimaps)) if trimaps is not None else []
+    rows = []
+    for split in SPLITS:
+        for label in run_status.manifest.variants:
+            trials = [one for one in measured if (one.variant, one.split) == (label, split)]
+            if trials:
+                counts = {"trials": len(trials), "images": trials[0].images, "breeds": trials[0].breeds}
+                rows.append({"variant": label, "part": split, **counts, **_means([one.values for one in trials])})
+    return pd.DataFrame(rows)
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Return the means over trials, and the standard deviations of the two measures themselves."""
+    row: dict[str, float | None] = {}
+    for name in values[0]:
+        summary = summarise([one[name] for one in values])
+        row[name] = summary.mean
+        if name in ("pointing", "energy"):
+            row[f"{name}_std"] = summary.std
+    return row
+
+
+def _measure_trials(store: Store, run_status: RunStatus, trimaps: Trimaps) -> Iterator[Measured]:
+    run = RunPaths(run_status.manifest.run)
+    results = [result for label in run_status.manifest.variants for result in run_status.results(label)]
+    places = [run.trial(run_status.manifest.spec(result.variant).folder, result.seed) for result in results]
+    owners = {where.attention: result for where, result in zip(places, results, strict=True)}
+    histories = dict(read_many(store, [where.history for where in places]))
+    health = {
+        where.attention: _health(parse_artifact(where.history, histories[where.history], read_history), result)
+        for where, result in zip(places, results, strict=True)
+        if where.history in histories
+    }
+    row_of = {name: row for row, name in enumerate(trimaps.names)}
+    grids: dict[tuple[str, int, int], tuple[Outlines, LocalizationScores, LocalizationScores]] = {}
+    for key, data in read_many(store, owners):
+        content = parse_artifact(key, data, lambda npz: read_attention_npz(npz, SPLITS))
+        for split, attention in content.items():
+            names, masks = attention.images, attention.masks_TMHW
+            if not names:
+                continue
+            grid = (split, *masks.shape[2:])
+            if grid not in grids:
+                rows = [row_of[name] for name in names]
+                outlines = Outlines.of(trimaps.animals_TSS[rows], trimaps.labels_T[rows], *masks.shape[2:])
+                grids[grid] = outlines, *_blind(outlines)
+            outlines, uniform, gaussian = grids[grid]
+            scores = measure(masks, outlines)
+            if scores is not None:
+                breeds = len(np.unique(outlines.breeds_T))
+                values = _row(scores, uniform, gaussian) | health.get(key, {})
+                yield Measured(owners[key].variant, split, len(names), breeds, values)
+
+
+def _blind(outlines: Outlines) -> tuple[LocalizationScores, LocalizationScores]:
+    """Return what a uniform mask and a centred Gaussian score."""
+    count, height, width = outlines.shares_THW.shape
+    found = []
+    for mask in (uniform_mask(height, width), gaussian_mask(height, width)):
+        scores = measure(np.broadcast_to(mask, (count, 1, height, width)), outlines)
+        assert scores is not None
+        found.append(scores)
+    return found[0], found[1]
+
+
+def _row(scores: LocalizationScores, uniform: LocalizationScores, gaussian: LocalizationScores) -> dict[str, float]:
+    return {
+        "pointing": scores.pointing,
+        "pointing_lift_uniform": scores.pointing - uniform.pointing,
+        "pointing_lift_gaussian": scores.pointing - gaussian.pointing,
+        "energy": scores.energy,
+        "energy_lift_uniform": scores.energy - uniform.energy,
+        "energy_lift_gaussian": scores.energy - gaussian.energy,
+    }
+
+
+def _health(history: pd.DataFrame, result: TrialResult) -> dict[str, float]:
+    """Return what the masks were like in the chosen epoch."""
+    chosen = epoch_row(history, result.best_epoch)
+    assert chosen is not None, "the chosen epoch is in the history"
+    return {column: float(chosen[name]) for column, name in HEALTH.items()}

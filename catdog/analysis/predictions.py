@@ -1,0 +1,87 @@
+"""What every complete trial predicted for the test images, read back from the store.
+
+Shapes: S trials of a variant (its seeds), N test images, K breeds.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.errors import UserError
+from catdog.runs.artifacts import SplitPredictions, parse_artifact, read_predictions_npz
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus
+from catdog.storage import Store, read_many
+
+Objects = Iterable[tuple[str, bytes]]
+Track = Callable[[Objects, int], Objects]
+"""Passes objects on while it shows how many of them there have been."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The breeds that the complete trials predicted for the test images."""
+
+    breeds: tuple[str, ...]
+    images_N: npt.NDArray[np.str_]
+    labels_N: npt.NDArray[np.int16]
+    seeds: Mapping[str, tuple[int, ...]]
+    """Of the trials that are here, by variant."""
+    predicted_SN: Mapping[str, npt.NDArray[np.int16]]
+    """By variant; a row for each of its `seeds`."""
+
+    def correct_SN(self, label: str) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.predicted_SN[label] == self.labels_N)
+
+    def breed_accuracy_SK(self, label: str) -> npt.NDArray[np.float64]:
+        """Return the accuracy on each breed's images, in percent."""
+        images_NK = self.labels_N[:, None] == np.arange(len(self.breeds))
+        correct_SK = self.correct_SN(label).astype(np.float64) @ images_NK.astype(np.float64)
+        return np.asarray(100 * correct_SK / images_NK.sum(axis=0).clip(1))
+
+    def confusion_KK(self, label: str, row: int) -> npt.NDArray[np.int64]:
+        """Return how many images of each breed (rows) one trial took for each breed (columns)."""
+        counts = np.zeros((len(self.breeds), len(self.breeds)), dtype=np.int64)
+        np.add.at(counts, (self.labels_N, self.predicted_SN[label][row]), 1)
+        return counts
+
+
+def read_predictions(
+    store: Store, run_status: RunStatus, track: Track = lambda objects, total: objects
+) -> Predictions | None:
+    """Read the predictions of all complete trials, in parallel; None if there are none.
+
+    Raises:
+        UserError: a file is damaged, or is about other images than the others.
+    """
+    run = RunPaths(run_status.manifest.run)
+    owners = {
+        run.trial(run_status.manifest.spec(label).folder, result.seed).predictions: (label, result.seed)
+        for label in run_status.manifest.variants
+        for result in run_status.results(label)
+    }
+    found: dict[str, dict[int, npt.NDArray[np.int16]]] = {label: {} for label in run_status.manifest.variants}
+    breeds: tuple[str, ...] = ()
+    first: SplitPredictions | None = None
+    for key, data in track(read_many(store, owners), len(owners)):
+        names, test = parse_artifact(key, data, lambda content: read_predictions_npz(content, "test"))
+        if first is None:
+            breeds, first = names, test
+        if not np.array_equal(first.images_N, test.images_N):
+            raise UserError(f"{key}: is about other images than the files before it; run the sweep's command again")
+        label, seed = owners[key]
+        found[label][seed] = test.logits_NK.argmax(axis=1).astype(np.int16)
+    if first is None:
+        return None
+    return Predictions(
+        breeds=breeds,
+        images_N=first.images_N,
+        labels_N=first.labels_N,
+        seeds={label: tuple(rows) for label, rows in found.items()},
+        predicted_SN={
+            label: np.array(list(rows.values()), dtype=np.int16).reshape(len(rows), len(first.images_N))
+            for label, rows in found.items()
+        },
+    )

@@ -1,0 +1,95 @@
+"""The tables of the two studies: what λ does, and which randomness makes results scatter."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from catdog.analysis.intervals import std_interval, summarise, variance_share
+from catdog.analysis.tables import summarise_accuracies
+from catdog.config.studies import ALL, WITHOUT
+from catdog.runs.artifacts import parse_artifact
+from catdog.runs.history import epoch_row, read_history
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus
+from catdog.storage import Store, read_many
+
+
+def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
+    """Return one row for each λ of multi-attention: accuracies, and the overlap of its masks in the chosen epoch."""
+    rows: list[dict[str, object]] = []
+    for label in run_status.manifest.variants:
+        value = _lambda(run_status, label)
+        if value is None:
+            continue
+        val, test = summarise_accuracies(run_status.results(label))
+        overlap = summarise(_overlaps(store, run_status, label))
+        rows.append(
+            {
+                "lambda": value,
+                "variant": label,
+                "n": val.n,
+                "val_mean": val.mean,
+                "val_std": val.std,
+                "test_mean": test.mean,
+                "test_std": test.std,
+                "overlap_mean": overlap.mean,
+                "overlap_std": overlap.std,
+            }
+        )
+    return _numbers(rows).sort_values("lambda", ignore_index=True) if rows else pd.DataFrame()
+
+
+def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
+    """Return one row for each variant and source of randomness: the standard deviation of its test accuracies.
+
+    With 95 % intervals, and the share of the variance that it has when everything varies. The shares need not add up to
+    one: sources act together.
+    """
+    rows: list[dict[str, object]] = []
+    for label in run_statuses[ALL].manifest.variants:
+        accuracies = {
+            purpose: np.array([result.test_accuracy for result in run_status.results(label)], dtype=np.float64)
+            for purpose, run_status in run_statuses.items()
+        }
+        for purpose, values in accuracies.items():
+            summary, interval = summarise(values), std_interval(values)
+            share = variance_share(values, accuracies[ALL]) if purpose != ALL else None
+            rows.append(
+                {
+                    "variant": label,
+                    "vary": purpose,
+                    "n": summary.n,
+                    "test_mean": summary.mean,
+                    "test_std": summary.std,
+                    "test_std_low": interval.low if interval else None,
+                    "test_std_high": interval.high if interval else None,
+                    "share": share[0] if share else None,
+                    "share_low": share[1].low if share else None,
+                    "share_high": share[1].high if share else None,
+                }
+            )
+    return _numbers(rows)
+
+
+def _numbers(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Return the rows as a table whose numbers are numbers, unknown ones NaN."""
+    table = pd.DataFrame(rows)
+    return table.astype({name: float for name in table.columns if name not in ("variant", "vary", "n")})
+
+
+def _lambda(run_status: RunStatus, label: str) -> float | None:
+    """Return λ of a variant of multi-attention; None for any other variant."""
+    spec = run_status.manifest.spec(label)
+    return float(spec.arguments["lambda_divergence"]) if spec.name in ("multi-attention", WITHOUT) else None
+
+
+def _overlaps(store: Store, run_status: RunStatus, label: str) -> list[float]:
+    """Return the mean cosine between a trial's masks on validation, in its chosen epoch, for each complete trial."""
+    run, folder = RunPaths(run_status.manifest.run), run_status.manifest.spec(label).folder
+    epochs = {run.trial(folder, result.seed).history: result.best_epoch for result in run_status.results(label)}
+    overlaps = []
+    for key, data in read_many(store, epochs):
+        chosen = epoch_row(parse_artifact(key, data, read_history), epochs[key])
+        overlaps += [chosen["mask_overlap"]] if chosen else []
+    return overlaps

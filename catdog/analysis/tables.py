@@ -1,0 +1,121 @@
+"""The comparison table of a run.
+
+Accuracies are percentages. Failed, diverged and missing trials are listed, never averaged away."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from catdog.analysis.intervals import Summary, summarise
+from catdog.runs.cost import summarise_spending
+from catdog.runs.results import TrialResult, best_run
+from catdog.runs.status import RunStatus, missing_trials, mixed_versions
+
+TRIAL_COLUMNS = [
+    "variant", "seed", "status", "val_accuracy", "test_accuracy", "best_epoch", "epochs", "seconds", "config_hash",
+]  # fmt: skip
+TABLE_COLUMNS = ["variant", "n", "val_mean", "val_std", "test_mean", "test_std", "best_val", "best_val_test"]
+
+
+def trials_table(run_status: RunStatus) -> pd.DataFrame:
+    """Return one row for every planned trial."""
+    rows = []
+    for trial in run_status.trials:
+        missing = TrialResult(
+            trial.planned.variant.label,
+            trial.planned.seed,
+            trial.status,
+            None,
+            None,
+            None,
+            0,
+            float("nan"),
+            trial.config_hash,
+        )
+        rows.append((trial.result or missing).row())
+    table = pd.DataFrame(rows)
+    assert list(table.columns[: len(TRIAL_COLUMNS)]) == TRIAL_COLUMNS
+    integers = [name for name in table.columns if name.endswith(("epoch", "epochs", "parameters", "threads"))]
+    return table.astype(dict.fromkeys(integers, "Int64"))
+
+
+def comparison_table(run_status: RunStatus) -> pd.DataFrame:
+    """Return one row for every variant; the best run is chosen by validation."""
+    rows = []
+    for label in run_status.manifest.variants:
+        results = run_status.results(label)
+        val, test = summarise_accuracies(results)
+        best = best_run(results)
+        rows.append(
+            {
+                "variant": label,
+                "n": val.n,
+                "val_mean": val.mean,
+                "val_std": val.std,
+                "test_mean": test.mean,
+                "test_std": test.std,
+                "best_val": best.val_accuracy if best else None,
+                "best_val_test": best.test_accuracy if best else None,
+                "best_seed": best.seed if best else None,
+                "planned": len(run_status.manifest.seeds[label]),
+                "val_class_mean": summarise(
+                    [r.val_class_accuracy for r in results if r.val_class_accuracy is not None]
+                ).mean,
+                "test_class_mean": summarise(
+                    [r.test_class_accuracy for r in results if r.test_class_accuracy is not None]
+                ).mean,
+                "head_parameters": results[0].head_parameters if results else None,
+                "trial_seconds": summarise([r.seconds for r in results]).mean,
+            }
+        )
+    table = pd.DataFrame(rows)
+    assert list(table.columns[: len(TABLE_COLUMNS)]) == TABLE_COLUMNS
+    return table.astype({"best_seed": "Int64", "head_parameters": "Int64"})
+
+
+def records(table: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the rows of a table, None where something is not known."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]
+
+
+def summary(
+    run_status: RunStatus, table: pd.DataFrame, contrasts: pd.DataFrame, attention: pd.DataFrame
+) -> dict[str, object]:
+    """Return the content of summary.json."""
+    manifest = run_status.manifest
+    return {
+        "run": manifest.run,
+        "preset": manifest.preset,
+        "complete": run_status.is_complete,
+        "trials": {status: run_status.counts[status] for status in ("complete", "diverged", "failed", "missing")},
+        "gaps": missing_trials(run_status),
+        "mixtures": mixed_versions(run_status.launches),
+        "trial_seconds": sum(trial.result.seconds for trial in run_status.trials if trial.result),
+        "spent": [
+            dataclasses.asdict(spending) | {"idle_share": spending.idle_share}
+            for spending in summarise_spending(run_status.launches)
+        ],
+        "variants": records(table),
+        "contrasts": records(contrasts),
+        "attention": records(attention),
+        "identity": manifest.identity.to_json(),
+        "commands": [list(command) for command in manifest.commands],
+        "versions": dict(manifest.versions),
+        "code": manifest.code,
+        "created_at": manifest.created_at,
+        "finished_at": max(
+            (trial.result.finished_at or "" for trial in run_status.trials if trial.result), default=None
+        ),
+    }
+
+
+def summarise_accuracies(results: Sequence[TrialResult]) -> tuple[Summary, Summary]:
+    """Return the summaries of the validation and of the test accuracies of complete trials."""
+    return (
+        summarise([result.val_accuracy for result in results if result.val_accuracy is not None]),
+        summarise([result.test_accuracy for result in results if result.test_accuracy is not None]),
+    )

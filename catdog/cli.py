@@ -1,0 +1,145 @@
+"""Command lines made of dataclasses, and how a job ends: a mistake is one line on stderr and exit code 2."""
+
+import atexit
+import contextlib
+import gc
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+from catdog.config.presets import PRESETS, preset_config
+from catdog.config.sweep_options import SweepConfig, check_run_name, check_store
+from catdog.errors import StoreError, UserError
+
+T = TypeVar("T")
+
+COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes of all jobs."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What names a run that is there."""
+
+    run: str
+    """Name of the run."""
+    store: str = "results"
+    """A folder, or s3://bucket/prefix."""
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run)
+        check_store(self.store)
+
+
+def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Sequence[str]]:
+    """Return the preset that the arguments begin with, and the rest; `--help` alone is that of the demo."""
+    presets = ", ".join(PRESETS)
+    if not arguments:
+        raise UserError(f"usage: {program} PRESET [options]; presets: {presets}; see {program} --help")
+    if arguments[0] in ("-h", "--help"):
+        return preset_config("demo"), arguments
+    if arguments[0].startswith("-"):
+        raise UserError(f"the preset comes first: {program} PRESET [options]; presets: {presets}")
+    return preset_config(arguments[0]), arguments[1:]
+
+
+def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
+    """Parse `PRESET [options]` of a sweep: the preset's values are the defaults of the options."""
+    config, rest = take_preset(arguments, program)
+    description = (
+        "Run a sweep: seeds × model variants as parallel trials, then the comparison table.\n\n"
+        f"Presets: {', '.join(PRESETS)}. Below are the defaults of {config.preset}."
+    )
+    return parse(SweepConfig, rest, description, f"{program} {config.preset}", default=config)
+
+
+def parse(kind: type[T], arguments: Sequence[str], description: str, program: str, default: T | None = None) -> T:
+    """Parse options into a dataclass; raises `UserError` with tyro's message on one line."""
+    messages = io.StringIO()
+    try:
+        with _wide_terminal(), contextlib.redirect_stderr(messages):
+            if default is None:
+                return tyro.cli(kind, args=arguments, description=description, prog=program)
+            return tyro.cli(kind, args=arguments, description=description, prog=program, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    raise UserError(_one_line(messages.getvalue(), program))
+
+
+def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a job's main function and return its exit code; mistakes and store errors become one line on stderr."""
+    if arguments is None:
+        # This process is the job. Looking for garbage takes a quarter of the time that torch's import does, and a
+        # second when everything ends anyway.
+        gc.set_threshold(100_000, 50, 100)
+        atexit.register(gc.freeze)
+    try:
+        return main(sys.argv[1:] if arguments is None else arguments)
+    except (UserError, StoreError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print(
+            "interrupted: nothing that was finished is lost; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def output_console() -> Console:
+    """Return the console for what a job has to say: as wide as the terminal, or 140 columns in a file."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+@contextlib.contextmanager
+def _wide_terminal() -> Iterator[None]:
+    """Keep tyro from breaking the lines of its messages."""
+    before = os.environ.get("COLUMNS")
+    if not sys.stdout.isatty():
+        os.environ["COLUMNS"] = "400"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+_PLAIN_WORDS = (
+    (r"Missing value for argument '(.+?)'.*", r"\1: its value is missing"),
+    (r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not an integer"),
+    (r"Exceeds the limit .*", "is not an integer of a size that makes sense"),
+    (r"could not convert string to float: (.+)", r"\1 is not a number"),
+    (r"no type matching \{None\}\|INT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor an integer"),
+    (r"no type matching \{None\}\|FLOAT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor a number"),
+)
+"""What tyro and Python say of a value that cannot be read, and how a user would say it."""
+
+
+def _one_line(box: str, program: str) -> str:
+    """Take the message out of tyro's frame: its first paragraph, and the options it thinks were meant."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    paragraphs: list[list[str]] = [[]]
+    for line in text.strip().splitlines()[1:]:  # the first line is a title
+        content = line.strip("│| ")
+        if re.fullmatch(r"[─╰╯-]+", content):
+            paragraphs.append([])
+        elif content:
+            paragraphs[-1].append(content)
+    first, *others = [paragraph for paragraph in paragraphs if paragraph] or [["the options cannot be read"]]
+    message = " ".join(first).removeprefix("Error parsing ")
+    near = [line.split()[0].rstrip(",") for paragraph in others for line in paragraph if line.startswith("--")]
+    if message.startswith("Unrecognized options") and near:
+        message += f" (perhaps {' or '.join(near[:3])})"
+    for pattern, replacement in _PLAIN_WORDS:
+        message = re.sub(pattern, replacement, message)
+    return f"{message.removesuffix('.')}; see {program} --help"

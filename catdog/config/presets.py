@@ -1,0 +1,76 @@
+"""The named sweeps."""
+
+from catdog.config.recipe import Recipe
+from catdog.config.sweep_options import SweepConfig
+from catdog.errors import UserError
+from catdog.formatting import shorten
+
+PRESETS: dict[str, SweepConfig] = {
+    config.preset: config
+    for config in (
+        SweepConfig(
+            preset="demo",
+            seeds="3",
+            recipe=Recipe(
+                dataset="drawn",
+                backbone="tiny",
+                weights="none",
+                image_size=96,
+                epochs=12,
+                batch_size=64,
+                learning_rate=4e-3,
+                backbone_learning_rate=4e-3,
+                crop_scale=0.6,
+                lambda_divergence=1e-4,
+                precision="float32",
+            ),
+        ),
+        SweepConfig(
+            preset="pets-frozen",
+            recipe=Recipe(
+                backbone="timm/tf_efficientnet_lite0",
+                weights="lite0",
+                freeze=True,
+                image_size=224,
+                epochs=20,
+                batch_size=64,
+                learning_rate=2e-3,
+                weight_decay=0.3,
+                label_smoothing=0.1,
+                lambda_divergence=1e-4,
+            ),
+        ),
+        SweepConfig(
+            preset="pets-cpu",
+            seeds="3",
+            recipe=Recipe(
+                backbone="timm/tf_efficientnet_lite0",
+                weights="lite0",
+                image_size=176,
+                epochs=4,
+                batch_size=32,
+            ),
+        ),
+        SweepConfig(
+            preset="paper",
+            gpus_per_trial=None,
+            recipe=Recipe(
+                backbone="resnet34",
+                weights="imagenet",
+                image_size=224,
+                epochs=20,
+                batch_size=64,
+                freeze_batch_norm=False,
+                precision="bfloat16",
+            ),
+        ),
+    )
+}
+"""The named sweeps; a preset's values are the defaults of all options."""
+
+
+def preset_config(name: str) -> SweepConfig:
+    """Return the preset of this name; raises `UserError` with the legal names."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {shorten(name)!r}: choose from {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,136 @@
+"""The recipe of a trial: everything that its numbers depend on, besides its variant and seed."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from catdog.errors import UserError
+from catdog.formatting import shorten
+
+NAMED_WEIGHTS = ("imagenet", "lite0", "none")
+"""Weights that are no files."""
+
+Purpose = Literal["init", "order", "augment", "dropout"]
+"""What random numbers are drawn for."""
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_INTEGERS = {
+    "image_size": (16, 2048),
+    "epochs": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "probe_images": (1, 1000),
+    "split_seed": (0, 2**32 - 1),
+    "limit_images": (1, 10_000_000),
+}
+"""The least and the greatest value of the recipe's integers: what is beyond is a slip of the hand."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a trial's numbers depend on, besides its variant and seed."""
+
+    dataset: str = "oxford-iiit-pet"
+    """The images: drawn (pets drawn in code, nothing to download) or oxford-iiit-pet."""
+    backbone: str = "resnet34"
+    """A torchvision classification model, `timm/NAME`, or `tiny`."""
+    weights: str = "imagenet"
+    """The backbone's weights: imagenet, lite0, none, a file, or an s3:// url."""
+    freeze: bool = False
+    """Train the head only, on feature maps that are computed once; the only augmentation is then the mirror image."""
+    freeze_batch_norm: bool = True
+    """Keep the backbone's batch-norm statistics as they were pretrained (random weights have none to keep)."""
+    image_size: int = 224
+    """Side of the images that the backbone sees, in pixels."""
+    epochs: int = 10
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images in a training step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum 0.9."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of the head."""
+    backbone_learning_rate: float = 2e-4
+    """Peak learning rate of the backbone."""
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    """One-cycle (warm-up over 30 % of the steps, then cosine) or cosine from the start."""
+    weight_decay: float = 0.01
+    """Weight decay of all weights except the mask convolution's."""
+    mask_weight_decay: float = 0.0
+    """Weight decay of the mask convolution."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy in training."""
+    lambda_divergence: float = 0.001
+    """Weight λ of the divergence loss of multi-attention; it depends on the size of the feature map."""
+    crop_scale: float = 0.35
+    """Smallest share of the image's area that a random crop keeps (1: no crops)."""
+    flip: bool = True
+    """Mirror half of the training images."""
+    split_seed: int = 0
+    """Seed of the split of trainval into train and validation; the same for all trials."""
+    limit_images: int | None = None
+    """Use at most so many images of each part (train, validation, test), spread over the breeds."""
+    probe_images: int = 4
+    """How many validation images the contact sheets show."""
+    precision: Precision = "auto"
+    """float32, bfloat16 (autocast), or auto: the faster of both, measured once at the start of a run."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    deterministic: bool = False
+    """Use deterministic algorithms on GPUs too (slower)."""
+    vary: Purpose | Literal["all"] = "all"
+    """Which source of randomness the seed changes; the others stay those of seed 0."""
+
+    def __post_init__(self) -> None:
+        for name, (minimum, maximum) in _INTEGERS.items():
+            value = getattr(self, name)
+            require(
+                value is None or minimum <= value <= maximum,
+                f"{option_name(name)} {shorten(str(value))}: must be from {minimum} to {maximum}",
+            )
+        for name in ("learning_rate", "backbone_learning_rate"):
+            value = getattr(self, name)
+            require(0 < value < 100, f"{option_name(name)} {value}: must be above 0 and below 100")
+        for name in ("weight_decay", "mask_weight_decay"):
+            value = getattr(self, name)
+            require(0 <= value < 10, f"{option_name(name)} {value}: must be at least 0 and below 10")
+        require(
+            0 < self.lambda_divergence < 1e6,
+            f"--lambda-divergence {self.lambda_divergence}: must be above 0 and below 1000000 "
+            "(variant multi-attention-free has λ = 0)",
+        )
+        require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing}: must be in [0, 1)")
+        require(0 < self.crop_scale <= 1, f"--crop-scale {self.crop_scale}: must be in (0, 1]")
+        require(self.backbone != "", "--backbone: empty; give a torchvision model, timm/NAME or tiny")
+        require(self.weights != "", "--weights: empty; say none for random weights")
+        require(
+            self.backbone != "tiny" or self.weights == "none",
+            f"--weights {self.weights}: the backbone tiny has no pretrained weights; add --weights none",
+        )
+
+    @property
+    def keeps_batch_norm(self) -> bool:
+        """Whether the backbone's batch norms keep the statistics that they came with."""
+        return self.freeze_batch_norm and self.weights != "none"
+
+    @property
+    def backbone_library(self) -> str | None:
+        """The library that builds the backbone; None for our own."""
+        if self.backbone == "tiny":
+            return None
+        return "timm" if self.backbone.startswith("timm/") else "torchvision"
+
+    def variant_defaults(self) -> dict[str, int | float]:
+        """The parameters of variants whose default is this recipe's."""
+        return {"lambda_divergence": self.lambda_divergence}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def option_name(name: str) -> str:
+    """Return the option that sets a field."""
+    return "--" + name.replace("_", "-")

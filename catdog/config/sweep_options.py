@@ -1,0 +1,127 @@
+"""The sweep around a recipe: which trials, where they are stored, what they may use."""
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import tyro
+
+from catdog.config.recipe import Recipe, option_name, require
+from catdog.config.variant_registry import VariantSpec, parse_variants
+from catdog.formatting import shorten
+
+Tracker = Literal["none", "mlflow", "wandb"]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One sweep: which trials of which recipe, where they are stored and what they may use."""
+
+    preset: tyro.conf.Suppress[str]
+    run: str | None = None
+    """Name of the run in the store (default: the preset's name)."""
+    store: str = "results"
+    """A folder, or s3://bucket/prefix."""
+    variants: tuple[str, ...] = ("baseline", "attention", "multi-attention")
+    """The variants to compare, as NAME or NAME:parameter=value,..."""
+    seeds: str = "30"
+    """How many seeds (30), or which (0-9, or 0-4,7)."""
+    data_root: str | None = None
+    """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download)."""
+    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    cpus_per_trial: int = 1
+    """CPU cores, and so threads, of a trial."""
+    gpus_per_trial: float | None = 0.0
+    """GPUs of a trial, or a part of one (0.25); None: one where there are any, else none."""
+    checkpoint_seconds: float = 60.0
+    """Save an unfinished trial at the end of an epoch when the last time is so long ago."""
+    keep_weights: Literal["none", "best", "all"] = "none"
+    """Keep the weights of each variant's best run by validation, of all trials, or none."""
+    max_retries: int = 20
+    """How often a trial is started again after a lost node, a killed process or a store that stayed away."""
+    store_patience: float = 600.0
+    """Seconds to wait for an S3 store that is away, before a trial gives up and is started again."""
+    hourly_price: float | None = None
+    """Price of one GPU for an hour (of one CPU core, where trials use no GPU), to say what a sweep costs."""
+    max_cost: float | None = None
+    """Start no more trials when the run has cost so much, idle time included; needs --hourly-price."""
+    tracker: Tracker = "none"
+    """Also file the trials in MLflow or Weights & Biases, as their own settings say (MLFLOW_TRACKING_URI, ...)."""
+    dry_run: bool = False
+    """Print the plan and start nothing."""
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run_name)
+        check_store(self.store)
+        require(1 <= self.cpus_per_trial <= 256, f"--cpus-per-trial {self.cpus_per_trial}: must be from 1 to 256")
+        gpus = self.gpus_per_trial
+        require(
+            gpus is None or 0 <= gpus <= 1,
+            f"--gpus-per-trial {gpus}: must be from 0 to 1; a trial uses one GPU at most",
+        )
+        for name in ("checkpoint_seconds", "store_patience"):
+            seconds = getattr(self, name)
+            require(0 <= seconds < math.inf, f"{option_name(name)} {seconds}: must be a number of seconds from 0")
+        require(0 <= self.max_retries <= 1_000_000, f"--max-retries {self.max_retries}: must be from 0 to 1000000")
+        for name in ("hourly_price", "max_cost"):
+            amount = getattr(self, name)
+            require(amount is None or 0 < amount < math.inf, f"{option_name(name)} {amount}: must be a number above 0")
+        require(
+            self.max_cost is None or self.hourly_price is not None,
+            f"--max-cost {self.max_cost}: needs --hourly-price, the price of a GPU for an hour",
+        )
+        require(self.data_root != "", "--data-root: empty; give the folder of the images, or leave the option out")
+        parse_seeds(self.seeds)
+        parse_variants(self.variants, self.recipe.variant_defaults())
+
+    @property
+    def run_name(self) -> str:
+        return self.preset if self.run is None else self.run
+
+    @property
+    def variant_specs(self) -> tuple[VariantSpec, ...]:
+        return parse_variants(self.variants, self.recipe.variant_defaults())
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        return parse_seeds(self.seeds)
+
+    @property
+    def dataset_root(self) -> str | None:
+        """Where the user says the dataset is: the option, or else the environment."""
+        return self.data_root or os.environ.get("CATDOG_DATA_ROOT") or None
+
+
+def check_run_name(run: str) -> None:
+    """Raise `UserError` for a name that could not be a folder of every store."""
+    require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run) is not None and run != "datasets",
+        f"--run {shorten(run)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
+        "'datasets' is taken",
+    )
+
+
+def check_store(url: str) -> None:
+    """Raise `UserError` for a store without a name, which would be the current folder."""
+    require(url != "", "--store: empty; give a folder or s3://bucket/prefix")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds that `text` names: `30` is 0 to 29, `0-9` and `0-4,7` name them. Raises `UserError`."""
+    remedy = "give a number of seeds (30), a range (0-9) or a list of ranges (0-4,7)"
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        require(1 <= int(text) <= 10_000, f"--seeds {text}: must be from 1 to 10000; {remedy}")
+        return tuple(range(int(text)))
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        require(match is not None, f"--seeds {shorten(text)}: {remedy}")
+        assert match is not None
+        first, last = int(match[1]), int(match[2] or match[1])
+        require(first <= last, f"--seeds {shorten(text)}: {first}-{last} runs backwards; {remedy}")
+        require(len(seeds) + last - first < 10_000, f"--seeds {shorten(text)}: more than 10000 seeds; {remedy}")
+        seeds.extend(range(first, last + 1))
+    require(len(set(seeds)) == len(seeds), f"--seeds {shorten(text)}: a seed is named twice; {remedy}")
+    return tuple(sorted(seeds))

@@ -1,0 +1,173 @@
+"""The models that a sweep compares: their names, their parameters, and one canonical label for each.
+
+A label is `NAME` or `NAME:parameter=value,...`, as in `multi-attention:num_masks=8,lambda_divergence=0.1`. Its
+canonical form lists only the parameters that differ from their defaults, in declared order, each as its shortest
+number. This file imports no torch, so that a typo is answered at once; `catdog.models.build_model` finds the head
+class by its name.
+
+To add a variant: one head class in catdog/models/heads/ and one line in `VARIANTS`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from catdog.errors import UserError
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a head, an integer where its default is one, within [minimum, maximum]."""
+
+    name: str
+    default: Number
+    minimum: Number = 0
+    maximum: Number = math.inf
+    below_one: bool = False
+
+    def parse(self, text: str, label: str) -> Number:
+        kind = "an integer" if isinstance(self.default, int) else "a number"
+        try:
+            value: Number = int(text) if isinstance(self.default, int) else float(text) + 0.0  # -0.0 is 0.0
+        except ValueError:
+            raise UserError(f"variant {label!r}: {self.name}={text} is not {kind} in {self.range_text()}") from None
+        upper_ok = value < 1 if self.below_one else value <= self.maximum
+        if not (self.minimum <= value < math.inf and upper_ok):
+            raise UserError(f"variant {label!r}: {self.name}={text} is outside {self.range_text()}")
+        return value
+
+    def range_text(self) -> str:
+        if self.below_one:
+            return f"[{self.minimum}, 1)"
+        return f"[{self.minimum}, {self.maximum}]" if math.isfinite(self.maximum) else f"[{self.minimum}, ∞)"
+
+
+DROPOUT = Parameter("dropout", 0.5, below_one=True)
+NUM_MASKS = Parameter("num_masks", 4, minimum=1, maximum=1024)
+HIDDEN = Parameter("hidden_features", 256, minimum=1, maximum=65536)
+REDUCTION = Parameter("reduction", 16, minimum=1, maximum=65536)
+LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
+"""The weight of the divergence loss. Its default is replaced by the recipe's: the loss grows with the feature map."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named model: its head class (`module.Class` of catdog.models.heads), parameters, and what the name fixes."""
+
+    name: str
+    head: str
+    parameters: tuple[Parameter, ...]
+    fixed: Mapping[str, Number | str] = field(default_factory=dict)
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("baseline", "plain.PlainHead", (DROPOUT,)),
+        Variant("attention", "attention.AttentionHead", (DROPOUT,), {"activation": "sigmoid"}),
+        Variant("multi-attention", "attention.MultiAttentionHead", (NUM_MASKS, LAMBDA, HIDDEN, DROPOUT)),
+        Variant("attention-relu", "attention.AttentionHead", (DROPOUT,), {"activation": "relu"}),
+        Variant("attention-softmax", "attention.AttentionHead", (DROPOUT,), {"activation": "softmax"}),
+        Variant("se", "squeeze_excitation.SqueezeExcitationHead", (REDUCTION, DROPOUT)),
+        Variant(
+            "multi-attention-free",
+            "attention.MultiAttentionHead",
+            (NUM_MASKS, HIDDEN, DROPOUT),
+            {"lambda_divergence": 0.0},
+        ),
+        Variant(
+            "multi-attention-fixed",
+            "attention.MultiAttentionHead",
+            (NUM_MASKS, HIDDEN, DROPOUT),
+            {"lambda_divergence": 0.0, "train_masks": False},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """A variant with all its parameters resolved."""
+
+    label: str
+    name: str
+    head: str
+    arguments: Mapping[str, Number | str] = field(hash=False)
+
+    @property
+    def folder(self) -> str:
+        """The label as the name of a folder."""
+        return self.label.replace(":", "__")
+
+
+def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> VariantSpec:
+    """Resolve a label; `defaults` are the recipe's own defaults of parameters (`lambda_divergence`).
+
+    Raises `UserError` for an unknown variant or parameter (the legal names are listed), for a value out of range, and
+    for a label that describes the same model as another variant does by its name.
+    """
+    defaults = defaults or {}
+    name, colon, listing = text.partition(":")
+    if name not in VARIANTS:
+        raise UserError(f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}")
+    variant = VARIANTS[name]
+    if colon and not listing:
+        raise UserError(f"variant {text!r}: nothing follows the colon; add parameter=value or leave it out")
+    given: dict[str, Number] = {}
+    parameters = {parameter.name: parameter for parameter in variant.parameters}
+    for item in listing.split(",") if listing else []:
+        key, _, value = item.partition("=")
+        if key not in parameters:
+            raise UserError(f"variant {text!r}: unknown parameter {key!r}; {name} has {', '.join(parameters)}")
+        if key in given:
+            raise UserError(f"variant {text!r}: {key} is given twice; keep one")
+        given[key] = parameters[key].parse(value, text)
+    spec = _resolve(variant, given, defaults)
+    for other in VARIANTS.values():
+        twin = _as_variant(spec, other, defaults)
+        if twin is not None and twin.label.count("=") < spec.label.count("="):
+            raise UserError(f"variant {text!r} is the same model as {twin.label!r}: use that name")
+    return spec
+
+
+def parse_variants(texts: tuple[str, ...], defaults: Mapping[str, Number] | None = None) -> tuple[VariantSpec, ...]:
+    """Resolve a list of labels; the same model twice is a `UserError`."""
+    if not texts:
+        raise UserError(f"no variants: name at least one of {', '.join(VARIANTS)}")
+    specs: dict[str, VariantSpec] = {}
+    for text in texts:
+        spec = parse_variant(text, defaults)
+        if spec.label in specs:
+            raise UserError(f"variant {text!r} is listed twice (its label is {spec.label!r}); name it once")
+        specs[spec.label] = spec
+    return tuple(specs.values())
+
+
+def format_number(value: Number) -> str:
+    """Return the shortest text that reads back as `value`: 0.1, 8, 1e-05 as 1e-5."""
+    if isinstance(value, int) or value == int(value):
+        return str(int(value))
+    mantissa, _, exponent = repr(value).partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def _resolve(variant: Variant, given: Mapping[str, Number], defaults: Mapping[str, Number]) -> VariantSpec:
+    values: dict[str, Number] = {}
+    differing = []
+    for parameter in variant.parameters:
+        default = defaults.get(parameter.name, parameter.default)
+        values[parameter.name] = given.get(parameter.name, default)
+        if values[parameter.name] != default:
+            differing.append(f"{parameter.name}={format_number(values[parameter.name])}")
+    label = f"{variant.name}:{','.join(differing)}" if differing else variant.name
+    return VariantSpec(label, variant.name, variant.head, {**variant.fixed, **values})
+
+
+def _as_variant(spec: VariantSpec, other: Variant, defaults: Mapping[str, Number]) -> VariantSpec | None:
+    """Return the spec of `other` that describes the same model as `spec`, or None if there is none."""
+    names = {parameter.name for parameter in other.parameters}
+    given = {key: value for key, value in spec.arguments.items() if key in names and not isinstance(value, str)}
+    twin = _resolve(other, given, defaults)
+    return twin if (twin.head, twin.arguments) == (spec.head, spec.arguments) else None

@@ -1,0 +1,65 @@
+"""What every dataset hands to the pack: names, labels, test split, a way to read one image; and its keys in a store.
+
+To add a dataset: a function that returns a `Source`, and an entry in `catdog.data.datasets.registry`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+PACK = "pack.safetensors"
+
+UInt8Array = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset that can be packed. N images of K breeds."""
+
+    dataset: str
+    fingerprint: str
+    """Of the content: 16 hexadecimal digits."""
+    size: int
+    """Side of the packed images, in pixels."""
+    breeds: tuple[str, ...]
+    """Names of the K classes, by label."""
+    species: tuple[str, ...]
+    """`cat` or `dog` for each breed."""
+    names: tuple[str, ...]
+    """Names of the N images."""
+    labels: IntArray
+    """Breed of each image, shape (N,)."""
+    is_test: npt.NDArray[np.bool_]
+    """Whether an image belongs to the official test split, shape (N,)."""
+    has_trimap: npt.NDArray[np.bool_]
+    """Whether the outline of the animal is known, shape (N,)."""
+    read: Callable[[int], tuple[UInt8Array, UInt8Array | None]]
+    """Index → image (size, size, 3) and its trimap (size, size; 1 animal, 2 background, 3 border) or None."""
+
+
+def dataset_prefix(fingerprint: str) -> str:
+    """Return the folder of a dataset's content."""
+    return f"datasets/{fingerprint}"
+
+
+def pack_key(fingerprint: str) -> str:
+    """Return the key of the packed images."""
+    return f"{dataset_prefix(fingerprint)}/{PACK}"
+
+
+def features_key(fingerprint: str, digest: str) -> str:
+    """Return the key of a frozen backbone's features."""
+    return f"{dataset_prefix(fingerprint)}/features-{digest}.safetensors"
+
+
+def trimaps_key(fingerprint: str) -> str:
+    """Return the key of the animals' outlines, which are stored apart: measuring attention needs no images."""
+    return f"{dataset_prefix(fingerprint)}/trimaps.npz"
+
+
+def dataset_pointer(dataset: str) -> str:
+    """Return the key that names the fingerprint of the dataset uploaded last under this name."""
+    return f"datasets/{dataset}.json"

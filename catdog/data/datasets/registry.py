@@ -1,0 +1,83 @@
+"""The datasets that a sweep can name: all that the rest of the code knows of one of them.
+
+To add a dataset: a file beside this one with a function that returns a `Source`, and one entry in `DATASETS`.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from catdog.config.sweep_options import SweepConfig
+from catdog.data.datasets import drawn, oxford_pets
+from catdog.data.datasets.base import Source
+from catdog.errors import UserError
+from catdog.formatting import shorten
+from catdog.storage.node_cache import node_cache
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One dataset: its names, how large it is, and how to open it, from code or from files."""
+
+    name: str
+    """As `--dataset` and the store have it."""
+    title: str
+    """As a sentence has it."""
+    trainval_images: int
+    """How many there are, before it is at hand."""
+    image_side: int
+    """Of the packed images, in pixels."""
+    make: Callable[[], Source] | None = None
+    """Opens a dataset that is made in code."""
+    open_folder: Callable[[Path], Source] | None = None
+    """Opens the files below a folder."""
+    download: Callable[[Path], None] | None = None
+    """Downloads the files into a folder."""
+
+    @property
+    def downloaded(self) -> Path:
+        """Return the folder of this node that a download goes to."""
+        return node_cache() / self.name
+
+
+DATASETS = {
+    entry.name: entry
+    for entry in (
+        DatasetEntry(
+            drawn.DATASET,
+            "the drawn pets",
+            trainval_images=len(drawn.BREEDS) * drawn.IMAGES_PER_BREED["trainval"],
+            image_side=drawn.SIZE,
+            make=drawn.open_drawn,
+        ),
+        DatasetEntry(
+            oxford_pets.DATASET,
+            "Oxford-IIIT Pet",
+            trainval_images=oxford_pets.OFFICIAL_COUNTS["trainval"],
+            image_side=oxford_pets.PACKED_SIZE,
+            open_folder=oxford_pets.open_oxford,
+            download=oxford_pets.download_oxford,
+        ),
+    )
+}
+
+
+def find_entry(name: str) -> DatasetEntry:
+    """Return the dataset of this name; raises `UserError` with the legal names."""
+    if name not in DATASETS:
+        raise UserError(f"--dataset {shorten(name)}: choose from {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def open_dataset(config: SweepConfig) -> Source | None:
+    """Return the dataset where this machine has it: made in code, in the user's folder, or downloaded earlier."""
+    entry = find_entry(config.recipe.dataset)
+    if entry.open_folder is None:
+        assert entry.make is not None
+        if config.data_root is not None:
+            raise UserError(f"--data-root {config.data_root}: {entry.title} are made in code; leave the option out")
+        return entry.make()
+    if config.dataset_root is not None:
+        return entry.open_folder(Path(os.path.expanduser(config.dataset_root)))
+    return entry.open_folder(entry.downloaded) if os.path.isdir(entry.downloaded) else None

@@ -1,0 +1,56 @@
+"""The outlines of a dataset's animals, stored apart from its images: measuring where masks look needs no pack.
+
+Shapes: T images with a trimap, S side of the trimap in pixels, K breeds.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.data.datasets.base import trimaps_key
+from catdog.errors import NotFoundError
+from catdog.storage import Store
+from catdog.storage.serialization import npz_bytes, read_npz
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND = 2
+"""In a trimap; 1 is the animal, 3 its border."""
+
+
+@dataclass(frozen=True)
+class Trimaps:
+    """The outlined animals of a dataset."""
+
+    names: Sequence[str]
+    """Of the T images."""
+    labels_T: npt.NDArray[np.int64]
+    breeds: Sequence[str]
+    """Names of the K classes, by label."""
+    animals_TSS: npt.NDArray[np.bool_]
+    """Whether a pixel is on the animal or its border."""
+
+    def to_npz(self) -> bytes:
+        """Return trimaps.npz."""
+        return npz_bytes(
+            names=np.array(self.names, dtype=str),
+            labels=self.labels_T,
+            breeds=np.array(self.breeds),
+            animals=self.animals_TSS,
+        )
+
+
+def read_trimaps(store: Store, fingerprint: str) -> Trimaps | None:
+    """Return the trimaps of a dataset; None where it has none, or where the file is damaged (which is logged)."""
+    try:
+        content = read_npz(store.get(trimaps_key(fingerprint)), "names", "labels", "breeds", "animals")
+    except NotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("the trimaps are damaged (%s): attention is not measured", error)
+        return None
+    names: list[str] = content["names"].tolist()
+    return Trimaps(names, content["labels"], content["breeds"].tolist(), content["animals"]) if names else None

@@ -1,0 +1,213 @@
+"""Backbones: images (B, 3, S, S) → feature maps (B, C, H, W), the classifier taken off.
+
+Any torchvision classification model by its name, any of timm's as `timm/NAME`, and `tiny`. Weights `imagenet` are
+torchvision's IMAGENET1K_V1 (or timm's default), downloaded; `lite0` comes from a package; a file is loaded; `none` is
+random. Of timm and torchvision only the one that is asked for is imported: each takes more than a second.
+"""
+
+import contextlib
+import difflib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from catdog.errors import UserError, first_line
+from catdog.models.backbones.weights import LITE0_BACKBONE, lite0_path, load_into, read_weights, translate_lite0
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+class TinyBackbone(nn.Module):
+    """Four convolutions of stride 8 in all: on a small image a stride of 32 would leave no map to attend to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            self._block(3, 24, kernel_size=7, stride=4),
+            self._block(24, 40, kernel_size=3, stride=1),
+            self._block(40, 64, kernel_size=3, stride=2),
+            self._block(64, 96, kernel_size=3, stride=1),
+        )
+
+    @staticmethod
+    def _block(channels_in: int, channels_out: int, kernel_size: int, stride: int) -> nn.Module:
+        padding = kernel_size // 2
+        return nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, kernel_size, stride=stride, padding=padding, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.layers(images_BCHW)
+        return features
+
+
+class TimmBackbone(nn.Module):
+    """The feature maps of a timm model, before its pooling."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.model.forward_features(images_BCHW)  # type: ignore[operator]
+        if features.ndim == 4 and features.shape[1] != self.model.num_features:
+            features = features.permute(0, 3, 1, 2)  # some of timm's models work in (B, H, W, C)
+        return features
+
+
+class TorchvisionBackbone(nn.Module):
+    """The feature map of a torchvision model at one node of its graph; weights keep torchvision's names."""
+
+    def __init__(self, model: nn.Module, node: str) -> None:
+        super().__init__()
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        self.model = create_feature_extractor(model, return_nodes={node: "features"})
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.model(images_BCHW)["features"]
+        return features
+
+
+def _last_map(model: nn.Module, name: str) -> str:
+    """Return the graph node of the last feature map with more than one position: what the model pools."""
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    nodes = [node for node in get_graph_node_names(model)[1] if node != "x" and not node.startswith("classifier")]
+    tap = create_feature_extractor(model, return_nodes={node: node for node in nodes}).eval()
+    size = 299 if name == "inception_v3" else 224
+    with torch.no_grad():
+        outputs = tap(torch.zeros(1, 3, size, size))
+    maps: list[str] = [
+        node
+        for node, value in outputs.items()
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and value[0, 0].numel() > 1
+    ]
+    if not maps or name.startswith("vit_"):
+        raise UserError(f"--backbone {name}: has no feature map that a head could be put on; try timm/NAME")
+    return maps[-1]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of a channel (RGB in 0..1) that a backbone expects."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def check_backbone_name(name: str) -> None:
+    """Raise `UserError` for a name that is no backbone."""
+    if name == "tiny":
+        return
+    if name.startswith("timm/"):
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm/")):
+            near = _near(name, [f"timm/{known}" for known in timm.list_models()])
+            raise UserError(f"--backbone {name}: timm has no such model{near}; timm.list_models() lists all")
+        return
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = _near(name, [*known, "tiny"])
+        raise UserError(
+            f"--backbone {name}: torchvision has no such classification model{near}; others are timm/NAME and tiny"
+        )
+
+
+def check_backbone(name: str, weights: str | Path, image_size: int) -> None:
+    """Raise `UserError` where backbone, weights and image size do not go together; downloads nothing."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # of libraries: the error says it all
+        warnings.simplefilter("ignore")
+        backbone = build_backbone(name, None if weights == "imagenet" else weights)
+        feature_shape(backbone, image_size)
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=5)
+    return f"; near it: {', '.join(close)}" if close else ""
+
+
+def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
+    """Return a backbone with its weights loaded. `weights`: imagenet, lite0, none or None, or a file.
+
+    Raises `UserError` for unknown names, weights that do not fit and downloads that fail.
+    """
+    check_backbone_name(name)
+    choice = "none" if weights is None else str(weights)
+    if choice == "lite0" and name != LITE0_BACKBONE:
+        raise UserError(f"--weights lite0: are of {LITE0_BACKBONE}, not of {name}")
+    backbone = _build(name, pretrained=choice == "imagenet")
+    if choice == "lite0":
+        assert isinstance(backbone, TimmBackbone)
+        path = lite0_path()
+        load_into(backbone.model, translate_lite0(read_weights(path), backbone.model), choice)
+    elif choice not in ("none", "imagenet"):
+        inner = backbone.model if isinstance(backbone, TimmBackbone | TorchvisionBackbone) else backbone
+        load_into(inner, read_weights(Path(choice)), choice)
+    return backbone
+
+
+def normalisation(name: str, weights: str) -> Normalisation:
+    """Return what images are normalised with for this backbone."""
+    if name == "tiny" or weights == "lite0":
+        return Normalisation(HALF, HALF)
+    if name.startswith("timm/"):
+        import timm
+
+        config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+        if config is not None:
+            return Normalisation(tuple(config.mean), tuple(config.std))
+    return Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+
+
+@torch.no_grad()
+def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
+    """Return (C, H, W) of the feature map for square images; `UserError` where there is none."""
+    training = backbone.training
+    try:
+        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"--image-size {image_size}: the backbone does not take it ({first_line(error)[:120]}); most take 224"
+        ) from None
+    finally:
+        backbone.train(training)
+    if features.ndim != 4:
+        raise UserError(
+            f"--backbone: gives {tuple(features.shape[1:])}, not a feature map (C, H, W): choose a convolutional one"
+        )
+    return int(features.shape[1]), int(features.shape[2]), int(features.shape[3])
+
+
+def _build(name: str, pretrained: bool) -> nn.Module:
+    if name == "tiny":
+        if pretrained:
+            raise UserError("--weights imagenet: the backbone tiny has none; use --weights none")
+        return TinyBackbone()
+    try:
+        if name.startswith("timm/"):
+            import timm
+
+            return TimmBackbone(timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=0))
+        import torchvision
+
+        model = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error)[:120]
+        if not pretrained:
+            raise UserError(f"--backbone {name}: cannot be built ({reason}); choose another") from None
+        raise UserError(
+            f"--weights imagenet: the weights of {name} could not be had ({reason}); give a file by --weights, or none"
+        ) from None
+    return TorchvisionBackbone(model, _last_map(model, name))

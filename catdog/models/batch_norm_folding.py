@@ -1,0 +1,205 @@
+"""Batch norms that keep their statistics, computed within the convolutions before them.
+
+A convolution with weights w and a batch norm with fixed statistics (mean μ, deviation σ, scale γ, shift β) are one
+convolution with weights w·γ/σ and biases β − μ·γ/σ. Written so, from the same parameters, training reaches the same
+gradients but for rounding, and a CPU is spared a pass over every feature map in each direction. The idea is that of
+inference engines (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", section 3.2).
+
+A copy of the backbone computes with the folded weights, so its layers may be others as long as they give the same:
+those of `cpu_layers.py`, and convolutions that need no copy of a map for TensorFlow's padding.
+
+A step of lite0 at 128 px takes 1.4 times as long without all that (`python benchmarks/alternatives.py folding`).
+"""
+
+import copy
+import functools
+import itertools
+from collections import Counter, OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from catdog.models.cpu_layers import InPlaceReLU6, StripedDepthwiseConv2d
+from catdog.models.petnet import ModelOutput, PetNet
+
+_TOLERANCE = 1e-4
+
+
+class FoldedNet(nn.Module):
+    """What `model` computes, with its own parameters: folded where its batch norms are in evaluation mode.
+
+    Which batch norm follows which convolution is seen on the first image, and checked there: a backbone that the
+    folding does not fit is computed as it is.
+    """
+
+    def __init__(self, model: PetNet) -> None:
+        super().__init__()
+        self.model = model
+        self._folding: _Folding | None = None
+        self._looked = False
+
+    def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
+        if not self._looked:
+            self._folding = _find_folding(self.model.backbone, images_BCHW[:1])
+            self._looked = True
+        if self._folding is None or self._folding.norms_learn:
+            output: ModelOutput = self.model(images_BCHW)
+        else:
+            output = self.model.head(self._folding(images_BCHW))
+        return output
+
+
+class _Pair(NamedTuple):
+    """A batch norm and the convolution before it, with their names in the backbone."""
+
+    norm_name: str
+    norm: nn.BatchNorm2d
+    conv_name: str
+    conv: nn.Conv2d
+
+
+class _Folding:
+    """A backbone without its batch norms, for the folded weights of another that has them.
+
+    `turned`: it sees everything upside down, images and kernels turned by 180°. TensorFlow pads an even side behind
+    its end where it halves it, which timm does by a copy of the map; turned, that is the padding that PyTorch's
+    convolutions have anyway.
+    """
+
+    def __init__(self, backbone: nn.Module, pairs: list[_Pair], turned: bool) -> None:
+        self._backbone = backbone
+        self._pairs = pairs
+        self._turned = turned
+        self._plain = copy.deepcopy(backbone)
+        for pair in pairs:
+            self._plain.get_submodule(pair.conv_name).bias = nn.Parameter(torch.zeros(pair.conv.out_channels))
+            self._plain.set_submodule(pair.norm_name, _rest_of_norm(self._plain.get_submodule(pair.norm_name)))
+        for name, module in list(self._plain.named_modules()):
+            faster = _faster_layer(module, turned)
+            if faster is not module:
+                self._plain.set_submodule(name, faster)
+        modules = dict(self._plain.named_modules())
+        self._twins = [(module, modules[name]) for name, module in backbone.named_modules() if name in modules]
+        self._folded = {f"{pair.norm_name}.{name}" for pair in pairs for name in pair.norm.state_dict()}
+        self._kernels = {
+            f"{name}.weight"
+            for name, module in backbone.named_modules()
+            if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+        }
+
+    @property
+    def norms_learn(self) -> bool:
+        """Whether a batch norm takes its statistics from the batch."""
+        return any(module.training for module in self._backbone.modules() if isinstance(module, nn.BatchNorm2d))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that it computes with comes from the backbone (not where a backbone uses a module twice)."""
+        names = (name for name, _ in itertools.chain(self._plain.named_parameters(), self._plain.named_buffers()))
+        return self._tensors().keys() >= set(names)
+
+    def __call__(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        for module, twin in self._twins:
+            twin.training = module.training
+        if self._turned:
+            images_BCHW = images_BCHW.flip(2, 3)
+        features: torch.Tensor = torch.func.functional_call(self._plain, self._tensors(), (images_BCHW,))
+        return features.flip(2, 3) if self._turned else features
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Return what the plain backbone computes with: the weights of the other one, folded and turned."""
+        own = itertools.chain(self._backbone.named_parameters(), self._backbone.named_buffers())
+        tensors: dict[str, torch.Tensor] = {name: tensor for name, tensor in own if name not in self._folded}
+        for _, norm, conv_name, conv in self._pairs:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            scale_C = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            shift_C = norm.bias - norm.running_mean * scale_C
+            tensors[f"{conv_name}.weight"] = conv.weight * scale_C.view(-1, 1, 1, 1)
+            tensors[f"{conv_name}.bias"] = shift_C if conv.bias is None else shift_C + conv.bias * scale_C
+        if self._turned:
+            tensors |= {name: tensors[name].flip(2, 3) for name in self._kernels}
+        return tensors
+
+
+def _pads_behind(module: nn.Module) -> bool:
+    """Return whether a convolution pads as TensorFlow does: timm's, which is not imported for other backbones."""
+    return type(module).__name__ == "Conv2dSame" and module.dilation == (1, 1)
+
+
+def _faster_layer(module: nn.Module, turned: bool) -> nn.Module:
+    """Return a layer that computes in less time what `module` does, or does upside down; or `module` itself."""
+    if turned and isinstance(module, nn.Conv2d) and _pads_behind(module):
+        # Both ends of a map are padded as the longer one was; what is too much of it is never reached.
+        module = _convert_conv(module, nn.Conv2d, (module.kernel_size[0] // 2, module.kernel_size[1] // 2))
+    if isinstance(module, nn.Conv2d) and StripedDepthwiseConv2d.gains(module):
+        return _convert_conv(module, StripedDepthwiseConv2d, module.padding)
+    if isinstance(module, nn.ReLU6) and module.inplace:
+        return InPlaceReLU6()
+    return module
+
+
+def _convert_conv(conv: nn.Conv2d, kind: type[nn.Conv2d], padding: Any) -> nn.Conv2d:
+    (height, width), (down, along) = conv.kernel_size, conv.stride
+    channels, bias = (conv.in_channels, conv.out_channels), conv.bias is not None
+    return kind(*channels, (height, width), (down, along), padding, groups=conv.groups, bias=bias)
+
+
+def _rest_of_norm(norm: nn.Module) -> nn.Module:
+    """Return what a batch norm does besides: timm's have the dropout and the activation after it inside."""
+    return nn.Sequential(OrderedDict((name, child) for name, child in norm.named_children() if name in ("drop", "act")))
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _find_folding(backbone: nn.Module, image_1CHW: torch.Tensor) -> _Folding | None:
+    """Return a folding that gives this image the features that the backbone gives it, if there is one."""
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        with torch.autocast(image_1CHW.device.type, enabled=False):
+            image = image_1CHW.clone()
+            pairs, features = _find_pairs(backbone, image)
+            tolerance = _TOLERANCE * features.abs().max().item()
+            ways = (True, False) if any(map(_pads_behind, modes)) else (False,)
+            for turned in ways if pairs else ():
+                folding = _Folding(backbone, pairs, turned)
+                fits = torch.allclose(folding(image), features, rtol=_TOLERANCE, atol=tolerance)
+                if fits and folding.is_whole:
+                    return folding
+            return None
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _find_pairs(backbone: nn.Module, image_1CHW: torch.Tensor) -> tuple[list[_Pair], torch.Tensor]:
+    """Return each batch norm that is given what a convolution gave, with that convolution; and the features."""
+    given: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
+    pairs: list[_Pair] = []
+    calls: Counter[str] = Counter()
+
+    def note_output(name: str, conv: nn.Conv2d, output: torch.Tensor) -> None:
+        calls[name] += 1
+        given.append((name, conv, output))
+
+    def note_input(name: str, norm: nn.BatchNorm2d, tensor: torch.Tensor) -> None:
+        calls[name] += 1
+        pairs.extend(_Pair(name, norm, conv_name, conv) for conv_name, conv, output in given if output is tensor)
+
+    hooks = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hook = functools.partial(note_output, name)
+            hooks.append(module.register_forward_hook(lambda conv, _, output, hook=hook: hook(conv, output)))
+        elif isinstance(module, nn.BatchNorm2d) and module.affine and module.track_running_stats:
+            hook = functools.partial(note_input, name)
+            hooks.append(module.register_forward_pre_hook(lambda norm, inputs, hook=hook: hook(norm, inputs[0])))
+    try:
+        features: torch.Tensor = backbone(image_1CHW)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return [pair for pair in pairs if calls[pair.norm_name] == calls[pair.conv_name] == 1], features

@@ -1,0 +1,78 @@
+"""`PetNet`: a backbone and a head; `build_model` makes one from a variant's name."""
+
+import importlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.models.backbones.build import build_backbone, feature_shape
+
+_SHAPE_PROBE_SIZE = 96
+
+
+class ModelOutput(NamedTuple):
+    """Logits, the masks that made them, and what the head adds to the loss."""
+
+    logits_BK: torch.Tensor
+    masks_BMHW: torch.Tensor | None
+    """None for heads without spatial masks."""
+    aux_loss: torch.Tensor
+    """Scalar, already weighted."""
+
+    @property
+    def logits(self) -> torch.Tensor:
+        return self.logits_BK
+
+    @property
+    def masks(self) -> torch.Tensor | None:
+        return self.masks_BMHW
+
+
+class PetNet(nn.Module):
+    """images (B, 3, S, S) → backbone → features (B, C, H, W) → head → `ModelOutput`."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
+        output: ModelOutput = self.head(self.backbone(images_BCHW))
+        return output
+
+
+def build_head(variant: VariantSpec, in_channels: int, num_classes: int) -> nn.Module:
+    """Return the head of a variant, its weights drawn from torch's global generator."""
+    module_name, class_name = variant.head.split(".")
+    head_class = getattr(importlib.import_module(f"catdog.models.heads.{module_name}"), class_name)
+    head: nn.Module = head_class(in_channels, num_classes, **variant.arguments)
+    return head
+
+
+def build_model(
+    variant: str | VariantSpec, *, backbone: str, num_classes: int, weights: str | Path | None = None
+) -> PetNet:
+    """Return the network of a variant.
+
+    Args:
+        variant: a label such as `multi-attention:num_masks=8`, or a resolved one.
+        backbone: a torchvision model's name, `timm/NAME`, or `tiny`.
+        num_classes: K.
+        weights: `imagenet`, `lite0`, a file, or None (or `none`) for random ones.
+
+    Raises:
+        UserError: for an unknown name, a parameter out of range, or weights that do not fit.
+    """
+    spec = parse_variant(variant) if isinstance(variant, str) else variant
+    body = build_backbone(backbone, weights)
+    size = _SHAPE_PROBE_SIZE
+    channels = feature_shape(body, size)[0]
+    return PetNet(body, build_head(spec, channels, num_classes))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())

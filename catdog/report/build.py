@@ -1,0 +1,125 @@
+"""The files of a run's report, from the store alone: tables, summary, figures, page; and table.md, for the terminal."""
+
+import shlex
+from pathlib import Path
+
+import pandas as pd
+
+from catdog.analysis.contrasts import contrasts_table
+from catdog.analysis.predictions import Track
+from catdog.analysis.run_data import ReportContent, read_content
+from catdog.analysis.tables import summary
+from catdog.formatting import format_accuracy
+from catdog.report.figures import accuracy_figure
+from catdog.report.page import build_page
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus, missing_trials, mixed_versions
+from catdog.storage import LocalStore, Store
+from catdog.storage.serialization import to_json
+
+_FORMAT = "%.6f"
+
+
+def write_report(
+    store: Store,
+    run_status: RunStatus,
+    folder: Path | None = None,
+    running: bool = False,
+    track: Track = lambda objects, total: objects,
+) -> ReportContent:
+    """Write all files of the report into the run's report folder, or into `folder`, and return what they show.
+
+    While a sweep is `running` the page says so; `track` is told how far reading is.
+    """
+    content = read_content(store, run_status, track)
+    run = RunPaths(run_status.manifest.run)
+    for name, data in build_files(content, running).items():
+        if folder is None:
+            store.put(run.report(name), data)
+        else:
+            LocalStore(folder.absolute()).put(name, data)
+    return content
+
+
+def build_files(content: ReportContent, running: bool = False) -> dict[str, bytes]:
+    """Return the report's files by name."""
+    run_status, contrasts = content.run_status, contrasts_table(content.contrasts)
+    files = {
+        "table.csv": _csv(content.table),
+        "table.md": table_markdown(content).encode(),
+        "trials.csv": _csv(content.trials),
+        "contrasts.csv": _csv(contrasts),
+        "summary.json": to_json(summary(run_status, content.table, contrasts, content.attention)),
+        "report.html": build_page(content, running),
+    }
+    if not content.attention.empty:
+        files["attention.csv"] = _csv(content.attention)
+    if run_status.counts["complete"]:
+        files["figures/accuracy.png"] = accuracy_figure(content.trials, run_status.manifest.variants)
+    for label, sheet in content.contact_sheets.items():
+        files[f"figures/masks-{run_status.manifest.spec(label).folder}.png"] = sheet
+    return files
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False, float_format=_FORMAT).encode()
+
+
+def table_markdown(content: ReportContent) -> str:
+    """Return table.md: the verdicts, the comparison table, what is missing from it, and how it was made."""
+    run_status, manifest = content.run_status, content.run_status.manifest
+    recipe = manifest.identity.recipe
+    lines = [
+        f"# {manifest.run}",
+        "",
+        f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), "
+        f"{recipe.image_size} px, {recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over "
+        "n seeds. The best run is a maximum over n, chosen by validation.",
+        "",
+        *(f"- {contrast.verdict}" for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)),
+        *([""] if content.contrasts else []),
+        "| variant | n | Validation | Test | best run: Validation | its Test |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in content.table.to_dict("records"):
+        of_planned = "" if row["n"] == row["planned"] else f" of {row['planned']}"
+        lines.append(
+            f"| {row['variant']} | {row['n']}{of_planned} "
+            f"| {format_accuracy(row['val_mean'], row['val_std'])} "
+            f"| {format_accuracy(row['test_mean'], row['test_std'])} "
+            f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
+        )
+    lines += _attention(content.attention)
+    missing = missing_trials(run_status)
+    if missing:
+        lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
+    mixed = mixed_versions(run_status.launches)
+    if mixed:
+        lines += ["", *(f"- The {line}." for line in mixed)]
+    commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
+    lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
+    return "\n".join(lines)
+
+
+def _attention(table: pd.DataFrame) -> list[str]:
+    """Return where the masks look on the test images that have a trimap."""
+    rows = [] if table.empty else table[table["part"] == "test"].to_dict("records")
+    if not rows:
+        return []
+    lines = [
+        "",
+        f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} breeds that have a trimap: "
+        "how often the highest position is on the animal, and how much of the mass; in percent, averaged over breeds, "
+        "and in points above a uniform mask and above a centred Gaussian.",
+        "",
+        "| variant | pointing game | above uniform, Gaussian | energy inside | above uniform, Gaussian | overlap |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['variant']} | {format_accuracy(row['pointing'], row['pointing_std'])} "
+            f"| {row['pointing_lift_uniform']:+.1f}, {row['pointing_lift_gaussian']:+.1f} "
+            f"| {format_accuracy(row['energy'], row['energy_std'])} "
+            f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} | {row['overlap']:.2f} |"
+        )
+    return lines

@@ -1,0 +1,82 @@
+"""The matrix of confused breeds as an SVG, written by hand: matplotlib takes half a second for its 74 labels."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.formatting import colour_map, shorten
+from catdog.report.figures import SCHEME
+
+_FONT = 11
+_LETTER = 6
+"""Width of a letter, about, in the same unit."""
+_LONGEST = 26
+"""Letters of a breed's name that are shown."""
+
+
+def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) -> str:
+    """Return of each breed's images (rows) the share that was taken for each other breed (columns), in percent.
+
+    Right answers and shares of 0 are left empty.
+    """
+    shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
+    np.fill_diagonal(shares_KK, 0)
+    names = [escape(shorten(breed, _LONGEST)) for breed in breeds]
+    top = max(1.0, float(shares_KK.max()))
+    cell = 16 if len(names) > 20 else 20
+    label = _LETTER * max(len(shorten(breed, _LONGEST)) for breed in breeds) + 24
+    side = cell * len(names)
+    # Narrow enough for two words of text below a matrix of two breeds.
+    width, height = label + max(side, 200) + 2, side + label + 58
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif" font-size="{_FONT}">{SCHEME}',
+        f'<g transform="translate({label:.0f} 1)">',
+        _grid(len(names), cell),
+        *_cells(shares_KK, top, cell),
+        *_labels(names, cell),
+        f'<g transform="translate(0 {side + label:.0f})">{_legend(top)}</g></g></svg>',
+    ]
+    return "".join(parts)
+
+
+def _grid(count: int, cell: int) -> str:
+    side = count * cell
+    lines = "".join(f"M0 {at}H{side}M{at} 0V{side}" for at in range(0, side + 1, cell))
+    diagonal = f"M0 0L{side} {side}"
+    return f'<path d="{lines}{diagonal}" fill="none" stroke="var(--faint)" stroke-width=".6"/>'
+
+
+def _cells(shares_KK: npt.NDArray[np.float64], top: float, cell: int) -> list[str]:
+    colours = ["#" + bytes(colour).hex() for colour in colour_map()]
+    return [
+        f'<rect x="{column * cell}" y="{row * cell}" width="{cell}" height="{cell}" '
+        f'fill="{colours[round(255 * shares_KK[row, column] / top)]}"/>'
+        for row, column in np.argwhere(shares_KK > 0).tolist()
+    ]
+
+
+def _labels(names: Sequence[str], cell: int) -> list[str]:
+    side, middle = cell * len(names), cell / 2 + _FONT / 3
+    rows = "".join(f'<text x="-6" y="{i * cell + middle:.1f}">{name}</text>' for i, name in enumerate(names))
+    columns = "".join(
+        f'<text transform="translate({i * cell + middle:.1f} {side + 6}) rotate(-90)">{name}</text>'
+        for i, name in enumerate(names)
+    )
+    return [f'<g text-anchor="end">{rows}{columns}</g>']
+
+
+def _legend(top: float) -> str:
+    stops = "".join(
+        f'<stop offset="{share / 8:g}" stop-color="#{bytes(colour_map()[round(255 * share / 8)]).hex()}"/>'
+        for share in range(9)
+    )
+    return (
+        f'<linearGradient id="scale">{stops}</linearGradient>'
+        '<text y="-12">rows: true breed; columns: taken for</text>'
+        '<rect width="160" height="10" fill="url(#scale)"/>'
+        f'<text y="25">0</text><text x="160" y="25" text-anchor="end">{top:.3g} %</text>'
+        '<text y="42">of the breed’s images</text>'
+    )

@@ -1,0 +1,178 @@
+"""The masks of the probe images in every epoch, packed for a page: deflated bytes, a byte for a value.
+
+Shapes: E epochs, P probe images, M masks, S side of the probe images in pixels.
+"""
+
+import base64
+import io
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from catdog.analysis.run_data import ReportContent
+from catdog.formatting import colour_map, data_uri, readable
+from catdog.runs.artifacts import ProbeMasks
+from catdog.runs.manifest import TrialId
+from catdog.runs.results import TrialResult, best_run
+
+BUDGET = 9_000_000
+"""Bytes of the whole gallery in the page."""
+MOST_PROBES = 12
+MOST_MASKS = 16
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the page's script gets, and what a reader has to know of it."""
+
+    data: Mapping[str, Any]
+    variants: tuple[str, ...]
+    """Those with masks to see."""
+    notes: tuple[str, ...]
+    """What is left out."""
+
+
+def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | None:
+    """Pack the masks of all complete trials, or of as many seeds as fit beside each variant's best run.
+
+    Seeds are left out for all variants alike, the last first. None where there are no masks.
+    """
+    results = {
+        (label, result.seed): result
+        for label in content.run_status.manifest.variants
+        for result in content.run_status.results(label)
+    }
+    trial_ids = [
+        trial_id
+        for trial_id in results
+        if trial_id in content.probe_masks and content.probe_masks[trial_id].masks_EPMHW.size
+    ]
+    if not trial_ids:
+        return None
+    probes = content.probe_masks[trial_ids[0]]
+    same = [
+        trial_id
+        for trial_id in trial_ids
+        if np.array_equal(content.probe_masks[trial_id].images_PSSC, probes.images_PSSC)
+    ]
+    best = {trial_id for trial_id in same if trial_id == _best_trial(content, trial_id[0])}
+    data = _shared(probes)
+    left = budget - len(_json(data))
+    packed: dict[TrialId, dict[str, Any]] = {}
+    for group in [[trial_id] for trial_id in same if trial_id in best] + _rounds(same, best):
+        trials = {
+            trial_id: _pack(content.probe_masks[trial_id], results[trial_id], content.histories.get(trial_id))
+            for trial_id in group
+        }
+        size = sum(len(_json(trial)) + 1 for trial in trials.values())
+        if size > left:
+            if group[0] in best:
+                continue
+            break
+        packed |= {trial_id: trial | {"best": trial_id in best} for trial_id, trial in trials.items()}
+        left -= size + 16 * len(group)
+    if not packed:
+        return None
+    shown = [trial_id for trial_id in same if trial_id in packed]
+    data["trials"] = [packed[trial_id] for trial_id in shown]
+    labels = tuple(dict.fromkeys(label for label, _ in shown))
+    return Gallery(data, labels, tuple(_notes(probes, trial_ids, shown, content)))
+
+
+def _best_trial(content: ReportContent, label: str) -> TrialId | None:
+    best = best_run(content.run_status.results(label))
+    return None if best is None else (label, best.seed)
+
+
+def _rounds(trial_ids: Sequence[TrialId], best: set[TrialId]) -> list[list[TrialId]]:
+    """Return the trials that are no best runs, seed by seed."""
+    seeds = sorted({seed for _, seed in trial_ids})
+    rounds = [[trial_id for trial_id in trial_ids if trial_id[1] == seed and trial_id not in best] for seed in seeds]
+    return [group for group in rounds if group]
+
+
+def _shared(probes: ProbeMasks) -> dict[str, Any]:
+    """Return what all trials share: the probe images, their breeds, the colour scale."""
+    return {
+        "colours": colour_map().tobytes().hex(),
+        "breeds": [readable(breed) for breed in probes.breeds],
+        "labels": probes.labels_P[:MOST_PROBES].tolist(),
+        "side": int(probes.images_PSSC.shape[1]),
+        "images": [data_uri("image/jpeg", _jpeg(image)) for image in probes.images_PSSC[:MOST_PROBES]],
+        "trials": [],
+    }
+
+
+def _pack(replay: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:
+    """Return one trial: its masks as base64 of deflated uint8, and where 0 and 255 lie if a mask has its own range."""
+    masks_EPMHW = replay.masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
+    bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW, own_range=replay.masks_EPMHW.shape[2] == 1)
+    accuracies = [] if history is None else history["val_accuracy"].tolist()
+    return {
+        "variant": result.variant,
+        "seed": result.seed,
+        "chosen": result.best_epoch,
+        "shape": list(masks_EPMHW.shape),
+        "accuracy": [round(value, 3) if np.isfinite(value) else None for value in accuracies],
+        "predicted": replay.predicted_EP[:, :MOST_PROBES].tolist(),
+        "ranges": None if ranges_EP2 is None else [[[_short(v) for v in pair] for pair in row] for row in ranges_EP2],
+        "masks": base64.b64encode(zlib.compress(bytes_EPMHW.tobytes(), 9)).decode(),
+    }
+
+
+def quantise(
+    masks_EPMHW: npt.NDArray[np.float32], own_range: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
+    """Return the masks as bytes and, for single masks, the values of 0 and 255 in each image and epoch (E, P, 2).
+
+    Several masks share the scale 0..1. What is not finite becomes 0.
+    """
+    finite = np.nan_to_num(masks_EPMHW, nan=0.0, posinf=0.0, neginf=0.0)
+    if not own_range:
+        return (finite.clip(0, 1) * 255).round().astype(np.uint8), None
+    low, high = (ends(finite, axis=(2, 3, 4), keepdims=True) for ends in (np.min, np.max))
+    share = (finite - low) / np.maximum(high - low, 1e-9)
+    ranges_EP2 = np.stack([low[..., 0, 0, 0], high[..., 0, 0, 0]], axis=-1)
+    return (share * 255).round().astype(np.uint8), ranges_EP2
+
+
+def _notes(
+    probes: ProbeMasks, trial_ids: Sequence[TrialId], shown: Sequence[TrialId], content: ReportContent
+) -> list[str]:
+    notes = []
+    if len(shown) < len(trial_ids):
+        notes.append(
+            f"The page holds {len(shown)} of {len(trial_ids)} trials with masks, each variant's best run among them "
+            "where it fits; the contact sheets of all trials are in the store."
+        )
+    if len(probes.labels_P) > MOST_PROBES:
+        notes.append(f"The first {MOST_PROBES} of {len(probes.labels_P)} probe images are shown.")
+    if any(content.probe_masks[trial_id].masks_EPMHW.shape[2] > MOST_MASKS for trial_id in shown):
+        notes.append(f"Of heads with more than {MOST_MASKS} masks the first {MOST_MASKS} are shown.")
+    labels = {label for label, _ in trial_ids}
+    plain = [label for label in content.run_status.manifest.variants if content.run_status.results(label)]
+    without = [label for label in plain if label not in labels]
+    if without:
+        notes.append(f"Without masks: {', '.join(without)}.")
+    return notes
+
+
+def _jpeg(image_SSC: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_SSC).save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, separators=(",", ":"))

@@ -1,0 +1,67 @@
+"""The figures of the two studies: λ against overlap and accuracy, and the scatter that each randomness makes."""
+
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+BLUE, RED = "#33638d", "#c0392b"
+
+
+def lambda_figure(table: pd.DataFrame) -> bytes:
+    """Return a PNG: overlap of the masks and both accuracies against λ, of which 0 stands at the left edge."""
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
+    places = np.arange(len(table))
+    above.errorbar(places, table["overlap_mean"], table["overlap_std"], fmt="o-", color=BLUE, capsize=3)
+    above.set_ylabel("overlap of the masks\n(mean cosine)")
+    for column, colour, name in (("val", BLUE, "Validation"), ("test", RED, "Test")):
+        below.errorbar(
+            places, table[f"{column}_mean"], table[f"{column}_std"], fmt="o-", color=colour, capsize=3, label=name
+        )
+    below.set_ylabel("accuracy, %")
+    below.set_xlabel("weight λ of the divergence loss")
+    below.set_xticks(places, [f"{value:g}" for value in table["lambda"]])
+    below.legend()
+    for panel in (above, below):
+        panel.grid(alpha=0.3)
+    figure.suptitle(f"Mean ± standard deviation over seeds (n = {_counts(table['n'])})", fontsize=10)
+    return _png(figure)
+
+
+def scatter_figure(table: pd.DataFrame) -> bytes:
+    """Return a PNG: for each variant, the standard deviation of Test accuracy by what the seed changes."""
+    variants = list(dict.fromkeys(table["variant"]))
+    figure, panels = plt.subplots(
+        1, len(variants), figsize=(1 + 3 * len(variants), 3.2), sharex=True, sharey=True, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for panel, variant in zip(panels[0], variants, strict=True):
+        rows = table[table["variant"] == variant]
+        places = np.arange(len(rows))
+        low, high = rows["test_std"] - rows["test_std_low"], rows["test_std_high"] - rows["test_std"]
+        panel.errorbar(rows["test_std"], places, xerr=[low.fillna(0), high.fillna(0)], fmt="o", color=BLUE, capsize=3)
+        panel.set_title(variant, fontsize=10)
+        panel.set_xlabel("std of Test accuracy, points")
+        panel.grid(axis="x", alpha=0.3)
+        panel.set_yticks(places, rows["vary"])
+    panels[0][0].invert_yaxis()
+    panels[0][0].set_xlim(left=0)
+    figure.suptitle(f"What the seed changes, with 95 % intervals (n = {_counts(table['n'])})", fontsize=10)
+    return _png(figure)
+
+
+def _counts(column: pd.Series) -> str:
+    low, high = column.min(), column.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    plt.close(figure)
+    return buffer.getvalue()

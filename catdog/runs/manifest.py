@@ -1,0 +1,167 @@
+"""The plan of a run, manifest.json: its identity, and all trials that were ever asked of it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from catdog.config.recipe import Recipe
+from catdog.config.sweep_options import SweepConfig, check_run_name
+from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.errors import NotFoundError, UserError
+from catdog.formatting import now
+from catdog.runs.paths import RunPaths
+from catdog.runs.provenance import code_version, package_versions
+from catdog.storage import Store
+from catdog.storage.serialization import from_fields, read_json, to_json
+
+TrialId = tuple[str, int]
+"""A trial: label of its variant, seed."""
+
+RESULT_FORMAT = 3
+"""Raised whenever the same recipe would give other numbers than before; part of a run's identity."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two runs the same run: results of equal identities can stand in one table."""
+
+    recipe: Recipe
+    fingerprint: str
+    """Of the dataset's content."""
+    weights_digest: str | None
+    """sha256 of the weights where they are a file or an s3 url."""
+    threads: int
+    result_format: int = RESULT_FORMAT
+
+    def __post_init__(self) -> None:
+        if self.recipe.precision == "auto":
+            raise ValueError("the precision of a run is resolved once, before its identity is made")
+
+    def trial_hash(self, variant: VariantSpec, seed: int) -> str:
+        """Return the config hash of one trial (16 hexadecimal digits)."""
+        content = dataclasses.asdict(self) | {
+            "variant": [variant.name, dict(variant.arguments)],
+            "seed": seed,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Identity":
+        """Read an identity; raises `ValueError` when it is not one."""
+        return from_fields(cls, content)
+
+    def differences(self, other: "Identity") -> list[str]:
+        """Return one line `name: mine → theirs` for each setting that differs."""
+        mine, theirs = ({**i.to_json(), **i.to_json()["recipe"]} for i in (self, other))
+        return [
+            f"{name}: {mine[name]} → {theirs[name]}" for name in mine if name != "recipe" and mine[name] != theirs[name]
+        ]
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One cell of the grid."""
+
+    variant: VariantSpec
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.label} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The plan of a run: what it is, and all trials that were ever asked of it."""
+
+    run: str
+    preset: str
+    identity: Identity
+    variants: tuple[str, ...]
+    """Labels, in the order in which they were planned."""
+    seeds: Mapping[str, tuple[int, ...]]
+    """The seeds of each variant."""
+    created_at: str
+    commands: tuple[tuple[str, ...], ...]
+    """The commands that made the run what it is, in their order."""
+    versions: Mapping[str, str]
+    code: str | None
+    """The commit of the code, or the hash of its folder (`provenance.code_version`)."""
+
+    def planned(self) -> list[PlannedTrial]:
+        """Return all trials, by variant as planned, then by seed."""
+        specs = {label: self.spec(label) for label in self.variants}
+        return [PlannedTrial(specs[label], seed) for label in self.variants for seed in self.seeds[label]]
+
+    def spec(self, label: str) -> VariantSpec:
+        return parse_variant(label, self.identity.recipe.variant_defaults())
+
+    def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...], command: tuple[str, ...]) -> "Manifest":
+        """Return the manifest with these variants × seeds, asked for by `command`, added to its plan."""
+        labels = (*self.variants, *(label for label in variants if label not in self.variants))
+        union = {
+            label: set(self.seeds.get(label, ())) | (set(seeds) if label in variants else set()) for label in labels
+        }
+        return dataclasses.replace(
+            self,
+            variants=labels,
+            seeds={label: tuple(sorted(union[label])) for label in labels},
+            commands=self.commands if command in self.commands else (*self.commands, command),
+        )
+
+    def to_json(self) -> bytes:
+        return to_json(dataclasses.asdict(self) | {"identity": self.identity.to_json()})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """Read manifest.json; raises `UserError` when it is not one."""
+        try:
+            manifest = from_fields(cls, read_json(data))
+            check_run_name(manifest.run)
+            manifest.planned()
+        except (KeyError, ValueError, UserError) as error:
+            raise UserError(
+                f"manifest.json of the run is damaged ({error}): restore it, or choose another --run"
+            ) from None
+        return manifest
+
+
+def read_manifest(store: Store, run: str) -> Manifest | None:
+    """Return the run's manifest, or None if there is no such run."""
+    try:
+        return Manifest.from_json(store.get(RunPaths(run).manifest))
+    except NotFoundError:
+        return None
+
+
+def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:
+    """Return the manifest of a run that is new, or extended by what `config` asks for.
+
+    Raises:
+        UserError: the run exists with another identity; the message says what differs.
+    """
+    labels = tuple(spec.label for spec in config.variant_specs)
+    if existing is None:
+        existing = Manifest(
+            run=config.run_name,
+            preset=config.preset,
+            identity=identity,
+            variants=(),
+            seeds={},
+            created_at=now(),
+            commands=(),
+            versions=package_versions(),
+            code=code_version(),
+        )
+    elif differences := existing.identity.differences(identity):
+        raise UserError(
+            f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
+            "choose another --run, or the same settings"
+        )
+    return existing.extended(labels, config.seed_list, command)

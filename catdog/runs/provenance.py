@@ -1,0 +1,81 @@
+"""Which code, packages and machine a run was made with."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = (
+    "catdog-sweep",
+    "torch",
+    "torchvision",
+    "timm",
+    "ray",
+    "numpy",
+    "pandas",
+    "Pillow",
+    "boto3",
+    "scipy",
+)
+
+
+PACKAGE = Path(__file__).parent.parent
+"""The folder catdog/."""
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def code_version() -> str:
+    """Return the commit of the code that is running, with `+changes` where it differs from that.
+
+    Outside a checkout (a job gets no `.git`): `tree HASH`, as git names the folder catdog/, so that
+    `git log -t --find-object=HASH` finds the commit it was made in.
+    """
+    folder = PACKAGE
+    try:
+        _git(folder, "ls-files", "--error-unmatch", "--", "__init__.py")
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + (
+            "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return f"tree {code_tree()}"
+
+
+def code_tree() -> str:
+    """Return git's name for the folder catdog/ as it is here, whatever is committed."""
+    return tree_hash(PACKAGE).hex()
+
+
+def tree_hash(folder: Path) -> bytes:
+    """Return git's name for a folder of plain files, in 20 bytes.
+
+    Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+    """
+    trials = []
+    for path in folder.iterdir():
+        if path.is_dir():
+            if path.name != "__pycache__":
+                trials.append((f"{path.name}/", b"40000 " + path.name.encode(), tree_hash(path)))
+        else:
+            trials.append((path.name, b"100644 " + path.name.encode(), _git_object("blob", path.read_bytes())))
+    return _git_object("tree", b"".join(mode_and_name + b"\0" + name for _, mode_and_name, name in sorted(trials)))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    process = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return process.stdout.strip()
+
+
+def _git_object(kind: str, content: bytes) -> bytes:
+    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content, usedforsecurity=False).digest()

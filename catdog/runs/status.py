@@ -1,0 +1,159 @@
+"""Where a run stands, from the store alone: its manifest, and each trial's result, failure or nothing yet."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from catdog.errors import UserError
+from catdog.runs.cost import Launch
+from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
+from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.results import Failure, Status, TrialResult, checked_keys, find_damage
+from catdog.storage import Store, digest_many, read_many
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One planned trial and what is known of it."""
+
+    planned: PlannedTrial
+    config_hash: str
+    result: TrialResult | None = None
+    failure: Failure | None = None
+    unfinished: bool = False
+    """It has a checkpoint to go on from."""
+    damage: str | None = None
+    """What is wrong with its result, which does not count then."""
+
+    @property
+    def status(self) -> Status:
+        if self.result is not None:
+            return self.result.status
+        return "failed" if self.failure is not None else "missing"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """All planned trials of a run, by variant as planned, then by seed."""
+
+    manifest: Manifest
+    trials: Sequence[TrialStatus]
+    launches: Sequence[Launch] = ()
+    """What each launch of the sweep has used, in their order."""
+
+    @property
+    def counts(self) -> Counter[Status]:
+        return Counter(trial.status for trial in self.trials)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no trial failed, and none is missing."""
+        return not self.counts["failed"] and not self.counts["missing"]
+
+    def results(self, label: str) -> list[TrialResult]:
+        """Return the complete trials of a variant, by seed."""
+        trials = (trial for trial in self.trials if trial.planned.variant.label == label)
+        return [trial.result for trial in trials if trial.result is not None and trial.result.status == "complete"]
+
+
+def open_run(store: Store, run: str) -> RunStatus:
+    """Return the ledger of an existing run; `UserError` if there is none."""
+    manifest = read_manifest(store, run)
+    if manifest is None:
+        raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
+    return read_run_status(store, manifest)
+
+
+def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
+    """Read all results and failures of a run, in parallel.
+
+    A result of another config hash does not count, nor does one that is damaged, or whose files are.
+    """
+    run = RunPaths(manifest.run)
+    keys = set(store.list(run.trials)) | set(store.list(run.failures))
+    planned = [(trial, run.trial(trial.variant.folder, trial.seed)) for trial in manifest.planned()]
+    wanted = [key for _, where in planned for key in (where.result, where.failure) if key in keys]
+    launches = store.list(run.launches)
+    contents = dict(read_many(store, [*wanted, *launches]))
+    hashes = {where: manifest.identity.trial_hash(trial.variant, trial.seed) for trial, where in planned}
+    damage: dict[TrialPaths, str] = {}
+    results: dict[TrialPaths, TrialResult] = {}
+    for where, config_hash in hashes.items():
+        try:
+            result = _parse_result(contents.get(where.result), config_hash)
+        except ValueError as error:
+            damage[where] = f"{where.result}: {error}"
+        else:
+            results |= {where: result} if result else {}
+    digests = digest_many(store, [key for where, result in results.items() for key in checked_keys(where, result)])
+    for where, result in results.items():
+        if wrong := find_damage(where, result, keys, digests):
+            damage[where] = wrong
+    trials = [
+        TrialStatus(
+            trial,
+            hashes[where],
+            result=None if where in damage else results.get(where),
+            failure=_parse_failure(where.failure, contents.get(where.failure), hashes[where]),
+            unfinished=where.checkpoint in keys,
+            damage=damage.get(where),
+        )
+        for trial, where in planned
+    ]
+    return RunStatus(manifest, trials, _parse_launches({key: contents[key] for key in launches if key in contents}))
+
+
+def _parse_result(data: bytes | None, config_hash: str) -> TrialResult | None:
+    result = None if data is None else TrialResult.from_json(data)
+    return result if result is not None and result.config_hash == config_hash else None
+
+
+def _parse_launches(contents: Mapping[str, bytes]) -> list[Launch]:
+    launches = []
+    for key, data in contents.items():
+        try:
+            launches.append(Launch.from_json(data))
+        except ValueError as error:
+            logger.warning("%s: %s; what it used is not counted", key, error)
+    return sorted(launches, key=lambda launch: launch.started_at)
+
+
+def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | None:
+    if data is None:
+        return None
+    try:
+        failure = Failure.from_json(data)
+    except (TypeError, ValueError) as error:
+        logger.warning("%s: not a failure record: %s", key, error)
+        return None
+    return failure if failure.config_hash == config_hash else None
+
+
+def missing_trials(run_status: RunStatus) -> list[str]:
+    """Return one line for every trial that is not in the averages."""
+    lines = []
+    for trial in run_status.trials:
+        if trial.status == "failed" and trial.failure is not None:
+            failure = trial.failure
+            lines.append(
+                f"failed: {trial.planned.name}: {failure.error}: {failure.message} "
+                f"(attempts: {failure.attempts}; log: {failure.log})"
+            )
+        elif trial.status == "diverged" and trial.result is not None:
+            lines.append(f"diverged: {trial.planned.name}: the loss was not finite in epoch {trial.result.best_epoch}")
+        elif trial.status == "missing":
+            why = trial.damage or ("unfinished" if trial.unfinished else None)
+            lines.append(f"missing: {trial.planned.name}{f' ({why})' if why else ''}")
+    return lines
+
+
+def mixed_versions(launches: Sequence[Launch]) -> list[str]:
+    """Return one line for everything that was not the same in all launches of a run: it may have changed results."""
+    seen = {"code (git's trees)": dict.fromkeys(launch.code[:12] for launch in launches if launch.code)}
+    for launch in launches:
+        for package, version in launch.versions.items():
+            seen.setdefault(package, {})[version] = None
+    return [f"launches ran with different {name}: {', '.join(found)}" for name, found in seen.items() if len(found) > 1]

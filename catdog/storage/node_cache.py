@@ -1,0 +1,149 @@
+"""Local files with the content of a store's objects: fetched once per node, or made once for all.
+
+A local store's files are used in place. From S3 they are fetched into a cache (`$CATDOG_CACHE`, default
+~/.cache/catdog) under a lock, so that processes that want the same thing wait for the first.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+from safetensors import SafetensorError
+
+from catdog.errors import NotFoundError, UserError, first_line
+from catdog.storage.local import scratch_beside
+from catdog.storage.serialization import to_json
+from catdog.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def digest_key(key: str) -> str:
+    """Return the key of the sha256 of a pack or of features, written after them."""
+    return f"{key}.sha256.json"
+
+
+def node_cache() -> Path:
+    """Return the folder of this node's copies."""
+    return Path(os.environ.get("CATDOG_CACHE") or Path.home() / ".cache" / "catdog")
+
+
+def fetch_or_make(store: Store, key: str, make: Callable[[Path], None] | None = None) -> Path:
+    """Return a local file with the content of `key`: from here, from the store, or from `make` (and then stored).
+
+    Beside the object the store keeps its sha256, written last. A file that is not what that says is damaged or
+    unfinished: it is made again, or fetched again.
+
+    Raises:
+        NotFoundError: it is nowhere, or damaged everywhere, and there is no way to make it.
+    """
+    in_place = store.local_path(key)
+    path = in_place or _copy_of(store, key)
+    with _node_lock(path):
+        digest = _stored_digest(store, key)
+        if digest is not None:
+            if path.is_file() and matches_digest(path, digest):
+                return path
+            if in_place is None and store.exists(key):
+                store.get_file(key, path)
+                if matches_digest(path, digest):
+                    return path
+            logger.warning("%s/%s is damaged: its sha256 is not what it was", store.url, key)
+            store.delete(digest_key(key))  # so that whoever can make it again does
+        if make is None:
+            state = "no such object" if digest is None else "damaged; the same command makes it again"
+            raise NotFoundError(f"{store.url}/{key}: {state}")
+        _write_atomically(path, make)
+        if in_place is None:
+            store.put_file(key, path)
+        digest = file_digest(path)
+        _remember_digest(path, digest)
+        store.put(digest_key(key), to_json({"sha256": digest}))
+    return path
+
+
+def is_stored(store: Store, key: str) -> bool:
+    """Return whether the store has all of `key`."""
+    return _stored_digest(store, key) is not None and store.exists(key)
+
+
+def fetch(store: Store, key: str, digest: str | None = None) -> Path:
+    """Return this node's copy of an object, fetched unless the copy's sha256 is `digest`."""
+    path = _copy_of(store, key)
+    with _node_lock(path):
+        if digest is None or not (path.is_file() and matches_digest(path, digest)):
+            store.get_file(key, path)
+    return path
+
+
+def _copy_of(store: Store, key: str) -> Path:
+    """Return where this node keeps its copy of an object."""
+    return node_cache() / hashlib.sha256(store.url.encode()).hexdigest()[:8] / key
+
+
+def _stored_digest(store: Store, key: str) -> str | None:
+    """Return the sha256 that an object had when it was stored; None where it is not there or was not finished."""
+    try:
+        digest = json.loads(store.get(digest_key(key)))["sha256"]
+    except (NotFoundError, KeyError, TypeError, ValueError):
+        return None
+    return digest if isinstance(digest, str) else None
+
+
+def matches_digest(path: Path, digest: str) -> bool:
+    """Return whether a file's sha256 is `digest`; remembers it until the file changes, since packs are large."""
+    with contextlib.suppress(OSError):
+        if _node_file(path, "verified").read_text() == _file_state(path, digest):
+            return True
+    if file_digest(path) != digest:
+        return False
+    _remember_digest(path, digest)
+    return True
+
+
+def _remember_digest(path: Path, digest: str) -> None:
+    with contextlib.suppress(OSError):
+        _node_file(path, "verified").write_text(_file_state(path, digest))
+
+
+def _file_state(path: Path, digest: str) -> str:
+    status = path.stat()
+    return f"{digest} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: Path, make: Callable[[Path], None]) -> None:
+    """Call `make` for a file beside `path`, then rename it."""
+    scratch = scratch_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(scratch)
+        os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}): make room, or choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _node_lock(path: Path) -> filelock.FileLock:
+    return filelock.FileLock(_node_file(path, "lock"))
+
+
+def _node_file(path: Path, kind: str) -> Path:
+    """Return a file of this node that says something about `path`, which may be shared."""
+    folder = Path(tempfile.gettempdir()) / f"catdog-locks-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.{kind}"

@@ -1,0 +1,168 @@
+"""S3 has bad minutes: the client of one process, what its errors mean, and how long they are retried.
+
+Every operation is retried for as long as the store's patience says, on top of the few quick retries that boto3 makes
+itself. What is refused from the start (no such bucket, no permission) is raised at once; what has worked before is
+retried, and credentials are looked for again, since they may have been renewed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from catdog.errors import NotFoundError, StoreError, StoreRefusedError, first_line
+from catdog.storage.store import READERS
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
+MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
+CONDITION_UNKNOWN = frozenset({"NotImplemented", "501"})
+"""To a store that has no conditional writes and says so; others ignore the condition."""
+_DENIED = frozenset({"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
+_EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken", "400"}
+)
+"""Or what may mean it: an answer to HEAD has no body that would say more than 400."""
+
+
+class RetryingClient:
+    """boto3's client for a bucket, opened when it is first used.
+
+    `patience` is how many seconds an operation is retried while the store is unavailable; `has_answered`, whether the
+    bucket is known to be there and open, so that a refusal is retried, too.
+    """
+
+    def __init__(self, url: str, endpoint: str | None, region: str | None, patience: float, has_answered: bool) -> None:
+        self.url = url
+        self.bucket = url.removeprefix("s3://").partition("/")[0]
+        self.has_answered = has_answered
+        self._endpoint, self._region, self._patience = endpoint, region, patience
+        self._opened: S3Client | None = None
+        self._giving_up = threading.Event()
+
+    def set_retrying(self, on: bool) -> None:
+        """Retry from now on, or raise the first error of every operation."""
+        if on:
+            self._giving_up.clear()
+        else:
+            self._giving_up.set()
+
+    @property
+    def client(self) -> "S3Client":
+        """Return the client, opened now if it is not yet."""
+        client = self._opened or _new_client(self._endpoint, self._region)
+        self._opened = client
+        return client
+
+    def request(self, key: str, operation: Callable[["S3Client"], T]) -> T:
+        """Carry out an operation; while the store is away, again and again until the patience is over."""
+        started, pause = time.monotonic(), _FIRST_PAUSE
+        while True:
+            try:
+                with self.errors(key):
+                    result = operation(self.client)
+            except NotFoundError:
+                self.has_answered = True
+                raise
+            except StoreError as error:
+                is_refused = isinstance(error, StoreRefusedError)
+                if is_refused and not self.has_answered:
+                    raise
+                waited = time.monotonic() - started
+                if waited + pause > self._patience or self._giving_up.is_set():
+                    raise type(error)(f"{first_line(error)} (for {waited:.0f} s)") from error
+                logger.warning("waiting for the store: %s", first_line(error))
+                self._giving_up.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                if is_refused or isinstance(error, _CredentialsExpiredError):
+                    self._opened = None  # the next try looks for credentials as they are then
+            else:
+                self.has_answered = True
+                return result
+
+    @contextmanager
+    def errors(self, key: str) -> Iterator[None]:
+        """Turn boto3's errors into ours."""
+        from boto3.exceptions import Boto3Error, S3UploadFailedError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConfigParseError,
+            NoCredentialsError,
+            PartialCredentialsError,
+            ProfileNotFound,
+        )
+
+        try:
+            try:
+                yield
+            except S3UploadFailedError as error:  # boto3 wraps the error that says what is wrong
+                raise error.__context__ or error from None
+        except ClientError as error:
+            code = error_code(error)
+            if code == "NoSuchBucket":
+                raise StoreRefusedError(
+                    f"--store {self.url}: there is no bucket {self.bucket!r}: create it, or check the endpoint"
+                ) from None
+            if code in MISSING:
+                raise NotFoundError(f"{self.url}/{key}: no such object") from None
+            if code in _DENIED:
+                raise StoreRefusedError(
+                    f"--store {self.url}: access denied ({code}): check credentials and the bucket's policy"
+                ) from None
+            kind = _CredentialsExpiredError if code in _EXPIRED else StoreError
+            raise kind(f"{self.url}/{key}: {error}") from error
+        except NoCredentialsError:
+            raise StoreRefusedError(
+                f"--store {self.url}: boto3 finds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "a profile, or an instance profile"
+            ) from None
+        except (ConfigParseError, PartialCredentialsError, ProfileNotFound) as error:
+            raise StoreRefusedError(
+                f"--store {self.url}: {error}: correct the credentials file, or AWS_PROFILE"
+            ) from None
+        except (BotoCoreError, Boto3Error, OSError) as error:
+            raise StoreError(f"{self.url}/{key}: {error}") from error
+
+
+class _CredentialsExpiredError(StoreError):
+    """Somebody will renew them; boto3 must look for them again."""
+
+
+def _new_client(endpoint: str | None, region: str | None) -> "S3Client":
+    """Return a client of a session of its own, which finds credentials as they are now."""
+    import boto3
+    from botocore.config import Config
+
+    # Stores other than AWS's often reject the optional checksums that boto3 sends since 1.36.
+    checksums: Literal["when_required", "when_supported"]
+    checksums = "when_required" if endpoint else "when_supported"
+    config = Config(
+        retries={"mode": "standard", "max_attempts": 4},
+        connect_timeout=10,
+        read_timeout=30,
+        max_pool_connections=READERS,
+        request_checksum_calculation=checksums,
+        response_checksum_validation=checksums,
+    )
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+def client_error() -> type[Exception]:
+    """Return the class of the errors that S3 answers with."""
+    from botocore.exceptions import ClientError
+
+    return ClientError
+
+
+def error_code(error: Any) -> str:
+    """Return what S3 calls an error."""
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,123 @@
+"""Dataclasses as JSON, arrays as .npz.
+
+What is read may be cut off by a crash or edited: every field is checked against its type.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import sys
+import types
+import typing
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.errors import UserError, first_line
+from catdog.formatting import shorten
+
+
+def to_json(content: Any) -> bytes:
+    """Return a dataclass or dictionary as indented JSON; numbers that are not finite become null."""
+    if dataclasses.is_dataclass(content) and not isinstance(content, type):
+        content = dataclasses.asdict(content)
+    return (json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def npz_bytes(**arrays: Any) -> bytes:
+    """Return arrays as .npz; the same arrays give the same bytes, and it loads without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def read_npz(data: bytes, *names: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of these names; raises `ValueError` when `data` is no .npz that holds them all."""
+    try:
+        with np.load(io.BytesIO(data)) as content:
+            return {name: content[name] for name in names}
+    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(first_line(error)) from None
+
+
+T = TypeVar("T")
+
+_NAMES: dict[Any, str] = {str: "text", bool: "true or false", int: "an integer", float: "a number", type(None): "null"}
+
+
+def read_json(data: bytes) -> Any:
+    """Return what `data` holds as JSON; raises `ValueError` when it holds none."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def from_fields(kind: type[T], content: Any) -> T:
+    """Return the dataclass whose fields are `content`, parsed JSON; raises `ValueError` that names the field.
+
+    Lists become tuples. Numbers stay as they are, an integer where a float is asked for too: a config hash is made of
+    their digits.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{shorten(repr(content))} is no {kind.__name__}")
+    hints = typing.get_type_hints(kind)
+    if unknown := content.keys() - hints.keys():
+        raise ValueError(f"a {kind.__name__} has no {', '.join(sorted(unknown))}")
+    try:
+        return kind(**{name: _convert(value, hints[name], name) for name, value in content.items()})
+    except (TypeError, UserError) as error:  # a field is missing, or the dataclass itself refuses a value
+        raise ValueError(str(error)) from None
+
+
+def _convert(value: Any, hint: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_fields(typing.cast(type, hint), value)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_to_one(value, arguments, name)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, arguments[0], f"{name}[{index}]") for index, item in enumerate(value))
+    if origin is Mapping and isinstance(value, Mapping):
+        return {key: _convert(item, arguments[1], f"{name}[{key!r}]") for key, item in value.items()}
+    if not _fits(value, hint):
+        raise ValueError(f"{name} is {shorten(repr(value))}, not {_described(hint)}")
+    return value
+
+
+def _convert_to_one(value: Any, hints: tuple[Any, ...], name: str) -> Any:
+    for hint in hints:
+        try:
+            return _convert(value, hint, name)
+        except ValueError:
+            continue
+    raise ValueError(f"{name} is {shorten(repr(value))}, not {' or '.join(map(_described, hints))}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return isinstance(value, str) and value in typing.get_args(hint)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # neither NaN nor infinite
+    return type(value) is hint  # True is no integer here
+
+
+def _described(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
+    return _NAMES.get(hint) or {tuple: "a list", Mapping: "an object"}.get(typing.get_origin(hint), str(hint))

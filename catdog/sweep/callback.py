@@ -1,0 +1,120 @@
+"""What Tune tells the driver while trials run: progress, cost, lost trials, and a reason to stop."""
+
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from catdog.errors import StoreError, StoreRefusedError, UserError, first_line
+from catdog.runs.manifest import TrialId
+from catdog.sweep.budget import Meter
+from catdog.sweep.lease import RunLease
+from catdog.sweep.progress import SweepProgress
+from catdog.sweep.ray_internals import trial_error
+from catdog.sweep.retries import LostTrials
+from catdog.trial.context import RunContext
+
+
+class SweepStopper(tune.Stopper):  # type: ignore[misc]  # Ray has no types
+    """Stops the whole sweep as soon as there is a reason."""
+
+    def __init__(self) -> None:
+        self.reason: UserError | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: a single trial is never stopped."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether there is a reason."""
+        return self.reason is not None
+
+
+class SweepCallback(tune.Callback):  # type: ignore[misc]
+    """Tells progress, meter and `lost` what Tune's trials do."""
+
+    def __init__(
+        self,
+        progress: SweepProgress,
+        meter: Meter,
+        context: RunContext,
+        lease: RunLease,
+        stopper: SweepStopper,
+        lost: LostTrials,
+    ) -> None:
+        self._progress, self._meter = progress, meter
+        self._context, self._lease, self._stopper = context, lease, stopper
+        self._lost = lost
+        self._store = context.location.open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that never happens
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A worker has taken the trial."""
+        self._stop_if_taken_over()
+        self._progress.started(*_trial_id(trial))
+        self._meter.started(*_trial_id(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """The trial has ended an epoch, or itself."""
+        self._stop_if_taken_over()
+        if "epoch" in result and "status" not in result:
+            epochs = self._context.identity.recipe.epochs
+            self._progress.epoch(*_trial_id(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune will start the trial again."""
+        error = trial_error(trial)
+        self._stop_if_refused(error)
+        self._progress.interrupted(*_trial_id(trial), first_line(error))
+        self._meter.ended(*_trial_id(trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The trial returned."""
+        result = trial.last_result
+        self._meter.ended(*_trial_id(trial))
+        if result.get("status") == "complete":
+            self._progress.finished(
+                *_trial_id(trial), result["val_accuracy"], result["test_accuracy"], result["seconds"]
+            )
+        elif result.get("status") == "diverged":
+            self._progress.diverged(*_trial_id(trial), result["seconds"])
+        elif result.get("status") == "not started":
+            self._progress.left_out(*_trial_id(trial))
+        else:
+            self._progress.failed(*_trial_id(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tune gave up the trial."""
+        error, trial_id = trial_error(trial), _trial_id(trial)
+        self._stop_if_refused(error)
+        self._meter.ended(*trial_id)
+        if self._lost.add(trial_id, error, trial.num_failures):
+            self._progress.interrupted(*trial_id, first_line(error))
+        else:
+            self._progress.failed(*trial_id)
+
+    def _stop_if_taken_over(self) -> None:
+        try:
+            self._lease.verify()
+        except UserError as mistake:
+            self._stopper.reason = mistake
+
+    def _stop_if_refused(self, error: Exception) -> None:
+        """Stop the sweep where the store refuses to be written (a full disk): no trial would fare better."""
+        if isinstance(error, StoreRefusedError):
+            try:
+                self._store.check()
+            except StoreRefusedError as refusal:
+                self._stopper.reason = refusal
+            except StoreError:
+                pass  # it is away, which trials wait for
+            if not self._store.is_shared:
+                self._stopper.reason = error
+
+
+def _trial_id(trial: Trial) -> TrialId:
+    return trial.config["trial"]["variant"], trial.config["trial"]["seed"]

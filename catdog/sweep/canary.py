@@ -1,0 +1,97 @@
+"""A short trial of every variant, by the same code as a long one: does it run here, how fast, in how much memory?
+
+It runs in a temporary store of its own, on a few batches, so nothing of it stays.
+"""
+
+import dataclasses
+import resource
+import tempfile
+from pathlib import Path
+
+import torch
+
+from catdog.config.variant_registry import VariantSpec
+from catdog.data.datasets.base import pack_key
+from catdog.errors import first_line
+from catdog.formatting import ReportProgress
+from catdog.runs.cost import Canary, CanaryStep
+from catdog.storage import LocalStore, StoreLocation
+from catdog.storage.node_cache import digest_key, fetch_or_make
+from catdog.system.cpu import usable_cores
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import forget_inputs, shared_inputs
+from catdog.trial.run import run_trial
+from catdog.trial.setup import prepare_process
+
+STEPS = {"cpu": 2, "cuda": 12}
+"""Training steps of an epoch, by kind of device: a GPU is too quick to be measured on two."""
+EPOCHS = 2
+"""The first warms up, the second is measured."""
+
+
+def run_canary(
+    context: RunContext,
+    variants: tuple[VariantSpec, ...],
+    report_progress: ReportProgress = lambda message: None,
+) -> Canary:
+    """Run a short trial of each variant in this process; an error of one is recorded and the others go on."""
+    identity = context.identity
+    device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)
+    recipe = dataclasses.replace(
+        identity.recipe,
+        epochs=EPOCHS,
+        limit_images=min(identity.recipe.batch_size * STEPS[device.type], identity.recipe.limit_images or 10**9),
+    )
+    key = pack_key(identity.fingerprint)
+    store = context.location.open()
+    pack = fetch_or_make(store, key)
+    with tempfile.TemporaryDirectory(prefix="catdog-canary-") as folder:
+        scratch = LocalStore(Path(folder))
+        scratch.put(digest_key(key), store.get(digest_key(key)))
+        scratch.path(key).symlink_to(pack)
+        short = dataclasses.replace(
+            context,
+            run="canary",
+            location=StoreLocation(folder),
+            identity=dataclasses.replace(identity, recipe=recipe),
+        )
+        steps = []
+        for variant in variants:
+            report_progress(f"a short trial of {variant.label}")
+            steps.append(_step(short, variant, device))
+        forget_inputs()
+    on_gpu = device.type == "cuda"
+    return Canary(
+        identity=identity,
+        device=torch.cuda.get_device_name(device) if on_gpu else f"CPU, {identity.threads} of {usable_cores()} cores",
+        memory_bytes=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        steps=tuple(steps),
+    )
+
+
+def _step(context: RunContext, variant: VariantSpec, device: torch.device) -> CanaryStep:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds: list[tuple[float, float]] = []
+    try:
+        result = run_trial(
+            context, variant, 0, lambda record: seconds.append((record.train_seconds, record.evaluate_seconds))
+        )
+    except Exception as error:
+        return CanaryStep(variant.label, f"{type(error).__name__}: {first_line(error)}")
+    if result.status != "complete":
+        return CanaryStep(variant.label, f"the loss was not finite in epoch {result.best_epoch}")
+    assert result.images_trained is not None
+    train_seconds, evaluate_seconds = seconds[-1]
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_reserved(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    validation = len(shared_inputs(context, device).batches.labels("validation"))
+    return CanaryStep(
+        variant=variant.label,
+        error=None,
+        train_images_per_second=result.images_trained / EPOCHS / train_seconds,
+        evaluate_images_per_second=validation / evaluate_seconds,
+        peak_memory_bytes=peak,
+    )

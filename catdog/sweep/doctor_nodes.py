@@ -1,0 +1,240 @@
+"""What the doctor asks of a cluster: every node that is up, one of each type that can be started, and short trials."""
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from catdog.config.sweep_options import SweepConfig
+from catdog.errors import StoreError, UserError, first_line
+from catdog.formatting import ReportProgress
+from catdog.runs.cost import Canary
+from catdog.runs.manifest import Identity
+from catdog.runs.paths import RunPaths
+from catdog.runs.provenance import package_versions
+from catdog.storage import StoreLocation
+from catdog.storage.node_cache import node_cache
+from catdog.sweep.canary import run_canary
+from catdog.sweep.cluster import Cluster
+from catdog.sweep.ray_internals import dashboard_url
+from catdog.trial.context import RunContext
+
+GPU_CONTEXT_BYTES = 600_000_000
+"""About what CUDA takes for a process beside its tensors."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    status: Literal["ok", "warning", "fault"]
+    finding: str
+    remedy: str = ""
+
+    @property
+    def line(self) -> str:
+        """Return the finding as a line for people."""
+        mark = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}[self.status]
+        return f"{mark}  {self.name:<18} {self.finding}{f' → {self.remedy}' if self.remedy else ''}"
+
+    def as_json(self) -> str:
+        """Return the finding as a line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a worker says of its node."""
+
+    host: str
+    versions: dict[str, str]
+    gpus: list[str]
+    bfloat16: bool
+    compiler: bool
+    """Whether torch.compile has what it needs: triton for GPUs, a C compiler."""
+    free_bytes: int
+    """On the disk of the node's cache."""
+    store_error: str | None
+
+
+def check_cluster(cluster: Cluster) -> Iterator[Check]:
+    """Say what the cluster is, and whether strangers may use it."""
+    address = os.environ.get("RAY_ADDRESS")
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    finding = (
+        f"{address or 'a Ray of this machine'}: {len(nodes)} node{'s' * (len(nodes) > 1)} up"
+        + "".join(f", up to {group.most} of {group.name}" for group in cluster.autoscaler.groups)
+        + f"; {cluster.slots} trials at once"
+    )
+    yield Check("cluster", "ok", finding)
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        yield Check("token", "fault", f"RAY_AUTH_MODE is {mode!r}", "set RAY_AUTH_MODE=token on every node")
+    else:
+        yield Check("token", "ok", "RAY_AUTH_MODE is token")
+    yield from _check_dashboard()
+
+
+def _check_dashboard() -> Iterator[Check]:
+    """Ask the dashboard for its jobs without a token: whoever may do that may run code on the cluster."""
+    url = dashboard_url()
+    if url is None:
+        yield Check("dashboard", "ok", "there is none")
+        return
+    try:
+        with urllib.request.urlopen(f"http://{url}/api/jobs/", timeout=10) as response:
+            status = response.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+        error.close()
+    except OSError as error:
+        yield Check("dashboard", "warning", f"{url} does not answer ({error})")
+        return
+    if status in (401, 403):
+        yield Check("dashboard", "ok", f"{url} asks for the token")
+    else:
+        yield Check(
+            "dashboard", "fault", f"{url} answers without a token ({status}): whoever reaches it may run code",
+            "start the head with RAY_AUTH_MODE=token",
+        )  # fmt: skip
+
+
+def check_nodes(
+    location: StoreLocation,
+    cluster: Cluster,
+    needed_bytes: int,
+    wait_seconds: float,
+    report_progress: ReportProgress,
+) -> Iterator[Check]:
+    """Compare every node that is up, and one of every type that is not, with the driver."""
+    mine = package_versions()
+    probe = ray.remote(num_cpus=0, max_retries=0)(report_node)
+    waiting: dict[str, Any] = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            # A process sees a GPU only where it has asked for a part of one.
+            options = {"scheduling_strategy": pinned, "num_gpus": 0.001 if node["Resources"].get("GPU") else 0}
+            waiting[f"node {node['NodeManagerAddress']}"] = probe.options(**options).remote(location)
+    for group in cluster.autoscaler.groups:
+        if not any(group.matches(node["Resources"]) for node in ray.nodes() if node["Alive"]):
+            report_progress(f"starting a node of type {group.name}")
+            task = ray.remote(max_retries=0, **group.task_options)(report_node)
+            waiting[f"type {group.name}"] = task.remote(location)
+    for name, pending in waiting.items():
+        try:
+            report: NodeReport = ray.get(pending, timeout=wait_seconds)
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(pending, force=True)
+            yield Check(name, "fault", f"no worker answered within {wait_seconds:.0f} s", "see ray status and quotas")
+            continue
+        except ray.exceptions.RayError as error:
+            yield Check(name, "fault", first_line(error), "see the worker's log")
+            continue
+        yield _compare(name, report, mine, needed_bytes)
+
+
+def _compare(name: str, report: NodeReport, mine: dict[str, str], needed_bytes: int) -> Check:
+    others = {
+        package: (version, report.versions.get(package, "missing"))
+        for package, version in mine.items()
+        if package != "catdog-sweep" and report.versions.get(package) != version
+    }
+    if others:
+        shown = ", ".join(f"{package} {theirs} (here {ours})" for package, (ours, theirs) in others.items())
+        return Check(name, "fault", f"{report.host}: {shown}", "install requirements.lock there and here")
+    if report.store_error is not None:
+        return Check(name, "fault", f"{report.host}: {report.store_error}", "give the node's role access to the store")
+    room = f"{report.free_bytes / 1e9:.0f} GB free for a cache of {needed_bytes / 1e9:.1f} GB"
+    if report.free_bytes < needed_bytes:
+        return Check(name, "fault", f"{report.host}: {room}", "a bigger disk, or CATDOG_CACHE on another one")
+    gpus = f"{', '.join(report.gpus)} (bfloat16: {_yes(report.bfloat16)})" if report.gpus else "no GPU"
+    finding = f"{report.host}: same packages, store writable, {gpus}, torch.compile: {_yes(report.compiler)}, {room}"
+    return Check(name, "ok", finding)
+
+
+def report_node(location: StoreLocation) -> NodeReport:
+    """Describe the node that this runs on."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    try:
+        location.open().check()
+        store_error = None
+    except (UserError, StoreError) as error:
+        store_error = first_line(error)
+    cache = node_cache() if location.is_shared else Path(location.url)
+    cache.mkdir(parents=True, exist_ok=True)
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    return NodeReport(
+        host=platform.node(),
+        versions=package_versions(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        bfloat16=cuda and torch.cuda.is_bf16_supported(),
+        compiler=compiler is not None and (not cuda or importlib.util.find_spec("triton") is not None),
+        free_bytes=shutil.disk_usage(cache).free,
+        store_error=store_error,
+    )
+
+
+def check_canary(
+    config: SweepConfig,
+    location: StoreLocation,
+    identity: Identity,
+    cluster: Cluster,
+    report_progress: ReportProgress,
+) -> Iterator[Check]:
+    """Run a short trial of every variant on a worker; what it measures is kept for --dry-run."""
+    resources = cluster.trial_resources
+    context = RunContext.of(config, location, identity, resources.gpus)
+    task = ray.remote(**resources.for_task, max_retries=1)(run_canary)
+    report_progress("short trials of all variants on a worker")
+    try:
+        canary: Canary = ray.get(task.remote(context, config.variant_specs))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        yield Check("canary", "fault", first_line(cause))
+        return
+    location.open().put(RunPaths(config.run_name).canary, canary.to_json())
+    for step in canary.steps:
+        name = f"canary {step.variant}"
+        if step.error is not None:
+            yield Check(name, "fault", step.error)
+            continue
+        peak = step.peak_memory_bytes or 0
+        finding = f"{step.train_images_per_second:.0f} images/s in training on {canary.device}, {peak / 1e9:.1f} GB"
+        yield Check(name, "ok", finding)
+    yield from check_packing(config, canary)
+
+
+def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
+    """Say which part of a GPU a trial needs."""
+    peaks = [step.peak_memory_bytes for step in canary.steps if step.peak_memory_bytes is not None]
+    if canary.memory_bytes is None or not peaks:
+        return
+    need = (max(peaks) + GPU_CONTEXT_BYTES) / canary.memory_bytes
+    together = max(1, int(1 / need))
+    share = 1 / together
+    asked = 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
+    finding = f"a trial needs {need:.0%} of {canary.memory_bytes / 1e9:.0f} GB: {together} fit on a GPU"
+    if need > asked:
+        yield Check("GPU memory", "fault", finding, f"--gpus-per-trial {share:.3g}, or a smaller --batch-size")
+    elif asked > share:
+        yield Check("GPU memory", "ok", finding, f"--gpus-per-trial {share:.3g} would pack them")
+    else:
+        yield Check("GPU memory", "ok", finding)
+
+
+def _yes(able: bool) -> str:
+    return "yes" if able else "no"

@@ -1,0 +1,169 @@
+"""One sweep of a run at a time: the driver's claim, an object in the store that it renews while it lives.
+
+A driver that finds the claim of another one refuses, and says whose it is. Where the other is dead, it takes over: at
+once if that was a process of this machine, else when the claim has not been renewed for `LEASE_SECONDS` of this
+driver's own clock (clocks of different machines are never compared), during which the store answered. Stores that
+support conditional writes decide between two that come at once; on others the later one wins, and the earlier finds
+out when it looks again.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from catdog.errors import NotFoundError, StoreError, UserError
+from catdog.formatting import ReportProgress, now
+from catdog.runs.paths import RunPaths
+from catdog.storage import Store
+from catdog.storage.serialization import to_json
+from catdog.system.cpu import in_background
+from catdog.system.process import machine_id, process_started
+
+LEASE_SECONDS = 60.0
+_RENEWALS = 6
+"""In the time of a lease."""
+_LOOKS = 30
+SETTLE_SECONDS = 1.0
+"""How long it may take, without conditions, until both of two writers see which of them was the later."""
+
+
+@dataclass(frozen=True)
+class LeaseHolder:
+    """Who sweeps a run."""
+
+    launch: str
+    host: str
+    pid: int
+    machine: str
+    """Of this boot, and of this container: where `pid` means something."""
+    process_started: str
+    """Tells a process from a later one with the same pid."""
+    started_at: str
+    renewals: int = 0
+
+    @property
+    def text(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.started_at}"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was a process of this machine that has ended."""
+        return self.machine == machine_id() and self.process_started != process_started(self.pid)
+
+
+class RunLease:
+    """The claim of this process on a run; `verify` says whether it still holds."""
+
+    def __init__(self, store: Store, run: str, launch: str, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._store, self._run, self._key = store, run, RunPaths(run).lease
+        pid = os.getpid()
+        self.launch = launch
+        self._lease_seconds = lease_seconds
+        self._mine = LeaseHolder(launch, platform.node(), pid, machine_id(), process_started(pid), now())
+        self._lost: LeaseHolder | None = None
+
+    @contextlib.contextmanager
+    def hold(self, report_progress: ReportProgress) -> Iterator["RunLease"]:
+        """Hold the claim in the block; raises `UserError` if another sweep of the run is alive."""
+        self._acquire(report_progress)
+        self._store.remove_leftovers(self._run)
+        try:
+            with in_background(self._renew, "claim"):
+                yield self
+        finally:
+            self._release()
+
+    def verify(self) -> None:
+        """Raise `UserError` if another sweep has taken over."""
+        if self._lost is not None:
+            raise UserError(f"run {self._run!r} was taken over by {self._lost.text}: this sweep has ended")
+
+    def _acquire(self, report_progress: ReportProgress) -> None:
+        decided = self._store.has_conditional_writes
+        while True:
+            if self._store.put_new(self._key, _to_json(self._mine)):
+                break
+            holder = read_lease(self._store, self._run)
+            if holder is None:
+                self._store.delete(self._key)  # damaged, or gone in the meantime
+            elif holder.is_dead or self._waits_in_vain(holder, report_progress):
+                self._store.put(self._key, _to_json(self._mine))
+                decided = False  # two may take over from the same dead one
+                break
+        if not decided:
+            time.sleep(SETTLE_SECONDS)
+        winner = read_lease(self._store, self._run)
+        if winner is None or winner.launch != self._mine.launch:
+            raise self._refusal(winner)
+
+    def _waits_in_vain(self, holder: LeaseHolder, report_progress: ReportProgress) -> bool:
+        """Wait for a sign of life; return True if there was none, False if the claim is gone."""
+        if holder.machine == machine_id():
+            raise self._refusal(holder)
+        report_progress(
+            f"a sweep of this run was started by {holder.text}: waiting {self._lease_seconds:.0f} s for a sign of life"
+        )
+        pause = self._lease_seconds / _LOOKS
+        silence, looked = 0.0, time.monotonic()
+        while silence < self._lease_seconds:
+            time.sleep(pause)
+            current = read_lease(self._store, self._run)
+            if current is None:
+                return False
+            if current != holder:
+                raise self._refusal(current)
+            # While the store was away the other one could not renew its claim either.
+            silence += min(time.monotonic() - looked, 2 * pause)
+            looked = time.monotonic()
+        return True
+
+    def _refusal(self, holder: LeaseHolder | None) -> UserError:
+        whose = holder.text if holder is not None else "another process"
+        return UserError(
+            f"run {self._run!r} is being swept by {whose}: wait until it has ended, or choose another --run"
+        )
+
+    def _renew(self, stop: threading.Event) -> None:
+        renewals = 0
+        while not stop.wait(self._lease_seconds / _RENEWALS):
+            try:
+                holder = read_lease(self._store, self._run)
+                if holder is not None and holder.launch != self._mine.launch:
+                    self._lost = holder
+                    return
+                renewals += 1
+                self._store.put(self._key, _to_json(replace(self._mine, renewals=renewals)))
+            except StoreError as error:
+                logging.getLogger(__name__).warning("the claim could not be renewed: %s", error)
+
+    def _release(self) -> None:
+        with contextlib.suppress(StoreError):
+            holder = read_lease(self._store, self._run)
+            if holder is not None and holder.launch == self._mine.launch:
+                self._store.delete(self._key)
+                self._store.remove_leftovers(self._run)
+
+
+def read_lease(store: Store, run: str) -> LeaseHolder | None:
+    """Return who sweeps a run now; None if nobody says so."""
+    try:
+        return LeaseHolder(**json.loads(store.get(RunPaths(run).lease)))
+    except (NotFoundError, TypeError, ValueError):
+        return None
+
+
+def require_lease(store: Store, run: str, launch: str) -> None:
+    """Raise `StoreError` where another launch has taken over: a worker that outlived its driver must not go on."""
+    holder = read_lease(store, run)
+    if holder is not None and holder.launch != launch:
+        raise StoreError(f"run {run!r} was taken over by {holder.text}")
+
+
+def _to_json(holder: LeaseHolder) -> bytes:
+    return to_json(asdict(holder))

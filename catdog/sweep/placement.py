@@ -1,0 +1,152 @@
+"""Which nodes a cluster has or may start, and how many trials fit on them.
+
+`ray up` leaves its configuration on the head, where a job's driver runs; the autoscaler reads the same file. Under
+KubeRay there is no such file, and any worker group may be able to start what is asked for.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from catdog.config.sweep_options import SweepConfig
+from catdog.errors import UserError
+from catdog.formatting import ReportProgress
+from catdog.runs.cost import Unit
+from catdog.sweep.ray_internals import BOOTSTRAP_CONFIG, KUBERAY_VARIABLE, head_nodes
+
+UNKNOWN_MOST = 64
+"""How many nodes to ask for at once where nobody says how many there may be."""
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """A type of worker node, and how many of it there may be."""
+
+    name: str
+    resources: Resources
+    most: int
+
+    def matches(self, node: Resources) -> bool:
+        """Return whether a node that is up has what this type has."""
+        return all(node.get(kind, 0.0) >= amount for kind, amount in self._countable.items())
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """Return the options of a task that only a whole node of this type can run."""
+        custom = {kind: amount for kind, amount in self._countable.items() if kind not in ("CPU", "GPU")}
+        return {
+            "num_cpus": self.resources.get("CPU", 0.0),
+            "num_gpus": self.resources.get("GPU", 0.0),
+            "resources": custom,
+        }
+
+    @property
+    def _countable(self) -> Resources:
+        return {kind: amount for kind, amount in self.resources.items() if "memory" not in kind and amount}
+
+
+@dataclass(frozen=True)
+class AutoscalerLimits:
+    """The types that an autoscaler may start; together they share `most`."""
+
+    groups: tuple[NodeGroup, ...] = ()
+    most: int = 0
+
+    @property
+    def nodes(self) -> list[Resources]:
+        """Return what each node has that may be started: every type up to its own maximum."""
+        return [group.resources for group in self.groups for _ in range(min(group.most, self.most))]
+
+
+def autoscaler_limits(wanted: Resources, config_path: Path = BOOTSTRAP_CONFIG) -> AutoscalerLimits:
+    """Return what the autoscaler of the cluster that this driver runs on may start; nothing where there is none.
+
+    `wanted` is what a trial needs: where an autoscaler does not say what it has, it is believed to have that.
+    """
+    try:
+        config = yaml.safe_load(config_path.expanduser().read_text())
+    except FileNotFoundError:
+        if os.environ.get(KUBERAY_VARIABLE) != "1":
+            return AutoscalerLimits()
+        return AutoscalerLimits((NodeGroup("some worker group", wanted, UNKNOWN_MOST),), UNKNOWN_MOST)
+    total = config["max_workers"]
+    groups = (
+        NodeGroup(
+            name,
+            kind.get("resources", {}),
+            kind.get("max_workers", 0 if name == config["head_node_type"] else total),
+        )
+        for name, kind in config["available_node_types"].items()
+    )
+    return AutoscalerLimits(tuple(group for group in groups if group.most), total)
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial is given."""
+
+    cpus: int
+    gpus: float
+
+    @property
+    def unit(self) -> Unit:
+        """Return what trials take up and what is paid for."""
+        return "GPU" if self.gpus else "CPU"
+
+    @property
+    def units(self) -> float:
+        """Return how many of them a trial takes up."""
+        return self.gpus or float(self.cpus)
+
+    @property
+    def for_tune(self) -> dict[str, float]:
+        """Return them as Tune wants them."""
+        return {"cpu": float(self.cpus), "gpu": self.gpus}
+
+    @property
+    def for_task(self) -> dict[str, float]:
+        """Return them as options of a Ray task."""
+        return {"num_cpus": float(self.cpus), "num_gpus": self.gpus}
+
+    def trials_on(self, node: Resources) -> int:
+        """Return how many trials can run on a node at once."""
+        wanted = {"CPU": float(self.cpus), "GPU": self.gpus}
+        return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.items() if each)
+
+
+def settle_resources(
+    config: SweepConfig, nodes: Sequence[Resources], report_progress: ReportProgress
+) -> TrialResources:
+    """Return what a trial gets on these nodes; raises `UserError` for what none has and would never be placed."""
+    largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")}
+    cpus, gpus = config.cpus_per_trial, config.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if largest["GPU"] else 0.0
+        if not gpus:
+            report_progress("no GPU here: trials run on the CPU, which takes long for this preset")
+    if gpus and not largest["GPU"]:
+        raise UserError(f"--gpus-per-trial {gpus:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU")
+    if cpus > largest["CPU"]:
+        raise UserError(f"--cpus-per-trial {cpus}: the largest node here has {largest['CPU']:g} cores")
+    resources = TrialResources(cpus, gpus)
+    if not any(map(resources.trials_on, nodes)):
+        raise UserError(f"--cpus-per-trial {cpus} and --gpus-per-trial {gpus:g}: no node here has both")
+    return resources
+
+
+def most_nodes(present: Sequence[dict[str, float]], limits: AutoscalerLimits) -> int:
+    """Return how many nodes there may be at once."""
+    return max(len(present), len(head_nodes(present)) + min(len(limits.nodes), limits.most))
+
+
+def most_trials(resources: TrialResources, present: Sequence[dict[str, float]], limits: AutoscalerLimits) -> int:
+    """Return how many trials can run at once when all nodes are up."""
+    started = sorted(map(resources.trials_on, limits.nodes), reverse=True)[: limits.most]
+    up = sum(map(resources.trials_on, present))
+    return max(up, sum(map(resources.trials_on, head_nodes(present))) + sum(started))

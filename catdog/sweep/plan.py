@@ -1,0 +1,203 @@
+"""What a sweep will do before it does it: which trials, how many images, about how long and for how much.
+
+Without Ray or torch; `print_plan` is what `--dry-run` prints.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from catdog.config.presets import PRESETS
+from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
+from catdog.config.sweep_options import SweepConfig
+from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
+from catdog.data.split import VALIDATION_SHARE
+from catdog.formatting import format_seconds
+from catdog.runs.cost import Canary, CanaryStep, read_canary
+from catdog.runs.manifest import Identity, PlannedTrial, plan_run, read_manifest
+from catdog.runs.status import RunStatus, read_run_status
+from catdog.runs.weights_file import weights_digest
+from catdog.storage import Store, StoreLocation
+from catdog.system.cpu import usable_cores
+
+REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
+"""Training images a second of one trial with one thread, seen with two at once on two cores of an AMD EPYC."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials that were asked for, and what is left of them."""
+
+    run_status: RunStatus
+    """Of the whole run: more than was asked for now, where it was extended before."""
+    requested: tuple[PlannedTrial, ...]
+    """In the order in which they run: all variants of the first seed, then of the second, and so on."""
+    pending: tuple[PlannedTrial, ...]
+    train_images: int
+    """Of one epoch."""
+
+    @property
+    def images(self) -> int:
+        """Images that the pending trials will train on."""
+        return len(self.pending) * self.run_status.manifest.identity.recipe.epochs * self.train_images
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """What a sweep is about, once data and weights are found and the precision is settled."""
+
+    dataset: DatasetInfo
+    identity: Identity
+
+
+def resolve_run(
+    config: SweepConfig,
+    store: Store,
+    find_dataset: Callable[[], DatasetInfo],
+    device_precision: Callable[[], Precision],
+    check_weights: Callable[[str | None], None] = lambda digest: None,
+) -> ResolvedRun:
+    """Return the run that `config` describes: its weights first, then its data, then its precision.
+
+    The precision `auto` is what the run was started with; for a new run it is asked of `device_precision`.
+    `check_weights` is given the sha256 of weights that are a file, before any time is spent on the data.
+    """
+    digest = weights_digest(config.recipe.weights)
+    check_weights(digest)
+    dataset = find_dataset()
+    recipe = config.recipe
+    if recipe.precision == "auto":
+        existing = read_manifest(store, config.run_name)
+        precision = existing.identity.recipe.precision if existing else device_precision()
+        recipe = dataclasses.replace(recipe, precision=precision)
+    if recipe.weights not in NAMED_WEIGHTS:
+        recipe = dataclasses.replace(recipe, weights="file")
+    return ResolvedRun(dataset, Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial))
+
+
+def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
+    """Return the plan; raises `UserError` when the run exists with another identity."""
+    manifest = plan_run(read_manifest(store, config.run_name), config, run.identity, command)
+    run_status = read_run_status(store, manifest)
+    over = {trial.planned for trial in run_status.trials if trial.status in ("complete", "diverged")}
+    requested = tuple(PlannedTrial(spec, seed) for seed in config.seed_list for spec in config.variant_specs)
+    pending = tuple(trial for trial in requested if trial not in over)
+    return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
+
+
+def count_train_images(recipe: Recipe, dataset: DatasetInfo) -> int:
+    """Return how many images an epoch has."""
+    train = dataset.trainval_images - round(VALIDATION_SHARE * dataset.trainval_images)
+    return min(train, recipe.limit_images or train)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long the pending trials take, one after the other, and what that is based on."""
+
+    seconds: float
+    basis: str
+
+
+def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate | None:
+    """Estimate from this run's finished trials, else from the canary, else from the preset's speed; None if unknown."""
+    finished: dict[str, list[float]] = {}
+    for trial in plan.run_status.trials:
+        if trial.result is not None:
+            finished.setdefault(trial.planned.variant.label, []).append(trial.result.seconds)
+    if finished:
+        count = sum(map(len, finished.values()))
+        overall = sum(map(sum, finished.values())) / count
+        means = {label: sum(seconds) / len(seconds) for label, seconds in finished.items()}
+        total = sum(means.get(trial.variant.label, overall) for trial in plan.pending)
+        return Estimate(total, f"from the {count} finished trials of this run")
+    if canary is not None and canary.identity == plan.run_status.manifest.identity:
+        speeds = {step.variant: _trial_seconds(plan, step) for step in canary.steps if step.error is None}
+        if all(trial.variant.label in speeds for trial in plan.pending):
+            total = sum(speeds[trial.variant.label] for trial in plan.pending)
+            return Estimate(total, f"from the doctor's short trials on {canary.device}")
+    rate = REFERENCE_IMAGES_PER_SECOND.get(config.preset)
+    reference = PRESETS[config.preset].recipe
+    if rate is None or (config.recipe.backbone, config.recipe.freeze) != (reference.backbone, reference.freeze):
+        return None
+    rate *= (reference.image_size / config.recipe.image_size) ** 2 * config.cpus_per_trial
+    return Estimate(plan.images / rate, "from this preset's speed on two cores of an AMD EPYC")
+
+
+def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
+    """Return about how long a trial takes at the speed of its short one: training, and validation in every epoch."""
+    assert step.train_images_per_second is not None
+    assert step.evaluate_images_per_second is not None
+    epochs = plan.run_status.manifest.identity.recipe.epochs
+    validation = plan.train_images * VALIDATION_SHARE / (1 - VALIDATION_SHARE)
+    return epochs * (plan.train_images / step.train_images_per_second + validation / step.evaluate_images_per_second)
+
+
+def local_slots(config: SweepConfig) -> int:
+    """Return how many trials this machine's cores run at once."""
+    return max(1, usable_cores() // config.cpus_per_trial)
+
+
+def units_per_trial(config: SweepConfig) -> float:
+    """Return how many GPUs a trial takes, or CPU cores where it takes none; `None` GPUs count as one."""
+    if config.gpus_per_trial == 0:
+        return float(config.cpus_per_trial)
+    return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
+
+
+def print_plan(console: Console, config: SweepConfig) -> None:
+    """Print what the sweep would do. Starts, writes and downloads nothing."""
+    store = StoreLocation.of(config.store).open()
+    here, _ = find_dataset(config, store)
+    run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")
+    plan = make_plan(config, store, run, ())
+    expected = estimate(config, plan, read_canary(store, config.run_name))
+    rows = {
+        "run": f"{config.run_name} in {store.url}",
+        "variants": ", ".join(spec.label for spec in config.variant_specs),
+        "seeds": f"{len(config.seed_list)} ({config.seeds})",
+        "trials": f"{len(plan.requested)}",
+        "cached": f"{len(plan.requested) - len(plan.pending)}",
+        "to run": f"{len(plan.pending)}",
+        "data": f"{here.name} {here.fingerprint}" if here else f"{run.dataset.name}: not here, will be downloaded",
+        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs "
+        f"× {plan.train_images:,} images)",
+        "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU a trial",
+        "estimated time": _expected_time(config, expected),
+        "estimated cost": _expected_cost(config, expected),
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>16}  {value}", soft_wrap=True, highlight=False)
+    console.print("nothing was started (--dry-run)", highlight=False)
+
+
+def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:
+    if expected is None:
+        return "unknown: no trial of this run is finished, and jobs/doctor.py has not measured its speed"
+    units = units_per_trial(config)
+    if config.gpus_per_trial == 0:
+        slots = local_slots(config)
+        return f"about {format_seconds(expected.seconds / slots)}, {slots} trials at once ({expected.basis})"
+    hours = {f"{count} GPU{'s' * (count > 1)}": expected.seconds * units / count for count in (1, 4, 16)}
+    spread = ", ".join(f"{format_seconds(seconds)} on {gpus}" for gpus, seconds in hours.items())
+    return f"about {spread} ({expected.basis})"
+
+
+def _expected_cost(config: SweepConfig, expected: Estimate | None) -> str:
+    hours = None if expected is None else expected.seconds * units_per_trial(config) / 3600
+    unit = "core" if config.gpus_per_trial == 0 else "GPU"
+    if config.hourly_price is None or hours is None:
+        return ("unknown" if hours is None else f"{hours:.2f} {unit}-hours") + (
+            "; its price: --hourly-price" if config.hourly_price is None else ""
+        )
+    limit = "" if config.max_cost is None else f"; no trial starts after {config.max_cost:g}"
+    return (
+        f"about {hours * config.hourly_price:.2f}: {hours:.2f} {unit}-hours at {config.hourly_price:g}, "
+        f"without idle time and the head node{limit}"
+    )
+
+
+def _gpus(config: SweepConfig) -> str:
+    return "1 (where there is one)" if config.gpus_per_trial is None else f"{config.gpus_per_trial:g}"

@@ -1,0 +1,222 @@
+"""What a user sees while a sweep runs: a live table on a terminal, a line every half minute elsewhere."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from catdog.formatting import format_accuracy, format_seconds
+from catdog.runs.status import RunStatus
+from catdog.system.cpu import in_background
+
+LINE_SECONDS = 30.0
+
+
+@dataclass
+class VariantProgress:
+    """The trials of one variant."""
+
+    planned: int = 0
+    val: list[float] = field(default_factory=list)
+    test: list[float] = field(default_factory=list)
+    diverged: int = 0
+    failed: int = 0
+    running: dict[int, str] = field(default_factory=dict)
+    """seed → how far it is."""
+    collapsed: dict[int, str] = field(default_factory=dict)
+    """seed → what was wrong with its masks in its latest epoch."""
+
+    @property
+    def done(self) -> int:
+        """Return how many are complete."""
+        return len(self.val)
+
+
+class SweepProgress:
+    """Counts trials as they start and end: the driver's thread writes, a thread that shows it reads, under `lock`."""
+
+    def __init__(self, run: str, run_status: RunStatus, slots: int) -> None:
+        self.run = run
+        self.slots = slots
+        self.variants = {
+            label: VariantProgress(len(run_status.manifest.seeds[label])) for label in run_status.manifest.variants
+        }
+        self.lock = threading.RLock()
+        self._seconds: list[float] = []
+        self._started = time.monotonic()
+        self.retries = 0
+        self.latest_retry = ""
+        self.pending = 0
+        self.notice = ""
+        """What the user should know about the whole sweep."""
+        for trial in run_status.trials:
+            progress = self.variants[trial.planned.variant.label]
+            if trial.result is not None and trial.result.status == "diverged":
+                progress.diverged += 1
+            elif trial.result is not None:
+                progress.val.append(trial.result.val_accuracy or 0.0)
+                progress.test.append(trial.result.test_accuracy or 0.0)
+
+    def started(self, label: str, seed: int) -> None:
+        """A trial has started."""
+        with self.lock:
+            self.variants[label].running[seed] = "starting"
+
+    def epoch(self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float, collapse: str = "") -> None:
+        """A trial ended an epoch; `collapse` says what is wrong with its masks, if anything is."""
+        with self.lock:
+            variant = self.variants[label]
+            variant.running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
+            if collapse:
+                variant.collapsed[seed] = collapse
+            else:
+                variant.collapsed.pop(seed, None)
+
+    def finished(self, label: str, seed: int, val: float, test: float, seconds: float) -> None:
+        """A trial is complete."""
+        with self.lock:
+            self._end(label, seed, seconds)
+            self.variants[label].val.append(val)
+            self.variants[label].test.append(test)
+
+    def diverged(self, label: str, seed: int, seconds: float) -> None:
+        """A trial's loss was not finite."""
+        with self.lock:
+            self._end(label, seed, seconds)
+            self.variants[label].diverged += 1
+
+    def failed(self, label: str, seed: int) -> None:
+        """A trial failed for good."""
+        with self.lock:
+            self._end(label, seed, None)
+            self.variants[label].failed += 1
+
+    def left_out(self, label: str, seed: int) -> None:
+        """A trial was not started, because no more were to start."""
+        with self.lock:
+            self._end(label, seed, None)
+
+    def interrupted(self, label: str, seed: int, why: str) -> None:
+        """A trial's process or node was lost, or the store stayed away; it will start again."""
+        with self.lock:
+            self.variants[label].running.pop(seed, None)
+            self.retries += 1
+            self.latest_retry = f"{label} seed {seed}: {why}"[:160]
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the sweep has been running."""
+        return time.monotonic() - self._started
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """How long the pending trials will take, from those that ended since the start; None before the first."""
+        with self.lock:
+            if not self._seconds:
+                return None
+            left = self.pending * sum(self._seconds) / len(self._seconds)
+            return left / max(1, min(self.slots, self.pending))
+
+    def _end(self, label: str, seed: int, seconds: float | None) -> None:
+        self.variants[label].running.pop(seed, None)
+        self.pending -= 1
+        if seconds is not None:
+            self._seconds.append(seconds)
+
+
+class ProgressView:
+    """How a `SweepProgress` is shown: one line, or a live table."""
+
+    def __init__(self, progress: SweepProgress) -> None:
+        self._progress = progress
+
+    def line(self) -> str:
+        """Return the state as one line."""
+        progress = self._progress
+        with progress.lock:
+            variants = progress.variants.values()
+            done, planned = sum(v.done for v in variants), sum(v.planned for v in variants)
+            running, failed = sum(len(v.running) for v in variants), sum(v.failed + v.diverged for v in variants)
+            parts = [f"{progress.run}: {done}/{planned} done, {running} running, {failed} failed"]
+            if progress.retries:
+                parts.append(self._retries)
+            parts += [
+                f"{label} test {_mean_and_std(variant.test)} (n={len(variant.test)})"
+                for label, variant in progress.variants.items()
+                if variant.test
+            ]
+            parts += self._warnings()
+            eta = progress.eta_seconds
+            parts.append(
+                f"ETA {format_seconds(eta)}" if eta is not None else f"{format_seconds(progress.seconds)} so far"
+            )
+            return " | ".join(parts)
+
+    def __rich__(self) -> Group:
+        progress = self._progress
+        with progress.lock:
+            table = Table(box=None, pad_edge=False, header_style="bold")
+            for name in ("variant", "done", "running", "failed", "Validation", "Test"):
+                table.add_column(name, justify="left" if name == "variant" else "right")
+            for label, variant in progress.variants.items():
+                table.add_row(
+                    label,
+                    f"{variant.done}/{variant.planned}",
+                    str(len(variant.running)),
+                    str(variant.failed + variant.diverged),
+                    _mean_and_std(variant.val),
+                    _mean_and_std(variant.test),
+                )
+            current = [
+                Text(f"  {label} seed {seed}: {state}", style="dim")
+                for label, variant in progress.variants.items()
+                for seed, state in variant.running.items()
+            ]
+            eta = progress.eta_seconds
+            footer = f"{format_seconds(progress.seconds)} elapsed"
+            footer += f", about {format_seconds(eta)} to go" if eta is not None else ""
+            footer += f", {self._retries}" if progress.retries else ""
+            warnings = [Text(f"  {warning}", style="yellow") for warning in self._warnings()]
+            return Group(table, *current[:8], *warnings, Text(footer, style="dim"))
+
+    @property
+    def _retries(self) -> str:
+        return f"{self._progress.retries} started again (latest: {self._progress.latest_retry})"
+
+    def _warnings(self) -> list[str]:
+        notice = self._progress.notice
+        return [notice] * bool(notice) + [
+            f"{label}: {what} in {count} of its trials"
+            for label, variant in self._progress.variants.items()
+            for what, count in Counter(variant.collapsed.values()).items()
+        ]
+
+
+def _mean_and_std(accuracies: list[float]) -> str:
+    mean = fmean(accuracies) if accuracies else None
+    return format_accuracy(mean, stdev(accuracies) if len(accuracies) > 1 else None)
+
+
+@contextmanager
+def show_progress(progress: SweepProgress, console: Console) -> Iterator[None]:
+    """Show the progress while the block runs."""
+    view = ProgressView(progress)
+    if console.is_terminal:
+        with Live(view, console=console, refresh_per_second=2, transient=True):
+            yield
+        return
+
+    def print_lines(stop: threading.Event) -> None:
+        while not stop.wait(LINE_SECONDS):
+            console.print(view.line(), soft_wrap=True, highlight=False, markup=False)
+
+    with in_background(print_lines, "progress"):
+        yield

@@ -1,0 +1,47 @@
+"""Keeps the report in the store up to date while trials run: somebody may look in the middle of the night."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from catdog.errors import StoreError, UserError
+from catdog.runs.status import RunStatus, open_run
+from catdog.storage import Store
+from catdog.system.cpu import in_background
+
+logger = logging.getLogger(__name__)
+
+LEAST_SECONDS = 300.0
+SHARE = 0.02
+"""Of the time: a report that takes long is made less often, since the driver may share its cores with trials."""
+
+
+@contextmanager
+def refresh_report(
+    store: Store,
+    run: str,
+    refresh: Callable[[Store, RunStatus], object],
+    least_seconds: float = LEAST_SECONDS,
+    share: float = SHARE,
+) -> Iterator[None]:
+    """Call `refresh` with where the run stands, now and then while the block runs, if trials have finished since."""
+
+    def work(stop: threading.Event) -> None:
+        pause, finished = least_seconds, -1
+        while not stop.wait(pause):
+            started = time.monotonic()
+            try:
+                run_status = open_run(store, run)
+                if (over := sum(trial.result is not None for trial in run_status.trials)) != finished:
+                    refresh(store, run_status)
+                    finished = over
+            except (StoreError, UserError) as error:
+                logger.warning("the report could not be refreshed: %s", error)
+            except Exception:  # a report less, but never the end of reports
+                logger.exception("the report could not be refreshed")
+            pause = max(least_seconds, (time.monotonic() - started) / share)
+
+    with in_background(work, "refreshing"):
+        yield

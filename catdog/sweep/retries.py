@@ -1,0 +1,105 @@
+"""How a trial that ended early is tried again, and the record of one that is not.
+
+A worker that dies, a node that is lost or a store that stays unavailable ends a trial for now: Tune notices, and starts
+it again on another worker (`max_failures` in `sweep.run`), where it resumes from its checkpoint. `LostTrials` starts
+those again that Tune itself gave up. Errors that would come again (a bug in a head, a wrong shape) are recorded under
+failures/ instead; after those that spoil a process (out of memory, a broken GPU) the process is replaced first.
+"""
+
+import logging
+import os
+import platform
+import traceback
+from collections import Counter
+
+from catdog.config.variant_registry import parse_variant
+from catdog.errors import NotFoundError, StoreError, first_line
+from catdog.formatting import now
+from catdog.runs.manifest import PlannedTrial, TrialId
+from catdog.runs.results import Failure
+from catdog.storage import Store
+from catdog.storage.serialization import to_json
+from catdog.trial.context import RunContext
+
+logger = logging.getLogger(__name__)
+
+
+class LostTrials:
+    """The trials that Tune gave up in this launch: started again until they failed more than `max_retries` times."""
+
+    def __init__(self, context: RunContext, launch: str, max_retries: int) -> None:
+        self._context, self._launch, self._max_retries = context, launch, max_retries
+        self._failures: Counter[TrialId] = Counter()
+        self._waiting: list[TrialId] = []
+
+    def take(self) -> list[TrialId]:
+        """Return the trials to start again, and forget them."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def add(self, trial_id: TrialId, error: Exception, failures: int) -> bool:
+        """Note that Tune gave up a trial after so many failures; returns whether it will be started again.
+
+        Tune gives up a trial at once whose worker is lost just when it changes from one trial to the next.
+        """
+        self._failures[trial_id] += failures
+        if self._failures[trial_id] <= self._max_retries:
+            self._waiting.append(trial_id)
+            return True
+        self._record(trial_id, error)
+        return False
+
+    def _record(self, trial_id: TrialId, error: Exception) -> None:
+        store, (label, seed) = self._context.location.open(), trial_id
+        trial = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
+        failure = describe_failure(self._context, trial, error, self._launch, self._failures[trial_id])
+        try:
+            if failed_attempts(store, self._context, trial, self._launch) >= 0:
+                store.put(self._context.trial_paths(trial.variant, seed).failure, to_json(failure))
+        except StoreError as refusal:
+            logger.error("the failure of %s could not be recorded: %s", trial.name, refusal)
+
+
+def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, launch: str) -> int:
+    """Return how often the trial failed before; -1 if it did so for good since this sweep was started."""
+    try:
+        failure = Failure.from_json(store.get(context.trial_paths(trial.variant, trial.seed).failure))
+    except (NotFoundError, TypeError, ValueError):
+        return 0
+    return -1 if failure.launch == launch else failure.attempts
+
+
+def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception, launch: str, attempts: int) -> Failure:
+    """Return the record of a trial that ended by this error, here and now."""
+    return Failure(
+        variant=trial.variant.label,
+        seed=trial.seed,
+        config_hash=context.identity.trial_hash(trial.variant, trial.seed),
+        error=type(error).__name__,
+        message=first_line(error),
+        traceback="".join(traceback.format_exception(error)),
+        attempts=attempts,
+        launch=launch,
+        log=f"{platform.node()}:{os.path.realpath('/proc/self/fd/2')}",
+        failed_at=now(),
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or a CPU."""
+    # On a GPU torch raises an error of its own, on a CPU a RuntimeError like any other.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    )
+
+
+def needs_new_process(error: Exception) -> bool:
+    """Return whether the next trial in this process would suffer from the error, too: memory, or a broken GPU."""
+    broken = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+    return (
+        is_out_of_memory(error)
+        or type(error).__name__ == "AcceleratorError"
+        or any(sign in str(error) for sign in broken)
+    )

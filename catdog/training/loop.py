@@ -1,0 +1,217 @@
+"""The training loop that all variants share: `fit` is a generator that yields one record per epoch.
+
+The epoch is chosen by validation accuracy (the earliest of equals); test images are never touched here. Everything
+random is seeded at the start of every epoch, so a loop that goes on from a saved `TrainState` gives the same bits as
+one that was never interrupted (on CPUs at the same number of threads; on GPUs with deterministic algorithms). Knows
+no files and no Ray.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from catdog.config.recipe import Recipe
+from catdog.data.batches import Batches, EvaluationSplit
+from catdog.errors import DivergedError
+from catdog.formatting import now
+from catdog.models.batch_norm_folding import FoldedNet
+from catdog.models.losses import classification_loss
+from catdog.models.petnet import PetNet
+from catdog.runs.history import EpochRecord
+from catdog.training.mask_health import mask_health
+from catdog.training.precision import autocast_for
+from catdog.training.schedule import new_optimizer, new_scheduler
+from catdog.training.seeding import DeriveSeed
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+COMPILED_VERSIONS = 128
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers on N images, on the CPU."""
+
+    logits_NK: torch.Tensor
+    labels_N: torch.Tensor
+    masks_NMHW: torch.Tensor | None
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the images."""
+        return 100 * (self.logits_NK.argmax(dim=1) == self.labels_N).double().mean().item()
+
+    @property
+    def class_accuracy(self) -> float:
+        """Mean over the breeds of the percent of their images."""
+        correct_N = (self.logits_NK.argmax(dim=1) == self.labels_N).double()
+        breeds = self.labels_N.unique()
+        return 100 * torch.stack([correct_N[self.labels_N == breed].mean() for breed in breeds]).mean().item()
+
+    @property
+    def loss(self) -> float:
+        return classification_loss(self.logits_NK, self.labels_N).item()
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes: what a checkpoint holds."""
+
+    model: PetNet
+    network: nn.Module
+    """What computes the model: the model itself, or a faster form of it with the same parameters."""
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    history: list[EpochRecord] = field(default_factory=list)
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_validation: Evaluation | None = None
+    """The answers of these weights."""
+
+    @property
+    def next_epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch with the highest validation accuracy, the earliest of equals."""
+        return max(self.history, key=lambda record: (record.val_accuracy, -record.epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, so that it loads with `weights_only=True`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "history": [record.row() for record in self.history],
+            "best_weights": self.best_weights,
+            "best_validation": vars(self.best_validation) if self.best_validation is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.history = [EpochRecord.from_row(row) for row in state["history"]]
+        self.best_weights = state["best_weights"]
+        self.best_validation = Evaluation(**state["best_validation"]) if state["best_validation"] is not None else None
+
+
+def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState:
+    """Return the state before the first epoch: optimiser and schedule for this model."""
+    optimizer = new_optimizer(model, recipe)
+    scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
+    return TrainState(model, _network(model, recipe), optimizer, scheduler)
+
+
+def _network(model: PetNet, recipe: Recipe) -> nn.Module:
+    if recipe.compile:
+        return compiled(model)
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return FoldedNet(model) if on_cpu and recipe.keeps_batch_norm and not recipe.freeze else model
+
+
+def compiled(model: PetNet) -> nn.Module:
+    """Return the network compiled: what torch.compile makes for a variant serves all its later trials in the process.
+
+    A variant takes up to three of the versions that torch keeps of a function (training, evaluation, a part's last
+    batch); beyond eight, its default, it would go on uncompiled.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
+    return cast(nn.Module, torch.compile(model))
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: Batches, split: EvaluationSplit, autocast: torch.autocast) -> Evaluation:
+    """Return the model's answers on a whole part, in its order."""
+    model.eval()
+    logits, masks = [], []
+    for inputs, _ in batches.split(split):
+        with autocast:
+            output = model(inputs)
+        # Rounded to what is saved, so that tables can be recomputed from the predictions.
+        logits.append(output.logits_BK.half().float())
+        if output.masks_BMHW is not None:
+            masks.append(output.masks_BMHW.float())
+        del inputs, output  # as in training: the next batch takes this one's memory
+    return Evaluation(torch.cat(logits).cpu(), batches.labels(split), torch.cat(masks).cpu() if masks else None)
+
+
+def fit(
+    state: TrainState, batches: Batches, recipe: Recipe, derive_seed: DeriveSeed, device: torch.device
+) -> Iterator[EpochRecord]:
+    """Train from `state.next_epoch` to the recipe's last epoch, yielding after each.
+
+    When a record is yielded, `state` holds the model as it is after that epoch, and may be saved.
+
+    Raises:
+        DivergedError: the loss of an epoch is not finite, in training or on the validation images.
+    """
+    model = state.model
+    autocast = autocast_for(recipe.precision, device)
+    for epoch in range(state.next_epoch, recipe.epochs):
+        started = time.perf_counter()
+        train_loss, train_accuracy = _train_epoch(state, batches, recipe, derive_seed, epoch, autocast)
+        trained = time.perf_counter()
+        validation = evaluate(state.network, batches, "validation", autocast)
+        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
+            raise DivergedError(epoch)
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            learning_rate=float(state.scheduler.get_last_lr()[0]),
+            train_seconds=trained - started,
+            evaluate_seconds=time.perf_counter() - trained,
+            finished_at=now(),
+            mask_health=mask_health(validation.masks_NMHW) if validation.masks_NMHW is not None else None,
+        )
+        state.history.append(record)
+        if state.best is record:
+            state.best_weights = copy.deepcopy(model.state_dict())
+            state.best_validation = validation
+        yield record
+
+
+def _train_epoch(
+    state: TrainState,
+    batches: Batches,
+    recipe: Recipe,
+    derive_seed: DeriveSeed,
+    epoch: int,
+    autocast: torch.autocast,
+) -> tuple[float, float]:
+    """Train one epoch; returns mean loss and accuracy in percent. Waits for the device once, at the end."""
+    set_training_mode(state.model, recipe.keeps_batch_norm)
+    torch.manual_seed(derive_seed("dropout", epoch))
+    losses, correct, images = [], [], 0
+    for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):
+        with autocast:
+            output = state.network(inputs)
+        loss = classification_loss(output.logits_BK.float(), labels, recipe.label_smoothing)
+        loss = loss + output.aux_loss
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.scheduler.step()
+        losses.append(loss.detach())
+        correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
+        images += len(labels)
+        del inputs, output, loss  # so that the next batch takes their memory, which the cache still holds
+    return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
+
+
+def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:
+    """Switch to training; the backbone's batch norms keep their statistics where asked."""
+    model.train()
+    if freeze_batch_norm:
+        for module in model.backbone.modules():
+            if isinstance(module, _NORMS):
+                module.eval()

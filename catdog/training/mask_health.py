@@ -1,0 +1,36 @@
+"""How masks are doing, in numbers: how much they differ, how far they spread, which are dead."""
+
+import torch
+
+from catdog.runs.history import MaskHealth
+
+DEAD_MASK = 0.01
+"""A mask whose maximum stays below this on an image does not see it."""
+
+
+def mask_health(masks_NMHW: torch.Tensor) -> MaskHealth:
+    """Summarise the masks of N images.
+
+    mask_mean: mean activation. mask_entropy: entropy of a mask as a distribution over positions, as a share of the
+    uniform one's (1: no preference). mask_overlap: mean cosine between different masks of an image (0 for one mask).
+    mask_corner_mass: share of the mass in the four corner cells, over their share of the area (1: as a uniform mask).
+    mask_dead: share of masks that stay below 0.01 on more than 99 % of the images.
+    """
+    masks_NMP = masks_NMHW.detach().float().flatten(2)
+    num_masks, positions = masks_NMP.shape[1:]
+    mass_NM = masks_NMP.sum(dim=2)
+    share_NMP = masks_NMP / mass_NM.clamp_min(1e-12).unsqueeze(2)
+    entropy_NM = -(share_NMP * share_NMP.clamp_min(1e-12).log()).sum(dim=2)
+    corners_NM4 = masks_NMHW[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].detach().float()
+    corner_share_NM = corners_NM4.sum(dim=2) / mass_NM.clamp_min(1e-12)
+    unit_NMP = torch.nn.functional.normalize(masks_NMP, dim=2)
+    cosines_NMM = unit_NMP @ unit_NMP.transpose(1, 2)
+    off_diagonal = cosines_NMM.sum(dim=(1, 2)) - torch.diagonal(cosines_NMM, dim1=1, dim2=2).sum(dim=1)
+    dead_M = (masks_NMP.amax(dim=2) < DEAD_MASK).float().mean(dim=0) > 0.99
+    return MaskHealth(
+        mask_mean=masks_NMP.mean().item(),
+        mask_entropy=(entropy_NM.mean() / max(torch.tensor(float(positions)).log().item(), 1e-12)).item(),
+        mask_overlap=(off_diagonal.mean() / max(1, num_masks * (num_masks - 1))).item(),
+        mask_corner_mass=(corner_share_NM.mean() * positions / 4).item(),
+        mask_dead=dead_M.float().mean().item(),
+    )

@@ -1,0 +1,61 @@
+"""The optimiser, and the learning rate of each step."""
+
+import math
+from typing import Any
+
+import torch
+
+from catdog.config.recipe import Recipe
+from catdog.models.petnet import PetNet
+
+WARM_UP = 0.3
+"""Share of the steps in which the one-cycle schedule rises."""
+
+
+def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimiser: head, mask convolution and backbone have rates and weight decays of their own."""
+    mask_conv = getattr(model.head, "mask_conv", None)
+    mask_parameters = list(mask_conv.parameters()) if mask_conv is not None else []
+    mask_ids = {id(parameter) for parameter in mask_parameters}
+    head_parameters = [parameter for parameter in model.head.parameters() if id(parameter) not in mask_ids]
+    groups: list[dict[str, Any]] = [
+        {"params": head_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
+        {"params": mask_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.mask_weight_decay},
+        {
+            "params": list(model.backbone.parameters()),
+            "lr": recipe.backbone_learning_rate,
+            "weight_decay": recipe.weight_decay,
+        },
+    ]
+    groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+    groups = [group for group in groups if group["params"]]
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, fused=True)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+    return optimizer
+
+
+def new_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the schedule of all learning rates over `total_steps`."""
+    shape = one_cycle if recipe.schedule == "one-cycle" else cosine
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / total_steps))
+
+
+def one_cycle(progress: float) -> float:
+    """Return the share of the peak rate at `progress` (0..1): a cosine up from 1/25, then one down to 1/100,000."""
+    if progress < WARM_UP:
+        return _cosine_between(1 / 25, 1.0, progress / WARM_UP)
+    return _cosine_between(1.0, 1e-5, (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def cosine(progress: float) -> float:
+    """Return the share of the peak rate at `progress` (0..1): from 1 down to 0."""
+    return _cosine_between(1.0, 0.0, progress)
+
+
+def _cosine_between(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

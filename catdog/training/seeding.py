@@ -1,0 +1,34 @@
+"""(seed, purpose, epoch) → the seed of a generator.
+
+Everything random in a trial draws from a generator of its own purpose and epoch, so an epoch can be computed again
+without computing those before it, and one source of scatter can be varied while the others stay fixed
+(Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks").
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from catdog.config.recipe import PURPOSES, Purpose
+
+DeriveSeed = Callable[[Purpose, int], int]
+"""(purpose, epoch) → seed of a generator, for one trial."""
+
+
+def derive_seed(seed: int, purpose: Purpose, epoch: int = 0) -> int:
+    """Return a 63-bit seed that is unrelated for every other (seed, purpose, epoch)."""
+    sequence = np.random.SeedSequence([seed, PURPOSES.index(purpose), epoch])
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def trial_seeds(seed: int, vary: Purpose | Literal["all"] = "all") -> DeriveSeed:
+    """Return the (purpose, epoch) → seed function of one trial.
+
+    With `vary` naming one purpose, only that one depends on `seed`; the others are those of seed 0.
+    """
+
+    def derive(purpose: Purpose, epoch: int) -> int:
+        return derive_seed(seed if vary in ("all", purpose) else 0, purpose, epoch)
+
+    return derive

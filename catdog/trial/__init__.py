@@ -1,0 +1,1 @@
+"""One trial, (variant, seed), from start to result, resumable. Knows no Ray."""

@@ -1,0 +1,124 @@
+"""Contact sheets: the probe images beside their attention masks, one PNG per epoch. Arrays in, bytes out; no I/O.
+
+A row for each probe image: the image, then its masks at their own resolution (one cell is one position of the feature
+map). Several masks share the fixed scale 0..1; a single mask is drawn on its own range, which is printed beside it (a
+sigmoid mask near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
+"""
+
+import io
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from catdog.formatting import colour_map, readable
+
+CELL = 128
+GAP = 8
+CAPTION = 30
+TITLE = 26
+_FONT = 12
+_INK, _PAPER, _RIGHT, _WRONG = (25, 25, 25), (255, 255, 255), (0, 110, 40), (180, 30, 20)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The images that all contact sheets of a trial show. P images of side S, K breeds."""
+
+    images_PSSC: npt.NDArray[np.uint8]
+    names: tuple[str, ...]
+    labels_P: npt.NDArray[np.int64]
+    breeds: tuple[str, ...]
+
+
+@dataclass
+class ProbeHistory:
+    """Masks and predictions of the probe images in every epoch so far."""
+
+    masks_PMHW: list[torch.Tensor] = field(default_factory=list)
+    """float16, one tensor for each epoch; empty for heads without masks."""
+    predicted_P: list[torch.Tensor] = field(default_factory=list)
+
+
+def mask_range(masks_MHW: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Return the values at the ends of the colour scale: 0..1 for several masks, a single mask's own range."""
+    if len(masks_MHW) > 1:
+        return 0.0, 1.0
+    return float(masks_MHW.min()), float(masks_MHW.max())
+
+
+def paint_mask(mask_HW: npt.NDArray[np.floating], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Return the mask as colours (H, W, 3); values outside [low, high] take the end colours, NaN the lowest."""
+    with np.errstate(invalid="ignore"):  # a network that is about to diverge has masks of NaN and infinity
+        share = (mask_HW.astype(np.float64) - low) / max(high - low, 1e-9)
+    return colour_map()[(np.nan_to_num(np.clip(share, 0, 1)) * 255).round().astype(np.uint8)]
+
+
+def contact_sheet(
+    probes: Probes,
+    masks_PMHW: npt.NDArray[np.floating],
+    predicted_P: npt.NDArray[np.int64],
+    title: str,
+) -> bytes:
+    """Return the sheet of one epoch as PNG bytes."""
+    count, num_masks = masks_PMHW.shape[:2]
+    step = CELL + GAP
+    width = max(GAP + (1 + num_masks) * step, 2 * step + GAP)
+    sheet = Image.new("RGB", (width, TITLE + count * (step + CAPTION)), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT)
+    pen.text((GAP, 6), _fitting(title, width - 2 * GAP, pen, font), _INK, font)
+    for row in range(count):
+        top = TITLE + row * (step + CAPTION)
+        picture = Image.fromarray(probes.images_PSSC[row]).resize((CELL, CELL), Image.Resampling.BILINEAR)
+        sheet.paste(picture, (GAP, top))
+        true, predicted = probes.breeds[probes.labels_P[row]], probes.breeds[predicted_P[row]]
+        caption_width = CELL if num_masks else width
+        pen.text((GAP, top + CELL + 1), _fitting(readable(true), caption_width, pen, font), _INK, font)
+        verdict, colour = ("✓", _RIGHT) if predicted == true else ("→", _WRONG)
+        text = "predicted" if predicted == true else readable(predicted)
+        _mark(pen, (GAP, top + CELL + 15), verdict, colour)
+        pen.text((GAP + 14, top + CELL + 15), _fitting(text, caption_width - 14, pen, font), colour, font)
+        low, high = mask_range(masks_PMHW[row])
+        for column in range(num_masks):
+            left = GAP + (1 + column) * step
+            colours = Image.fromarray(paint_mask(masks_PMHW[row, column], low, high))
+            sheet.paste(colours.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top))
+            if num_masks == 1:
+                pen.text((left, top + CELL + 1), f"{low:.3g} to {high:.3g}", _INK, font)
+            elif row == count - 1:
+                pen.text((left, top + CELL + 1), f"mask {column + 1} (0 to 1)", _INK, font)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # quick, and small for flat cells
+    return buffer.getvalue()
+
+
+def _fitting(
+    text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
+    """Shorten the text until it is not wider than `width` pixels."""
+    if pen.textlength(text, font) <= width:
+        return text
+    while text and pen.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _mark(pen: ImageDraw.ImageDraw, at: tuple[int, int], verdict: str, colour: tuple[int, int, int]) -> None:
+    """Draw a tick or an arrow: the bundled font has neither."""
+    x, y = at
+    if verdict == "✓":
+        pen.line([(x, y + 8), (x + 3, y + 11), (x + 9, y + 4)], fill=colour, width=2)
+    else:
+        pen.line([(x, y + 7), (x + 9, y + 7)], fill=colour, width=1)
+        pen.line([(x + 6, y + 4), (x + 9, y + 7), (x + 6, y + 10)], fill=colour, width=1)
+
+
+def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
+    """Return positions of `count` images of different breeds, spread evenly over the breeds that are there."""
+    breeds = torch.unique(labels).tolist()
+    chosen = np.unique(np.linspace(0, len(breeds) - 1, min(count, len(breeds))).round().astype(int))
+    return [int((labels == breeds[i]).nonzero()[0]) for i in chosen]

@@ -1,0 +1,47 @@
+"""What all trials of a run share, as plain values that travel to workers."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from catdog.config.sweep_options import SweepConfig
+from catdog.config.variant_registry import VariantSpec
+from catdog.runs.manifest import Identity
+from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.storage import StoreLocation
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run, seen from a worker; holds no secrets."""
+
+    run: str
+    location: StoreLocation
+    identity: Identity
+    weights: str
+    """Where the backbone's weights are: a name, a file or an s3:// url."""
+    gpus_per_trial: float = 0.0
+    """A GPU, or the part of one whose memory a trial may use; 0 trains on the CPU."""
+    checkpoint_seconds: float = 60.0
+    keep_weights: Literal["none", "best", "all"] = "none"
+
+    @classmethod
+    def of(
+        cls, config: SweepConfig, location: StoreLocation, identity: Identity, gpus_per_trial: float
+    ) -> "RunContext":
+        """Return the context of the run that `config` describes."""
+        weights = config.recipe.weights
+        is_file = identity.weights_digest is not None and "://" not in weights
+        return cls(
+            run=config.run_name,
+            location=location,
+            identity=identity,
+            weights=os.path.abspath(os.path.expanduser(weights)) if is_file else weights,
+            gpus_per_trial=gpus_per_trial,
+            checkpoint_seconds=config.checkpoint_seconds,
+            keep_weights=config.keep_weights,
+        )
+
+    def trial_paths(self, variant: VariantSpec, seed: int) -> TrialPaths:
+        """Return the keys of one trial."""
+        return RunPaths(self.run).trial(variant.folder, seed)

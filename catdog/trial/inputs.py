@@ -1,0 +1,165 @@
+"""What the trials of one process share: the opened data and the pretrained backbone."""
+
+import copy
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from catdog.config.variant_registry import VariantSpec
+from catdog.data.batches import Batches, FeatureBatches, ImageBatches
+from catdog.data.datasets.base import features_key, pack_key
+from catdog.data.features import compute_features, features_digest, open_features, write_features
+from catdog.data.pack import Pack, open_pack
+from catdog.data.split import Split, split_images
+from catdog.formatting import ReportProgress
+from catdog.models.backbones.build import build_backbone, feature_shape, normalisation
+from catdog.models.petnet import PetNet, build_head
+from catdog.runs.weights_file import local_weights
+from catdog.storage.node_cache import fetch_or_make, is_stored
+from catdog.training.precision import autocast_for
+from catdog.training.seeding import DeriveSeed
+from catdog.trial.contact_sheet import Probes, choose_probes
+from catdog.trial.context import RunContext
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """Opened data and the pretrained backbone. C channels of an H × W feature map."""
+
+    pack: Pack
+    split: Split
+    batches: Batches
+    backbone: nn.Module | None
+    """The pretrained backbone to copy; None where every trial draws its own weights."""
+    feature_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    probe_positions: tuple[int, ...]
+    """Which validation images the contact sheets show."""
+    pooled_batches: Batches | None = None
+    """With a frozen backbone: the same batches, of maps that are pooled already."""
+
+    def batches_for(self, head: nn.Module) -> Batches:
+        """Return the batches for a head: one that pools first gets the same numbers in a fraction of the bytes."""
+        if self.pooled_batches is not None and getattr(head, "pools_first", False):
+            return self.pooled_batches
+        return self.batches
+
+    @property
+    def probes(self) -> Probes:
+        indices = torch.from_numpy(self.split.validation[list(self.probe_positions)])
+        return Probes(
+            images_PSSC=self.pack.images_NSSC[indices.to(self.pack.images_NSSC.device)].cpu().numpy(),
+            names=tuple(self.pack.names[i] for i in indices.tolist()),
+            labels_P=self.pack.labels_N[indices].numpy(),
+            breeds=self.pack.breeds,
+        )
+
+
+def load_inputs(
+    context: RunContext, device: torch.device, report_progress: ReportProgress = lambda message: None
+) -> TrialInputs:
+    """Open the pack and build the pretrained backbone; with a frozen backbone, open its features or compute them.
+
+    Raises:
+        UserError: data, weights or sizes do not fit.
+    """
+    identity, recipe = context.identity, context.identity.recipe
+    pack = _open_pack_on(fetch_or_make(context.location.open(), pack_key(identity.fingerprint)), device)
+    split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images)
+    normalise = normalisation(recipe.backbone, recipe.weights)
+    images = ImageBatches(
+        pack,
+        split,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        mean=normalise.mean,
+        std=normalise.std,
+        crop_scale=recipe.crop_scale,
+        flip=recipe.flip,
+        device=device,
+    )
+    probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a frozen backbone with random weights is the same one in every process
+        backbone = build_backbone(recipe.backbone, local_weights(context.weights, identity.weights_digest))
+    shape = feature_shape(backbone, recipe.image_size)
+    if not recipe.freeze:
+        pretrained = backbone if recipe.weights != "none" else None
+        return TrialInputs(pack, split, images, pretrained, shape, probe_positions)
+    features = open_features(_features_file(context, backbone, images, report_progress))
+    batches, pooled = (
+        FeatureBatches(parts, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
+        for parts in features
+    )
+    return TrialInputs(pack, split, batches, backbone, shape, probe_positions, pooled)
+
+
+shared_inputs = functools.lru_cache(maxsize=1)(load_inputs)
+"""`load_inputs`, once per process."""
+
+
+def forget_inputs() -> None:
+    """Free what `shared_inputs` keeps."""
+    shared_inputs.cache_clear()
+    _open_pack_on.cache_clear()
+
+
+def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, derive_seed: DeriveSeed) -> PetNet:
+    """Return the network of a trial before training; with a frozen backbone, its head behind an identity."""
+    recipe = context.identity.recipe
+    torch.manual_seed(derive_seed("init", 0))
+    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.breeds))
+    if recipe.freeze:
+        return PetNet(nn.Identity(), head)
+    backbone = build_backbone(recipe.backbone, None) if inputs.backbone is None else copy.deepcopy(inputs.backbone)
+    return PetNet(backbone, head)
+
+
+def is_prepared(context: RunContext) -> bool:
+    """Return whether trials of this machine will find all they need: nothing is to be downloaded or computed."""
+    if context.weights == "imagenet" or context.location.is_shared:
+        return False
+    return not context.identity.recipe.freeze or is_stored(context.location.open(), _features_key(context))
+
+
+def _features_key(context: RunContext) -> str:
+    identity, recipe = context.identity, context.identity.recipe
+    digest = features_digest(
+        backbone=recipe.backbone,
+        weights=identity.weights_digest or recipe.weights,
+        image_size=recipe.image_size,
+        precision=recipe.precision,
+        split_seed=recipe.split_seed,
+        limit_images=recipe.limit_images,
+    )
+    return features_key(identity.fingerprint, digest)
+
+
+def _features_file(
+    context: RunContext, backbone: nn.Module, images: ImageBatches, report_progress: ReportProgress
+) -> Path:
+    recipe = context.identity.recipe
+
+    def make(path: Path) -> None:
+        def on_progress(done: int) -> None:
+            if done == total or done % 512 == 0:
+                report_progress(f"computing the frozen backbone's features, once: {done:,} of {total:,} images")
+
+        total = images.feature_images
+        network = copy.deepcopy(backbone).to(memory_format=torch.channels_last).to(images.device)
+        write_features(
+            compute_features(network, images, autocast_for(recipe.precision, images.device), on_progress),
+            path,
+        )
+
+    return fetch_or_make(context.location.open(), _features_key(context), make)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_pack_on(path: Path, device: torch.device) -> Pack:
+    """Open the pack; on a GPU its images are copied there, once per process."""
+    pack = open_pack(path)
+    return pack if device.type == "cpu" else pack.on(device)

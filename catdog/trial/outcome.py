@@ -1,0 +1,155 @@
+"""How a trial ends: Test is scored once, with the chosen epoch's weights, and its files and result.json are made."""
+
+import functools
+import platform
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from catdog.data.batches import EvaluationSplit
+from catdog.formatting import now
+from catdog.models.petnet import PetNet, count_parameters
+from catdog.runs.artifacts import ProbeMasks, SplitPredictions, TrimapMasks, attention_npz, predictions_npz
+from catdog.runs.history import history_csv
+from catdog.runs.results import Status, TrialResult
+from catdog.storage import BackgroundUploads, sha256
+from catdog.training.loop import Evaluation, evaluate
+from catdog.training.precision import autocast_for
+from catdog.trial.setup import Trial
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended; accuracies in percent, None where it diverged."""
+
+    status: Status
+    best_epoch: int
+    """The chosen epoch; of a diverged trial the epoch it diverged in."""
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    val_class_accuracy: float | None = None
+    test_class_accuracy: float | None = None
+    val_loss: float | None = None
+
+
+def queue_epochs(trial: Trial, uploads: BackgroundUploads) -> None:
+    """Queue what all epochs have left: the history, and the masks of the probe images."""
+    uploads.put(trial.where.history, functools.partial(history_csv, list(trial.state.history)))
+    if trial.probe_history.masks_PMHW:
+        uploads.put(trial.where.masks, functools.partial(_masks_npz, trial))
+
+
+def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
+    """Score Test, only here, with the chosen epoch's weights; queue predictions, attention and weights."""
+    best, model, validation = trial.state.best, trial.state.model, trial.state.best_validation
+    assert validation is not None, "a trial without epochs"
+    model.load_state_dict(trial.state.best_weights)
+    test = evaluate(trial.state.network, trial.batches, "test", autocast_for(trial.recipe.precision, trial.device))
+    evaluations: dict[EvaluationSplit, Evaluation] = {"validation": validation, "test": test}
+    uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
+    if validation.masks_NMHW is not None:
+        uploads.put(trial.where.attention, functools.partial(_attention_npz, trial, evaluations))
+    if trial.context.keep_weights != "none":
+        backbone = trial.inputs.backbone if trial.recipe.freeze else model.backbone
+        assert backbone is not None
+        network = PetNet(backbone, model.head).state_dict()
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.items()}
+        uploads.put(trial.where.weights, functools.partial(safetensors.torch.save, weights))
+    return Outcome(
+        status="complete",
+        best_epoch=best.epoch,
+        val_accuracy=validation.accuracy,
+        test_accuracy=test.accuracy,
+        val_class_accuracy=validation.class_accuracy,
+        test_class_accuracy=test.class_accuracy,
+        val_loss=validation.loss,
+    )
+
+
+def build_result(trial: Trial, outcome: Outcome, uploads: BackgroundUploads, finish_seconds: float) -> TrialResult:
+    """Return result.json's content, once all other files are stored."""
+    history, batches, inputs = trial.state.history, trial.batches, trial.inputs
+    train_seconds = sum(record.train_seconds for record in history)
+    evaluate_seconds = sum(record.evaluate_seconds for record in history)
+    backbone = inputs.backbone if trial.recipe.freeze else trial.state.model.backbone
+    head_parameters = count_parameters(trial.state.model.head)
+    return TrialResult(
+        **vars(outcome),
+        variant=trial.variant.label,
+        seed=trial.seed,
+        epochs=len(history),
+        seconds=train_seconds + evaluate_seconds + finish_seconds,
+        config_hash=trial.config_hash,
+        parameters=head_parameters + (count_parameters(backbone) if backbone is not None else 0),
+        head_parameters=head_parameters,
+        feature_channels=inputs.feature_shape[0],
+        feature_height=inputs.feature_shape[1],
+        feature_width=inputs.feature_shape[2],
+        device=torch.cuda.get_device_name(trial.device) if trial.device.type == "cuda" else "cpu",
+        precision=trial.recipe.precision,
+        threads=trial.context.identity.threads,
+        images_trained=len(history) * batches.steps_per_epoch * batches.batch_size,
+        setup_seconds=trial.setup_seconds,
+        train_seconds=train_seconds,
+        evaluate_seconds=evaluate_seconds,
+        finish_seconds=finish_seconds,
+        finished_at=now(),
+        worker_host=platform.node(),
+        files=_digests(trial, uploads),
+    )
+
+
+def _digests(trial: Trial, uploads: BackgroundUploads) -> dict[str, str]:
+    """Return the sha256 of the trial's files, those of earlier attempts included."""
+    where = trial.where
+    snapshots = trial.store.list(f"{where.folder}/snapshots/")
+    digests = {key: sha256(trial.store.get(key)) for key in snapshots if key not in uploads.digests}
+    digests |= uploads.digests
+    passing = (where.checkpoint, where.weights)
+    return {
+        key.removeprefix(f"{where.folder}/"): digest for key, digest in sorted(digests.items()) if key not in passing
+    }
+
+
+def _masks_npz(trial: Trial) -> bytes:
+    probes, history = trial.probes, trial.probe_history
+    return ProbeMasks(
+        images_PSSC=probes.images_PSSC,
+        names=probes.names,
+        labels_P=probes.labels_P,
+        breeds=probes.breeds,
+        masks_EPMHW=torch.stack(history.masks_PMHW).numpy(),
+        predicted_EP=torch.stack(history.predicted_P).numpy(),
+    ).to_npz()
+
+
+def _predictions_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation]) -> bytes:
+    pack, split = trial.inputs.pack, trial.inputs.split
+    return predictions_npz(
+        pack.breeds,
+        {
+            name: SplitPredictions(
+                images_N=np.array([pack.names[i] for i in split.indices(name)]),
+                labels_N=evaluation.labels_N.numpy().astype(np.int16),
+                logits_NK=evaluation.logits_NK.half().numpy(),
+            )
+            for name, evaluation in evaluations.items()
+        },
+    )
+
+
+def _attention_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation]) -> bytes:
+    """Return the masks on the images that have a trimap."""
+    pack, with_trimap = trial.inputs.pack, trial.inputs.pack.trimap_images_T.numpy()
+    splits: dict[str, TrimapMasks] = {}
+    for name, evaluation in evaluations.items():
+        assert evaluation.masks_NMHW is not None, "only heads with masks have attention to keep"
+        indices = trial.inputs.split.indices(name)
+        rows = np.flatnonzero(np.isin(indices, with_trimap))
+        splits[name] = TrimapMasks(
+            images=[pack.names[i] for i in indices[rows]],
+            masks_TMHW=evaluation.masks_NMHW[torch.from_numpy(rows)].half().numpy(),
+        )
+    return attention_npz(splits)

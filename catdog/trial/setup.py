@@ -1,0 +1,97 @@
+"""What a trial starts from: its process, its inputs, its model and optimiser, and what a checkpoint already holds."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import VariantSpec
+from catdog.data.batches import Batches
+from catdog.runs.paths import TrialPaths
+from catdog.storage import Store
+from catdog.system.cpu import tune_malloc
+from catdog.training.loop import TrainState, new_state
+from catdog.training.seeding import DeriveSeed, trial_seeds
+from catdog.trial.checkpoint import resume
+from catdog.trial.contact_sheet import ProbeHistory, Probes
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import TrialInputs, new_model, shared_inputs
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that is ready to train; `state` and `probe_history` change while it does."""
+
+    context: RunContext
+    variant: VariantSpec
+    seed: int
+    store: Store
+    where: TrialPaths
+    config_hash: str
+    device: torch.device
+    inputs: TrialInputs
+    batches: Batches
+    probes: Probes
+    derive_seed: DeriveSeed
+    state: TrainState
+    probe_history: ProbeHistory
+    setup_seconds: float
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the run's recipe."""
+        return self.context.identity.recipe
+
+
+def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -> Trial:
+    """Return the trial, resumed from its checkpoint where it has one.
+
+    Raises:
+        UserError: data or weights are not as they should be.
+    """
+    started = time.perf_counter()
+    recipe, where = context.identity.recipe, context.trial_paths(variant, seed)
+    config_hash = context.identity.trial_hash(variant, seed)
+    device = prepare_process(context.identity.threads, context.gpus_per_trial, recipe.deterministic)
+    inputs = shared_inputs(context, device)
+    derive_seed = trial_seeds(seed, recipe.vary)
+    model = new_model(inputs, context, variant, derive_seed)
+    model = model.to(memory_format=torch.channels_last).to(device)
+    batches = inputs.batches_for(model.head)
+    state = new_state(model, recipe, batches.steps_per_epoch)
+    probe_history = resume(store, where.checkpoint, config_hash, state)
+    return Trial(
+        context=context,
+        variant=variant,
+        seed=seed,
+        store=store,
+        where=where,
+        config_hash=config_hash,
+        device=device,
+        inputs=inputs,
+        batches=batches,
+        probes=inputs.probes,
+        derive_seed=derive_seed,
+        state=state,
+        probe_history=probe_history,
+        setup_seconds=time.perf_counter() - started,
+    )
+
+
+def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
+    """Set what a trial expects of its process, whatever ran in it before; returns the device.
+
+    `gpus` is the part of a GPU that the process may use: it runs out of memory alone, not with those it shares with.
+    """
+    tune_malloc()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    # A pass over every new tensor, to make mistakes visible.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if not (gpus and torch.cuda.is_available()):
+        return torch.device("cpu")
+    torch.cuda.set_per_process_memory_fraction(gpus)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda")

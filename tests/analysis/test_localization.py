@@ -1,0 +1,120 @@
+"""Where masks look: each measure against what can be counted by hand, and the table of a run's variants."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.analysis.localization import Outlines, attention_table, gaussian_mask, measure, uniform_mask
+from catdog.data.datasets.base import trimaps_key
+from catdog.runs.status import RunStatus
+from catdog.storage import MemoryStore
+from tests.helpers.made_runs import make_run
+
+HALF = np.zeros((1, 8, 8), dtype=bool)
+HALF[:, :, :4] = True
+"""The animal is the left half of the image."""
+
+
+def outlines(animals: np.ndarray, height: int = 4, width: int = 4, breeds: list[int] | None = None) -> Outlines:
+    return Outlines.of(animals, np.array(breeds or [0] * len(animals)), height, width)
+
+
+def mask(*rows: list[float]) -> np.ndarray:
+    """One mask of one image."""
+    return np.array([[rows]], dtype=np.float16)
+
+
+def test_a_mask_on_the_animal_has_all_its_mass_there() -> None:
+    looks = measure(mask([1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0.2, 0, 0, 0]), outlines(HALF))
+    assert looks is not None
+    assert (looks.pointing, looks.energy) == (100, 100)
+
+
+def test_equal_peaks_share_the_point_and_mass_is_counted_where_it_is() -> None:
+    looks = measure(mask([1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0.5]), outlines(HALF))
+    assert looks is not None
+    assert looks.pointing == pytest.approx(100 / 3)
+    assert looks.energy == pytest.approx(100 / 3.5)
+
+
+def test_masks_that_know_nothing_score_what_the_animal_takes_up() -> None:
+    for blind in (uniform_mask(4, 4), gaussian_mask(4, 4)):
+        looks = measure(blind[None, None], outlines(HALF))
+        assert looks is not None
+        assert (looks.pointing, looks.energy) == pytest.approx((50, 50))
+    centred = np.zeros((1, 9, 9), dtype=bool)
+    centred[:, 3:6, 3:6] = True
+    uniform = measure(uniform_mask(3, 3)[None, None], outlines(centred, 3, 3))
+    gaussian = measure(gaussian_mask(3, 3)[None, None], outlines(centred, 3, 3))
+    assert uniform is not None
+    assert gaussian is not None
+    assert (uniform.pointing, uniform.energy) == pytest.approx((100 / 9, 100 / 9))
+    assert gaussian.pointing == 100
+    assert gaussian.energy > uniform.energy
+
+
+def test_a_mask_without_mass_is_left_out() -> None:
+    masks = np.concatenate([mask([0, 0], [0, 0]), mask([1, 0], [0, 0])], axis=1)
+    looks = measure(masks, outlines(HALF, 2, 2))
+    assert looks is not None
+    assert (looks.pointing, looks.energy) == (100, 100)
+    assert measure(masks[:, :1], outlines(HALF, 2, 2)) is None
+    assert measure(np.zeros((0, 1, 2, 2)), outlines(HALF[:0], 2, 2)) is None
+
+
+def test_every_breed_counts_the_same() -> None:
+    animals = np.concatenate([HALF, HALF, HALF, ~HALF])
+    masks = np.repeat(mask([1, 0], [0, 0]), 4, axis=0)
+    looks = measure(masks, outlines(animals, 2, 2, [5, 5, 5, 9]))
+    assert looks is not None
+    assert (looks.pointing, looks.energy) == (50, 50)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_share_of_a_cell_is_that_of_its_area(height: int, width: int, side: int, seed: int) -> None:
+    animals = np.random.default_rng(seed).random((2, side, side)) < 0.4
+    shares = outlines(animals, height, width).shares_THW
+    assert shares.mean() == pytest.approx(animals.mean(), abs=1e-5)
+    finer = animals.repeat(height, axis=1).repeat(width, axis=2)  # so that cells cut no pixels
+    assert shares == pytest.approx(finer.reshape(2, height, side, width, side).mean(axis=(2, 4)), abs=1e-5)
+
+
+def test_the_table_has_a_row_for_each_variant_with_masks_and_each_part() -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ["baseline", "attention", "multi-attention"], range(3), failed=[("attention", 1)])
+    assert attention_table(store, run_status).empty, "there are no trimaps"
+    outline = np.zeros((64, 64), dtype=bool)
+    outline[16:48, 16:48] = True
+    put_trimaps(store, run_status, outline)
+    table = attention_table(store, run_status)
+    assert table[["variant", "part", "trials"]].to_numpy().tolist() == [
+        ["attention", "validation", 2],
+        ["multi-attention", "validation", 3],
+        ["attention", "test", 2],
+        ["multi-attention", "test", 3],
+    ]
+    assert not table.isna().any().any()
+    assert ((table["energy"] > 0) & (table["energy"] <= 100)).all()
+    uniform = table["energy"] - table["energy_lift_uniform"]
+    assert uniform.to_numpy() == pytest.approx(25)  # the outline's share of the image
+    chosen = []
+    for result in run_status.results("multi-attention"):
+        history = pd.read_csv(io.BytesIO(store.get(f"made/trials/multi-attention/seed-{result.seed:02d}/history.csv")))
+        chosen.append(history.loc[history["epoch"] == result.best_epoch, "mask_overlap"].item())
+    assert table.loc[table["variant"] == "multi-attention", "overlap"].tolist() == pytest.approx([np.mean(chosen)] * 2)
+
+
+def put_trimaps(store: MemoryStore, run_status: RunStatus, outline: np.ndarray) -> None:
+    """Put trimaps of all images that have attention, all with the same outline."""
+    content = np.load(io.BytesIO(store.get("made/trials/attention/seed-00/attention.npz")))
+    names = np.concatenate([content["validation_images"], content["test_images"]])
+    buffer = io.BytesIO()
+    labels = np.arange(len(names)) % 3
+    np.savez(
+        buffer, names=names, labels=labels, breeds=np.array(["a", "b", "c"]), animals=np.stack([outline] * len(names))
+    )
+    store.put(trimaps_key(run_status.manifest.identity.fingerprint), buffer.getvalue())

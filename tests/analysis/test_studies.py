@@ -1,0 +1,120 @@
+"""The two studies: their sweeps, their tables against simulated runs, and one run of each for real."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from catdog.analysis.intervals import std_interval, variance_share
+from catdog.analysis.studies import lambda_table, scatter_table
+from catdog.cli import run_job
+from catdog.config.presets import preset_config
+from catdog.config.recipe import Recipe
+from catdog.config.studies import LAMBDAS, lambda_config, scatter_configs
+from catdog.config.variant_registry import parse_variants
+from catdog.errors import UserError
+from catdog.report.study_figures import lambda_figure, scatter_figure
+from catdog.storage import MemoryStore
+from jobs import study
+from tests.helpers.made_runs import make_run
+from tests.helpers.sweeps import SMALL
+
+
+def test_a_lambda_study_is_one_sweep_of_seven_lambdas() -> None:
+    config = lambda_config(preset_config("pets-frozen"))
+    assert config.run_name == "pets-frozen-lambda"
+    weights = [spec.arguments["lambda_divergence"] for spec in config.variant_specs]
+    assert weights == [0.0, *LAMBDAS]
+
+
+def test_a_scatter_study_is_a_sweep_for_each_source_of_randomness_and_one_for_all() -> None:
+    configs = scatter_configs(preset_config("demo"))
+    assert {purpose: config.run_name for purpose, config in configs.items()} == {
+        purpose: f"demo-scatter-{purpose}" for purpose in ("init", "order", "augment", "dropout", "all")
+    }
+    assert [config.recipe.vary for config in configs.values()] == list(configs)
+
+
+def test_the_lambda_table_is_in_the_order_of_lambda_and_leaves_other_variants_out() -> None:
+    store = MemoryStore()
+    specs = parse_variants(lambda_config(preset_config("pets-frozen")).variants, Recipe().variant_defaults())
+    labels = ["baseline", *(spec.label for spec in reversed(specs))]
+    run_status = make_run(store, labels, range(3), failed=[("multi-attention-free", 1)])
+    table = lambda_table(store, run_status)
+    assert table["lambda"].tolist() == [0.0, *LAMBDAS]
+    assert table["n"].tolist() == [2, 3, 3, 3, 3, 3, 3]
+    assert table["overlap_mean"].between(0, 1).all()
+    free = [result.test_accuracy for result in run_status.results("multi-attention-free")]
+    assert table["test_mean"][0] == pytest.approx(np.mean([value for value in free if value is not None]))
+    assert is_a_figure(lambda_figure(table))
+
+
+def is_a_figure(png: bytes) -> bool:
+    with Image.open(io.BytesIO(png)) as image:
+        return len(image.getcolors(1 << 20) or []) > 20
+
+
+@pytest.mark.parametrize("seeds", [range(1), range(8)])
+def test_the_scatter_table_compares_each_source_with_all_of_them(seeds: Sequence[int]) -> None:
+    purposes = ("init", "order", "augment", "dropout", "all")
+    run_statuses = {
+        purpose: make_run(MemoryStore(), ["baseline", "se"], seeds, rng_seed=number)
+        for number, purpose in enumerate(purposes)
+    }
+    table = scatter_table(run_statuses)
+    assert list(zip(table["variant"], table["vary"], strict=True)) == [
+        (label, purpose) for label in ("baseline", "se") for purpose in purposes
+    ]
+    if len(seeds) > 1:
+        assert (table["test_std_low"] < table["test_std"]).all()
+        assert (table["test_std"] < table["test_std_high"]).all()
+        shares = table[table["vary"] != "all"]
+        assert ((shares["share_low"] < shares["share"]) & (shares["share"] < shares["share_high"])).all()
+    assert table.loc[table["vary"] == "all", "share"].isna().all()
+    assert is_a_figure(scatter_figure(table))
+
+
+def test_the_interval_of_a_deviation_covers_it_nineteen_times_of_twenty() -> None:
+    samples = np.random.default_rng(0).normal(0, 2.0, (2000, 10))
+    intervals = [std_interval(sample) for sample in samples]
+    assert 0.94 <= np.mean([one is not None and one.low <= 2.0 <= one.high for one in intervals]) <= 0.96
+    assert std_interval([1.0]) is None
+    assert std_interval([1.0, 1.0]) is None
+
+
+def test_the_interval_of_a_share_covers_it_nineteen_times_of_twenty() -> None:
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(2000):
+        found = variance_share(rng.normal(0, 1.0, 10), rng.normal(0, 2.0, 12))
+        assert found is not None
+        covered.append(found[1].low <= 0.25 <= found[1].high)
+    assert 0.94 <= np.mean(covered) <= 0.96
+    assert variance_share([1.0, 1.0], [1.0, 2.0]) is None
+
+
+def test_an_unknown_study_is_one_line() -> None:
+    for arguments in ([], ["weather", "demo"]):
+        with pytest.raises(UserError, match="studies: lambda, scatter"):
+            study.main(arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("name", ["lambda", "scatter"])
+def test_a_study_ends_in_a_table_and_a_figure(
+    name: str, store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [name, "demo", "--store", str(store_folder), *SMALL, "--seeds", "2"]
+    if name == "scatter":
+        arguments += ["--variants", "baseline"]
+    assert run_job(study.main, arguments) == 0
+    report = store_folder / {"lambda": "demo-lambda", "scatter": "demo-scatter-all"}[name] / "report"
+    table = pd.read_csv(report / f"{name}.csv")
+    assert len(table) == {"lambda": 7, "scatter": 5}[name]
+    assert is_a_figure((report / "figures" / f"{name}.png").read_bytes())
+    assert f"figures/{name}.png" in capsys.readouterr().out

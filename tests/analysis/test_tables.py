@@ -1,0 +1,345 @@
+"""The comparison table of a run, from what lies in a store: what is averaged, and what is listed."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import statistics
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.analysis.intervals import summarise
+from catdog.analysis.run_data import read_content
+from catdog.analysis.tables import comparison_table, summary, trials_table
+from catdog.config.presets import PRESETS
+from catdog.config.recipe import Recipe
+from catdog.config.sweep_options import SweepConfig
+from catdog.errors import UserError
+from catdog.formatting import format_accuracy
+from catdog.report.build import build_files
+from catdog.runs.cost import Launch
+from catdog.runs.manifest import Identity, Manifest, plan_run
+from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.results import Failure, Status, TrialResult, best_run
+from catdog.runs.status import RunStatus, missing_trials, mixed_versions, open_run
+from catdog.storage import MemoryStore
+from catdog.storage.serialization import to_json
+
+TRIAL_COLUMNS = "variant,seed,status,val_accuracy,test_accuracy,best_epoch,epochs,seconds,config_hash"
+TABLE_COLUMNS = "variant,n,val_mean,val_std,test_mean,test_std,best_val,best_val_test"
+EIGHT = "multi-attention:num_masks=8"
+
+MANIFEST = Manifest(
+    run="night",
+    preset="demo",
+    identity=Identity(Recipe(precision="float32"), "0123456789abcdef", None, 1),
+    variants=("baseline", EIGHT, "attention"),
+    seeds={"baseline": (0, 1, 2), EIGHT: (0, 1, 2, 3), "attention": (0, 1)},
+    created_at="2026-01-01T00:00:00.000+00:00",
+    commands=(("python", "jobs/sweep.py", "demo"),),
+    versions={"python": "3.11"},
+    code=None,
+)
+
+
+def paths_of(label: str, seed: int) -> TrialPaths:
+    return RunPaths(MANIFEST.run).trial(MANIFEST.spec(label).folder, seed)
+
+
+def hash_of(label: str, seed: int) -> str:
+    return MANIFEST.identity.trial_hash(MANIFEST.spec(label), seed)
+
+
+def result(label: str, seed: int, val: float | None, test: float | None, status: Status = "complete") -> TrialResult:
+    return TrialResult(
+        label, seed, status, val, test, 5, 10, 60.0, hash_of(label, seed),
+        val_class_accuracy=val, test_class_accuracy=test, val_loss=0.5, head_parameters=100, parameters=1000,
+        finished_at=f"2026-01-01T0{seed}:00:00.000+00:00",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """A run with all that can become of a trial: complete, diverged, failed, unfinished, never started."""
+    store = MemoryStore()
+    store.put(RunPaths(MANIFEST.run).manifest, MANIFEST.to_json())
+    complete = [
+        result("baseline", 0, 90.0, 80.0),
+        result("baseline", 1, 92.0, 81.0),
+        result("baseline", 2, 94.0, 85.0),
+        result(EIGHT, 0, 91.0, 95.0),
+        result(EIGHT, 3, 93.0, 70.0),
+    ]
+    for one in complete:
+        store.put(paths_of(one.variant, one.seed).result, one.to_json())
+    diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0)
+    store.put(paths_of(EIGHT, 1).result, diverged.to_json())
+    failure = Failure(
+        EIGHT,
+        2,
+        hash_of(EIGHT, 2),
+        "RuntimeError",
+        "shapes do not match",
+        "Traceback ...",
+        3,
+        "launch",
+        "node:/log",
+        "2026",
+    )
+    store.put(paths_of(EIGHT, 2).failure, to_json(failure))
+    store.put(paths_of("attention", 1).checkpoint, b"half way")
+    return store
+
+
+@pytest.fixture
+def run_status(store: MemoryStore) -> RunStatus:
+    return open_run(store, "night")
+
+
+def test_the_mean_comes_with_the_sample_standard_deviation() -> None:
+    summary = summarise([80.0, 81.0, 85.0])
+    by_hand = math.sqrt(((80 - 82) ** 2 + (81 - 82) ** 2 + (85 - 82) ** 2) / 2)
+    assert (summary.n, summary.mean, summary.std) == (3, 82.0, pytest.approx(by_hand, abs=1e-12))
+    assert by_hand == pytest.approx(2.6458, abs=1e-4)
+
+
+def test_one_value_has_no_deviation_and_none_has_no_mean() -> None:
+    assert dataclasses.astuple(summarise([92.0])) == (1, 92.0, None)
+    assert dataclasses.astuple(summarise([])) == (0, None, None)
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=40))
+def test_the_deviation_is_the_one_of_pythons_statistics(values: list[float]) -> None:
+    summary = summarise(values)
+    assert summary.mean == pytest.approx(statistics.mean(values), abs=1e-9)
+    assert summary.std == pytest.approx(statistics.stdev(values), abs=1e-6)
+
+
+def test_the_best_run_is_chosen_by_validation_then_by_the_lowest_seed_and_never_by_test() -> None:
+    runs = [
+        result("baseline", 0, 90.0, 99.0),
+        result("baseline", 3, 92.0, 70.0),
+        result("baseline", 1, 92.0, 60.0),
+        result("baseline", 2, 92.0, 98.0),
+    ]
+    for order in (runs, runs[::-1]):
+        best = best_run(order)
+        assert best is not None
+        assert best.seed == 1
+    assert best_run([]) is None
+    assert best_run([result("baseline", 0, None, None, "diverged")]) is None
+    zero = best_run([result("baseline", 1, 0.0, 0.0), result("baseline", 0, 0.0, 0.0)])
+    assert zero is not None
+    assert zero.seed == 0
+
+
+def test_the_table_has_the_promised_columns_and_one_row_for_each_variant_as_planned(run_status: RunStatus) -> None:
+    table = comparison_table(run_status)
+    assert ",".join(table.columns).startswith(TABLE_COLUMNS + ",")
+    assert table["variant"].tolist() == ["baseline", EIGHT, "attention"]
+    assert table["n"].tolist() == [3, 2, 0]
+    assert table["planned"].tolist() == [3, 4, 2]
+
+
+def test_the_table_averages_complete_trials_only(run_status: RunStatus) -> None:
+    baseline, eight, attention = comparison_table(run_status).to_dict("records")
+    assert (baseline["val_mean"], baseline["val_std"], baseline["test_mean"]) == (92.0, 2.0, 82.0)
+    assert baseline["test_std"] == pytest.approx(math.sqrt(7))
+    assert (baseline["best_val"], baseline["best_val_test"], baseline["best_seed"]) == (94.0, 85.0, 2)
+    assert (eight["val_mean"], eight["val_std"]) == (92.0, pytest.approx(math.sqrt(2)))
+    assert (eight["best_val"], eight["best_val_test"], eight["best_seed"]) == (93.0, 70.0, 3)
+    assert eight["trial_seconds"] == 60.0, "the diverged trial took one"
+    assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
+
+
+def test_a_variant_with_one_complete_trial_has_a_mean_and_no_deviation(store: MemoryStore) -> None:
+    for seed in (1, 2):
+        store.delete(paths_of("baseline", seed).result)
+    row = comparison_table(open_run(store, "night")).to_dict("records")[0]
+    assert (row["n"], row["val_mean"], row["best_val"]) == (1, 90.0, 90.0)
+    assert pd.isna(row["val_std"])
+    assert pd.isna(row["test_std"])
+
+
+def test_trials_have_the_promised_columns_and_one_row_for_each_planned_trial(run_status: RunStatus) -> None:
+    table = trials_table(run_status)
+    assert ",".join(table.columns).startswith(TRIAL_COLUMNS + ",")
+    planned = [(label, seed) for label in MANIFEST.variants for seed in MANIFEST.seeds[label]]
+    assert list(zip(table["variant"], table["seed"], strict=True)) == planned
+    statuses = "complete complete complete complete diverged failed complete missing missing"
+    assert table["status"].tolist() == statuses.split()
+    assert table["config_hash"].tolist() == [hash_of(label, seed) for label, seed in planned]
+    scored = table["val_accuracy"].notna().tolist()
+    assert scored == [status == "complete" for status in table["status"]]
+
+
+def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: RunStatus) -> None:
+    assert missing_trials(run_status) == [
+        f"diverged: {EIGHT} seed 1: the loss was not finite in epoch 5",
+        f"failed: {EIGHT} seed 2: RuntimeError: shapes do not match (attempts: 3; log: node:/log)",
+        "missing: attention seed 0",
+        "missing: attention seed 1 (unfinished)",
+    ]
+    assert dict(run_status.counts) == {"complete": 5, "diverged": 1, "failed": 1, "missing": 2}
+    assert not run_status.is_complete
+
+
+def test_launches_with_other_code_or_packages_are_named() -> None:
+    first = Launch("a", "2026-01-01", "CPU", None, code="a" * 40, versions={"torch": "2.14.1", "ray": "2.60.0"})
+    later = dataclasses.replace(first, name="b", code="b" * 40, versions={"torch": "2.15.0", "ray": "2.60.0"})
+    older = Launch("c", "2026-01-02", "CPU", None)  # of a time when launches did not say
+    assert mixed_versions([first, first, older]) == []
+    assert mixed_versions([first, later, first]) == [
+        f"launches ran with different code (git's trees): {'a' * 12}, {'b' * 12}",
+        "launches ran with different torch: 2.14.1, 2.15.0",
+    ]
+
+
+def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: MemoryStore) -> None:
+    for label, seed in ((EIGHT, 2), ("attention", 0), ("attention", 1)):
+        store.put(paths_of(label, seed).result, result(label, seed, 90.0, 90.0).to_json())
+    run_status = open_run(store, "night")
+    assert run_status.is_complete
+    assert len(missing_trials(run_status)) == 1, "the diverged trial is still listed"
+    assert comparison_table(run_status)["n"].tolist() == [3, 3, 2]
+
+
+def test_a_result_replaces_the_failure_before_it(store: MemoryStore) -> None:
+    store.put(paths_of(EIGHT, 2).result, result(EIGHT, 2, 90.0, 90.0).to_json())
+    assert open_run(store, "night").counts["failed"] == 0
+
+
+def test_results_and_failures_of_another_recipe_or_damaged_ones_do_not_count(store: MemoryStore) -> None:
+    other = dataclasses.replace(result("baseline", 0, 99.0, 99.0), config_hash="0" * 16)
+    store.put(paths_of("baseline", 0).result, other.to_json())
+    store.put(paths_of("baseline", 1).result, b'{"variant": "base')
+    store.put(paths_of(EIGHT, 2).failure, b"[]")
+    run_status = open_run(store, "night")
+    assert [trial.status for trial in run_status.trials[:3]] == ["missing", "missing", "complete"]
+    assert comparison_table(run_status)["val_mean"].tolist()[0] == 94.0
+    assert run_status.counts["failed"] == 0
+
+
+def test_results_of_trials_outside_the_plan_do_not_count(store: MemoryStore) -> None:
+    store.put(paths_of("baseline", 9).result, result("baseline", 9, 99.0, 99.0).to_json())
+    run_status = open_run(store, "night")
+    assert comparison_table(run_status)["n"].tolist()[0] == 3
+
+
+def test_a_run_that_is_not_there_is_a_mistake(store: MemoryStore) -> None:
+    with pytest.raises(UserError, match="--run day: there is no such run in memory"):
+        open_run(store, "day")
+    store.put(RunPaths("night").manifest, b"{}")
+    with pytest.raises(UserError, match=r"manifest.json of the run is damaged"):
+        open_run(store, "night")
+
+
+def refuse_constants(text: str) -> None:
+    pytest.fail(f"{text} is no JSON")
+
+
+def test_the_summary_is_json_without_nan(run_status: RunStatus) -> None:
+    content = json.loads(
+        to_json(summary(run_status, comparison_table(run_status), pd.DataFrame(), pd.DataFrame())),
+        parse_constant=refuse_constants,
+    )
+    assert content["trials"] == {"complete": 5, "diverged": 1, "failed": 1, "missing": 2}
+    assert content["complete"] is False
+    assert content["gaps"] == missing_trials(run_status)
+    assert [row["n"] for row in content["variants"]] == [3, 2, 0]
+    assert content["variants"][2]["val_mean"] is None
+    assert content["variants"][0]["best_seed"] == 2
+    assert content["trial_seconds"] == 301.0
+    assert content["finished_at"].startswith("2026-01-01T03")
+    assert Identity.from_json(content["identity"]) == MANIFEST.identity
+
+
+def test_a_result_with_a_loss_that_is_no_number_is_json_all_the_same() -> None:
+    one = dataclasses.replace(result("baseline", 0, 90.0, 90.0), val_loss=math.nan, setup_seconds=math.inf)
+    content = json.loads(one.to_json(), parse_constant=refuse_constants)
+    assert content["val_loss"] is content["setup_seconds"] is None
+    assert TrialResult.from_json(one.to_json()).val_loss is None
+
+
+def test_the_summary_of_a_run_without_results_is_json_too() -> None:
+    store = MemoryStore()
+    store.put(RunPaths("night").manifest, MANIFEST.to_json())
+    run_status = open_run(store, "night")
+    files = build_files(read_content(store, run_status))
+    content = json.loads(files["summary.json"], parse_constant=refuse_constants)
+    assert content["trials"]["missing"] == 9
+    assert content["finished_at"] is None
+    assert len(files["trials.csv"].splitlines()) == 10
+
+
+def test_the_files_of_the_report_hold_what_the_tables_say(store: MemoryStore, run_status: RunStatus) -> None:
+    files = build_files(read_content(store, run_status))
+    table = list(csv.DictReader(io.StringIO(files["table.csv"].decode())))
+    trials = list(csv.DictReader(io.StringIO(files["trials.csv"].decode())))
+    assert files["table.csv"].decode().startswith(TABLE_COLUMNS + ",")
+    assert files["trials.csv"].decode().startswith(TRIAL_COLUMNS + ",")
+    assert float(table[0]["test_std"]) == pytest.approx(math.sqrt(7), abs=1e-5)
+    assert table[2]["n"] == "0"
+    assert table[2]["val_mean"] == table[2]["best_seed"] == ""
+    complete = [float(row["test_accuracy"]) for row in trials if row["variant"] == "baseline"]
+    assert statistics.stdev(complete) == pytest.approx(float(table[0]["test_std"]), abs=1e-5)
+    assert trials[0]["best_epoch"] == "5"
+    assert len(trials[0]["val_accuracy"].partition(".")[2]) >= 4
+    assert [row["status"] for row in trials].count("missing") == 2
+    assert "nan" not in files["table.md"].decode().lower()
+    assert "82.00 ± 2.65" in files["table.md"].decode()
+    assert all(line in files["table.md"].decode() for line in missing_trials(run_status))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "text"),
+    [
+        (92.294, 0.253, "92.29 ± 0.25"),
+        (92.294, None, "92.29"),
+        (92.294, math.nan, "92.29"),
+        (None, None, "–"),
+        (math.nan, 1.0, "–"),
+    ],
+)
+def test_an_accuracy_reads_as_mean_and_deviation(mean: float | None, std: float | None, text: str) -> None:
+    assert format_accuracy(mean, std) == text
+
+
+def test_a_manifest_survives_the_store_and_grows_by_union() -> None:
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+    grown = MANIFEST.extended(("se", "baseline"), (1, 7), ("more",))
+    assert grown.variants == ("baseline", EIGHT, "attention", "se")
+    assert grown.seeds == {"baseline": (0, 1, 2, 7), EIGHT: (0, 1, 2, 3), "attention": (0, 1), "se": (1, 7)}
+    assert [(trial.variant.label, trial.seed) for trial in grown.planned()][:4] == [
+        ("baseline", seed) for seed in (0, 1, 2, 7)
+    ]
+    assert grown.extended((), (), ("more",)) == grown
+
+
+def sweep_of(**fields: object) -> SweepConfig:
+    recipe = Recipe(precision="float32")
+    return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
+
+
+def test_asking_for_more_extends_a_run_and_asking_for_less_takes_nothing_away() -> None:
+    identity = MANIFEST.identity
+    first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
+    assert (first.variants, first.seeds) == (("baseline",), {"baseline": (0, 1)})
+    assert first.versions["torch"]
+    more = plan_run(first, sweep_of(variants=("se", "baseline"), seeds="1-3"), identity, ("second",))
+    assert more.seeds == {"baseline": (0, 1, 2, 3), "se": (1, 2, 3)}
+    assert more.variants == ("baseline", "se")
+    less = plan_run(more, sweep_of(variants=("baseline",), seeds="1"), identity, ("third",))
+    assert (less.variants, less.seeds) == (more.variants, more.seeds)
+    assert less.commands == (("first",), ("second",), ("third",))
+    assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
+
+
+def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> None:
+    other = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", epochs=3), threads=2)
+    with pytest.raises(UserError, match=r"run 'night' exists with another recipe \(threads: 1 → 2; epochs: 10 → 3\)"):
+        plan_run(MANIFEST, sweep_of(), other, ())

@@ -1,0 +1,309 @@
+"""Recipes, sweeps, presets and the identity of a run; every mistake is one line that names its option."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.cli import parse_sweep
+from catdog.config.presets import PRESETS, preset_config
+from catdog.config.recipe import Recipe
+from catdog.config.sweep_options import SweepConfig, parse_seeds
+from catdog.config.variant_registry import parse_variant
+from catdog.errors import UserError
+from catdog.runs.manifest import Identity
+
+OTHER_VALUES: dict[str, object] = {
+    "dataset": "drawn",
+    "backbone": "resnet18",
+    "weights": "none",
+    "freeze": True,
+    "freeze_batch_norm": False,
+    "image_size": 160,
+    "epochs": 3,
+    "batch_size": 16,
+    "optimizer": "sgd",
+    "learning_rate": 1e-3,
+    "backbone_learning_rate": 1e-3,
+    "schedule": "cosine",
+    "weight_decay": 0.1,
+    "mask_weight_decay": 0.1,
+    "label_smoothing": 0.1,
+    "lambda_divergence": 0.01,
+    "crop_scale": 0.5,
+    "flip": False,
+    "split_seed": 1,
+    "limit_images": 100,
+    "probe_images": 2,
+    "precision": "bfloat16",
+    "compile": True,
+    "deterministic": True,
+    "vary": "init",
+}
+"""For each field of the recipe, a legal value other than its default."""
+
+OUT_OF_RANGE: list[tuple[str, object]] = [
+    ("image_size", 15),
+    ("image_size", -224),
+    ("epochs", 0),
+    ("batch_size", 0),
+    ("probe_images", 0),
+    ("split_seed", -1),
+    ("limit_images", 0),
+    *((name, 10**9) for name in ("image_size", "epochs", "batch_size", "probe_images", "limit_images")),
+    ("split_seed", 2**32),
+    *((name, value) for name in ("learning_rate", "backbone_learning_rate") for value in (0.0, -1.0, 100.0)),
+    *((name, value) for name in ("weight_decay", "mask_weight_decay") for value in (-0.1, 10.0)),
+    ("label_smoothing", 1.0),
+    ("label_smoothing", -0.1),
+    ("lambda_divergence", 0.0),
+    ("lambda_divergence", -1.0),
+    ("crop_scale", 0.0),
+    ("crop_scale", 1.1),
+    *(
+        (name, value)
+        for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "mask_weight_decay")
+        for value in (math.nan, math.inf)
+    ),
+    *(
+        (name, value)
+        for name in ("label_smoothing", "lambda_divergence", "crop_scale")
+        for value in (math.nan, math.inf)
+    ),
+    ("backbone", ""),
+    ("weights", ""),
+]
+
+
+def identity(**fields: object) -> Identity:
+    recipe = Recipe(precision="float32")
+    return dataclasses.replace(Identity(recipe, "0123456789abcdef", None, 2), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("1", (0,)),
+        ("3", (0, 1, 2)),
+        ("30", tuple(range(30))),
+        ("0-9", tuple(range(10))),
+        ("5-5", (5,)),
+        ("0-4,7", (0, 1, 2, 3, 4, 7)),
+        ("7,0-2", (0, 1, 2, 7)),
+        ("10000", tuple(range(10000))),
+    ],
+)
+def test_seeds_are_a_number_of_them_or_ranges(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5-2", "0", "", "-1", "a", "1-", "0-4,4", "1e3", "3.0", " 3", "3\n", "0-4,", "0--4", "٣",
+     "10001", "1000000", "9" * 5000, "0-99999999", "0-9999,10000", "1-9999,20000-20001"],
+)  # fmt: skip
+def test_other_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
+    with pytest.raises(UserError, match=r"(?s)^--seeds .*give a number of seeds"):
+        parse_seeds(text)
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20, unique=True))
+def test_any_set_of_seeds_can_be_named(seeds: list[int]) -> None:
+    assert parse_seeds(",".join(f"{seed}-{seed}" for seed in seeds)) == tuple(sorted(seeds))
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30)), min_size=1, max_size=8))
+def test_ranges_name_all_their_seeds_in_any_order(ranges: list[tuple[int, int]]) -> None:
+    named = [seed for first, more in ranges for seed in range(first, first + more + 1)]
+    text = ",".join(f"{first}-{first + more}" if more else str(first) for first, more in ranges)
+    if text.isdigit():
+        assert parse_seeds(f"{text}-{text}") == (int(text),)  # one number alone says how many
+    elif len(set(named)) == len(named):
+        assert parse_seeds(text) == tuple(sorted(named))
+    else:
+        with pytest.raises(UserError, match="a seed is named twice"):
+            parse_seeds(text)
+
+
+@given(st.one_of(st.text(), st.text("0123456789-,")))
+def test_any_text_gives_distinct_sorted_seeds_or_a_user_error(text: str) -> None:
+    try:
+        seeds = parse_seeds(text)
+    except UserError:
+        return
+    assert list(seeds) == sorted(set(seeds))
+    assert seeds
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_options_of_a_preset_default_to_its_values(name: str) -> None:
+    config = parse_sweep([name], "sweep.py")
+    assert config == PRESETS[name] == preset_config(name)
+    assert config.run_name == name
+    assert config.variant_specs
+    assert config.seed_list
+
+
+def test_the_presets_hold_the_seeds_and_variants_that_the_documents_promise() -> None:
+    assert {name: len(config.seed_list) for name, config in PRESETS.items()} == {
+        "demo": 3, "pets-frozen": 30, "pets-cpu": 3, "paper": 30,
+    }  # fmt: skip
+    for config in PRESETS.values():
+        assert config.variants == ("baseline", "attention", "multi-attention")
+
+
+def test_an_unknown_preset_lists_the_legal_ones() -> None:
+    with pytest.raises(UserError, match="unknown preset 'dmo': choose from demo, pets-frozen, pets-cpu, paper"):
+        preset_config("dmo")
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_a_setting_out_of_range_is_one_line_that_names_its_option(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}[ :]") as error:
+        dataclasses.replace(Recipe(), **{name: value})  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cpus_per_trial", 0),
+        ("cpus_per_trial", 1000),
+        ("gpus_per_trial", 1.5),
+        ("gpus_per_trial", -0.1),
+        ("gpus_per_trial", math.nan),
+        ("checkpoint_seconds", -1.0),
+        ("checkpoint_seconds", math.nan),
+        ("checkpoint_seconds", math.inf),
+        ("hourly_price", math.nan),
+        ("hourly_price", math.inf),
+        ("hourly_price", 0.0),
+        ("data_root", ""),
+        ("max_retries", -1),
+        ("max_retries", 10**9),
+        ("store", ""),
+        ("seeds", "x"),
+    ],
+)
+def test_a_setting_of_the_sweep_out_of_range_names_its_option(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}[ :]"):
+        dataclasses.replace(PRESETS["demo"], **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--epochs", "0"], ["--crop-scale", "nan"], ["--weights", "imagenet"], ["--seeds", "5-2"],
+     ["--run", "a/b"], ["--epochs", "x"], ["--optimizer", "adam"]],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line_is_one_line_that_names_the_option(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match=arguments[0]) as error:
+        parse_sweep(["demo", *arguments], "sweep.py")
+    assert "\n" not in str(error.value)
+
+
+def test_the_tiny_backbone_wants_no_weights() -> None:
+    with pytest.raises(UserError, match="add --weights none"):
+        Recipe(backbone="tiny")
+    assert Recipe(backbone="tiny", weights="none").backbone == "tiny"
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "-run",
+        ".hidden",
+        "läufe",
+        "猫",
+        "a b",
+        "run\n",
+        "x" * 101,
+        "x" * 300,
+        "datasets",
+        "a:b",
+    ],
+)
+def test_a_name_that_no_folder_should_have_is_no_run(run: str) -> None:
+    with pytest.raises(UserError, match=r"^--run ") as error:
+        SweepConfig(preset="demo", run=run)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("run", ["a", "demo-2", "2026-07-01_night.1", "x" * 100, "Datasets"])
+def test_ordinary_names_are_names_of_runs(run: str) -> None:
+    assert SweepConfig(preset="demo", run=run).run_name == run
+
+
+def test_every_field_of_the_recipe_has_another_value_here() -> None:
+    assert list(OTHER_VALUES) == [field.name for field in dataclasses.fields(Recipe)], (
+        "a new setting of the recipe needs a line in OTHER_VALUES"
+    )
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_setting_of_the_recipe_changes_the_hash_of_a_trial_and_is_shown_as_the_difference(
+    name: str,
+) -> None:
+    mine = identity()
+    theirs = identity(recipe=dataclasses.replace(mine.recipe, **{name: OTHER_VALUES[name]}))  # type: ignore[arg-type]
+    spec = parse_variant("multi-attention")
+    assert mine.trial_hash(spec, 0) != theirs.trial_hash(spec, 0)
+    assert mine.differences(theirs) == [f"{name}: {getattr(mine.recipe, name)} → {OTHER_VALUES[name]}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("fingerprint", "fedcba9876543210"),
+        ("threads", 4),
+        ("weights_digest", "ab" * 32),
+        ("result_format", 99),
+    ],
+)
+def test_data_weights_threads_and_format_change_the_hash_of_a_trial(name: str, value: object) -> None:
+    mine, theirs = identity(), identity(**{name: value})
+    spec = parse_variant("baseline")
+    assert mine.trial_hash(spec, 0) != theirs.trial_hash(spec, 0)
+    assert mine.differences(theirs) == [f"{name}: {getattr(mine, name)} → {value}"]
+
+
+def test_the_hash_of_a_trial_depends_on_its_seed_and_its_model_and_on_nothing_else() -> None:
+    mine = identity()
+    labels = [
+        "baseline",
+        "baseline:dropout=0.4",
+        "attention",
+        "attention-relu",
+        "multi-attention",
+        "multi-attention-free",
+    ]
+    hashes = [mine.trial_hash(parse_variant(label), seed) for label in labels for seed in (0, 1)]
+    assert len(set(hashes)) == len(hashes)
+    assert all(len(value) == 16 and int(value, 16) >= 0 for value in hashes)
+    assert hashes[0] == identity().trial_hash(parse_variant("baseline:dropout=0.5"), 0)
+    zero, minus_zero = (parse_variant(f"attention:dropout={text}") for text in ("0", "-0"))
+    assert mine.trial_hash(zero, 0) == mine.trial_hash(minus_zero, 0)
+
+
+def test_equal_identities_show_no_difference_and_others_show_each() -> None:
+    mine = identity()
+    assert mine.differences(identity()) == []
+    theirs = identity(recipe=dataclasses.replace(mine.recipe, epochs=3, flip=False), threads=1)
+    assert sorted(mine.differences(theirs)) == ["epochs: 10 → 3", "flip: True → False", "threads: 2 → 1"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_identity_survives_json(name: str) -> None:
+    recipe = dataclasses.replace(PRESETS[name].recipe, precision="float32", limit_images=24, vary="order")
+    mine = Identity(recipe, "0123456789abcdef", "ab" * 32, 3)
+    again = Identity.from_json(json.loads(json.dumps(mine.to_json())))
+    assert again == mine
+    spec = parse_variant("multi-attention", recipe.variant_defaults())
+    assert again.trial_hash(spec, 5) == mine.trial_hash(spec, 5)

@@ -1,0 +1,215 @@
+"""Labels of variants: one canonical form each, and whatever is wrong with one is a `UserError` that helps."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catdog.config.variant_registry import VARIANTS, Number, VariantSpec, format_number, parse_variant, parse_variants
+from catdog.errors import UserError
+
+
+@st.composite
+def labels(draw: st.DrawFn) -> str:
+    """Legal labels, their parameters in any order and their numbers in any notation that reads back."""
+    variant = VARIANTS[draw(st.sampled_from(list(VARIANTS)))]
+    items = []
+    for parameter in draw(st.permutations(variant.parameters)):
+        value: Number
+        if isinstance(parameter.default, int):
+            value = draw(st.integers(int(parameter.minimum), int(parameter.maximum)))
+            texts = [str(value), f"{value:06d}", f"+{value}"]
+        else:
+            top = 1.0 if parameter.below_one else min(parameter.maximum, 1e6)
+            value = draw(st.floats(parameter.minimum, top, exclude_max=True))
+            texts = [repr(value), f"{value:.17e}", f"0{value!r}"]
+            if parameter.name == "lambda_divergence" and value == 0:
+                continue  # another variant's name
+        if draw(st.booleans()):
+            items.append(f"{parameter.name}={draw(st.sampled_from(texts))}")
+    return f"{variant.name}:{','.join(items)}" if items else variant.name
+
+
+PIECES = [
+    *VARIANTS,
+    ":",
+    "=",
+    ",",
+    "num_masks",
+    "dropout",
+    "lambda_divergence",
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "9" * 400,
+    "٣",
+    " ",
+]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_name_of_a_variant_is_its_label(name: str) -> None:
+    spec = parse_variant(name)
+    assert (spec.label, spec.name, spec.folder) == (name, name, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("baseline:dropout=0.5", "baseline"),
+        ("multi-attention:num_masks=4", "multi-attention"),
+        (
+            "multi-attention:lambda_divergence=0.10,num_masks=8",
+            "multi-attention:num_masks=8,lambda_divergence=0.1",
+        ),
+        ("multi-attention:dropout=.2,num_masks=+2", "multi-attention:num_masks=2,dropout=0.2"),
+        ("multi-attention:lambda_divergence=1e-05", "multi-attention:lambda_divergence=1e-5"),
+        ("multi-attention:lambda_divergence=2.0", "multi-attention:lambda_divergence=2"),
+        ("multi-attention:lambda_divergence=1E3", "multi-attention:lambda_divergence=1000"),
+        ("se:reduction=008", "se:reduction=8"),
+        ("attention:dropout=0", "attention:dropout=0"),
+        ("attention:dropout=-0.0", "attention:dropout=0"),
+    ],
+)
+def test_a_label_lists_what_differs_in_declared_order_as_its_shortest_number(text: str, label: str) -> None:
+    assert parse_variant(text).label == label
+    assert parse_variant(text) == parse_variant(label)
+
+
+def test_the_recipe_sets_the_default_weight_of_the_divergence_loss() -> None:
+    defaults = {"lambda_divergence": 1e-4}
+    plain = parse_variant("multi-attention", defaults)
+    assert plain.arguments["lambda_divergence"] == 1e-4
+    assert parse_variant("multi-attention:lambda_divergence=0.0001", defaults) == plain
+    assert (
+        parse_variant("multi-attention:lambda_divergence=0.001", defaults).label
+        == "multi-attention:lambda_divergence=0.001"
+    )
+
+
+@given(labels())
+def test_a_canonical_label_parses_to_itself(text: str) -> None:
+    spec = parse_variant(text)
+    again = parse_variant(spec.label)
+    assert again == spec
+    assert repr(dict(again.arguments)) == repr(dict(spec.arguments))  # -0.0 would be another config hash than 0.0
+
+
+@given(labels(), st.data())
+def test_the_order_of_parameters_does_not_matter(text: str, data: st.DataObject) -> None:
+    name, colon, listing = text.partition(":")
+    shuffled = data.draw(st.permutations(listing.split(",")))
+    assert parse_variant(f"{name}{colon}{','.join(shuffled)}") == parse_variant(text)
+
+
+@given(labels(), labels())
+def test_two_labels_are_equal_only_for_the_same_model(first: str, second: str) -> None:
+    a, b = parse_variant(first), parse_variant(second)
+    assert (a.label == b.label) == ((a.name, a.arguments) == (b.name, b.arguments))
+
+
+@given(labels())
+def test_the_folder_of_a_variant_is_a_name_that_any_file_system_takes(text: str) -> None:
+    folder = parse_variant(text).folder
+    assert ":" not in folder
+    assert "/" not in folder
+    assert len(folder) <= 200
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=12).map("".join)))
+def test_any_text_gives_a_variant_or_a_user_error(text: str) -> None:
+    try:
+        spec = parse_variant(text)
+    except UserError:
+        return
+    assert parse_variant(spec.label) == spec
+    assert "/" not in spec.folder
+    assert not spec.folder.startswith(".")
+
+
+@pytest.mark.parametrize(
+    "parameters", ["lambda_divergence=0", "lambda_divergence=-0.0", "num_masks=8,lambda_divergence=0"]
+)
+def test_a_label_that_equals_another_variant_is_rejected_as_its_duplicate(parameters: str) -> None:
+    twin = "multi-attention-free:num_masks=8" if "8" in parameters else "multi-attention-free"
+    with pytest.raises(UserError, match=f"same model as '{twin}'"):
+        parse_variant(f"multi-attention:{parameters}")
+
+
+def test_the_same_model_twice_in_a_list_is_rejected() -> None:
+    assert [spec.label for spec in parse_variants(("se", "baseline"))] == ["se", "baseline"]
+    with pytest.raises(UserError, match="listed twice"):
+        parse_variants(("baseline", "multi-attention", "multi-attention:num_masks=4"))
+    with pytest.raises(UserError, match="name at least one of baseline, attention"):
+        parse_variants(())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "attentoin", "Baseline", " baseline", "multi-attention_free", "multi-attention\n"]
+)
+def test_an_unknown_variant_lists_the_legal_names(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_variant(text)
+    assert all(name in str(error.value) for name in VARIANTS)
+
+
+@pytest.mark.parametrize(
+    "text", ["multi-attention:masks=8", "multi-attention:NUM_MASKS=8", "multi-attention:num_masks=8,"]
+)
+def test_an_unknown_parameter_lists_the_legal_ones(text: str) -> None:
+    with pytest.raises(UserError, match="has num_masks, lambda_divergence, hidden_features, dropout"):
+        parse_variant(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "multi-attention:num_masks=0",
+        "multi-attention:num_masks=-1",
+        "multi-attention:num_masks=4.0",
+        "multi-attention:num_masks=1e1",
+        "multi-attention:num_masks=",
+        "multi-attention:num_masks",
+        f"multi-attention:num_masks={'9' * 400}",
+        f"multi-attention:num_masks={'9' * 5000}",
+        "multi-attention:lambda_divergence=-0.1",
+        "multi-attention:lambda_divergence=nan",
+        "multi-attention:lambda_divergence=inf",
+        "multi-attention:lambda_divergence=1e300",
+        "multi-attention:hidden_features=0",
+        "attention:dropout=1.5",
+        "attention:dropout=1",
+        "attention:dropout=-0.1",
+        "attention:dropout=nan",
+        "se:reduction=0",
+    ],
+)
+def test_a_value_out_of_range_is_rejected_with_its_name(text: str) -> None:
+    with pytest.raises(UserError, match=text.partition(":")[2].partition("=")[0]):
+        parse_variant(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["baseline:", "baseline:dropout=0.1,dropout=0.2", "multi-attention-free:lambda_divergence=0"]
+)
+def test_other_malformed_labels_are_rejected(text: str) -> None:
+    with pytest.raises(UserError, match=r"nothing follows|given twice|unknown parameter"):
+        parse_variant(text)
+
+
+@given(st.one_of(st.integers(0, 10**6), st.floats(0, 1e6)))
+def test_a_formatted_number_reads_back_as_itself(value: Number) -> None:
+    text = format_number(value)
+    assert float(text) == value
+    assert len(text) <= len(repr(value))
+    assert math.isfinite(float(text))
+
+
+def test_what_the_name_fixes_is_among_the_arguments_of_the_head() -> None:
+    free, fixed = (parse_variant(f"multi-attention-{kind}") for kind in ("free", "fixed"))
+    assert free.arguments["lambda_divergence"] == fixed.arguments["lambda_divergence"] == 0
+    assert fixed.arguments["train_masks"] is False
+    assert "train_masks" not in free.arguments
+    assert isinstance(free, VariantSpec)

@@ -1,0 +1,368 @@
+"""Batches: which images an epoch holds, what the seeds decide, and that crops, flips and features are right.
+
+In all toy data the label of an image is its index, so a batch's labels tell which images it holds.
+"""
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from catdog.data.batches import (
+    Batch,
+    EvaluationSplit,
+    FeatureBatches,
+    ImageBatches,
+    crop_and_resize,
+    draw_crops,
+    resize_whole,
+)
+from catdog.data.features import SPLITS, Features, compute_features, open_features, write_features
+from catdog.data.pack import Pack
+from catdog.data.split import Split
+from catdog.errors import UserError
+from catdog.trial.contact_sheet import choose_probes
+
+COUNT, SIZE = 120, 16
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CPU = torch.device("cpu")
+SPLIT = Split(  # validation is longer than one evaluation batch; no part is a range
+    train=np.arange(0, 60, 2), validation=np.sort(np.r_[1:60:2, 60:100]), test=np.arange(100, 120)
+)
+
+
+@pytest.fixture(scope="module")
+def pack() -> Pack:
+    """120 random images of 16 px; the label of an image is its index."""
+    generator = torch.Generator().manual_seed(0)
+    return Pack(
+        dataset="toy",
+        fingerprint="0" * 16,
+        breeds=tuple(f"breed {i}" for i in range(COUNT)),
+        names=tuple(f"image {i}" for i in range(COUNT)),
+        images_NSSC=torch.randint(0, 256, (COUNT, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator),
+        labels_N=torch.arange(COUNT),
+        is_test_N=torch.arange(COUNT) >= 100,
+        trimaps_TSS=torch.empty(0, SIZE, SIZE, dtype=torch.uint8),
+        trimap_images_T=torch.empty(0, dtype=torch.int64),
+    )
+
+
+def image_batches(
+    pack: Pack, batch_size: int = 8, image_size: int = SIZE, crop_scale: float = 0.35, flip: bool = True
+) -> ImageBatches:
+    return ImageBatches(
+        pack,
+        SPLIT,
+        image_size=image_size,
+        batch_size=batch_size,
+        mean=MEAN,
+        std=STD,
+        crop_scale=crop_scale,
+        flip=flip,
+        device=CPU,
+    )
+
+
+def normalised(pack: Pack, indices: list[int]) -> torch.Tensor:
+    """Whole images as the network should see them, by the textbook formula."""
+    images = pack.images_NSSC[indices].permute(0, 3, 1, 2) / 255
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def together(batches: list[Batch]) -> tuple[torch.Tensor, list[int]]:
+    """Inputs of all batches, and the images' labels."""
+    return torch.cat([inputs for inputs, _ in batches]), torch.cat([labels for _, labels in batches]).tolist()
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1)) * 255
+
+
+# Batches of images
+
+
+@pytest.mark.parametrize(("batch_size", "steps", "in_a_batch"), [(8, 3, 8), (30, 1, 30), (7, 4, 7), (64, 1, 30)])
+def test_an_epoch_shows_every_training_image_at_most_once(
+    pack: Pack, batch_size: int, steps: int, in_a_batch: int
+) -> None:
+    batches = image_batches(pack, batch_size, image_size=12)
+    epoch = list(batches.train(order_seed=1, augment_seed=2))
+    assert len(epoch) == batches.steps_per_epoch == steps
+    assert batches.batch_size == in_a_batch
+    assert all(inputs.shape == (in_a_batch, 3, 12, 12) and inputs.dtype == torch.float32 for inputs, _ in epoch)
+    _, seen = together(epoch)
+    assert len(set(seen)) == len(seen) == steps * in_a_batch
+    assert set(seen) <= set(SPLIT.train.tolist())
+
+
+def test_the_same_seeds_give_the_same_epoch_bit_for_bit(pack: Pack) -> None:
+    first, seen = together(list(image_batches(pack).train(1, 2)))
+    torch.manual_seed(99)  # the global generator has no say
+    again, seen_again = together(list(image_batches(pack).train(1, 2)))
+    assert torch.equal(first, again)
+    assert seen == seen_again
+
+
+def test_the_augment_seed_changes_the_pixels_and_the_order_seed_the_order(pack: Pack) -> None:
+    batches = image_batches(pack)
+    inputs, seen = together(list(batches.train(1, 2)))
+    augmented, seen_augmented = together(list(batches.train(1, 3)))
+    _, seen_reordered = together(list(batches.train(2, 2)))
+    assert seen_augmented == seen
+    assert not torch.allclose(augmented, inputs, atol=0.1)
+    assert seen_reordered != seen
+    assert seen != sorted(seen)
+
+
+def test_training_images_without_crops_are_the_whole_images_or_their_mirror_images(pack: Pack) -> None:
+    inputs, seen = together(list(image_batches(pack, crop_scale=1).train(1, 2)))
+    whole = normalised(pack, seen)
+    is_whole = (inputs - whole).abs().amax(dim=(1, 2, 3)) < 1e-3
+    is_mirrored = (inputs - whole.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-3
+    assert torch.equal(is_whole, ~is_mirrored)
+    assert is_whole.any()
+    assert is_mirrored.any()
+    unflipped, seen = together(list(image_batches(pack, crop_scale=1, flip=False).train(1, 2)))
+    assert torch.allclose(unflipped, normalised(pack, seen), atol=1e-3)
+
+
+@pytest.mark.parametrize("part", get_args(EvaluationSplit))
+def test_evaluation_sees_every_image_whole_and_in_order(pack: Pack, part: EvaluationSplit) -> None:
+    batches = image_batches(pack)
+    inputs, seen = together(list(batches.split(part)))
+    assert seen == SPLIT.indices(part).tolist() == batches.labels(part).tolist()
+    assert torch.allclose(inputs, normalised(pack, seen), atol=1e-5)
+    positions = [19, 0, 7]
+    assert torch.equal(batches.some(part, positions), inputs[positions])
+
+
+def test_a_frozen_backbone_sees_the_training_images_and_their_mirror_images_in_order(pack: Pack) -> None:
+    batches = image_batches(pack)
+    whole = torch.cat(list(batches.mirrored_train(False)))
+    assert torch.allclose(whole, normalised(pack, SPLIT.train.tolist()), atol=1e-5)
+    assert torch.equal(torch.cat(list(batches.mirrored_train(True))), whole.flip(3))
+    assert batches.feature_images == 30 + 30 + 70 + 20
+
+
+def test_making_batches_leaves_the_pack_as_it_was(pack: Pack) -> None:
+    before = pack.images_NSSC.clone()
+    batches = image_batches(pack)
+    list(batches.train(1, 2))
+    list(batches.split("validation"))
+    assert torch.equal(pack.images_NSSC, before)
+
+
+# Crops
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.floats(0.05, 1), st.booleans(), st.integers(0, 2**62))
+def test_crops_lie_inside_the_image_and_keep_their_share_of_it(
+    count: int, crop_scale: float, flip: bool, seed: int
+) -> None:
+    boxes, flips = draw_crops(count, crop_scale, flip, torch.Generator().manual_seed(seed))
+    assert boxes.shape == (count, 4)
+    assert flips.shape == (count,)
+    centre, size = boxes[:, :2], boxes[:, 2:]
+    assert torch.all(centre - size / 2 >= -1e-6)
+    assert torch.all(centre + size / 2 <= 1 + 1e-6)
+    # A box as wide or as high as the image is cut off there: at most 1 - sqrt(3/4) of its area is lost.
+    area, ratio = size.prod(dim=1), size[:, 0] / size[:, 1]
+    assert torch.all(area >= crop_scale * (3 / 4) ** 0.5 - 1e-6)
+    assert torch.all(area <= 1 + 1e-6)
+    assert torch.all((ratio >= 3 / 4 - 1e-5) & (ratio <= 4 / 3 + 1e-5))
+    assert flip or not flips.any()
+
+
+def test_a_crop_scale_of_one_is_always_the_whole_image() -> None:
+    boxes, _ = draw_crops(100, 1, True, torch.Generator().manual_seed(0))
+    assert torch.equal(boxes, torch.tensor([0.5, 0.5, 1, 1]).expand(100, 4))
+
+
+def test_areas_are_uniform_and_half_of_the_images_are_flipped() -> None:
+    boxes, flips = draw_crops(20_000, 0.3, True, torch.Generator().manual_seed(0))
+    assert boxes[:, 2:].prod(dim=1).mean().item() == pytest.approx(0.65, abs=0.02)
+    assert flips.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert boxes[:, :2].mean(dim=0).tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_cropping_the_whole_image_reproduces_it_or_its_mirror_image(flipped: bool) -> None:
+    images = noise(3, 3, SIZE, SIZE)
+    whole = torch.tensor([[0.5, 0.5, 1, 1]]).expand(3, 4)
+    cropped = crop_and_resize(images, whole, torch.full((3,), flipped), SIZE)
+    assert torch.allclose(cropped, images.flip(3) if flipped else images, atol=1e-3)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(
+    ("left", "top", "width", "height", "size"),
+    [(3, 5, 16, 16, 16), (0, 0, 32, 48, 16), (30, 8, 24, 40, 8), (7, 40, 48, 24, 12), (0, 0, 64, 64, 160)],
+)
+def test_a_crop_is_the_box_cut_out_and_resized_by_torch(
+    left: int, top: int, width: int, height: int, size: int, flipped: bool
+) -> None:
+    """Boxes on whole pixels, not enlarged, or the whole image: then no sample lies outside the box."""
+    images = noise(2, 3, 64, 64)
+    cut = images[:, :, top : top + height, left : left + width]
+    expected = F.interpolate(cut, size=(size, size), mode="bilinear", align_corners=False)
+    box = torch.tensor([left + width / 2, top + height / 2, width, height]) / 64
+    cropped = crop_and_resize(images, box.expand(2, 4), torch.tensor([False, flipped]), size)
+    assert torch.allclose(cropped[0], expected[0], atol=1e-2)  # pixels are 0..255
+    assert torch.allclose(cropped[1], expected[1].flip(2) if flipped else expected[1], atol=1e-2)
+
+
+def test_whole_images_are_resized_with_antialiasing_as_pillow_does_it() -> None:
+    images = noise(1, 3, 48, 48)
+    resized = resize_whole(images, 20)
+    for channel in range(3):
+        picture = Image.fromarray(images[0, channel].numpy()).resize((20, 20), Image.Resampling.BICUBIC)
+        assert np.allclose(resized[0, channel].numpy(), np.clip(np.asarray(picture), 0, 255), atol=0.05)
+
+
+def test_a_resized_image_keeps_to_the_range_of_pixels() -> None:
+    images = (noise(1, 3, 48, 48) > 127).float() * 255  # black and white: bicubic weights overshoot
+    for size in (20, 96):
+        resized = resize_whole(images, size)
+        assert resized.shape == (1, 3, size, size)
+        assert 0 <= resized.min() < 10
+        assert 245 < resized.max() <= 255
+
+
+# Batches of features
+
+
+def features_that_name_their_image() -> dict[str, torch.Tensor]:
+    """(N, 2, 3, 4) float16: the image's index, plus 0.5 in mirror images, plus 200 × the channel."""
+    shape, channels = (-1, 2, 3, 4), 200 * torch.arange(4)
+
+    def of(indices: np.ndarray, offset: float = 0) -> torch.Tensor:
+        return (torch.from_numpy(indices + offset).view(-1, 1, 1, 1).expand(shape) + channels).half()
+
+    return {
+        "train": torch.cat([of(SPLIT.train), of(SPLIT.train, 0.5)]),
+        "validation": of(SPLIT.validation),
+        "test": of(SPLIT.test),
+    }
+
+
+def feature_batches(pack: Pack, flip: bool = True) -> FeatureBatches:
+    return FeatureBatches(features_that_name_their_image(), pack, SPLIT, batch_size=8, flip=flip, device=CPU)
+
+
+def mirrored_rows(epoch: list[Batch]) -> torch.Tensor:
+    """Which rows of an epoch are mirror images; every row must be one image's features, whole and its own."""
+    inputs, seen = together(epoch)
+    assert inputs.shape[1:] == (4, 2, 3)
+    assert inputs.dtype == torch.float32
+    offsets = inputs - 200 * torch.arange(4).view(4, 1, 1) - torch.tensor(seen).view(-1, 1, 1, 1)
+    assert torch.equal(offsets, offsets[:, :1, :1, :1].expand_as(offsets))
+    assert set(offsets.unique().tolist()) <= {0, 0.5}
+    return offsets[:, 0, 0, 0] == 0.5
+
+
+def test_mirrored_features_stand_in_exactly_where_a_flip_was_drawn(pack: Pack) -> None:
+    batches = feature_batches(pack)
+    epoch = list(batches.train(1, 2))
+    _, seen = together(epoch)
+    assert len(epoch) == batches.steps_per_epoch == 3
+    assert len(set(seen)) == 24
+    assert set(seen) <= set(SPLIT.train.tolist())
+    flips = torch.rand(len(SPLIT.train), generator=torch.Generator().manual_seed(2)) < 0.5
+    assert torch.equal(mirrored_rows(epoch), flips[:24])
+    assert 0 < flips[:24].sum() < 24
+    assert torch.equal(mirrored_rows(list(batches.train(5, 2))), flips[:24])  # whatever the order
+    assert not torch.equal(mirrored_rows(list(batches.train(1, 3))), flips[:24])
+
+
+def test_without_flips_no_mirrored_features_are_used(pack: Pack) -> None:
+    for augment_seed in range(5):
+        assert not mirrored_rows(list(feature_batches(pack, flip=False).train(1, augment_seed))).any()
+
+
+def test_an_epoch_of_features_leaves_the_cache_as_it_was(pack: Pack) -> None:
+    batches = feature_batches(pack)
+    list(batches.train(1, 2))
+    for part, features in features_that_name_their_image().items():
+        assert torch.equal(batches.features[part], features)
+
+
+def test_features_come_in_the_same_order_as_images(pack: Pack) -> None:
+    images, features = image_batches(pack), feature_batches(pack)
+    assert together(list(features.train(3, 4)))[1] == together(list(images.train(3, 4)))[1]
+    for part in get_args(EvaluationSplit):
+        inputs, seen = together(list(features.split(part)))
+        assert seen == images.labels(part).tolist() == features.labels(part).tolist()
+        assert inputs[:, 0, 0, 0].tolist() == seen
+        assert torch.equal(features.some(part, [3, 1]), inputs[[3, 1]])
+    assert features.num_classes == images.num_classes == COUNT
+
+
+def test_cached_features_are_what_the_backbone_gives_and_survive_the_file(pack: Pack, tmp_path: Path) -> None:
+    backbone = torch.nn.Conv2d(3, 5, 3, stride=4)
+    images = image_batches(pack)
+    heard: list[int] = []
+    features = compute_features(backbone, images, torch.autocast("cpu", enabled=False), heard.append)
+    assert heard[-1] == images.feature_images
+    write_features(features, tmp_path / "features.safetensors")
+    cached = open_features(tmp_path / "features.safetensors")
+    batches = FeatureBatches(cached.maps, pack, SPLIT, batch_size=8, flip=True, device=CPU)
+    for part in get_args(EvaluationSplit):
+        with torch.inference_mode():
+            expected = torch.cat([backbone(inputs) for inputs, _ in images.split(part)])
+        assert torch.allclose(together(list(batches.split(part)))[0], expected, atol=1e-2)
+    assert tuple(cached.maps) == tuple(cached.pooled) == SPLITS
+    plain, mirrored = cached.maps["train"].chunk(2)
+    assert len(plain) == len(mirrored) == len(SPLIT.train)
+    assert not torch.equal(plain, mirrored)
+
+
+@pytest.mark.parametrize(("channels", "threads"), [(1, 1), (5, 1), (96, 1), (96, 2)])
+def test_pooled_features_are_to_the_bit_the_means_of_the_maps_in_the_same_batches(
+    channels: int, threads: int, pack: Pack
+) -> None:
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        backbone = torch.nn.Conv2d(3, channels, 3, stride=4)
+        features = compute_features(backbone, image_batches(pack), torch.autocast("cpu", enabled=False))
+        maps, pooled = (FeatureBatches(parts, pack, SPLIT, batch_size=7, flip=True, device=CPU) for parts in features)
+        pairs = list(zip(maps.train(1, 2), pooled.train(1, 2), strict=True))
+        for part in get_args(EvaluationSplit):
+            pairs += zip(maps.split(part), pooled.split(part), strict=True)
+        for (inputs, labels), (means, same_labels) in pairs:
+            assert means.shape == (len(labels), channels, 1, 1)
+            assert torch.equal(inputs.mean(dim=(2, 3)), means.mean(dim=(2, 3)))
+            assert torch.equal(labels, same_labels)
+        assert torch.equal(maps.some("test", [3, 1]).mean(dim=(2, 3)), pooled.some("test", [3, 1])[:, :, 0, 0])
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "features.safetensors"
+    maps = features_that_name_their_image()
+    write_features(Features(maps, {part: tensor.float() for part, tensor in maps.items()}), path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match=r"features\.safetensors: the feature cache is damaged"):
+        open_features(path)
+
+
+# Probe images
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 36), min_size=1, max_size=100), st.integers(1, 12))
+def test_probe_images_are_of_different_breeds(labels: list[int], count: int) -> None:
+    positions = choose_probes(torch.tensor(labels), count)
+    breeds = [labels[position] for position in positions]
+    assert len(set(breeds)) == len(breeds) == min(count, len(set(labels)))
+    assert count == 1 or min(labels) in breeds
+    assert count == 1 or max(labels) in breeds

@@ -1,0 +1,100 @@
+"""The pack: what goes in comes out, and a damaged file is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from catdog.data.datasets.base import Source, UInt8Array
+from catdog.data.pack import open_pack, write_pack
+from catdog.errors import UserError
+
+COUNT, SIZE = 9, 16
+
+
+def toy_source(with_trimaps: bool = True) -> Source:
+    """Nine random images of three breeds; every other one has a trimap."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (COUNT, SIZE, SIZE, 3), dtype=np.uint8)
+    trimaps = generator.integers(1, 4, (COUNT, SIZE, SIZE), dtype=np.uint8)
+    has_trimap = (np.arange(COUNT) % 2 == 1) & with_trimaps
+
+    def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
+        return images[index], trimaps[index] if has_trimap[index] else None
+
+    return Source(
+        dataset="toy",
+        fingerprint="0123456789abcdef",
+        size=SIZE,
+        breeds=("Abyssinian", "beagle", "chat-tigré"),
+        species=("cat", "dog", "cat"),
+        names=tuple(f"image_{i}" for i in range(COUNT)),
+        labels=np.arange(COUNT, dtype=np.int64) % 3,
+        is_test=np.arange(COUNT) >= 6,
+        has_trimap=has_trimap,
+        read=read,
+    )
+
+
+def test_a_pack_gives_back_what_the_source_holds(tmp_path: Path) -> None:
+    source = toy_source()
+    write_pack(source, tmp_path / "pack.safetensors")
+    pack = open_pack(tmp_path / "pack.safetensors")
+    assert (pack.dataset, pack.fingerprint) == (source.dataset, source.fingerprint)
+    assert (pack.breeds, pack.names) == (source.breeds, source.names)
+    assert np.array_equal(pack.labels_N.numpy(), source.labels)
+    assert np.array_equal(pack.is_test_N.numpy(), source.is_test)
+    assert (pack.images_NSSC.dtype, pack.labels_N.dtype, pack.is_test_N.dtype) == (
+        torch.uint8,
+        torch.int64,
+        torch.bool,
+    )
+    for index in range(COUNT):
+        assert np.array_equal(pack.images_NSSC[index].numpy(), source.read(index)[0])
+
+
+def test_every_trimap_stays_with_its_image(tmp_path: Path) -> None:
+    source = toy_source()
+    write_pack(source, tmp_path / "pack.safetensors")
+    pack = open_pack(tmp_path / "pack.safetensors")
+    assert pack.trimap_images_T.tolist() == [1, 3, 5, 7]
+    for row, image in enumerate(pack.trimap_images_T.tolist()):
+        trimap = source.read(image)[1]
+        assert trimap is not None
+        assert np.array_equal(pack.trimaps_TSS[row].numpy(), trimap)
+
+
+def test_a_dataset_without_trimaps_can_be_packed(tmp_path: Path) -> None:
+    write_pack(toy_source(with_trimaps=False), tmp_path / "pack.safetensors")
+    pack = open_pack(tmp_path / "pack.safetensors")
+    assert pack.trimaps_TSS.shape == (0, SIZE, SIZE)
+    assert len(pack.images_NSSC) == COUNT
+
+
+def test_a_pack_moved_to_a_device_keeps_everything(tmp_path: Path) -> None:
+    write_pack(toy_source(), tmp_path / "pack.safetensors")
+    pack = open_pack(tmp_path / "pack.safetensors")
+    moved = pack.on(torch.device("cpu"))
+    assert torch.equal(moved.images_NSSC, pack.images_NSSC)
+    assert (moved.names, moved.fingerprint) == (pack.names, pack.fingerprint)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.999])
+def test_a_truncated_pack_is_named_and_not_opened(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "pack.safetensors"
+    write_pack(toy_source(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(UserError, match="the pack is damaged") as raised:
+        open_pack(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_safetensors_file_is_not_taken_for_a_pack(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({"images": np.zeros(3)}, path)
+    with pytest.raises(UserError, match=r"weights\.safetensors: the pack is damaged"):
+        open_pack(path)

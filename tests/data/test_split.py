@@ -1,0 +1,136 @@
+"""The split: stratified, exact on the official counts, and a function of labels and split seed alone."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catdog.data.datasets.oxford_pets import open_oxford
+from catdog.data.split import Split, split_images
+
+PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+
+Labels = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> Labels:
+    """Labels and is_test of up to 150 images of up to 7 breeds, at least one of them not a test image."""
+    pairs = draw(st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=149))
+    pairs.append((draw(st.integers(0, 6)), False))
+    return np.array([label for label, _ in pairs]), np.array([is_test for _, is_test in pairs])
+
+
+def official() -> Labels:
+    """Labels and is_test as Oxford-IIIT Pet has them: 3,680 trainval and 3,669 test images of 37 breeds."""
+    trainval, test = np.full(37, 100), np.full(37, 100)
+    trainval[[7, 11, 12, 22, 32]] = 96, 93, 96, 96, 99
+    test[[0, 7, 8, 11, 18, 30, 34]] = 98, 88, 99, 97, 99, 99, 89
+    labels = np.concatenate([np.repeat(np.arange(37), trainval), np.repeat(np.arange(37), test)])
+    return labels, np.repeat([False, True], [3680, 3669])
+
+
+def same(a: Split, b: Split) -> bool:
+    return all(np.array_equal(a.indices(part), b.indices(part)) for part in PARTS)
+
+
+def assert_whole_and_disjoint(split: Split, is_test: npt.NDArray[np.bool_]) -> None:
+    every = np.concatenate([split.train, split.validation, split.test])
+    assert np.array_equal(np.sort(every), np.arange(len(is_test)))
+    assert np.array_equal(split.test, np.flatnonzero(is_test))
+
+
+def assert_stratified(split: Split, labels: npt.NDArray[np.int64], is_test: npt.NDArray[np.bool_]) -> None:
+    """Validation holds a fifth of each breed's trainval images, rounded up or down."""
+    counts = np.bincount(labels[~is_test])
+    quotas = counts * len(split.validation) / counts.sum()
+    assert np.all(np.abs(np.bincount(labels[split.validation], minlength=len(counts)) - quotas) < 1)
+
+
+@settings(deadline=None)
+@given(labelled(), st.integers(0, 1000))
+def test_every_image_is_in_exactly_one_part_and_breeds_keep_their_share(data: Labels, split_seed: int) -> None:
+    labels, is_test = data
+    split = split_images(labels, is_test, split_seed)
+    assert_whole_and_disjoint(split, is_test)
+    assert_stratified(split, labels, is_test)
+    assert len(split.validation) == round(0.2 * (~is_test).sum())
+
+
+@pytest.mark.parametrize("split_seed", [0, 1, 42])
+def test_the_official_counts_give_2944_train_and_736_validation_images(split_seed: int) -> None:
+    labels, is_test = official()
+    split = split_images(labels, is_test, split_seed)
+    assert (len(split.train), len(split.validation), len(split.test)) == (2944, 736, 3669)
+    assert_whole_and_disjoint(split, is_test)
+    assert_stratified(split, labels, is_test)
+
+
+def test_the_real_images_are_split_into_2944_and_736(pets_root: Path) -> None:
+    source = open_oxford(pets_root)
+    split = split_images(source.labels, source.is_test, split_seed=0)
+    assert (len(split.train), len(split.validation), len(split.test)) == (2944, 736, 3669)
+    assert_whole_and_disjoint(split, source.is_test)
+    assert_stratified(split, source.labels, source.is_test)
+    for test in (False, True):  # what the other tests take for the official counts
+        labels, is_test = official()
+        real = np.bincount(source.labels[source.is_test == test])
+        assert np.array_equal(np.bincount(labels[is_test == test]), real)
+
+
+def test_the_split_seed_and_nothing_else_decides_the_split() -> None:
+    labels, is_test = official()
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = split_images(labels, is_test, split_seed=3)
+    np.random.seed(2)  # what another trial's seed might have left behind
+    torch.manual_seed(2)
+    assert same(first, split_images(labels, is_test, split_seed=3))
+    assert not same(first, split_images(labels, is_test, split_seed=4))
+
+
+def test_the_split_of_seed_0_stays_what_it_was() -> None:
+    split = split_images(*official(), split_seed=0)
+    digest = hashlib.sha256(split.validation.astype("<i8").tobytes()).hexdigest()[:16]
+    assert digest == "53c45d81e06cdb12", (
+        "the split is derived, not stored: results of before and after this change cannot be mixed"
+    )
+
+
+@settings(deadline=None)
+@given(labelled(), st.integers(0, 1000), st.integers(1, 60), st.integers(0, 60))
+def test_a_larger_limit_only_adds_images(data: Labels, split_seed: int, limit: int, more: int) -> None:
+    labels, is_test = data
+    small = split_images(labels, is_test, split_seed, limit)
+    large = split_images(labels, is_test, split_seed, limit + more)
+    whole = split_images(labels, is_test, split_seed)
+    for part in PARTS:
+        assert len(small.indices(part)) == min(limit, len(whole.indices(part)))
+        assert set(small.indices(part)) <= set(large.indices(part)) <= set(whole.indices(part))
+
+
+@settings(deadline=None)
+@given(labelled(), st.integers(0, 1000), st.integers(1, 60))
+def test_a_limit_takes_equally_many_images_of_each_breed_as_far_as_there_are_any(
+    data: Labels, split_seed: int, limit: int
+) -> None:
+    labels, is_test = data
+    limited = split_images(labels, is_test, split_seed, limit)
+    whole = split_images(labels, is_test, split_seed)
+    for part in PARTS:
+        taken = np.bincount(labels[limited.indices(part)], minlength=7)
+        there = np.bincount(labels[whole.indices(part)], minlength=7)
+        assert all(taken[breed] >= min(there[breed], taken.max() - 1) for breed in range(7))
+
+
+def test_a_limit_of_74_is_two_images_of_each_official_breed() -> None:
+    labels, is_test = official()
+    split = split_images(labels, is_test, split_seed=0, limit_images=74)
+    for part in PARTS:
+        assert np.array_equal(np.bincount(labels[split.indices(part)]), np.full(37, 2))

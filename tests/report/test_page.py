@@ -1,0 +1,265 @@
+"""The page of a run: what it says of ordinary and of odd runs, and what it holds."""
+
+import base64
+import dataclasses
+import hashlib
+import html
+import json
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from catdog.analysis.run_data import ReportContent
+from catdog.config.recipe import Recipe
+from catdog.report.mask_gallery import build_gallery, quantise
+from catdog.report.page import build_page
+from catdog.report.tables import health_warnings, seed_list
+from catdog.trial.contact_sheet import mask_range, paint_mask
+from tests.helpers.pages import EIGHT, content_of, text_of, varied_run
+from tests.helpers.project import ROOT
+
+REFRESHED = "2026-01-02T06:00:00+00:00"
+
+
+@pytest.fixture(scope="module")
+def content() -> ReportContent:
+    return varied_run()
+
+
+@pytest.fixture(scope="module")
+def small() -> ReportContent:
+    return content_of(["baseline", "multi-attention"], range(3), breeds=4, test_images=40)
+
+
+@pytest.fixture(scope="module")
+def page(content: ReportContent) -> bytes:
+    return build_page(content)
+
+
+def test_the_verdict_comes_first_then_the_other_contrasts(content: ReportContent, page: bytes) -> None:
+    text = text_of(page)
+    primary, *others = sorted(content.contrasts, key=lambda contrast: not contrast.is_primary)
+    positions = [text.index(one.verdict) for one in (primary, *others)]
+    assert positions == sorted(positions)
+    assert "better than baseline on this test set" in primary.verdict
+    assert positions[-1] < text.index("Accuracy in percent, mean ±")
+
+
+def test_all_tables_and_figures_are_there(content: ReportContent, page: bytes) -> None:
+    text = text_of(page)
+    for heading in (
+        "Comparison", "Contrasts", "Learning curves", "Masks, epoch by epoch", "Mask health", "Breeds",
+        "Not in the averages", "Published figures", "How it was made",
+    ):  # fmt: skip
+        assert heading in text
+    assert "Confusion between breeds: best run of" in text
+    assert "91.96 ± 0.44" in text
+    assert "python jobs/sweep.py pets-frozen" in text
+    assert "core-hours in 1 launch" in text
+    figures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page.decode())
+    assert len(figures) == len(re.findall("<figure>", page.decode())) == 6 + 4
+    assert all(base64.b64decode(data).startswith(b"<svg") for data, _ in figures)
+
+
+def test_what_is_not_in_the_averages_is_listed_and_announced(page: bytes) -> None:
+    text = text_of(page)
+    assert "3 are not in the averages : 1 failed, 1 diverged, 1 missing" in text
+    assert "failed: attention seed 2: RuntimeError: shapes do not match" in text
+    assert f"diverged: {EIGHT} seed 1" in text
+    assert "missing: attention seed 6" in text
+
+
+def test_the_same_run_gives_the_same_bytes(content: ReportContent, page: bytes) -> None:
+    assert build_page(content) == page
+
+
+def test_a_page_of_a_running_sweep_says_so(content: ReportContent, page: bytes) -> None:
+    text = text_of(build_page(content, running=True, refreshed_at=REFRESHED))
+    assert (
+        "The sweep is still running. This is what 25 of 28 planned trials say so far; refreshed 2026-01-02 06:00"
+        in text
+    )
+    assert "still running" not in text_of(page)
+
+
+def test_nothing_in_the_page_comes_from_elsewhere(page: bytes) -> None:
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page.decode())
+    assert {address.partition(":")[0] for address in addresses if not address.startswith("#")} == {"data"}
+    assert not re.search(r"\son\w+=|javascript:|@import|url\(", page.decode())
+    figures = [base64.b64decode(data).decode() for data in re.findall(r"svg\+xml;base64,([^\"]+)", page.decode())]
+    outside = [address for svg in figures for address in re.findall(r'href="(?!#|data:)([^"]*)', svg)]
+    assert outside == []
+
+
+def test_the_policy_allows_this_script_and_this_style_only(page: bytes) -> None:
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', page.decode())[0])
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for pattern in (r"<script>(.*?)</script>", r"<style>(.*?)</style>"):
+        (inline,) = re.findall(pattern, page.decode(), flags=re.DOTALL)
+        assert base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode() in policy
+
+
+def test_names_and_messages_are_escaped() -> None:
+    nasty = "</script><script>alert(1)</script><b>$x_1$ &amp; \"'"
+    content = content_of(
+        ["baseline", "attention"], range(3), breeds=[nasty, "B<i>", "C"], error_message=nasty, failed=[("attention", 2)]
+    )
+    page = build_page(content).decode()
+    assert page.count("<script") == 2
+    assert "<b>" not in page
+    assert nasty in text_of(page.encode())
+    data = re.findall(r'id="gallery-data">(.*?)</script>', page, flags=re.DOTALL)[0]
+    assert json.loads(data)["breeds"][0] == nasty.replace("_", " ")
+
+
+def test_the_attention_table_is_shown_where_there_is_one(small: ReportContent) -> None:
+    measures = {
+        "pointing": 81.5,
+        "pointing_std": np.nan,
+        "pointing_lift_uniform": 40.25,
+        "pointing_lift_gaussian": -6.5,
+    }
+    measures |= {name.replace("pointing", "energy"): value for name, value in measures.items()}
+    cells = {"variant": "attention", "part": "test", "trials": 1, "images": 12, "breeds": 3}
+    text = text_of(build_page(dataclasses.replace(small, attention=pd.DataFrame([cells | measures]))))
+    assert "trimaps of 12 images of 3 breeds (test)" in text
+    assert "attention Test 1 81.50 +40.25, −6.50 81.50 +40.25, −6.50" in text
+    without = build_page(small)
+    assert "Where the masks look" not in text_of(without)
+
+
+ODD_RUNS: dict[str, Callable[[], ReportContent]] = {
+    "one seed": lambda: content_of(["baseline", "attention", "multi-attention"], range(1)),
+    "two seeds": lambda: content_of(["baseline", "multi-attention"], range(2)),
+    "only a baseline": lambda: content_of(["baseline"], range(3)),
+    "no baseline": lambda: content_of(["attention", "se"], range(3)),
+    "heads without masks": lambda: content_of(["baseline", "se"], range(3)),
+    "one epoch": lambda: content_of(["baseline", "attention"], range(3), epochs=1),
+    "nothing complete": lambda: content_of(
+        ["baseline", "attention"],
+        range(2),
+        diverged=[("baseline", 0), ("attention", 0)],
+        failed=[("attention", 1)],
+        missing=[("baseline", 1)],
+    ),
+    "nothing at all": lambda: content_of(["baseline"], [0], missing=[("baseline", 0)]),
+    "one variant diverged": lambda: content_of(
+        ["baseline", "multi-attention"], range(2), diverged=[("multi-attention", 0), ("multi-attention", 1)]
+    ),
+    "two breeds, one seed complete": lambda: content_of(
+        ["attention"], range(2), breeds=2, test_images=40, missing=[("attention", 1)]
+    ),
+    "drawn pets without a price": lambda: content_of(
+        ["baseline"], range(2), hourly_price=None, recipe=Recipe(dataset="drawn", precision="float32")
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_RUNS)
+def test_an_odd_run_has_a_sensible_page(odd: str) -> None:
+    text = text_of(build_page(ODD_RUNS[odd](), running=odd == "nothing at all"))
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b|\bNaN\b", text)
+    assert "Verdict" in text
+    assert "How it was made" in text
+    assert ("Published figures" in text) == (odd != "drawn pets without a price")
+
+
+def test_damaged_or_missing_files_leave_the_rest_of_the_page(content: ReportContent) -> None:
+    bare = dataclasses.replace(content, predictions=None, histories={}, probe_masks={}, contact_sheets={})
+    text = text_of(build_page(bare))
+    assert "Comparison" in text
+    assert "Masks, epoch by epoch" not in text
+
+
+def test_masks_that_are_no_numbers_are_drawn_all_the_same(small: ReportContent) -> None:
+    cell = ("multi-attention", 0)
+    broken = small.probe_masks[cell].masks_EPMHW.copy()
+    broken[0, 0], broken[1, 0, 0, 0, 0] = np.nan, np.inf
+    probe_masks = {**small.probe_masks, cell: dataclasses.replace(small.probe_masks[cell], masks_EPMHW=broken)}
+    page = build_page(dataclasses.replace(small, probe_masks=probe_masks)).decode()
+    assert not re.search(r"\bNaN\b|\bInfinity\b", re.findall(r'id="gallery-data">(.*?)</script>', page)[0])
+
+
+def test_the_gallery_has_the_colours_of_the_contact_sheets(content: ReportContent) -> None:
+    gallery = build_gallery(content)
+    assert gallery is not None
+    colours = np.frombuffer(bytes.fromhex(gallery.data["colours"]), dtype=np.uint8).reshape(256, 3)
+    for trial in gallery.data["trials"]:
+        masks_EPMHW = content.probe_masks[trial["variant"], trial["seed"]].masks_EPMHW.astype(np.float32)
+        values = np.frombuffer(zlib.decompress(base64.b64decode(trial["masks"])), np.uint8).reshape(trial["shape"])
+        low, high = mask_range(masks_EPMHW[2, 1])
+        np.testing.assert_array_equal(colours[values[2, 1, 0]], paint_mask(masks_EPMHW[2, 1, 0], low, high))
+        if trial["ranges"] is not None:
+            assert trial["ranges"][2][1] == pytest.approx([low, high], rel=0.01)
+
+
+def test_a_constant_mask_has_a_range_without_a_width() -> None:
+    values, ranges = quantise(np.full((1, 1, 1, 2, 2), 0.93, dtype=np.float32), own_range=True)
+    assert ranges is not None
+    assert ranges.tolist() == [[[pytest.approx(0.93), pytest.approx(0.93)]]]
+    assert not values.any()
+
+
+def test_a_gallery_that_is_too_big_keeps_the_best_runs_and_the_same_seeds_of_all(content: ReportContent) -> None:
+    whole = build_gallery(content)
+    assert whole is not None
+    assert not any("holds" in note for note in whole.notes)
+    size = len(json.dumps(whole.data))
+    small = build_gallery(content, budget=2 * size // 3)
+    assert small is not None
+    kept = {(trial["variant"], trial["seed"]) for trial in small.data["trials"]}
+    assert (
+        {trial["variant"] for trial in small.data["trials"] if trial["best"]}
+        == set(small.variants)
+        == set(whole.variants)
+    )
+    assert len(json.dumps(small.data)) < 2 * size // 3 + 1000
+    assert any(f"holds {len(kept)} of {len(whole.data['trials'])} trials" in note for note in small.notes)
+    others = {seed for _, seed in kept} - {trial["seed"] for trial in small.data["trials"] if trial["best"]}
+    assert all((label, max(others)) in kept for label in ("multi-attention", EIGHT))
+    assert build_gallery(content, budget=1000) is None
+
+
+def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> None:
+    content = content_of(["multi-attention:num_masks=20"], range(1), probes=15)
+    gallery = build_gallery(content)
+    assert gallery is not None
+    assert gallery.data["trials"][0]["shape"][1:3] == [12, 16]
+    assert "first 12 of 15 probe images" in " ".join(gallery.notes)
+    assert "more than 16 masks" in " ".join(gallery.notes)
+
+
+def test_collapsed_masks_are_warned_about_with_their_seeds(small: ReportContent) -> None:
+    histories = dict(small.histories)
+    for seed, epochs in ((0, range(6)), (2, range(1))):
+        history = histories["multi-attention", seed].copy()
+        history.loc[history["epoch"].isin(epochs), "mask_overlap"] = 0.999
+        histories["multi-attention", seed] = history
+    changed = dataclasses.replace(small, histories=histories)
+    expected = "multi-attention: masks alike in the chosen epoch of seed 0 and in other epochs of seed 2"
+    assert health_warnings(changed) == [expected]
+    assert expected in text_of(build_page(changed))
+
+
+def test_seeds_read_as_ranges() -> None:
+    assert seed_list({3}) == "seed 3"
+    assert seed_list({7, 0, 1, 2}) == "seeds 0–2, 7"
+
+
+def test_building_a_page_loads_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys\nfrom catdog.analysis.run_data import read_content\nfrom catdog.report.page import build_page\n"
+        "from catdog.storage import MemoryStore\nfrom tests.helpers.made_runs import make_run\nstore = MemoryStore()\n"
+        "build_page(read_content(store, make_run(store, ['baseline', 'attention'], range(2))))\n"
+        "print(sorted({'torch', 'ray'} & set(sys.modules)))\n"
+    )
+    root = ROOT
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=root)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

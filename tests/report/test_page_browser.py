@@ -1,0 +1,245 @@
+"""The page of a run in a real headless Chromium: what mouse, keyboard, phone and printer make of it.
+
+Skipped where there is none (Debian: apt-get install chromium).
+"""
+
+import importlib.util
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catdog.config.variant_registry import VARIANTS
+from catdog.report.page import build_page
+from tests.helpers.pages import EIGHT, content_of, varied_run
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def page() -> bytes:
+    return build_page(varied_run())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists() or importlib.util.find_spec("playwright") is None:
+        pytest.skip("no /usr/bin/chromium (apt-get install chromium) or no playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(page: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_bytes(page)
+    return path
+
+
+class Visit:
+    """The page in a tab; complaints and requests are noted."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.loads = 0
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+        self.tab = self.context.new_page()
+        self.tab.on("console", lambda message: self.complaints.append(message.text))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("domcontentloaded", self._loaded)
+        self.tab.on("request", lambda request: self.requests.append(request.url.partition(":")[0]))
+        self.tab.goto(path.as_uri())
+        self.until("document.documentElement.dataset.gallery === 'ready'")
+
+    def _loaded(self, _: object) -> None:
+        self.loads += 1
+
+    def until(self, truth: str) -> None:
+        """Wait for an expression; the page's policy forbids Playwright's own way, which is `eval`."""
+        deadline = time.monotonic() + 10
+        while not self.tab.evaluate(truth):
+            assert time.monotonic() < deadline, f"{truth} did not come true"
+            self.tab.wait_for_timeout(30)
+
+    def pictures(self, side: str = "a") -> list[str]:
+        return self.tab.eval_on_selector_all(f"#panel-{side} canvas", "all => all.map(one => one.toDataURL())")
+
+    def overflow(self) -> int:
+        return self.tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+    def epoch(self) -> str:
+        return self.tab.input_value("#epoch")
+
+
+@pytest.fixture
+def visit(browser: Any, page_file: Path) -> Iterator[Callable[..., Visit]]:
+    visits: list[Visit] = []
+
+    def go(path: Path = page_file, **context: Any) -> Visit:
+        visits.append(Visit(browser, path, **context))
+        return visits[-1]
+
+    yield go
+    for one in visits:
+        assert one.complaints == []
+        assert set(one.requests) <= {"file", "data", "blob"}
+        assert len(one.requests) - one.requests.count("data") - one.requests.count("blob") == one.loads
+        one.context.close()
+
+
+def test_the_slider_changes_the_masks_by_keyboard_and_by_mouse(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    assert len(one.pictures()) == 4 * 5, "four probe images, each with four masks"
+    assert len(set(one.pictures())) == 20
+    one.tab.focus("#epoch")
+    one.tab.keyboard.press("Home")
+    first = one.pictures()
+    assert one.epoch() == "0"
+    assert one.tab.inner_text("#state").startswith("Epoch 0. multi-attention seed ")
+    one.tab.keyboard.press("ArrowRight")
+    second = one.pictures()
+    assert one.epoch() == "1"
+    box = one.tab.locator("#epoch").bounding_box()
+    one.tab.mouse.click(box["x"] + box["width"] - 10, box["y"] + box["height"] / 2)
+    assert one.epoch() == "5"
+    last = one.pictures()
+    unmasked = range(0, 20, 5)
+    for before, after in ((first, second), (second, last)):
+        changed = [position for position in range(20) if before[position] != after[position]]
+        assert changed == [position for position in range(20) if position not in unmasked]
+    one.tab.click("#chosen")
+    assert "the chosen epoch" in one.tab.inner_text("#panel-a > p")
+    assert re.search(r"Validation \d\d\.\d\d %, \d of 4 probe images right", one.tab.inner_text("#panel-a > p"))
+
+
+def test_variants_and_seeds_are_chosen_and_two_stand_side_by_side(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    options = one.tab.eval_on_selector_all("#variant-a option", "all => all.map(one => one.value)")
+    assert options == ["attention", "multi-attention", EIGHT]
+    before = one.pictures()
+    seed = one.tab.input_value("#seed-a")
+    one.tab.select_option("#seed-a", "4" if seed != "4" else "5")
+    one.until(f"!document.querySelector('#panel-a h3').textContent.endsWith('seed {seed}')")
+    assert one.pictures() != before
+    assert one.tab.is_hidden("#panel-b")
+    one.tab.focus("#compare")
+    one.tab.keyboard.press("Space")
+    one.tab.wait_for_selector("#panel-b canvas")
+    assert len(one.pictures("b")) == 4 * 2
+    assert "mask from" in one.tab.inner_text("#panel-b figcaption >> nth=0")
+    one.tab.select_option("#variant-b", EIGHT)
+    one.until("document.querySelectorAll('#panel-b canvas').length === 36")
+    left, right = (one.tab.locator(f"#panel-{side}").bounding_box() for side in "ab")
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_a_film_plays_and_pauses(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.focus("#epoch")
+    one.tab.keyboard.press("End")
+    last = one.pictures()
+    one.tab.focus("#play")
+    one.tab.keyboard.press("Enter")
+    assert one.tab.inner_text("#play") == "Pause"
+    one.until("document.getElementById('epoch').value === '2'")
+    assert one.pictures() != last
+    one.tab.click("#play")
+    stopped = one.epoch()
+    one.tab.wait_for_timeout(600)
+    assert (one.epoch(), one.tab.inner_text("#play")) == (stopped, "Play")
+    one.tab.click("#play")
+    one.until("document.getElementById('play').textContent === 'Play'")
+    assert one.pictures() == last
+
+
+def test_masks_are_seen_through_or_alone(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    over = one.pictures()
+    one.tab.focus("#opacity")
+    one.tab.keyboard.press("Home")
+    clear = one.pictures()
+    assert len(set(clear)) == 4, "without opacity all tiles of a probe image show the image"
+    one.tab.select_option("#view", "alone")
+    alone = one.pictures()
+    assert alone[0] == over[0]
+    assert alone[1] not in (over[1], clear[1])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_never_scrolls_sideways(visit: Callable[..., Visit], scheme: str) -> None:
+    one = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme, is_mobile=True, has_touch=True)
+    assert one.overflow() <= 0
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    one.tab.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    assert one.overflow() <= 0
+    one.tab.locator("#panel-b canvas >> nth=-1").scroll_into_view_if_needed()
+    assert one.tab.locator("#epoch").bounding_box()["y"] < 740, "the slider stays in sight beside the masks"
+    background = one.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(23, 24, 26)")
+
+
+def test_a_print_shows_the_gallery_as_it_is_without_its_controls(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.emulate_media(media="print")
+    assert one.tab.is_hidden(".controls")
+    assert one.tab.is_hidden("#epoch")
+    assert one.tab.is_visible("#panel-a canvas >> nth=0")
+    assert one.tab.pdf().startswith(b"%PDF")
+    folded = "document.querySelectorAll('details:not([open])').length"
+    before = one.tab.evaluate(folded)
+    one.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert (before > 0, one.tab.evaluate(folded)) == (True, 0)
+    one.tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert one.tab.evaluate(folded) == before
+
+
+def test_controls_have_labels_and_headings_are_in_order(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    unnamed = "all => all.filter(one => !one.labels.length && !one.textContent).map(one => one.id)"
+    assert one.tab.eval_on_selector_all("select, input, button", unnamed) == []
+    levels = one.tab.eval_on_selector_all("h1, h2, h3", "all => all.map(one => Number(one.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert one.tab.eval_on_selector_all("img", "all => all.every(one => one.alt && one.naturalWidth)")
+    ids = one.tab.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids))
+    one.tab.reload()
+    one.tab.keyboard.press("Tab")
+    assert one.tab.evaluate("document.activeElement.className") == "skip"
+    assert one.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert one.tab.get_attribute("#state", "aria-live") == "polite"
+    assert one.tab.get_attribute("html", "lang") == "en"
+
+
+def test_the_policy_stops_a_script_that_was_slipped_in(browser: Any, page: bytes, tmp_path: Path) -> None:
+    slipped = tmp_path / "report.html"
+    slipped.write_bytes(page.replace(b"<main", b"<script>document.title = 'taken'</script><main", 1))
+    tab = browser.new_page()
+    tab.goto(slipped.as_uri())
+    assert tab.title() != "taken"
+    tab.close()
+
+
+@pytest.mark.slow
+def test_thirty_seeds_of_all_variants_fit_into_one_page(browser: Any, tmp_path: Path) -> None:
+    content = content_of(list(VARIANTS), range(30), epochs=20, test_images=3669, image_side=224)
+    page = build_page(content)
+    assert len(page) < 15_000_000
+    (tmp_path / "report.html").write_bytes(page)
+    one = Visit(browser, tmp_path / "report.html")
+    assert one.complaints == []
+    assert len(one.tab.query_selector_all("#variant-a option")) == 6
+    one.context.close()

@@ -1,0 +1,60 @@
+"""The code that made a run has a name, in a checkout and outside of one."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.project import ROOT
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the code, outside of any checkout."""
+    for name in ("catdog", "jobs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def version_of(project: Path) -> str:
+    command = [sys.executable, "-c", "from catdog.runs.provenance import code_version; print(code_version())"]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def git(project: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def commit_all(project: Path) -> str:
+    (project / ".gitignore").write_text("__pycache__/\n")
+    git(project, "init")
+    git(project, "add", ".")
+    git(project, "commit", "-m", "all")
+    return git(project, "rev-parse", "HEAD")
+
+
+def test_in_a_checkout_it_is_the_commit_and_says_where_the_code_differs(project: Path) -> None:
+    commit = commit_all(project)
+    assert version_of(project) == commit
+    (project / "README").write_text("not code")
+    assert version_of(project) == commit
+    with (project / "jobs" / "sweep.py").open("a") as file:
+        file.write("\n")
+    assert version_of(project) == f"{commit}+changes"
+
+
+def test_without_git_it_is_the_hash_by_which_git_finds_the_folder(project: Path) -> None:
+    version = version_of(project)
+    commit_all(project)
+    assert version == f"tree {git(project, 'rev-parse', 'HEAD:catdog')}"
+
+
+def test_a_copy_inside_the_checkout_of_something_else_does_not_take_its_commit(project: Path) -> None:
+    (project / ".gitignore").write_text("catdog/\njobs/\n")
+    git(project, "init")
+    git(project, "add", ".")
+    git(project, "commit", "-m", "without catdog")
+    assert version_of(project).startswith("tree ")

@@ -1,0 +1,435 @@
+"""The contract of stores (a folder, a real S3 server over HTTP, memory), and uploads in the background."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from catdog.errors import NotFoundError, StoreError, UserError
+from catdog.storage import BackgroundUploads, LocalStore, MemoryStore, S3Store, Store, StoreLocation, read_many, sha256
+from tests.helpers.limits import files_of_at_most
+
+TRIAL = "run/trials/multi-attention__num_masks=2,lambda_divergence=1e-5/seed-00"
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind."""
+    if request.param == "memory":
+        return MemoryStore()
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    return StoreLocation.of(f"{request.getfixturevalue('s3_bucket')}/some/prefix").open()
+
+
+def everything_below(folder: Path) -> set[str]:
+    """All files below a folder, hidden ones too."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_put_can_be_got(store: Store) -> None:
+    for key, data in (
+        (f"{TRIAL}/result.json", b'{"seed": 0}'),
+        ("run/empty", b""),
+        ("a", os.urandom(100_000)),
+    ):
+        store.put(key, data)
+        assert store.get(key) == data
+        assert store.exists(key)
+
+
+def test_a_later_object_replaces_an_earlier_one(store: Store) -> None:
+    for data in (b"first, and longer", b"second"):
+        store.put("run/manifest.json", data)
+    assert store.get("run/manifest.json") == b"second"
+    assert store.list("") == ["run/manifest.json"]
+
+
+def test_what_is_not_there_is_not_found(store: Store) -> None:
+    store.put("run/trials/x", b"")
+    for key in ("nothing", "run/nothing", "run/trials/x2"):
+        assert not store.exists(key)
+        with pytest.raises(NotFoundError, match=key):
+            store.get(key)
+    assert not store.exists("run/trials")
+
+
+def test_deleting_takes_one_object_and_does_not_mind_that_it_is_gone(store: Store) -> None:
+    store.put("run/a", b"1")
+    store.put("run/ab", b"2")
+    store.delete("run/a")
+    store.delete("run/a")
+    store.delete("never/was/there")
+    assert store.list("") == ["run/ab"]
+    with pytest.raises(NotFoundError):
+        store.get("run/a")
+
+
+def test_a_listing_is_sorted_and_holds_all_keys_with_the_prefix_and_no_others(store: Store) -> None:
+    keys = [
+        f"run/trials/{name}/seed-{seed:02d}/result.json"
+        for name in ("se", "attention-relu", "attention")
+        for seed in (1, 0, 10)
+    ]
+    for key in [*keys, "run/manifest.json", "run2/manifest.json", "datasets/x/pack"]:
+        store.put(key, b"")
+    assert store.list("run/trials/") == sorted(keys)
+    assert store.list("run/trials/attention/") == sorted(key for key in keys if "/attention/" in key)
+    assert store.list("run/trials/attention") == sorted(key for key in keys if "/attention" in key)
+    assert store.list("run") == sorted([*keys, "run/manifest.json", "run2/manifest.json"])
+    assert store.list("run/manifest.json") == ["run/manifest.json"]
+    assert len(store.list("")) == 12
+    assert store.list("nothing/here/") == []
+
+
+def test_files_are_stored_and_fetched_whole(store: Store, tmp_path: Path) -> None:
+    content = os.urandom(300_000)
+    (tmp_path / "source").write_bytes(content)
+    store.put_file("datasets/x/pack", tmp_path / "source")
+    assert store.get("datasets/x/pack") == content
+    if isinstance(store, LocalStore):
+        return  # its files are used in place
+    store.get_file("datasets/x/pack", tmp_path / "new" / "folder" / "target")
+    assert (tmp_path / "new" / "folder" / "target").read_bytes() == content
+    with pytest.raises(NotFoundError):
+        store.get_file("datasets/x/nothing", tmp_path / "new" / "nothing")
+    assert everything_below(tmp_path / "new") == {"folder/target"}
+
+
+def test_a_store_that_works_passes_the_check_and_nothing_is_left_of_it(store: Store) -> None:
+    store.check()
+    assert store.list("") == []
+
+
+def test_many_objects_are_read_in_order_and_those_that_are_gone_are_left_out(store: Store) -> None:
+    keys = [f"run/{i}" for i in (5, 3, 9, 1, 7)]
+    for key in keys:
+        store.put(key, key.encode())
+    store.delete("run/9")
+    assert list(read_many(store, keys)) == [(key, key.encode()) for key in keys if key != "run/9"]
+
+
+def test_stores_with_similar_names_do_not_see_each_other(s3_bucket: str, tmp_path: Path) -> None:
+    for root in (str(tmp_path / "x"), s3_bucket):
+        stores = [StoreLocation.of(f"{root}/{name}").open() for name in ("a", "ab", "a/b")]
+        for i, one in enumerate(stores):
+            one.put("key", bytes([i]))
+        assert [one.list("") for one in stores] == [["b/key", "key"], ["key"], ["key"]]
+        assert [one.get("key") for one in stores] == [b"\0", b"\1", b"\2"]
+        assert stores[0].list("b") == ["b/key"]
+
+
+def test_objects_on_s3_carry_the_digest_of_their_content(s3_bucket: str, tmp_path: Path) -> None:
+    import boto3
+
+    store = StoreLocation.of(f"{s3_bucket}/p/").open()
+    assert isinstance(store, S3Store)
+    (tmp_path / "file").write_bytes(b"content")
+    store.put("a", b"content")
+    store.put_file("b", tmp_path / "file")
+    for key in ("p/a", "p/b"):
+        head = boto3.client("s3").head_object(Bucket=store.bucket, Key=key)
+        assert head["Metadata"]["sha256"] == hashlib.sha256(b"content").hexdigest() == sha256(b"content")
+
+
+def test_a_missing_bucket_is_a_mistake_that_names_it(s3_environment: dict[str, str], tmp_path: Path) -> None:
+    store = StoreLocation.of("s3://no-such-bucket/prefix").open()
+    (tmp_path / "file").write_bytes(b"")
+    for act in (
+        store.check,
+        lambda: store.put("key", b""),
+        lambda: store.get("key"),
+        lambda: store.list(""),
+        lambda: store.put_file("key", tmp_path / "file"),
+    ):
+        with pytest.raises(UserError, match="there is no bucket 'no-such-bucket'"):
+            act()
+
+
+def test_missing_credentials_are_a_mistake(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="boto3 finds no credentials"):
+        StoreLocation.of(f"{s3_bucket}/without").open().check()
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix"])
+def test_an_s3_url_without_bucket_is_a_mistake(url: str) -> None:
+    with pytest.raises(UserError, match="names no bucket"):
+        StoreLocation.of(url).open()
+
+
+def test_a_location_is_absolute_and_of_a_kind_we_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert StoreLocation.of("results") == StoreLocation(str(tmp_path / "results"))
+    assert StoreLocation.of("~/results").url == str(Path.home() / "results")
+    for url in ("gs://bucket/prefix", "s3:/bucket/prefix", "s3:bucket"):
+        with pytest.raises(UserError, match="give a folder or s3://bucket/prefix"):
+            StoreLocation.of(url)
+
+
+def test_a_location_holds_endpoint_and_region_and_no_secret(s3_bucket: str, s3_environment: dict[str, str]) -> None:
+    location = StoreLocation.of(f"{s3_bucket}/p/")
+    assert location == StoreLocation(f"{s3_bucket}/p", s3_environment["AWS_ENDPOINT_URL"], "us-east-1")
+    assert "testing" not in repr(location)
+
+
+def test_a_local_store_leaves_no_temporary_files(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "file").write_bytes(b"content")
+    store.check()
+    store.put("a/b/c", b"1")
+    store.put("a/b/c", b"2")
+    store.put_file("a/d", tmp_path / "file")
+    assert everything_below(tmp_path / "store") == {"a/b/c", "a/d"}
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.put("a/result.json", b"old")
+    (tmp_path / "big").write_bytes(bytes(100_000))
+    with files_of_at_most(1000):
+        for act in (
+            lambda: store.put("a/result.json", bytes(100_000)),
+            lambda: store.put_file("a/result.json", tmp_path / "big"),
+            lambda: store.put("a/new", bytes(100_000)),
+        ):
+            with pytest.raises(StoreError):
+                act()
+    with pytest.raises(StoreError):
+        store.put_file("a/result.json", tmp_path / "nothing")
+    assert everything_below(tmp_path / "store") == {"a/result.json"}
+    assert store.get("a/result.json") == b"old"
+
+
+def test_a_folder_that_cannot_be_written_is_a_mistake_for_the_check_and_a_store_error_later(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    for folder in (tmp_path / "file", tmp_path / "file" / "store"):
+        store = LocalStore(folder)
+        with pytest.raises(UserError, match=f"^--store {folder}: cannot be written"):
+            store.check()
+        with pytest.raises(StoreError):
+            store.put("run/a", b"")
+        assert store.list("") == []
+    LocalStore(tmp_path).put("run", b"")
+    with pytest.raises(StoreError):
+        LocalStore(tmp_path).put("run/a", b"")
+    with pytest.raises(StoreError):
+        LocalStore(tmp_path).get("run/a")
+
+
+def test_a_half_written_file_of_a_dead_process_is_no_object(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("run/a", b"1")
+    (tmp_path / "run" / ".b.4711-1").write_bytes(b"half")
+    assert store.list("run/") == ["run/a"]
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "run/../../x"])
+def test_a_key_that_leaves_the_folder_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="key"):
+        LocalStore(tmp_path / "store").put(key, b"")
+
+
+def test_readers_never_see_half_an_object_while_writers_replace_it(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    contents = [bytes([i]) * 50_000 for i in range(4)]
+    store.put("key", contents[0])
+
+    def write(content: bytes) -> None:
+        for _ in range(10):
+            store.put("key", content)
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write, content) for content in contents]
+        while not all(writer.done() for writer in writers):
+            assert store.get("key") in contents
+        for writer in writers:
+            writer.result()
+    assert everything_below(tmp_path) == {"key"}
+
+
+class FlakyStore(MemoryStore):
+    """A store that is away for the first so many writes."""
+
+    def __init__(self, failures: int, error: type[Exception] = StoreError) -> None:
+        super().__init__()
+        self.failures = failures
+        self.error = error
+        self.attempts = 0
+
+    def put(self, key: str, data: bytes) -> None:
+        self.attempts += 1
+        if self.attempts <= self.failures:
+            raise self.error("the store is away")
+        super().put(key, data)
+
+
+def upload(
+    store: Store,
+    objects: Mapping[str, Callable[[], bytes]],
+    then: Callable[[BackgroundUploads], None] = lambda uploads: None,
+) -> None:
+    """Queue objects, do something else, and leave."""
+    with BackgroundUploads(store) as uploads:
+        for key, make in objects.items():
+            uploads.put(key, make)
+        then(uploads)
+
+
+def upload_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "uploads"]
+
+
+def test_uploads_are_made_and_stored_in_order_off_the_calling_thread() -> None:
+    store, makers = MemoryStore(), set()
+
+    def make(i: int) -> bytes:
+        makers.add(threading.current_thread())
+        return str(i).encode()
+
+    with BackgroundUploads(store) as uploads:
+        for i in range(50):
+            uploads.put(f"key-{i}", lambda i=i: make(i))  # type: ignore[misc]
+    assert list(store.objects.items()) == [(f"key-{i}", str(i).encode()) for i in range(50)]
+    assert len(makers) == 1
+    assert threading.current_thread() not in makers
+    assert uploads.digests == {key: sha256(data) for key, data in store.objects.items()}
+    assert not upload_threads()
+
+
+def test_a_flush_waits_until_everything_is_stored() -> None:
+    store, gate = MemoryStore(), threading.Event()
+
+    def make() -> bytes:
+        gate.wait()
+        return b"late"
+
+    with BackgroundUploads(store) as uploads:
+        uploads.put("first", make)
+        uploads.put("second", lambda: b"2")
+        assert not store.exists("second")
+        threading.Timer(0.05, gate.set).start()
+        uploads.flush()
+        assert store.list("") == ["first", "second"]
+        assert set(uploads.digests) == {"first", "second"}
+        uploads.put("third", lambda: b"3")
+        uploads.flush()
+        assert store.exists("third")
+
+
+def test_the_same_key_ends_with_what_was_put_last() -> None:
+    store = MemoryStore()
+    with BackgroundUploads(store) as uploads:
+        for i in range(20):
+            uploads.put("checkpoint", lambda i=i: bytes([i]))  # type: ignore[misc]
+    assert store.objects == {"checkpoint": bytes([19])}
+    assert uploads.digests == {"checkpoint": sha256(bytes([19]))}
+
+
+def test_an_error_while_making_an_object_surfaces_and_nothing_after_it_is_stored() -> None:
+    def fail() -> bytes:
+        raise ZeroDivisionError("a bug in a contact sheet")
+
+    def flush(uploads: BackgroundUploads) -> None:
+        uploads.flush()
+
+    def go_on(uploads: BackgroundUploads) -> None:
+        while True:
+            uploads.put("after", lambda: b"")
+            time.sleep(0.001)
+
+    def leave(uploads: BackgroundUploads) -> None:
+        pass
+
+    for then in (flush, go_on, leave):
+        store = MemoryStore()
+        with pytest.raises(ZeroDivisionError, match="contact sheet"):
+            upload(store, {"before": lambda: b"", "sheet": fail, "after": lambda: b""}, then)
+        assert store.list("") == ["before"]
+    assert not upload_threads()
+
+
+def test_uploads_end_with_the_error_of_a_store_that_stayed_away() -> None:
+    store = FlakyStore(failures=1)
+    with pytest.raises(StoreError, match="away"):
+        upload(store, {"a": lambda: b"1", "b": lambda: b"2"})
+    assert store.attempts == 1
+    assert store.objects == {}
+    assert not upload_threads()
+
+
+def test_leaving_with_an_exception_drops_what_waits() -> None:
+    store, gate = MemoryStore(), threading.Event()
+
+    def make() -> bytes:
+        gate.wait()
+        return b""
+
+    def stop(uploads: BackgroundUploads) -> None:
+        threading.Timer(0.2, gate.set).start()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upload(store, {"in progress": make, "waiting-1": lambda: b"", "waiting-2": lambda: b""}, stop)
+    assert not [key for key in store.list("") if key.startswith("waiting")]
+    assert not upload_threads()
+
+
+def test_more_uploads_than_the_queue_holds_are_all_stored() -> None:
+    store = MemoryStore()
+    with BackgroundUploads(store, capacity=2) as uploads:
+        for i in range(100):
+            uploads.put(f"{i:03d}", lambda: b"")
+    assert len(store.objects) == 100
+
+
+def test_an_object_that_is_put_again_while_it_waits_is_stored_once_and_behind_what_came_before() -> None:
+    store, gate = MemoryStore(), threading.Event()
+
+    def make() -> bytes:
+        gate.wait()
+        return b""
+
+    with BackgroundUploads(store, memory_bytes=10) as uploads:
+        uploads.put("in progress", make)
+        for epoch in range(5):
+            uploads.put(f"sheet-{epoch}", b"sheet")
+            uploads.put("checkpoint", bytes([epoch]) * 1000)
+        gate.set()
+    assert list(store.objects) == ["in progress", *(f"sheet-{epoch}" for epoch in range(5)), "checkpoint"]
+    assert store.objects["checkpoint"] == bytes([4]) * 1000
+
+
+def test_an_object_is_put_only_where_there_is_none(store: Store) -> None:
+    assert store.put_new("run/claim", b"mine")
+    assert store.put_new("run/claim", b"mine")
+    assert not store.put_new("run/claim", b"yours")
+    assert store.get("run/claim") == b"mine"
+    assert store.list("") == ["run/claim"]
+
+
+def test_tidying_removes_what_dead_processes_left_and_empty_folders(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("run/trials/a", b"1")
+    dead = 2**22 + 1  # above the kernel's highest pid
+    (tmp_path / "run/trials" / f".b.{dead}-1").write_bytes(b"half")
+    (tmp_path / "run/trials" / f".c.{os.getpid()}-1").write_bytes(b"being written")
+    (tmp_path / "run/failures/se").mkdir(parents=True)
+    store.remove_leftovers("run")
+    assert everything_below(tmp_path) == {"run/trials/a", f"run/trials/.c.{os.getpid()}-1"}
+    assert not (tmp_path / "run/failures").exists()
+
+
+def test_a_check_writes_nothing_that_stays_not_even_the_folder(tmp_path: Path) -> None:
+    LocalStore(tmp_path / "new" / "store").check()
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,201 @@
+"""Sweeps on a cluster whose nodes come when trials need them, are taken away, and go when nothing is left to do."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from catdog.storage import LocalStore, StoreLocation
+from catdog.sweep.placement import AutoscalerLimits, autoscaler_limits
+from tests.helpers.autoscaling import FakeAutoscalingCluster
+from tests.helpers.s3_servers import s3_variables
+from tests.helpers.sweeps import SMALL, start_job
+
+GPU_TYPE = {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}
+CPU_TYPE = {"resources": {"CPU": 2}, "max_workers": 1}
+SECONDS_TO_WAIT = 300
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAutoscalingCluster]:
+    environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache"))
+    with FakeAutoscalingCluster({"gpu": GPU_TYPE, "cpu": CPU_TYPE}, environment) as cluster:
+        yield cluster
+    assert not cluster.processes()
+
+
+@pytest.fixture
+def s3_store(s3_bucket: str, packed: Path) -> str:
+    """A store on S3 that holds the drawn pets; its url."""
+    store, source = StoreLocation.of(s3_bucket).open(), LocalStore(packed)
+    for key in source.list(""):
+        store.put_file(key, source.path(key))
+    return s3_bucket
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    for _ in range(SECONDS_TO_WAIT * 5):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+    process.kill()
+    raise AssertionError(f"it did not come to that:\n{process.communicate()[0]}")
+
+
+@pytest.mark.slow
+def test_a_node_comes_for_a_task_that_needs_a_gpu_and_goes_when_idle(cluster: FakeAutoscalingCluster) -> None:
+    script = (
+        "import ray\n"
+        "ray.init(logging_level='ERROR', log_to_driver=False)\n"
+        "assert not ray.cluster_resources().get('GPU')\n"
+        "print(ray.get(ray.remote(num_gpus=1)(lambda: 'it ran').remote()))\n"
+    )
+    cluster.wait_for_nodes(0)
+    cluster.highest = 0
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_TO_WAIT,
+        check=False,
+    )
+    assert (process.returncode, process.stdout) == (0, "it ran\n"), process.stderr
+    assert cluster.highest == 1
+    cluster.wait_for_nodes(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cpus-per-trial", "64"], "--cpus-per-trial 64: the largest node here has 2 cores"),
+        (
+            ["--cpus-per-trial", "2", "--gpus-per-trial", "1"],
+            "--cpus-per-trial 2 and --gpus-per-trial 1: no node here has both",
+        ),
+    ],
+)
+def test_what_no_node_can_ever_have_is_refused_before_any_is_started(
+    cluster: FakeAutoscalingCluster, s3_store: str, arguments: list[str], message: str
+) -> None:
+    cluster.wait_for_nodes(0)
+    cluster.highest = 0
+    process = start_job(s3_store, *SMALL, *arguments, environment=cluster.environment)
+    output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+    assert (process.returncode, output) == (2, f"error: {message}\n")
+    assert cluster.highest == 0
+
+
+@pytest.mark.slow
+def test_a_folder_is_refused_as_the_store_of_a_cluster_that_can_start_nodes(
+    cluster: FakeAutoscalingCluster, store_folder: Path
+) -> None:
+    process = start_job(store_folder, *SMALL, environment=cluster.environment)
+    output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+    assert process.returncode == 2, output
+    assert "a folder is not shared by the nodes of this cluster (4 at most)" in output
+    assert output.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_without_a_type_that_has_gpus_the_sweep_says_that_there_is_none(
+    cluster: FakeAutoscalingCluster, s3_store: str, tmp_path: Path
+) -> None:
+    config = {"max_workers": 2, "head_node_type": "head", "available_node_types": {"head": {}, "cpu": CPU_TYPE}}
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(config))
+    environment = cluster.environment | {"HOME": str(tmp_path)}
+    cluster.wait_for_nodes(0)
+    process = start_job(s3_store, *SMALL, "--gpus-per-trial", "1", environment=environment)
+    output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+    message = "--gpus-per-trial 1: there is no GPU here; use --gpus-per-trial 0 to train on the CPU"
+    assert (process.returncode, output) == (2, f"error: {message}\n")
+
+
+@pytest.mark.slow
+def test_a_sweep_has_its_nodes_come_survives_their_loss_and_lets_them_go(
+    cluster: FakeAutoscalingCluster, s3_store: str
+) -> None:
+    cluster.wait_for_nodes(0)
+    cluster.highest = 0
+    arguments = [  # many epochs: the last trials are to be far from their end when their nodes go
+        *SMALL, "--epochs", "100", "--seeds", "3", "--variants", "baseline", "attention",
+        "--gpus-per-trial", "1", "--cpus-per-trial", "1", "--checkpoint-seconds", "0",
+    ]  # fmt: skip
+    process = start_job(s3_store, *arguments, environment=cluster.environment)
+    store = StoreLocation.of(s3_store).open()
+
+    def keys(part: str) -> list[str]:
+        return [key for key in store.list("demo/trials/") if part in key]
+
+    # Seed by seed: the last begins when all trials of the first have begun and only one of all before it is running.
+    wait_until(lambda: bool(keys("/seed-02/")), process)
+    assert {key.split("/")[2] for key in keys("/seed-00/")} == {"baseline", "attention"}
+    assert 3 <= len(keys("/result.json")) < 6
+
+    lost = cluster.nodes()
+    for node in lost:  # of both, as of a capacity that is reclaimed: what follows needs new ones
+        cluster.kill_node(node)
+    names = {node.name for node in lost}
+    wait_until(lambda: any(node.name not in names for node in cluster.nodes()), process)
+
+    output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+    assert process.returncode == 0, output
+    assert "waiting until the cluster has started one" in output
+    assert "6 trials to run, 0 already done; 2 at once" in output
+    assert len(keys("/result.json")) == 6
+    assert not keys("checkpoint")
+    assert cluster.highest == 2
+    cluster.wait_for_nodes(0)
+
+
+@pytest.mark.slow
+def test_the_doctor_starts_a_node_of_each_type_and_looks_at_it(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
+    cluster.wait_for_nodes(0)
+    process = start_job(s3_store, *SMALL, "--variants", "baseline", environment=cluster.environment, job="doctor")
+    output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+    assert process.returncode == 0, output
+    lines = output.splitlines()
+    for words in ("up to 2 of gpu, up to 1 of cpu", "type gpu  ", "type cpu  ", "canary baseline"):
+        assert any(line.startswith("ok") and words in line for line in lines), (words, output)
+    cluster.wait_for_nodes(0)
+
+
+def test_nodes_that_can_be_started_are_those_of_the_autoscalers_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, wanted = tmp_path / "ray_bootstrap_config.yaml", {"CPU": 1.0, "GPU": 0.5}
+    monkeypatch.delenv("RAY_USAGE_STATS_KUBERAY_IN_USE", raising=False)
+    assert autoscaler_limits(wanted, path) == AutoscalerLimits()
+    config = {
+        "max_workers": 3,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 8}},
+            "large": {"resources": {"CPU": 4, "GPU": 4, "memory": 9, "accelerator_type:L4": 1}, "max_workers": 2},
+            "any": {"resources": {"CPU": 1, "GPU": 1}},
+        },
+    }
+    path.write_text(json.dumps(config))
+    autoscaler = autoscaler_limits(wanted, path)
+    assert autoscaler.most == 3
+    assert [node["GPU"] for node in autoscaler.nodes] == [4, 4, 1, 1, 1]
+    large, small = autoscaler.groups
+    assert large.task_options == {"num_cpus": 4, "num_gpus": 4, "resources": {"accelerator_type:L4": 1}}
+    assert small.matches({"CPU": 4.0, "GPU": 4.0})
+    assert not large.matches({"CPU": 4.0, "GPU": 4.0})
+
+
+def test_kubernetes_does_not_say_what_it_can_start_and_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
+    autoscaler = autoscaler_limits({"CPU": 2.0, "GPU": 1.0}, tmp_path / "none.yaml")
+    assert autoscaler.nodes[0] == {"CPU": 2.0, "GPU": 1.0}
+    assert autoscaler.most > 1

@@ -1,0 +1,528 @@
+"""The files that a user deploys with: cluster.yaml (AWS), deploy/*.json (its rights), deploy/rayjob.yaml (Kubernetes).
+
+Ray accepts misspelt keys of `provider` and `node_config` and AWS refuses them only when a machine is asked for, so they
+are held against what Ray's source reads and against the model of RunInstances that botocore ships. Then Ray's own
+provider runs them against moto's EC2 and IAM. No machine is started: what happens over ssh is not tested.
+"""
+
+import copy
+import importlib.resources
+import json
+import re
+import subprocess
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.session
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml
+from botocore.exceptions import ClientError
+from botocore.model import ListShape, Shape, StructureShape
+from botocore.validate import ParamValidator
+from ray.autoscaler import tags as ray_tags
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.aws.utils import client_cache, resource_cache
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from catdog.errors import NotFoundError, UserError
+from catdog.storage import StoreLocation
+from tests.helpers.project import ROOT
+
+CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+HEAD = CLUSTER["head_node_type"]
+WORKERS = sorted(set(CLUSTER["available_node_types"]) - {HEAD})
+SERVICE_ACCOUNT, RAY_JOB = yaml.safe_load_all((ROOT / "deploy" / "rayjob.yaml").read_text())
+LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+POLICIES = ("iam-policy.json", "iam-policy-head.json")
+# One of moto's images: it does not look up parameters of SSM.
+MOTO_IMAGE = "ami-0b301ce3ce347599c"
+
+
+def node_config(node_type: str) -> dict[str, Any]:
+    return CLUSTER["available_node_types"][node_type]["node_config"]
+
+
+def deployed(name: str) -> dict[str, Any]:
+    """Return one of the JSON files, its placeholders filled in."""
+    text = (ROOT / "deploy" / name).read_text()
+    return json.loads(text.replace("BUCKET", "pets").replace("PREFIX", "sweeps"))
+
+
+def keys_of_provider() -> set[str]:
+    """Return the keys of `provider` that Ray's source reads on AWS."""
+    folder = Path(ray.autoscaler.__file__).parent / "_private"
+    sources = [*(folder / "aws").rglob("*.py"), folder / "updater.py"]
+    pattern = r'provider(?:_config)?(?:"\])?(?:\.get\(|\[)"(\w+)"'
+    return {key for path in sources for key in re.findall(pattern, re.sub(r"\s", "", path.read_text()))}
+
+
+def unknown_values(value: Any, shape: Shape, where: str) -> Iterator[str]:
+    """Yield what is not among the values that AWS's model lists for it (which boto3 sends nevertheless)."""
+    if isinstance(shape, StructureShape) and isinstance(value, dict):
+        for key in value.keys() & shape.members.keys():
+            yield from unknown_values(value[key], shape.members[key], f"{where}.{key}")
+    elif isinstance(shape, ListShape) and isinstance(value, list):
+        for item in value:
+            yield from unknown_values(item, shape.member, where)
+    elif getattr(shape, "enum", None) and value not in shape.enum:
+        yield f"{where}: {value!r} is no value that AWS knows"
+
+
+def mistakes(cluster: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a cluster.yaml as far as can be told without an account."""
+    try:
+        prepared = prepare_config(copy.deepcopy(cluster))
+        validate_config(prepared)
+    except (jsonschema.ValidationError, ValueError, KeyError) as error:
+        return [str(error)]
+    session = botocore.session.get_session()
+    found = [f"provider: nothing reads {key!r}" for key in cluster["provider"].keys() - keys_of_provider()]
+    if cluster["provider"].get("region") not in session.get_available_regions("ec2"):
+        found.append(f"provider: no region {cluster['provider'].get('region')!r}")
+    launch = session.get_service_model("ec2").operation_model("RunInstances").input_shape
+    for name, node_type in cluster["available_node_types"].items():
+        config = {"MinCount": 1, "MaxCount": 1} | node_type["node_config"]  # the counts are Ray's to set
+        report = ParamValidator().validate(config, launch)
+        found += [report.generate_report()] if report.has_errors() else []
+        found += unknown_values(config, launch, name)
+        found += [f"{name}: no {key}" for key in ("InstanceType", "ImageId", "IamInstanceProfile") if key not in config]
+    return found
+
+
+def test_cluster_yaml_has_no_mistake() -> None:
+    assert mistakes(CLUSTER) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "typo"),
+    [
+        ("", "max_workers", "max_worker"),
+        ("", "idle_timeout_minutes", "idle_timeout_minute"),
+        ("", "worker_start_ray_commands", "workers_start_ray_commands"),
+        ("", "head_node_type", "head_node"),
+        ("provider", "region", "regoin"),
+        ("provider", "cache_stopped_nodes", "cache_stoped_nodes"),
+        ("provider", "cache_stopped_nodes", "use_internal_ip"),
+        ("available_node_types.g6", "min_workers", "min_worker"),
+        ("available_node_types.g6.node_config", "IamInstanceProfile", "IamInstanceProfil"),
+        ("available_node_types.g6.node_config", "InstanceMarketOptions", "InstanceMarketOption"),
+        ("available_node_types.g6.node_config.InstanceMarketOptions", "MarketType", "Markettype"),
+        ("available_node_types.head.node_config", "InstanceType", "instance_type"),
+        ("available_node_types.head.node_config.MetadataOptions", "HttpTokens", "HttpToken"),
+        ("available_node_types.head.node_config.IamInstanceProfile", "Name", "name"),
+    ],
+)
+def test_a_misspelt_key_is_reported(where: str, key: str, typo: str) -> None:
+    cluster = copy.deepcopy(CLUSTER)
+    place = cluster
+    for part in where.split(".") if where else []:
+        place = place[part]
+    place[typo] = place.pop(key)
+    assert any(typo in mistake for mistake in mistakes(cluster)), mistakes(cluster)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("max_workers", "8 GPUs"),
+        ("max_workers", -1),
+        ("provider.region", "us-west-22"),
+        ("available_node_types.g6.node_config.InstanceType", "g6.xlrge"),
+        ("available_node_types.g6.node_config.InstanceMarketOptions.MarketType", "spott"),
+        ("available_node_types.g6.node_config.MetadataOptions.HttpTokens", "true"),
+        ("available_node_types.g6.node_config.IamInstanceProfile", "catdog-worker"),
+    ],
+)
+def test_a_wrong_value_is_reported(where: str, value: object) -> None:
+    cluster = copy.deepcopy(CLUSTER)
+    place = cluster
+    *parents, key = where.split(".")
+    for part in parents:
+        place = place[part]
+    place[key] = value
+    assert any(str(value) in mistake for mistake in mistakes(cluster)), mistakes(cluster)
+
+
+def test_the_head_is_on_demand_and_takes_no_trial() -> None:
+    head = CLUSTER["available_node_types"][HEAD]
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert "InstanceMarketOptions" not in head["node_config"]
+
+
+def test_all_workers_are_spot_machines_and_there_may_be_none() -> None:
+    assert len({node_config(worker)["InstanceType"] for worker in WORKERS}) == 3
+    for worker in WORKERS:
+        assert node_config(worker)["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert CLUSTER["available_node_types"][worker]["min_workers"] == 0
+
+
+def test_commands_on_a_node_have_the_token_and_find_the_environment(tmp_path: Path) -> None:
+    assert CLUSTER["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    (command,) = [command for command in CLUSTER["setup_commands"] if ".bashrc" in command]
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True)
+    show = "source ~/.bashrc; echo $RAY_AUTH_MODE $RAY_USAGE_STATS_ENABLED $PATH"
+    printed = subprocess.run(
+        ["bash", "-c", show], env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, check=True, capture_output=True
+    )
+    assert printed.stdout.decode().startswith(f"token 0 {tmp_path}/venv/bin:")
+
+
+def test_the_set_up_of_nodes_is_only_what_cluster_yaml_says() -> None:
+    prepared = prepare_config(copy.deepcopy(CLUSTER))
+    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == CLUSTER["setup_commands"]
+    assert prepared["initialization_commands"] == []
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert prepared[commands] == CLUSTER[commands]
+    assert "--disable-usage-stats" in CLUSTER["head_start_ray_commands"][-1]
+    assert "--dashboard-host" not in CLUSTER["head_start_ray_commands"][-1]  # the default is loopback
+
+
+def test_nodes_install_the_versions_of_the_lock_file() -> None:
+    python = re.search(r"Python (\d+\.\d+)", (ROOT / "requirements.lock").read_text())
+    assert python is not None
+    setup = "\n".join(CLUSTER["setup_commands"])
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert f"--python {python[1]} " in setup
+    assert re.search(r"uv/([\d.]+)/", setup)[1] == re.search(r"uv==([\d.]+)", dockerfile)[1]  # type: ignore[index]
+    assert f"FROM rayproject/ray:{LOCK['ray']}-py{python[1].replace('.', '')}-gpu\n" in dockerfile
+    for remote, local in CLUSTER["file_mounts"].items():
+        assert local.startswith("~") or (remote in setup and (ROOT / local).is_file())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for commands in (setup, dockerfile):
+        options = re.search(r"uv pip install (?s:.*?)-r (\S+) --extra (\w+) -c (\S+)", commands)
+        assert options is not None
+        assert Path(options[1]).name == "pyproject.toml"
+        assert options[2] in extras
+        assert Path(options[3]).name == "requirements.lock"
+
+
+@pytest.fixture(scope="module")
+def aws(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An account with the roles and profiles that cluster.yaml names; the server's url."""
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray puts the ssh key there
+        environment.setenv("AWS_ENDPOINT_URL", s3_server)
+        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        environment.setenv("AWS_DEFAULT_REGION", CLUSTER["provider"]["region"])
+        environment.setattr(boto3, "DEFAULT_SESSION", None)
+        resource_cache.cache_clear()
+        client_cache.cache_clear()
+        iam = boto3.client("iam")
+        for name in ("catdog-head", "catdog-worker"):
+            iam.create_role(
+                RoleName=name, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+            )
+            iam.create_instance_profile(InstanceProfileName=name)
+            iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+        yield s3_server
+    resource_cache.cache_clear()
+    client_cache.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def cluster(aws: str) -> dict[str, Any]:
+    """cluster.yaml after what `ray up` does to it and to the account before it launches the head."""
+    config = prepare_config(copy.deepcopy(CLUSTER))
+    for node_type in config["available_node_types"].values():
+        node_type["node_config"]["ImageId"] = MOTO_IMAGE
+    return bootstrap_aws(config)
+
+
+@pytest.fixture
+def authorization(aws: str) -> Iterator[Callable[..., dict[str, str]]]:
+    """A function that makes a user with some of the policies, whose rights count from then on; returns the keys.
+
+    moto judges actions and resources; conditions it cannot, so they are left out.
+    """
+
+    def start_after(requests: str) -> None:
+        request = urllib.request.Request(
+            f"{aws}/moto-api/reset-auth", data=requests.encode(), headers={"Content-Type": "text/plain"}
+        )
+        urllib.request.urlopen(request).close()
+
+    def restrict(*names: str) -> dict[str, str]:
+        iam = boto3.client("iam")
+        user = f"user-{time.time_ns()}"
+        iam.create_user(UserName=user)
+        for name in names:
+            policy = deployed(name)
+            for statement in policy["Statement"]:
+                statement.pop("Condition", None)
+            iam.put_user_policy(UserName=user, PolicyName=Path(name).stem, PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName=user)["AccessKey"]
+        start_after("0")
+        return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+
+    yield restrict
+    start_after("inf")
+
+
+def launch(provider: AWSNodeProvider, cluster: dict[str, Any], node_type: str) -> str:
+    """Create a node the way Ray does; returns its id."""
+    tags = {
+        ray_tags.TAG_RAY_NODE_KIND: ray_tags.NODE_KIND_HEAD if node_type == HEAD else ray_tags.NODE_KIND_WORKER,
+        ray_tags.TAG_RAY_NODE_NAME: f"ray-{cluster['cluster_name']}-{node_type}",
+        ray_tags.TAG_RAY_USER_NODE_TYPE: node_type,
+        ray_tags.TAG_RAY_LAUNCH_CONFIG: "hash",
+    }
+    (identity,) = provider.create_node(cluster["available_node_types"][node_type]["node_config"], tags, 1)
+    return identity
+
+
+@pytest.mark.parametrize("node_type", [HEAD, *WORKERS])
+def test_ray_launches_and_ends_nodes_as_cluster_yaml_says(cluster: dict[str, Any], node_type: str) -> None:
+    provider = AWSNodeProvider(cluster["provider"], cluster["cluster_name"])
+    identity = launch(provider, cluster, node_type)
+    assert provider.non_terminated_nodes({}) == [identity]
+    ec2 = boto3.client("ec2", CLUSTER["provider"]["region"])
+
+    def describe() -> dict[str, Any]:
+        return ec2.describe_instances(InstanceIds=[identity])["Reservations"][0]["Instances"][0]
+
+    instance = describe()
+    wanted = node_config(node_type)
+    assert instance["InstanceType"] == wanted["InstanceType"]
+    assert instance.get("InstanceLifecycle") == (None if node_type == HEAD else "spot")
+    assert instance["IamInstanceProfile"]["Arn"].endswith(f":instance-profile/{wanted['IamInstanceProfile']['Name']}")
+    assert instance["KeyName"] == "ray-autoscaler_us-west-2"
+    tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+    assert tags[ray_tags.TAG_RAY_CLUSTER_NAME] == "catdog"
+    assert tags[ray_tags.TAG_RAY_USER_NODE_TYPE] == node_type
+    (volume,) = ec2.describe_volumes(Filters=[{"Name": "attachment.instance-id", "Values": [identity]}])["Volumes"]
+    assert volume["Size"] == 200
+
+    provider.terminate_nodes([identity])
+    assert describe()["State"]["Name"] == "terminated"
+    assert provider.non_terminated_nodes({}) == []
+
+
+@pytest.mark.slow  # Ray reads all of AWS's instance types, a thousand
+def test_ray_finds_one_gpu_on_every_worker_and_leaves_the_head_without_resources(aws: str) -> None:
+    filled = AWSNodeProvider.fillout_available_node_types_resources(prepare_config(copy.deepcopy(CLUSTER)))
+    validate_config(filled)
+    found = {name: node_type["resources"] for name, node_type in filled["available_node_types"].items()}
+    assert found[HEAD] == {"CPU": 0, "GPU": 0}
+    assert {name: (found[name]["GPU"], found[name]["CPU"]) for name in WORKERS} == {
+        "g6": (1, 4), "g5": (1, 4), "g6-large": (1, 8),
+    }  # fmt: skip
+
+
+def test_only_ssh_is_open_to_the_world(cluster: dict[str, Any]) -> None:
+    groups = {
+        group for node in cluster["available_node_types"].values() for group in node["node_config"]["SecurityGroupIds"]
+    }
+    (group,) = boto3.client("ec2", CLUSTER["provider"]["region"]).describe_security_groups(GroupIds=list(groups))[
+        "SecurityGroups"
+    ]
+    from_outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"] or rule["Ipv6Ranges"]]
+    assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in from_outside] == [("tcp", 22, 22)]
+    (inside,) = [rule for rule in group["IpPermissions"] if rule not in from_outside]
+    assert [pair["GroupId"] for pair in inside["UserIdGroupPairs"]] == list(groups)
+
+
+def test_the_head_may_launch_tag_and_end_workers_and_nothing_else(
+    cluster: dict[str, Any], authorization: Callable[..., dict[str, str]]
+) -> None:
+    keys = authorization(*POLICIES)
+    provider = AWSNodeProvider(cluster["provider"] | {"aws_credentials": keys}, cluster["cluster_name"])
+    identity = launch(provider, cluster, WORKERS[0])
+    provider.non_terminated_nodes({})
+    provider.set_node_tags(identity, {ray_tags.TAG_RAY_NODE_STATUS: ray_tags.STATUS_UP_TO_DATE})
+    provider.terminate_nodes([identity])
+    assert provider.non_terminated_nodes({}) == []
+    with pytest.raises(ClientError, match="not authorized"):
+        boto3.client("ec2", CLUSTER["provider"]["region"], **keys).describe_vpcs()
+
+
+def test_a_store_can_do_all_it_does_under_its_prefix_and_nothing_beside_it(
+    aws: str, authorization: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    boto3.client("s3", "us-east-1").create_bucket(Bucket="pets")
+    for name, value in authorization("iam-policy.json").items():
+        monkeypatch.setenv(name.upper(), value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    store, beside = (StoreLocation(f"s3://pets/{prefix}", aws).open() for prefix in ("sweeps", "others"))
+    store.check()
+    big = tmp_path / "big"
+    big.write_bytes(bytes(9 << 20))  # in parts
+    store.put_file("run/big", big)
+    store.get_file("run/big", tmp_path / "copy")
+    assert store.list("run/") == ["run/big"]
+    assert store.exists("run/big")
+    with pytest.raises(NotFoundError):
+        store.get("run/missing")
+    store.delete("run/big")
+    with pytest.raises(UserError, match="access denied"):
+        beside.check()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_aws_knows_every_action_of_the_policies(name: str) -> None:
+    known = json.loads((importlib.resources.files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text())
+    for statement in deployed(name)["Statement"]:
+        actions = statement["Action"]
+        for action in [actions] if isinstance(actions, str) else actions:
+            service, _, operation = action.partition(":")
+            assert operation.lower() in known[service]["Actions"], action
+
+
+def test_iam_and_s3_take_the_policies_and_the_lifecycle(aws: str) -> None:
+    for name in POLICIES:
+        boto3.client("iam").put_role_policy(
+            RoleName="catdog-head", PolicyName=Path(name).stem, PolicyDocument=json.dumps(deployed(name))
+        )
+    s3 = boto3.client("s3", "us-east-1")
+    s3.create_bucket(Bucket="pets")
+    s3.put_bucket_lifecycle_configuration(Bucket="pets", LifecycleConfiguration=deployed("s3-lifecycle.json"))
+    (rule,) = s3.get_bucket_lifecycle_configuration(Bucket="pets")["Rules"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert not any("Expiration" in key for key in rule)  # nothing that a run stored is ever deleted
+
+
+def test_the_rights_name_the_cluster_and_the_profiles_of_cluster_yaml() -> None:
+    head = {statement["Sid"]: statement for statement in deployed("iam-policy-head.json")["Statement"]}
+    cluster_tag = f"aws:ResourceTag/{ray_tags.TAG_RAY_CLUSTER_NAME}"
+    assert head["ThisClusterOnly"]["Condition"]["StringEquals"] == {cluster_tag: CLUSTER["cluster_name"]}
+    for worker in WORKERS:
+        profile = node_config(worker)["IamInstanceProfile"]["Name"]
+        assert head["GiveWorkersTheirProfile"]["Resource"].endswith(f":role/{profile}")
+        image = node_config(worker)["ImageId"].removeprefix("resolve:ssm:")
+        assert f":parameter{image}".startswith(":" + head["FindTheImage"]["Resource"].rpartition(":")[2].rstrip("*"))
+
+
+# The published fields: KubeRay's ray.io/v1 (https://docs.ray.io/en/master/kuberay/references/api.html, v1.7) in full,
+# and of Kubernetes' own (https://kubernetes.io/docs/reference/kubernetes-api/) those that such a manifest may use.
+# "any": a scalar or a free mapping; a list stands for a list of such items.
+FREE = "any"
+METADATA = dict.fromkeys(("name", "namespace", "labels", "annotations"), FREE)
+CONTAINER = dict.fromkeys(
+    "name image imagePullPolicy command args workingDir ports envFrom volumeMounts lifecycle securityContext "
+    "livenessProbe readinessProbe startupProbe".split(),
+    FREE,
+) | {
+    "env": [dict.fromkeys(("name", "value", "valueFrom"), FREE)],
+    "resources": dict.fromkeys(("requests", "limits", "claims"), FREE),
+}
+POD = {
+    "metadata": METADATA,
+    "spec": dict.fromkeys(
+        "serviceAccountName restartPolicy nodeSelector tolerations affinity volumes imagePullSecrets securityContext "
+        "priorityClassName schedulerName terminationGracePeriodSeconds topologySpreadConstraints "
+        "runtimeClassName".split(),
+        FREE,
+    )
+    | {"containers": [CONTAINER], "initContainers": [CONTAINER]},
+}
+GROUP = dict.fromkeys(("rayStartParams", "resources", "labels"), FREE) | {"template": POD}
+RAY_CLUSTER_SPEC = dict.fromkeys(
+    "rayVersion suspend managedBy headServiceAnnotations enableInTreeAutoscaling gcsFaultToleranceOptions "
+    "historyServerOptions networkPolicy tlsOptions".split(),
+    FREE,
+) | {
+    "upgradeStrategy": {"type": FREE},
+    "authOptions": dict.fromkeys(("mode", "secretName", "enableK8sTokenAuth"), FREE),
+    "autoscalerOptions": dict.fromkeys(
+        "resources image imagePullPolicy securityContext idleTimeoutSeconds upscalingMode version env envFrom "
+        "volumeMounts command args".split(),
+        FREE,
+    ),
+    "headGroupSpec": GROUP | dict.fromkeys(("headService", "enableIngress", "ingressOptions", "serviceType"), FREE),
+    "workerGroupSpecs": [
+        GROUP
+        | dict.fromkeys(
+            "groupName replicas minReplicas maxReplicas numOfHosts suspend idleTimeoutSeconds priority "
+            "scaleStrategy".split(),
+            FREE,
+        )
+    ],
+}
+RAY_JOB_FIELDS: dict[str, Any] = {
+    "apiVersion": FREE,
+    "kind": FREE,
+    "metadata": METADATA,
+    "spec": dict.fromkeys(
+        "entrypoint runtimeEnvYAML jobId submissionMode entrypointResources entrypointNumCpus entrypointNumGpus "
+        "ttlSecondsAfterFinished shutdownAfterJobFinishes suspend activeDeadlineSeconds backoffLimit metadata "
+        "clusterSelector submitterConfig managedBy deletionStrategy".split(),
+        FREE,
+    )
+    | {"rayClusterSpec": RAY_CLUSTER_SPEC, "submitterPodTemplate": POD},
+}
+
+
+def unknown_fields(value: Any, fields: Any, where: str = "") -> list[str]:
+    """Return the paths of all keys that are not published."""
+    if fields == FREE:
+        return []
+    if isinstance(fields, list):
+        return [name for item in value for name in unknown_fields(item, fields[0], where)]
+    found = [f"{where}.{key}" for key in value.keys() - fields.keys()]
+    return found + [
+        name
+        for key in value.keys() & fields.keys()
+        for name in unknown_fields(value[key], fields[key], f"{where}.{key}")
+    ]
+
+
+def test_kuberay_and_kubernetes_know_every_field_of_the_manifest() -> None:
+    assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
+    assert unknown_fields(RAY_JOB, RAY_JOB_FIELDS) == []
+    assert unknown_fields(SERVICE_ACCOUNT, {"apiVersion": FREE, "kind": FREE, "metadata": METADATA}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "typo"),
+    [
+        ("shutdownAfterJobFinishes", "shutdownAfterJobFinished"),
+        ("authOptions", "authOption"),
+        ("minReplicas", "minReplica"),
+        ("serviceAccountName", "serviceAccount_name"),
+        ("limits", "limit"),
+    ],
+)
+def test_a_misspelt_field_of_the_manifest_is_reported(key: str, typo: str) -> None:
+    manifest = json.loads(json.dumps(RAY_JOB).replace(f'"{key}":', f'"{typo}":'))
+    assert any(name.endswith(f".{typo}") for name in unknown_fields(manifest, RAY_JOB_FIELDS))
+
+
+def test_the_manifest_scales_gpus_from_none_keeps_trials_off_the_head_and_cleans_up() -> None:
+    spec = RAY_JOB["spec"]
+    cluster = spec["rayClusterSpec"]
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (workers,) = cluster["workerGroupSpecs"]
+    assert (workers["minReplicas"], workers["replicas"]) == (0, 0)
+    assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_manifest_runs_the_image_of_the_dockerfile_at_the_version_of_the_lock_file() -> None:
+    cluster = RAY_JOB["spec"]["rayClusterSpec"]
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert cluster["rayVersion"] == LOCK["ray"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["serviceAccountName"] == SERVICE_ACCOUNT["metadata"]["name"]
+        (container,) = pod["containers"]
+        assert f"-t {container['image']} ." in dockerfile
+        assert container["image"].endswith(f":{LOCK['ray']}")
+        assert f"WORKDIR {container['workingDir']}\n" in dockerfile
+
+
+def test_both_ways_run_a_command_that_the_sweep_understands() -> None:
+    command = RAY_JOB["spec"]["entrypoint"]
+    assert command in re.sub(r"\\\n# +", " ", (ROOT / "cluster.yaml").read_text())
+    assert command == "python jobs/sweep.py paper --store s3://BUCKET/PREFIX"

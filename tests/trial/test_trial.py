@@ -1,0 +1,506 @@
+"""One trial from start to result: what it leaves in the store, whether it was interrupted or not."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from catdog.config.recipe import Recipe
+from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.errors import StoreError
+from catdog.models import VARIANTS, build_model
+from catdog.runs.history import EpochRecord
+from catdog.runs.manifest import Identity
+from catdog.runs.results import TrialResult, read_result
+from catdog.storage import LocalStore, StoreLocation
+from catdog.training.loop import evaluate, fit, new_state
+from catdog.training.seeding import trial_seeds
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import load_inputs, new_model
+from catdog.trial.run import run_trial
+
+EPOCHS = 3
+MakeContext = Callable[..., RunContext]
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A trial that ran to its end without a disturbance."""
+
+    context: RunContext
+    spec: VariantSpec
+    result: TrialResult
+    epochs_seen: tuple[int, ...]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return files_of(self.context, self.spec)
+
+    @property
+    def has_masks(self) -> bool:
+        model = build_model(self.spec, backbone="tiny", num_classes=12).eval()
+        return model(torch.zeros(1, 3, 48, 48)).masks is not None
+
+
+def open_store(context: RunContext) -> LocalStore:
+    store = context.location.open()
+    assert isinstance(store, LocalStore)
+    return store
+
+
+def files_of(context: RunContext, spec: VariantSpec, seed: int = 0) -> dict[str, bytes]:
+    """All files of a trial by their path below its folder."""
+    store, folder = open_store(context), f"{context.trial_paths(spec, seed).folder}/"
+    return {key.removeprefix(folder): store.get(key) for key in store.list(folder)}
+
+
+def arrays_of(data: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return dict(file)
+
+
+def rows_of(data: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data.decode())))
+
+
+def epochs_in_checkpoint(context: RunContext, spec: VariantSpec, seed: int = 0) -> int:
+    store, where = open_store(context), context.trial_paths(spec, seed)
+    if not store.exists(where.checkpoint):
+        return 0
+    content = torch.load(io.BytesIO(store.get(where.checkpoint)), weights_only=True)
+    return len(content["state"]["history"])
+
+
+def interrupt(context: RunContext, spec: VariantSpec, after_epoch: int, seed: int = 0) -> None:
+    """Start a trial and kill it after an epoch, as soon as the checkpoint of that epoch is in the store."""
+
+    def kill(record: EpochRecord) -> None:
+        if record.epoch == after_epoch:
+            for _ in range(6000):
+                if epochs_in_checkpoint(context, spec, seed) > after_epoch:
+                    raise Killed
+                time.sleep(0.01)
+            pytest.fail("the checkpoint did not arrive")
+
+    with pytest.raises(Killed):
+        run_trial(dataclasses.replace(context, checkpoint_seconds=0.0), spec, seed, kill)
+
+
+def run_and_watch(context: RunContext, spec: VariantSpec, seed: int = 0) -> tuple[TrialResult, tuple[int, ...]]:
+    """Run a trial; returns its result and the epochs that were computed for it."""
+    epochs: list[int] = []
+    result = run_trial(context, spec, seed, lambda record: epochs.append(record.epoch))
+    return result, tuple(epochs)
+
+
+def lasting(files: dict[str, bytes]) -> dict[str, Any]:
+    """What must be equal in two runs of the same trial: everything but seconds, times of day and hosts."""
+
+    def timeless(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if not name.endswith(("seconds", "_at", "_host"))}
+
+    content: dict[str, Any] = dict(files)
+    content["history.csv"] = [timeless(row) for row in rows_of(files["history.csv"])]
+    result = timeless(json.loads(files["result.json"]))
+    del result["sha256"]
+    result["files"] = {name: digest for name, digest in result["files"].items() if name != "history.csv"}
+    content["result.json"] = result
+    return content
+
+
+def assert_same(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert mine.keys() == theirs.keys()
+    assert not [name for name in mine if mine[name] != theirs[name]]
+
+
+@pytest.fixture(scope="module")
+def shared_context(
+    tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe
+) -> RunContext:
+    """A store for all trials of this file that run undisturbed."""
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
+    identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1)
+    return RunContext("test", StoreLocation.of(str(folder)), identity, "none", keep_weights="all")
+
+
+def finish(context: RunContext, name: str) -> Finished:
+    spec = parse_variant(name, context.identity.recipe.variant_defaults())
+    result, epochs = run_and_watch(context, spec)
+    return Finished(context, spec, result, epochs)
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def finished(request: pytest.FixtureRequest, shared_context: RunContext) -> Finished:
+    """One finished trial of each variant."""
+    return finish(shared_context, request.param)
+
+
+def test_a_trial_ends_with_a_complete_result(finished: Finished) -> None:
+    result = finished.result
+    assert (result.variant, result.seed, result.status, result.epochs) == (
+        finished.spec.label,
+        0,
+        "complete",
+        EPOCHS,
+    )
+    assert finished.epochs_seen == tuple(range(EPOCHS))
+    assert result.config_hash == finished.context.identity.trial_hash(finished.spec, 0)
+    assert (result.device, result.precision, result.threads) == ("cpu", "float32", 1)
+    assert (result.feature_channels, result.feature_height, result.feature_width) == (96, 6, 6)
+    assert result.images_trained == EPOCHS * 24
+    model = build_model(finished.spec, backbone="tiny", num_classes=12)
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert result.head_parameters == sum(parameter.numel() for parameter in model.head.parameters())
+    assert None not in dataclasses.asdict(result).values()
+    assert TrialResult.from_json(finished.files["result.json"]) == result
+
+
+def test_a_trial_leaves_exactly_the_files_of_the_layout(finished: Finished) -> None:
+    expected = {"result.json", "history.csv", "predictions.npz", "model.safetensors"}
+    if finished.has_masks:
+        expected |= {
+            "masks.npz",
+            "attention.npz",
+            *(f"snapshots/epoch-{epoch:03d}.png" for epoch in range(EPOCHS)),
+        }
+    assert finished.files.keys() == expected
+    folder = finished.context.trial_paths(finished.spec, 0).folder
+    assert folder == f"test/trials/{finished.spec.name}/seed-00"
+
+
+def test_the_result_holds_the_digests_of_the_other_files(finished: Finished) -> None:
+    expected = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in finished.files.items()
+        if name not in ("result.json", "model.safetensors")
+    }
+    assert finished.result.files == expected
+
+
+def test_the_accuracies_are_those_of_the_stored_predictions(finished: Finished) -> None:
+    arrays = arrays_of(finished.files["predictions.npz"])
+    assert len(arrays["breeds"]) == 12
+    for part, accuracy in (
+        ("validation", finished.result.val_accuracy),
+        ("test", finished.result.test_accuracy),
+    ):
+        assert arrays[f"{part}_logits"].shape == (24, 12)
+        assert arrays[f"{part}_logits"].dtype == np.float16
+        assert len(set(arrays[f"{part}_images"])) == 24
+        correct = arrays[f"{part}_logits"].argmax(axis=1) == arrays[f"{part}_labels"]
+        assert accuracy == pytest.approx(100 * correct.mean(), abs=1e-9)
+    assert not set(arrays["validation_images"]) & set(arrays["test_images"])
+
+
+def test_the_epoch_is_the_one_with_the_best_validation_accuracy(finished: Finished) -> None:
+    rows = rows_of(finished.files["history.csv"])
+    assert [int(row["epoch"]) for row in rows] == list(range(EPOCHS))
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    assert finished.result.best_epoch == accuracies.index(max(accuracies))
+    assert finished.result.val_accuracy == max(accuracies)
+    assert all((row["mask_entropy"] != "") == finished.has_masks for row in rows)
+
+
+def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -> None:
+    if not finished.has_masks:
+        assert not any(name.endswith(("masks.npz", "attention.npz", ".png")) for name in finished.files)
+        return
+    files, num_masks = finished.files, finished.spec.arguments.get("num_masks", 1)
+    masks = arrays_of(files["masks.npz"])
+    assert masks["masks"].shape == (EPOCHS, 4, num_masks, 6, 6)
+    assert masks["masks"].dtype == np.float16
+    assert masks["predicted"].shape == (EPOCHS, 4)
+    assert masks["images"].shape == (4, 96, 96, 3)
+    assert len(set(masks["labels"].tolist())) == 4, "the probe images are of different breeds"
+    attention, predictions = arrays_of(files["attention.npz"]), arrays_of(files["predictions.npz"])
+    for part in ("validation", "test"):
+        assert attention[f"{part}_images"].tolist() == predictions[f"{part}_images"].tolist()  # all have trimaps
+        assert attention[f"{part}_masks"].shape == (24, num_masks, 6, 6)
+    rows = [predictions["validation_images"].tolist().index(name) for name in masks["names"]]
+    best = masks["masks"][finished.result.best_epoch]
+    np.testing.assert_allclose(attention["validation_masks"][rows], best, atol=2e-3)
+    for epoch in range(EPOCHS):
+        with Image.open(io.BytesIO(files[f"snapshots/epoch-{epoch:03d}.png"])) as sheet:
+            assert sheet.width > 128 * num_masks
+
+
+def test_a_finished_trial_is_not_run_again(finished: Finished) -> None:
+    before = finished.files
+    result, epochs = run_and_watch(finished.context, finished.spec)
+    assert result == finished.result
+    assert epochs == ()
+    assert finished.files == before
+
+
+def test_an_interrupted_trial_goes_on_and_ends_with_the_same_files(finished: Finished) -> None:
+    context = dataclasses.replace(finished.context, run="interrupted")
+    interrupt(context, finished.spec, after_epoch=1)
+    store, where = open_store(context), context.trial_paths(finished.spec, 0)
+    assert not store.exists(where.result)
+    checkpoint = torch.load(io.BytesIO(store.get(where.checkpoint)), weights_only=True)
+    result, epochs = run_and_watch(context, finished.spec)
+    assert epochs == (2,)
+    assert result.status == "complete"
+    assert_same(lasting(files_of(context, finished.spec)), lasting(finished.files))
+    rows = rows_of(files_of(context, finished.spec)["history.csv"])
+    earlier = [row["finished_at"] for row in checkpoint["state"]["history"]]
+    assert [row["finished_at"] for row in rows[:2]] == earlier, "earlier epochs keep their time"
+
+
+def test_a_trial_survives_one_interruption_after_another(shared_context: RunContext) -> None:
+    undisturbed = finish(shared_context, "multi-attention")
+    context = dataclasses.replace(shared_context, run="often")
+    for epoch in range(EPOCHS - 1):
+        interrupt(context, undisturbed.spec, after_epoch=epoch)
+    _, epochs = run_and_watch(context, undisturbed.spec)
+    assert epochs == (EPOCHS - 1,)
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+def spoil_nothing(data: bytes) -> bytes:
+    return b""
+
+
+def spoil_text(data: bytes) -> bytes:
+    return b"no checkpoint at all"
+
+
+def spoil_half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def spoil_end(data: bytes) -> bytes:
+    return data[:-100]
+
+
+def spoil_one_byte(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0x40]) + data[middle + 1 :]
+
+
+def spoil_other_content(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weights": torch.zeros(3)}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_nothing, spoil_text, spoil_half, spoil_end, spoil_one_byte, spoil_other_content]
+)
+def test_a_damaged_checkpoint_is_ignored_and_the_trial_starts_again(
+    spoil: Callable[[bytes], bytes], shared_context: RunContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed = finish(shared_context, "attention")
+    context = dataclasses.replace(shared_context, run=spoil.__name__)
+    interrupt(context, undisturbed.spec, after_epoch=0)
+    store, where = open_store(context), context.trial_paths(undisturbed.spec, 0)
+    store.put(where.checkpoint, spoil(store.get(where.checkpoint)))
+    with caplog.at_level(logging.WARNING):
+        _, epochs = run_and_watch(context, undisturbed.spec)
+    assert epochs == tuple(range(EPOCHS))
+    assert where.checkpoint in caplog.text
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+def test_a_checkpoint_of_another_trial_is_ignored(shared_context: RunContext) -> None:
+    undisturbed = finish(shared_context, "attention")
+    context = dataclasses.replace(shared_context, run="mixed-up")
+    interrupt(context, undisturbed.spec, after_epoch=0, seed=1)
+    store = open_store(context)
+    store.put(
+        context.trial_paths(undisturbed.spec, 0).checkpoint,
+        store.get(context.trial_paths(undisturbed.spec, 1).checkpoint),
+    )
+    _, epochs = run_and_watch(context, undisturbed.spec)
+    assert epochs == tuple(range(EPOCHS))
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+def test_a_result_of_another_recipe_does_not_count(make_context: MakeContext, recipe: Recipe) -> None:
+    spec = parse_variant("baseline")
+    old = make_context(dataclasses.replace(recipe, epochs=1))
+    run_and_watch(old, spec)
+    new = make_context(recipe)
+    store, where = open_store(new), new.trial_paths(spec, 0)
+    assert read_result(store, where, new.identity.trial_hash(spec, 0)) is None
+    result, epochs = run_and_watch(new, spec)
+    assert epochs == (0, 1)
+    assert read_result(store, where, new.identity.trial_hash(spec, 0)) == result
+    store.put(where.result, b'{"variant": "baseline"')
+    assert run_and_watch(new, spec)[1] == (0, 1)
+
+
+def test_a_trial_that_ends_well_removes_the_record_of_its_failure(make_context: MakeContext, recipe: Recipe) -> None:
+    context, spec = make_context(dataclasses.replace(recipe, epochs=1)), parse_variant("baseline")
+    store, where = open_store(context), context.trial_paths(spec, 0)
+    store.put(where.failure, b"{}")
+    run_and_watch(context, spec)
+    assert not store.exists(where.failure)
+    assert not store.exists(where.checkpoint)
+
+
+EXPLODING: dict[str, Any] = {
+    "optimizer": "sgd",
+    "schedule": "cosine",
+    "learning_rate": 20.0,
+    "weight_decay": 9.9,
+}
+"""Each step multiplies the weights of the head by about -197."""
+
+
+@pytest.mark.parametrize("name", ["attention", "diverging"])
+def test_a_trial_that_is_not_to_end_writes_neither_its_last_files_nor_a_result(
+    name: str, make_context: MakeContext, recipe: Recipe
+) -> None:
+    diverging = name == "diverging"
+    context = make_context(dataclasses.replace(recipe, epochs=12, **EXPLODING) if diverging else recipe)
+    spec = parse_variant("baseline" if diverging else name, context.identity.recipe.variant_defaults())
+
+    def refuse() -> None:
+        raise StoreError("taken over")
+
+    with pytest.raises(StoreError, match="taken over"):
+        run_trial(context, spec, 0, before_final_writes=refuse)
+    assert not {"result.json", "history.csv", "masks.npz", "predictions.npz"} & files_of(context, spec).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("baseline", 24), ("multi-attention", 24), ("attention-relu", 24), ("baseline", 1)]
+)
+def test_a_diverged_trial_says_in_which_epoch_and_is_not_run_again(
+    name: str, batch_size: int, make_context: MakeContext, recipe: Recipe
+) -> None:
+    context = make_context(dataclasses.replace(recipe, epochs=12, batch_size=batch_size, **EXPLODING))
+    spec = parse_variant(name, context.identity.recipe.variant_defaults())
+    result, epochs = run_and_watch(context, spec)
+    assert result.status == "diverged"
+    assert result.best_epoch == result.epochs == len(epochs) < 12
+    assert (batch_size == 1) == (result.best_epoch == 0), "one of these diverges in its first epoch"
+    assert result.val_accuracy is result.test_accuracy is None
+    files = files_of(context, spec)
+    assert "predictions.npz" not in files
+    assert "attention.npz" not in files
+    assert "checkpoint.pt" not in files
+    assert len(rows_of(files["history.csv"])) == len(epochs)
+    assert files["history.csv"].startswith(b"epoch,train_loss,")
+    content = json.loads(files["result.json"], parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert (content["status"], content["test_accuracy"]) == ("diverged", None)
+    assert run_and_watch(context, spec) == (result, ())
+    assert files_of(context, spec) == files
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_kept_weights_load_into_a_model_and_give_the_same_test_predictions(
+    freeze: bool, make_context: MakeContext, recipe: Recipe
+) -> None:
+    context = make_context(dataclasses.replace(recipe, freeze=freeze), keep_weights="all")
+    spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe.variant_defaults())
+    run_and_watch(context, spec)
+    files = files_of(context, spec)
+    model = build_model(spec.label, backbone="tiny", num_classes=12)
+    model.load_state_dict(safetensors.torch.load(files["model.safetensors"]))
+    model.eval()
+    images = load_inputs(dataclasses.replace(context, identity=images_identity(context)), torch.device("cpu")).batches
+    with torch.no_grad():
+        logits = torch.cat([model(batch).logits for batch, _ in images.split("test")])
+    predictions = arrays_of(files["predictions.npz"])
+    np.testing.assert_allclose(logits.numpy(), predictions["test_logits"], atol=5e-3)
+    assert logits.argmax(dim=1).tolist() == predictions["test_logits"].argmax(axis=1).tolist()
+
+
+def images_identity(context: RunContext) -> Identity:
+    """The identity whose batches are images, not cached features."""
+    return dataclasses.replace(
+        context.identity, recipe=dataclasses.replace(context.identity.recipe, freeze=False, batch_size=7)
+    )
+
+
+FEATURES = re.compile(r"/features-.*safetensors$")
+
+
+def test_a_frozen_backbone_computes_its_features_once_for_all_trials(make_context: MakeContext, recipe: Recipe) -> None:
+    context = make_context(dataclasses.replace(recipe, freeze=True), keep_weights="all")
+    store, attention, baseline = open_store(context), parse_variant("attention"), parse_variant("baseline")
+    first, _ = run_and_watch(context, attention)
+    (cache,) = [key for key in store.list("datasets/") if FEATURES.search(key)]
+    made_at = store.path(cache).stat().st_mtime_ns
+    second, _ = run_and_watch(context, baseline, seed=1)
+    assert store.path(cache).stat().st_mtime_ns == made_at
+    assert [key for key in store.list("datasets/") if FEATURES.search(key)] == [cache]
+    assert first.parameters is not None
+    assert second.parameters is not None
+    assert first.parameters - second.parameters == 97, (
+        "the backbones are counted, and the mask has 96 weights and a bias"
+    )
+
+    again = dataclasses.replace(context, run="interrupted")
+    interrupt(again, attention, after_epoch=0)
+    assert run_and_watch(again, attention)[1] == (1,)
+    assert_same(lasting(files_of(again, attention)), lasting(files_of(context, attention)))
+
+
+@pytest.mark.parametrize("name", ["baseline", "se"])
+def test_a_head_that_pools_first_learns_the_same_bits_from_features_that_are_pooled(
+    name: str, make_context: MakeContext, recipe: Recipe
+) -> None:
+    context = make_context(dataclasses.replace(recipe, freeze=True))
+    result, _ = run_and_watch(context, parse_variant(name))
+    inputs, seeds = load_inputs(context, torch.device("cpu")), trial_seeds(0)
+    model = new_model(inputs, context, parse_variant(name), seeds)
+    assert inputs.batches_for(model.head) is inputs.pooled_batches is not None
+    state = new_state(model, context.identity.recipe, inputs.batches.steps_per_epoch)
+    history = list(fit(state, inputs.batches, context.identity.recipe, seeds, torch.device("cpu")))
+    assert state.best_validation is not None
+    assert (result.best_epoch, result.val_loss) == (state.best.epoch, state.best_validation.loss)
+    rows = rows_of(files_of(context, parse_variant(name))["history.csv"])
+    assert [float(row["train_loss"]) for row in rows] == [record.train_loss for record in history]
+    model.load_state_dict(state.best_weights)
+    test = evaluate(model, inputs.batches, "test", torch.autocast("cpu", enabled=False))
+    logits = arrays_of(files_of(context, parse_variant(name))["predictions.npz"])["test_logits"]
+    assert np.array_equal(logits, test.logits_NK.half().numpy())
+
+
+def test_trials_are_stored_by_variant_and_seed(make_context: MakeContext, recipe: Recipe) -> None:
+    context = make_context(dataclasses.replace(recipe, epochs=1))
+    spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe.variant_defaults())
+    result, _ = run_and_watch(context, spec, seed=7)
+    assert (result.variant, result.seed) == ("multi-attention:num_masks=2", 7)
+    assert open_store(context).exists("test/trials/multi-attention__num_masks=2/seed-07/result.json")
+    assert math.isfinite(result.seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # torch's own, in its compiler
+def test_a_variant_is_compiled_once_for_all_its_trials(make_context: MakeContext, recipe: Recipe) -> None:
+    from torch._dynamo.utils import counters
+
+    context = make_context(dataclasses.replace(recipe, epochs=1, compile=True))
+    specs = [parse_variant(name, recipe.variant_defaults()) for name in VARIANTS]
+    for seed in range(2):
+        made = counters["stats"]["unique_graphs"]
+        for spec in specs:
+            assert run_trial(context, spec, seed).status == "complete"
+        assert (counters["stats"]["unique_graphs"] - made >= 2 * len(specs)) == (seed == 0)
+    assert counters["stats"]["unique_graphs"] == made
