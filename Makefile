@@ -1,10 +1,10 @@
-# Two commands matter: `make sweep` runs the main job, `make test` passes the tests. Both set up .venv first.
+# Two commands matter: `make sweep` runs the main job, `make test` the tests. Both set up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 # The lock file pins every package; pyproject.toml holds the ranges.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
-# Tests wait for processes, servers and pauses more than they compute.
+# Tests spend more time waiting (for processes, servers and sleeps) than computing.
 TEST_PROCESSES ?= 3
 
 .PHONY: sweep test test-all chaos coverage bench check format clean
@@ -15,16 +15,16 @@ sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this 
 test: .venv/installed-dev  ## the test suite, on the CPU
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not chaos"
 
-test-all: test  ## the slow tests too, one at a time: each starts clusters of its own
+test-all: test  ## the slow tests too, one at a time: each starts its own clusters
 	$(BIN)/python -m pytest -m "slow and not chaos"
 
-chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers and heads; a store that is away
+chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers and heads; an unavailable store
 	$(BIN)/python -m pytest -m chaos -rA --capture=tee-sys
 
-bench: .venv/installed-bench  ## how near to the bare arithmetic: writes benchmarks/RESULTS.md, an hour of a machine that does nothing else
+bench: .venv/installed-bench  ## overhead over bare training: writes benchmarks/RESULTS.md; takes an hour on an otherwise idle machine
 	$(BIN)/python benchmarks/run.py
 
-coverage: .venv/installed-dev  ## lines of catdog/ and jobs/ that the tests run, in workers too; fails below the floor
+coverage: .venv/installed-dev  ## line coverage of catdog/ and jobs/, workers included; fails below the floor
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not chaos" --cov --cov-report=
 	$(BIN)/coverage report
 

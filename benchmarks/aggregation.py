@@ -1,4 +1,4 @@
-"""The report of a thousand trials, from a store with their predictions, by the command itself."""
+"""The report of a thousand trials with stored predictions, by the command itself."""
 
 import os
 import subprocess
@@ -21,6 +21,7 @@ TEST_IMAGES = 3669
 
 
 def measure() -> list[Figure]:
+    """Measure the command's duration and peak memory."""
     sys.path.insert(0, str(ROOT))
     from tests.helpers.made_runs import make_run  # simulated runs, in the layout of real ones
 

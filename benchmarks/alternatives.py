@@ -1,6 +1,6 @@
-"""What was tried instead of what is used, each beside it, in turn: `python benchmarks/alternatives.py [NAME ...]`.
+"""The alternatives that were tried, each in turn with what is used: `python benchmarks/alternatives.py [NAME ...]`.
 
-Prints how much longer a training step (or an evaluation) takes the other way. docs/log.md says what followed.
+Prints how much longer a training step (or an evaluation) takes with the alternative. docs/log.md has the conclusions.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ Seconds = Callable[[], float]
 
 
 class Bench:
-    """Bare training in a store that is there for the time of one comparison."""
+    """Bare training in a temporary store, for one comparison."""
 
     def __init__(self, folder: str, recipe: Recipe, label: str, threads: int = 2, steps: int = 6) -> None:
         forget_inputs()
@@ -47,9 +47,11 @@ class Bench:
         self.bare.run(2)
 
     def step(self) -> float:
+        """Return the seconds of a training step."""
         return self.bare.run(self.steps)
 
     def evaluation(self) -> float:
+        """Return the seconds of an evaluation on the test split."""
         inputs = shared_inputs(self.context, self.bare.device)
         started = time.perf_counter()
         evaluate(self.bare.state.network, inputs.batches, "test", self.bare.autocast)
@@ -57,7 +59,7 @@ class Bench:
 
 
 def compare(name: str, used: Seconds, others: dict[str, Seconds]) -> None:
-    """Print how long each of the others takes, times what is used; the median of several turns."""
+    """Print the time of each alternative relative to what is used: the median of several rounds."""
     seconds: dict[str, list[float]] = {key: [] for key in ("", *others)}
     for _ in range(REPEATS):
         for key, measured in (("", used), *others.items()):
@@ -69,7 +71,7 @@ def compare(name: str, used: Seconds, others: dict[str, Seconds]) -> None:
 
 
 def mask_convolution(folder: str) -> None:
-    """A 1×1 convolution, as it is usually written, in place of a matrix product."""
+    """The usual 1×1 convolution instead of a matrix product."""
 
     def with_scores(function: Callable, measured: Seconds) -> Seconds:
         def run() -> float:
@@ -88,7 +90,7 @@ def mask_convolution(folder: str) -> None:
 
 
 def folding(folder: str) -> None:
-    """Batch norms that keep their statistics, after their convolutions instead of within them."""
+    """Batch norms with frozen statistics as separate layers, instead of folded into the convolutions."""
     used, other = (Bench(folder, LITE0, "baseline") for _ in range(2))
     other.bare.state.network = other.bare.model
     compare("lite0, 128 px, batch norms folded", used.step, {"as they are": other.step})
@@ -96,7 +98,7 @@ def folding(folder: str) -> None:
 
 
 def cpu_layers(folder: str) -> None:
-    """The layers of PyTorch and timm, with the batch norms folded."""
+    """The original layers of PyTorch and timm, with the batch norms folded."""
     used, other = (Bench(folder, LITE0, "baseline") for _ in range(2))
     faster, batch_norm_folding._faster_layer = batch_norm_folding._faster_layer, lambda module, turned: module
     other.bare.state.network = FoldedNet(other.bare.model)
@@ -107,6 +109,7 @@ def cpu_layers(folder: str) -> None:
 
 
 def optimisers(folder: str) -> None:
+    """AdamW with foreach or a plain loop instead of fused."""
     for name, recipe in (("lite0, 128 px", LITE0), ("multi-attention on frozen features", FROZEN)):
         bench = Bench(folder, recipe, "multi-attention")
         fused = bench.bare.state.optimizer
@@ -131,6 +134,7 @@ def optimisers(folder: str) -> None:
 
 
 def precisions(folder: str) -> None:
+    """bfloat16 instead of float32."""
     for name, recipe in (("lite0, 128 px", LITE0), ("ResNet-34, 224 px", RESNET)):
         used = Bench(folder, dataclasses.replace(recipe, precision="float32"), "baseline", steps=3)
         other = Bench(folder, dataclasses.replace(recipe, precision="bfloat16"), "baseline", steps=3)
@@ -138,6 +142,7 @@ def precisions(folder: str) -> None:
 
 
 def memory_formats(folder: str) -> None:
+    """Contiguous tensors instead of channels last."""
     for name, recipe in (("lite0, 128 px", LITE0), ("ResNet-34, 224 px", RESNET)):
         used, other = (Bench(folder, recipe, "baseline", steps=3) for _ in range(2))
         other.bare.model.to(memory_format=torch.contiguous_format)
@@ -146,6 +151,7 @@ def memory_formats(folder: str) -> None:
 
 
 def compilation(folder: str) -> None:
+    """torch.compile instead of eager mode."""
     for name, recipe, label in (
         ("multi-attention on frozen features", FROZEN, "multi-attention"),
         ("lite0, 128 px", LITE0, "baseline"),
@@ -158,6 +164,7 @@ def compilation(folder: str) -> None:
 
 
 def evaluation_batches(folder: str) -> None:
+    """Other batch sizes in evaluation."""
     bench = Bench(folder, LITE0, "baseline")
     usual = batches.EVALUATION_BATCH
 
@@ -175,7 +182,7 @@ def evaluation_batches(folder: str) -> None:
 
 
 def processes(folder: str) -> None:
-    """Two trials of one thread at once, or one after the other with two threads: seconds of two steps."""
+    """One trial with two threads after another, instead of two single-threaded ones at once: seconds of two steps."""
 
     def together(kind: str, count: int) -> Seconds:
         def run() -> float:
@@ -190,7 +197,7 @@ def processes(folder: str) -> None:
 
 
 def allocation(folder: str) -> None:
-    """glibc as it is: buffers go back to the kernel after every step."""
+    """glibc's defaults, which return buffers to the kernel after every step."""
 
     def process(variables: dict[str, str], option: str) -> Seconds:
         environment = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT} | variables
@@ -208,6 +215,7 @@ def allocation(folder: str) -> None:
 
 
 def print_steps(kind: str, threads: int, tuned: bool) -> None:
+    """Print the seconds of a training step, with or without the tuned malloc."""
     if not tuned:
         from catdog.trial import setup
 
@@ -228,6 +236,7 @@ ALTERNATIVES: dict[str, Callable[[str], None]] = {
 
 
 def main(names: Sequence[str]) -> int:
+    """Compare the named alternatives, or all; returns the exit code."""
     if unknown := [name for name in names if name not in ALTERNATIVES]:
         print(f"no alternative {unknown[0]!r}: choose from {', '.join(ALTERNATIVES)}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The bare arithmetic: forward, backward and step on batches that are there already."""
+"""The bare arithmetic: forward, backward and optimiser step on batches that are already in memory."""
 
 import itertools
 import time
@@ -18,8 +18,8 @@ from catdog.trial.setup import prepare_process
 class BareTraining:
     """The network, optimiser and precision of a trial, without everything around them.
 
-    Of images it has one batch that stays where it is; of frozen features, where reading is much of a step, those of
-    an epoch, in memory in the order of their use and ready for the head.
+    For images it reuses a single batch in place; for frozen features, where reading is much of a step, it keeps the
+    batches of an epoch in memory, in the order of use and ready for the head.
     """
 
     def __init__(self, context: RunContext, label: str) -> None:
@@ -36,7 +36,7 @@ class BareTraining:
         self.batches = [(inputs.clone(memory_format=torch.preserve_format), labels.clone()) for inputs, labels in epoch]
 
     def run(self, steps: int, distinct: int | None = None) -> float:
-        """Train on all batches in turn, or on the first `distinct` of them; returns the seconds of a step."""
+        """Train on all batches in turn, or on the first `distinct` of them; returns the seconds per step."""
         recipe = self.recipe
         set_training_mode(self.model, recipe.keeps_batch_norm)
         self._wait()

@@ -1,4 +1,4 @@
-"""What an epoch's contact sheet costs the training thread, and what drawing it costs its own."""
+"""What an epoch's contact sheet costs the training thread, and what drawing it costs its own thread."""
 
 import functools
 import tempfile
@@ -15,6 +15,7 @@ EPOCHS, MASKS, PROBES, SIDE = 60, 4, 4, 256
 
 
 def measure() -> list[Figure]:
+    """Time queueing a contact sheet, and drawing it."""
     generator = np.random.default_rng(0)
     probes = Probes(
         images_PSSC=generator.integers(0, 256, (PROBES, SIDE, SIDE, 3), dtype=np.uint8),

@@ -1,4 +1,4 @@
-"""What the driver spends on a trial: its own processor time for a sweep of trivial trials, and how that grows."""
+"""The driver's cost of a trial: its CPU time in a sweep of trivial trials, and how that grows with their number."""
 
 import os
 import tempfile
@@ -14,6 +14,7 @@ FEW, MANY = 100, 1000
 
 
 def measure() -> list[Figure]:
+    """Measure sweeps of few and of many trials."""
     few, _ = _sweep(FEW)
     many, wall = _sweep(MANY)
     detail = f"processor time of the driver, {MANY:,} trials in {wall:.0f} s; {1e3 * few:.0f} ms a trial for {FEW}"
@@ -24,7 +25,7 @@ def measure() -> list[Figure]:
 
 
 def _sweep(trials: int) -> tuple[float, float]:
-    """Run a sweep of trials that do next to nothing; returns the driver's seconds a trial, and the wall's of all."""
+    """Run a sweep of trials that do next to nothing; returns the driver's CPU seconds per trial and the wall time."""
     from dataclasses import replace
 
     from catdog.sweep.run import run_sweep

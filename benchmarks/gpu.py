@@ -1,8 +1,8 @@
-"""How near a trial is to the bare arithmetic on this machine's GPU: `python benchmarks/gpu.py`.
+"""How close a trial gets to the bare arithmetic on this machine's GPU: `python benchmarks/gpu.py`.
 
-ResNet-34 at 224 px in the preset `paper`'s precision, by batch size, with and without torch.compile; heads on frozen
-features; what a later trial of a worker waits for; the peak memory, and so how many trials fit on the GPU. Prints the
-table; nothing here has been run on a GPU by its authors.
+ResNet-34 at 224 px in the `paper` preset's precision, by batch size, with and without torch.compile; heads on frozen
+features; the start of a worker's later trials; the peak memory, and so how many trials fit on the GPU. Prints the
+table; its authors have not run it on a GPU.
 """
 
 import dataclasses
@@ -22,11 +22,12 @@ from catdog.sweep.canary import run_canary
 
 BATCHES = (64, 128, 256)
 IMAGES = 2944
-"""Of an epoch, as many as the real dataset has."""
+"""Per epoch, as in the real dataset."""
 LABELS = ["baseline", "attention", "multi-attention"]
 
 
 def main() -> int:
+    """Print the table; returns the exit code."""
     if not torch.cuda.is_available():
         print("no GPU that torch can use is here: python benchmarks/run.py measures on the CPU", file=sys.stderr)
         return 2
@@ -38,6 +39,7 @@ def main() -> int:
 
 
 def figures():
+    """Yield the figures as they are measured."""
     paper = preset_recipe("paper", weights="none", epochs=3)
     for compiled in (False, True):
         for batch_size in BATCHES:
@@ -52,7 +54,7 @@ def figures():
 
 
 def memory() -> str:
-    """Say what a trial of each batch size takes of the GPU."""
+    """Return lines on the speed and GPU memory of a trial at each batch size."""
     lines = []
     for batch_size in BATCHES:
         recipe: Recipe = preset_recipe("paper", weights="none", batch_size=batch_size)

@@ -1,6 +1,6 @@
 """Lightning's Trainer on the same task, from command to end: lite0 at 96 px, two epochs, validated and tested.
 
-Run as a program it is that command; the settings are the best that were found for it on two cores (docs/log.md).
+Run as a script, this file is that command; its settings are the best found for it on two cores (docs/log.md).
 """
 
 import os
@@ -19,6 +19,7 @@ EPOCHS, SIZE, BATCH, CLASSES = 2, 96, 32, 37
 
 
 def measure() -> list[Figure]:
+    """Time both commands in turn."""
     root = data_root()
     if root is None:
         raise SystemExit("the comparison with Lightning needs the real images: set CATDOG_DATA_ROOT")
@@ -53,7 +54,7 @@ def _seconds(arguments: list[str]) -> float:
 
 
 def _make_folders(root: Path, folder: Path) -> None:
-    """Lay the split out as ImageFolder wants it, with links to the same files."""
+    """Lay out the split as ImageFolder expects it, with links to the same files."""
     from catdog.data.datasets.oxford_pets import dataset_folder, open_oxford
     from catdog.data.split import split_images
 

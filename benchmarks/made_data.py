@@ -1,4 +1,4 @@
-"""Stores with made images, for measurements that do not depend on what the images show."""
+"""Stores of synthetic images, for measurements that do not depend on what the images show."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ FINGERPRINT = "0000000000000000"
 
 
 def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: float = 0.0) -> RunContext:
-    """Return the context of a run whose store holds a pack of noise, `images` of it to train on."""
+    """Return the context of a run whose store holds a pack of noise images, `images` of them to train on."""
     per_breed = -(-images * 5 // (4 * BREEDS))
     labels = np.tile(np.arange(BREEDS), per_breed + TEST_PER_BREED)
     generator = np.random.default_rng(0)

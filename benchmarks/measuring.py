@@ -1,7 +1,7 @@
-"""What all measurements share: figures, their median, and what they were measured on.
+"""What all measurements share: figures, their median, and the machine they were measured on.
 
-A figure is a ratio of two things that were measured side by side, in turn, in one run: machines differ and have bad
-minutes, ratios hold. A few are absolute, where a user waits for them.
+A figure is a ratio of two things measured in turn in one run: machines differ and have bad minutes, ratios hold. A few
+are absolute, where a user waits for them.
 """
 
 import os
@@ -22,26 +22,28 @@ class Figure:
 
     name: str
     values: tuple[float, ...]
-    """Of each repeat."""
+    """One per repeat."""
     unit: str
-    """Behind the number; empty for a ratio."""
+    """Follows the number; empty for a ratio."""
     target: float
     at_least: bool
     """Whether more is better."""
     detail: str
-    """What was compared, in absolute figures of this machine."""
+    """What was compared, in absolute figures on this machine."""
 
     @property
     def median(self) -> float:
+        """Return the median over the repeats."""
         return statistics.median(self.values)
 
     @property
     def is_met(self) -> bool:
+        """Return whether the median meets the target."""
         return self.median >= self.target if self.at_least else self.median <= self.target
 
     @property
     def row(self) -> str:
-        """The figure as a row of a table in Markdown."""
+        """Return the figure as a row of a Markdown table."""
         spread = f"{show(min(self.values))}–{show(max(self.values))}" if len(self.values) > 1 else "–"
         sign = "≥" if self.at_least else "≤"
         target = f"{sign} {self.target:g}{self.unit}"
@@ -55,12 +57,12 @@ HEADER = "| what | median | range | repeats | target | met | measured |\n|---|--
 
 
 def show(value: float) -> str:
-    """Return a number with three digits that matter."""
+    """Return a number with three significant digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, ...]:
-    """Return the ratio of each pair of neighbours."""
+    """Return the ratio of each pair."""
     return tuple(a / b for a, b in zip(numerators, denominators, strict=True))
 
 

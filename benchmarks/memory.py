@@ -1,4 +1,4 @@
-"""Peak memory of the activations of multi-attention, against the product of every mask with every feature."""
+"""Peak activation memory of multi-attention, against the product of every mask with every feature."""
 
 import weakref
 
@@ -16,7 +16,7 @@ BATCH, CHANNELS, SIDE, CLASSES = 64, 512, 7, 37
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made and still alive."""
+    """Counts the bytes of all live tensors created under it, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,13 +45,14 @@ class PeakMemory(TorchDispatchMode):
 
 
 class BroadcastHead(nn.Module):
-    """The same head as a notebook writes it: masks (B, M, 1, H, W) × features (B, 1, C, H, W), then GAP."""
+    """The same head as a notebook would write it: masks (B, M, 1, H, W) × features (B, 1, C, H, W), then GAP."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
 
     def forward(self, features_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits (B, K) and the masks (B, M, H, W)."""
         masks_BMHW = self.head.mask_conv(features_BCHW).sigmoid()
         product_BMCHW = masks_BMHW.unsqueeze(2) * features_BCHW.unsqueeze(1)
         hidden = self.head.hidden(product_BMCHW.mean(dim=(3, 4)).flatten(1)).relu()
@@ -59,6 +60,7 @@ class BroadcastHead(nn.Module):
 
 
 def measure() -> list[Figure]:
+    """Compare the peaks for four and for eight masks."""
     from catdog.models.losses import divergence_loss
 
     figures = []

@@ -1,4 +1,4 @@
-"""The way notebooks do it, beside a trial: ResNet-34 with four masks at 224 px, from JPEG files.
+"""Training as notebooks do it, against a trial: ResNet-34 with four masks at 224 px, from JPEG files.
 
 A notebook opens the files with PIL in two DataLoader workers, trains in float32 on contiguous tensors, and multiplies
 every mask with every feature (B×M×C×H×W).
@@ -25,6 +25,7 @@ BATCH, STEPS = 32, 8
 
 
 def measure() -> list[Figure]:
+    """Measure both in turn."""
     root = data_root()
     if root is None:
         raise SystemExit("the notebook needs the real images: set CATDOG_DATA_ROOT")
@@ -40,13 +41,14 @@ def measure() -> list[Figure]:
 
 
 def _rate(call: str, environment: dict[str, str]) -> float:
-    """Return the images per second that a function of this file prints, called in a process of its own."""
+    """Return the images per second that `call` returns in a process of its own."""
     command = [sys.executable, "-c", f"import notebook; print({call})"]
     output = subprocess.run(command, cwd=HERE, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return float(output.stdout.split()[-1])
 
 
 def train_trial() -> float:
+    """Run a trial; returns its images per second."""
     from training import trial_step
 
     recipe = preset_recipe("paper", weights="none", batch_size=BATCH, epochs=2)

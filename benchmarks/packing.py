@@ -16,6 +16,7 @@ REPEATS = 9
 
 
 def measure() -> list[Figure]:
+    """Time decoding and packing in turn."""
     root = data_root()
     if root is None:
         raise SystemExit("packing needs the real images: set CATDOG_DATA_ROOT")
@@ -37,7 +38,7 @@ def measure() -> list[Figure]:
 
 
 def _decode(paths: list[Path]) -> float:
-    """Read and decode all files by libjpeg-turbo, by a thread for each core; returns seconds."""
+    """Read and decode all files with libjpeg-turbo, one thread per core; returns the seconds."""
 
     def decode(path: str) -> None:
         with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""Measure, and write benchmarks/RESULTS.md: `make bench`, or `python benchmarks/run.py [NAME ...]` for some of it.
+"""Measure, and write benchmarks/RESULTS.md: `make bench`, or `python benchmarks/run.py [NAME ...]` for a part of it.
 
-Each measurement runs in a process of its own, one after the other; nothing else should run meanwhile. What was measured
-before stays in the table with its own commit.
+Each measurement runs in its own process, one after the other; nothing else should run meanwhile. Earlier measurements
+stay in the table, each with its commit.
 """
 
 import dataclasses
@@ -38,6 +38,7 @@ MEASUREMENTS = {
 
 
 def main(names: Sequence[str]) -> int:
+    """Run the named measurements, or all, and write the table; returns the exit code."""
     if unknown := [name for name in names if name not in MEASUREMENTS]:
         print(f"no measurement {unknown[0]!r}: choose from {', '.join(MEASUREMENTS)}", file=sys.stderr)
         return 2
@@ -59,7 +60,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def measure(name: str) -> int:
-    """Measure in this process, and keep what was found."""
+    """Run a measurement in this process and store its figures."""
     module, function = MEASUREMENTS[name].split(":")
     measured: Callable[[], list[Figure]] = getattr(import_module(module), function)
     content = {
@@ -74,7 +75,7 @@ def measure(name: str) -> int:
 
 
 def read(name: str) -> tuple[list[Figure], str]:
-    """Return the figures of a measurement, and when and where it was made."""
+    """Return the figures of a measurement, and its time, commit and machine."""
     content = json.loads(_path(name).read_text())
     figures = [Figure(**item | {"values": tuple(item["values"])}) for item in content["figures"]]
     commit = (content["commit"] or "unknown")[:12]
@@ -82,7 +83,7 @@ def read(name: str) -> tuple[list[Figure], str]:
 
 
 def render() -> str:
-    """Return the table of everything that was measured."""
+    """Return the table of all measurements."""
     lines = [
         "# How near to the limit", "",
         "Written by `make bench` (`python benchmarks/run.py NAME` measures one line's group again). Ratios of what was",

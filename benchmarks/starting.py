@@ -1,4 +1,4 @@
-"""How long until training begins: of a command with warm caches, and of the second and later trials of a worker."""
+"""How long until training begins: for a command with warm caches, and for a worker's second and later trials."""
 
 import os
 import subprocess
@@ -23,6 +23,7 @@ LABELS = ("baseline", "attention", "multi-attention")
 
 
 def measure() -> list[Figure]:
+    """Measure both."""
     resnet = preset_recipe("paper", weights="none", epochs=1, batch_size=8)
     lite0 = preset_recipe("pets-cpu", epochs=1, batch_size=8)
     figures = [_command("demo", [])]
@@ -35,7 +36,7 @@ def measure() -> list[Figure]:
 
 
 def _command(preset: str, options: list[str]) -> Figure:
-    """Measure from starting a sweep to its first training step; the first launch fills the caches and is left out."""
+    """Time a sweep from its start to its first training step; the first launch fills the caches and is left out."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(REPEATS + 1):
@@ -62,7 +63,7 @@ def first_step_at(store: Path, run: str) -> float:
 
 
 def later_trials(recipe: Recipe, gpus: float = 0.0) -> tuple[float, ...]:
-    """Return the seconds from the start of each trial but a worker's first to its first pass through the network."""
+    """Return the seconds from start to first forward pass of each trial of a worker but its first."""
     passes: list[float] = []
 
     def note(module: Any, inputs: Any) -> None:

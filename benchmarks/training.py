@@ -1,4 +1,4 @@
-"""How near the training epochs of a trial are to the bare arithmetic of the same network."""
+"""How close the training epochs of a trial get to the bare arithmetic of the same network."""
 
 import dataclasses
 import statistics
@@ -21,6 +21,7 @@ EPOCHS = 2
 
 
 def measure_finetuning() -> list[Figure]:
+    """Measure fine-tuning of both backbones."""
     lite0 = preset_recipe("pets-cpu", image_size=128, epochs=EPOCHS)
     resnet = preset_recipe("paper", weights="none", batch_size=32, epochs=EPOCHS)
     return [
@@ -30,6 +31,7 @@ def measure_finetuning() -> list[Figure]:
 
 
 def measure_frozen() -> list[Figure]:
+    """Measure the three heads on frozen features."""
     recipe = preset_recipe("pets-frozen", epochs=EPOCHS)
     labels = ["baseline", "attention", "multi-attention"]
     return [compare("frozen, steps of the three heads", recipe, labels, images=2944, threads=1, target=0.85)]
@@ -38,7 +40,7 @@ def measure_frozen() -> list[Figure]:
 def compare(
     name: str, recipe: Recipe, labels: Sequence[str], images: int, threads: int, target: float, gpus: float = 0.0
 ) -> Figure:
-    """Run trials and bare training in turn; a repeat's ratio is over all `labels`."""
+    """Run trials and bare training in turn; the ratio of a repeat covers all `labels`."""
     with tempfile.TemporaryDirectory() as folder:
         context = made_context(Path(folder), recipe, images, threads, gpus)
         bare = {label: BareTraining(context, label) for label in labels}
@@ -62,7 +64,7 @@ def compare(
 
 
 def trial_step(context: RunContext, label: str, seed: int) -> float:
-    """Run a whole trial; returns the seconds of a training step, all epochs together."""
+    """Run a whole trial; returns the seconds per training step over all epochs."""
     variant = parse_variant(label, context.identity.recipe.variant_defaults())
     records: list[EpochRecord] = []
     context = dataclasses.replace(context, checkpoint_seconds=1e9)

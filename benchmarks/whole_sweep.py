@@ -21,6 +21,7 @@ BARE_STEPS = 200
 
 
 def measure(seeds: int = 30) -> list[Figure]:
+    """Measure the sweep, with the bare steps before and after it."""
     root = data_root()
     if root is None:
         raise SystemExit("the whole sweep needs the real images: set CATDOG_DATA_ROOT")
@@ -59,7 +60,7 @@ def _sweep(store: str, root: Path, run: str, options: list[str]) -> float:
 
 
 def _bare(store: str, processes: int) -> dict[str, float]:
-    """Return the seconds of a bare step of each head, while as many processes as the sweep has slots do the same."""
+    """Return the seconds of a bare step of each head, while one process per slot of the sweep does the same."""
     script = f"import whole_sweep; whole_sweep.print_bare({store!r})"
     running = [
         subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
@@ -75,7 +76,7 @@ def _bare(store: str, processes: int) -> dict[str, float]:
 
 
 def print_bare(store: str) -> None:
-    """Time the bare steps of each variant's head on the sweep's own features."""
+    """Print the seconds of a bare step of each variant's head, on the sweep's own features."""
     from bare import BareTraining
 
     run_status = open_run(LocalStore(Path(store)), "caches")

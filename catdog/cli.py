@@ -1,4 +1,4 @@
-"""Command lines made of dataclasses, and how a job ends: a mistake is one line on stderr and exit code 2."""
+"""Command lines from dataclasses, and how a job exits: a mistake is one line on stderr and exit code 2."""
 
 import atexit
 import contextlib
@@ -26,7 +26,7 @@ COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What names a run that is there."""
+    """The options that identify an existing run."""
 
     run: str
     """Name of the run."""
@@ -39,7 +39,7 @@ class RunOptions:
 
 
 def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Sequence[str]]:
-    """Return the preset that the arguments begin with, and the rest; `--help` alone is that of the demo."""
+    """Return the preset named first and the remaining arguments; a bare `--help` shows the demo's."""
     presets = ", ".join(PRESETS)
     if not arguments:
         raise UserError(f"usage: {program} PRESET [options]; presets: {presets}; see {program} --help")
@@ -51,7 +51,7 @@ def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Se
 
 
 def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
-    """Parse `PRESET [options]` of a sweep: the preset's values are the defaults of the options."""
+    """Parse a sweep's `PRESET [options]`; the preset's values are the defaults of the options."""
     config, rest = take_preset(arguments, program)
     description = (
         "Run a sweep: seeds × model variants as parallel trials, then the comparison table.\n\n"
@@ -77,8 +77,7 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, program: st
 def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a job's main function and return its exit code; mistakes and store errors become one line on stderr."""
     if arguments is None:
-        # This process is the job. Looking for garbage takes a quarter of the time that torch's import does, and a
-        # second when everything ends anyway.
+        # This process is the job. Garbage collection costs a quarter of torch's import time, and a second at exit.
         gc.set_threshold(100_000, 50, 100)
         atexit.register(gc.freeze)
     try:
@@ -88,20 +87,20 @@ def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | Non
         return MISTAKE
     except KeyboardInterrupt:
         print(
-            "interrupted: nothing that was finished is lost; the same command goes on from here",
+            "interrupted: nothing that was finished is lost; the same command resumes from here",
             file=sys.stderr,
         )
         return INTERRUPTED
 
 
 def output_console() -> Console:
-    """Return the console for what a job has to say: as wide as the terminal, or 140 columns in a file."""
+    """Return the console for a job's output: as wide as the terminal, or 140 columns in a file."""
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
 @contextlib.contextmanager
 def _wide_terminal() -> Iterator[None]:
-    """Keep tyro from breaking the lines of its messages."""
+    """Keep tyro from wrapping its messages."""
     before = os.environ.get("COLUMNS")
     if not sys.stdout.isatty():
         os.environ["COLUMNS"] = "400"
@@ -122,11 +121,11 @@ _PLAIN_WORDS = (
     (r"no type matching \{None\}\|INT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor an integer"),
     (r"no type matching \{None\}\|FLOAT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor a number"),
 )
-"""What tyro and Python say of a value that cannot be read, and how a user would say it."""
+"""tyro's and Python's messages about unreadable values, and plain words for them."""
 
 
 def _one_line(box: str, program: str) -> str:
-    """Take the message out of tyro's frame: its first paragraph, and the options it thinks were meant."""
+    """Extract the message from tyro's box: its first paragraph, and the options it suggests."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     paragraphs: list[list[str]] = [[]]
     for line in text.strip().splitlines()[1:]:  # the first line is a title

@@ -1,4 +1,4 @@
-"""How numbers, durations, times, labels and mask values are shown, and how a job reports progress."""
+"""Formatting of numbers, durations, times, labels and mask values; the type of progress callbacks."""
 
 import base64
 import functools
@@ -10,24 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 ReportProgress = Callable[[str], None]
-"""Shows the user one line about what is going on."""
+"""Shows the user one line of progress."""
 
 
 def format_accuracy(mean: float | None, std: float | None) -> str:
-    """Return `92.29 ± 0.25`, `92.29` where there is no deviation, or a dash."""
+    """Return `92.29 ± 0.25`, `92.29` without a deviation, or a dash without a mean."""
     if mean is None or math.isnan(mean):
         return "–"
     return f"{mean:.2f}" if std is None or math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
 
 
 def format_points(value: float) -> str:
-    """Return a difference in percentage points with its sign; what rounds to zero has none."""
+    """Return a signed difference in percentage points; one that rounds to zero has no sign."""
     rounded = round(value, 2)
     return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration for people: 45 s, 2.5 min, 12 min, 3.4 h."""
+    """Return a human-readable duration: 45 s, 2.5 min, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -41,21 +41,21 @@ def shorten(text: str, length: int = 60) -> str:
 
 
 def readable(breed: str) -> str:
-    """Return the name of a class with spaces for underscores."""
+    """Return a class name with spaces instead of underscores."""
     return breed.replace("_", " ")
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Return some bytes as an address that holds them."""
+    """Return `data` as a base64 data URI of MIME type `kind`."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601."""
+    """Return the current UTC time in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-# Viridis (S. van der Walt, N. Smith, 2015) at 33 equidistant points; between them it is at most 2 of 255 off.
+# Viridis (S. van der Walt, N. Smith, 2015) at 33 equidistant points; interpolation is off by at most 2 of 255.
 _VIRIDIS = (
     "440154 470d60 48186a 482374 472d7b 453681 424086 3f4989 3b528b 375a8d 33638d 2f6a8e 2c728e 297a8e "
     "26818e 23898e 21908c 1f988b 1f9f88 21a685 28ae80 31b57b 3ebc74 4cc26c 5dc963 6ece58 82d34c 96d83f "
@@ -65,7 +65,7 @@ _VIRIDIS = (
 
 @functools.cache
 def colour_map() -> npt.NDArray[np.uint8]:
-    """Return viridis as a table (256, 3)."""
+    """Return viridis as a table of shape (256, 3)."""
     anchors = np.array([[int(code[i : i + 2], 16) for i in (0, 2, 4)] for code in _VIRIDIS.split()])
     at = np.linspace(0, 255, len(anchors))
     table = [np.interp(np.arange(256), at, anchors[:, channel]) for channel in range(3)]

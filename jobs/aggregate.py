@@ -20,6 +20,8 @@ from catdog.storage import StoreLocation
 
 @dataclass(frozen=True)
 class Options(RunOptions):
+    """The run, and where its report goes."""
+
     out: str | None = None
     """Write the report into this folder instead of the store."""
 
@@ -30,6 +32,7 @@ class Options(RunOptions):
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Write the report; returns the exit code."""
     options = parse(Options, arguments, "Build a run's report from the store alone.", "aggregate.py")
     from catdog.report.build import write_report
 

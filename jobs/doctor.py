@@ -1,8 +1,8 @@
-"""Check everything that a sweep needs before a night is spent on it: one line each, with the remedy.
+"""Check everything a sweep needs before spending a night on it: one line each, with the remedy.
 
     python jobs/doctor.py PRESET [options of sweep.py] [--json] [--wait-seconds S]
 
-Exit code 0 where nothing stands in the way, 2 where something does.
+The exit code is 0 if nothing stands in the way, else 2.
 """
 
 import dataclasses
@@ -18,6 +18,8 @@ from catdog.errors import UserError
 
 @dataclass(frozen=True)
 class Options(SweepConfig):
+    """The options of the sweep, and the doctor's own."""
+
     json: bool = False
     """Print each finding as a line of JSON."""
     wait_seconds: float = 900.0
@@ -30,6 +32,7 @@ class Options(SweepConfig):
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Print the findings; returns the exit code."""
     preset, rest = take_preset(arguments, "doctor.py")
     fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(SweepConfig)}
     options = parse(

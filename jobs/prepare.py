@@ -1,4 +1,4 @@
-"""Put the dataset of a preset into a store, packed, so that the nodes of a cluster find it there.
+"""Put the packed dataset of a preset into a store, where the nodes of a cluster find it.
 
 python jobs/prepare.py PRESET [--store URL] [--data-root DIR]
 """
@@ -16,6 +16,8 @@ from catdog.storage import StoreLocation
 
 @dataclass(frozen=True)
 class Options:
+    """Where the dataset is, and the store it goes into."""
+
     store: str = "results"
     """A folder, or s3://bucket/prefix."""
     data_root: str | None = None
@@ -23,6 +25,7 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Store the dataset; returns the exit code."""
     preset, rest = take_preset(arguments, "prepare.py")
     options = parse(Options, rest, "Put the dataset of a preset into a store, packed.", f"prepare.py {preset.preset}")
     config = dataclasses.replace(preset, store=options.store, data_root=options.data_root)

@@ -14,6 +14,7 @@ from catdog.storage import StoreLocation
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Print the status; returns the exit code."""
     options = parse(RunOptions, arguments, "Say where a run stands, from the store alone.", "status.py")
     store = StoreLocation.of(options.store).open()
     run_status = open_run(store, options.run)

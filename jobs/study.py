@@ -1,9 +1,9 @@
-"""Run a study: what the divergence weight does, or which randomness makes results scatter.
+"""Run a study: what the divergence weight does, or which source of randomness makes results scatter.
 
     python jobs/study.py lambda PRESET [options of sweep.py]
     python jobs/study.py scatter PRESET [options of sweep.py]
 
-A study is one sweep or several: the same command goes on after any interruption. Its table and its figure stand in the
+A study is one or more sweeps; the same command resumes it after any interruption. Its table and figure go into the
 report of its (last) run.
 """
 
@@ -24,6 +24,7 @@ from catdog.storage import StoreLocation
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the named study; returns the exit code."""
     if not arguments or arguments[0] not in STUDIES:
         raise UserError("usage: study.py STUDY PRESET [options of sweep.py]; studies: lambda, scatter")
     config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
+    """Sweep over the divergence weight; returns the exit code."""
     from catdog.report.study_figures import lambda_figure
 
     config = lambda_config(config)
@@ -43,6 +45,7 @@ def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console
 
 
 def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
+    """Run one sweep per source of randomness, then one with all of them; returns the exit code."""
     from catdog.report.study_figures import scatter_figure
 
     configs = scatter_configs(config)
@@ -63,7 +66,7 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
-    """Run one sweep of a study and write its report; None where only the plan was asked for."""
+    """Run one sweep of a study and write its report; None on a dry run."""
     from catdog.report.terminal import print_outcome
     from catdog.sweep.plan import print_plan
 

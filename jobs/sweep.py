@@ -2,7 +2,7 @@
 
     python jobs/sweep.py PRESET [options]
 
-The same command, run again after any interruption, skips finished trials and goes on with unfinished ones.
+The same command, run again after any interruption, skips finished trials and resumes unfinished ones.
 """
 
 import sys
@@ -16,6 +16,7 @@ from catdog.storage import Store, StoreLocation
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the sweep and write its report; returns the exit code."""
     config = parse_sweep(arguments, "sweep.py")
     console: Console = output_console()
     if config.dry_run:
@@ -36,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def refresh(store: Store, run_status: RunStatus) -> None:
-    """Make the report of a sweep that is still running."""
-    from catdog.report.build import write_report  # with matplotlib: trials have started by now
+    """Build the report of a sweep that is still running."""
+    from catdog.report.build import write_report  # imports matplotlib, once trials have started
 
     write_report(store, run_status, running=True)
 

@@ -1,6 +1,7 @@
 """The rules of the house: data flows one way between rooms, heavy libraries stay in theirs, readers load no torch."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,15 @@ def test_the_order_of_the_rooms_is_told_everywhere_alike(page: str) -> None:
         "config | storage → runs | data.trimaps  → analysis → report",
     ):
         assert line in text
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_these_imports() -> None:
+    draw_rooms = runpy.run_path(str(ROOT / "docs" / "draw_rooms.py"))
+    assert draw_rooms["draw"]() == (ROOT / "docs" / "rooms.svg").read_text(), "python docs/draw_rooms.py draws it"
+    assert all(
+        draw_rooms["PLACES"][low][0] < draw_rooms["PLACES"][high][0]
+        for low, high in draw_rooms["direct"](draw_rooms["imports"]())
+    ), "an arrow leads to the left"
 
 
 def test_no_test_imports_from_another() -> None:

@@ -1,1 +1,1 @@
-"""What the results of a run say: tables, statistics, where masks look. Imports no torch."""
+"""A run's results as tables and statistics, and where its masks look. Imports no torch."""

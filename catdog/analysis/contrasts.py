@@ -1,8 +1,8 @@
-"""How much better than the baseline is each variant on the test images, and what may be said of that.
+"""Compare each variant with the baseline on the test images, and put the verdicts into words.
 
-Pairs are trials of the same seed: they share the split, the order of mini-batches and the augmentation. One contrast is
-primary, named before the run (multi-attention − baseline); it is tested at 5 % alone. The others are a family of their
-own, corrected by Holm. "Better on this test set" speaks of other seeds, "better on new images" of other images, too.
+Trials of the same seed form a pair: they share the split, the mini-batch order and the augmentation. One contrast is
+primary, named before the run (multi-attention − baseline), and tested on its own at 5 %. The others form a family,
+corrected by Holm. "Better on this test set" generalises to other seeds, "better on new images" to other images as well.
 """
 
 import dataclasses
@@ -34,40 +34,42 @@ RESAMPLING_SEED = 0
 
 @dataclass(frozen=True)
 class Contrast:
-    """A variant's test accuracy minus that of the reference, seed by seed; in percentage points."""
+    """A variant's test accuracy minus the reference's, seed by seed, in percentage points."""
 
     variant: str
     reference: str
     is_primary: bool
     seeds: tuple[int, ...]
-    """Those that are complete on both sides."""
+    """Seeds whose trials are complete for both variants."""
     differences: tuple[float, ...]
     mean: float | None
     interval: Interval | None
-    """Of the mean, over seeds: BCa, 95 %."""
+    """95 % BCa interval of the mean, over seeds."""
     p: float | None
-    """Of the sign-flip test."""
+    """p-value of the sign-flip test."""
     p_adjusted: float | None
-    """By Holm over all contrasts but the primary one, whose p it is itself."""
+    """Holm-adjusted over all contrasts but the primary one, whose p stays as it is."""
     probability_of_improvement: float | None
     correlation: float | None
-    """Between the two sides of the pairs."""
+    """Between the paired accuracies."""
     interval_new_images: Interval | None
-    """Of the mean, over seeds and test images."""
+    """95 % interval of the mean, over seeds and test images."""
     detectable: float | None
-    """The difference that so many pairs find in four of five sweeps."""
+    """The true difference that n pairs detect with 80 % power."""
 
     @property
     def n(self) -> int:
+        """Return the number of pairs."""
         return len(self.seeds)
 
     @property
     def is_significant(self) -> bool:
+        """Return whether the adjusted p is below 5 %."""
         return self.p_adjusted is not None and self.p_adjusted < SIGNIFICANCE
 
     @property
     def verdict(self) -> str:
-        """One plain sentence."""
+        """Return the result as one plain sentence."""
         names = f"{self.variant} and {self.reference}"
         if self.mean is None:
             return f"{names} have no seed in common that is complete: nothing can be said."
@@ -97,18 +99,18 @@ class Contrast:
 
 
 def reference_of(labels: tuple[str, ...]) -> str:
-    """Return what the other variants are compared with: the baseline, or the first variant where there is none."""
+    """Return the variant that the others are compared with: the baseline if there is one, else the first."""
     return REFERENCE if REFERENCE in labels else labels[0]
 
 
 def primary_of(labels: tuple[str, ...]) -> str | None:
-    """Return the variant of the primary contrast: multi-attention, or the first that is not the reference."""
+    """Return the primary contrast's variant: multi-attention, else the first other than the reference, else None."""
     others = [label for label in labels if label != reference_of(labels)]
     return PRIMARY if PRIMARY in others else next(iter(others), None)
 
 
 def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Contrast]:
-    """Return the contrasts of all variants with the reference, in the order of the plan."""
+    """Return each variant's contrast with the reference, in planned order."""
     labels = run_status.manifest.variants
     reference = reference_of(labels)
     contrasts = [_contrast(run_status, predictions, label, reference) for label in labels if label != reference]
@@ -126,7 +128,7 @@ def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Cont
 
 
 def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
-    """Return one row for each contrast: contrasts.csv. Differences in percentage points."""
+    """Return contrasts.csv: one row per contrast, differences in percentage points."""
     return pd.DataFrame(
         [
             {
@@ -157,7 +159,7 @@ def _contrast(run_status: RunStatus, predictions: Predictions | None, variant: s
     ours_S = np.array([ours[seed].test_accuracy for seed in seeds], dtype=np.float64)
     theirs_S = np.array([theirs[seed].test_accuracy for seed in seeds], dtype=np.float64)
     differences = ours_S - theirs_S
-    # A stream for each contrast: its figures do not depend on which others there are.
+    # One random stream per contrast, so that its figures do not depend on the other contrasts.
     rng = np.random.default_rng([RESAMPLING_SEED, *f"{variant} - {reference}".encode()])
     new_images = None
     if predictions is not None and seeds:
@@ -186,7 +188,7 @@ def _scored(run_status: RunStatus, label: str) -> Mapping[int, TrialResult]:
 
 
 def _correct(predictions: Predictions, label: str, seeds: tuple[int, ...]) -> npt.NDArray[np.int8] | None:
-    """Return which test images the trials of these seeds got right (S, N); None where one is not there."""
+    """Return which test images the trials of these seeds got right (S, N); None if a seed has no predictions."""
     rows = {seed: row for row, seed in enumerate(predictions.seeds[label])}
     if not set(seeds) <= rows.keys():
         return None

@@ -1,7 +1,7 @@
-"""Means, deviations and their 95 % intervals. Arrays in, numbers out.
+"""Means, standard deviations and their 95 % intervals. Arrays in, numbers out.
 
-Shapes: n values, S seeds, N images. Everything random comes from the generator that is handed in. Sources: Efron 1987
-(BCa intervals), Owen 2007 (resampling in two directions, the "pigeonhole bootstrap").
+Shapes: n values, S seeds, N images, R resamples. All randomness comes from the caller's generator. Sources: Efron 1987
+(BCa intervals), Owen 2007 (two-way resampling, the "pigeonhole bootstrap").
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ Array = npt.NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 FEWEST_FOR_AN_INTERVAL = 3
-"""Values; of fewer nothing can be resampled that would say more than the values do."""
+"""Values; resampling fewer tells no more than the values themselves."""
 DIGITS = 9
-"""Behind the point. Accuracies are shares of counted images: what differs less is equal, but for rounding."""
+"""Decimal places. Accuracies are fractions of counted images: any smaller difference is rounding error."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and sample standard deviation (ddof 1) of n values; None where n is too small for it."""
+    """Mean and sample standard deviation (ddof 1) of n values; None where n is too small."""
 
     n: int
     mean: float | None
@@ -32,11 +32,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Interval:
+    """A confidence interval."""
+
     low: float
     high: float
 
     @property
     def excludes_zero(self) -> bool:
+        """Return whether zero lies outside the interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -53,7 +56,7 @@ def summarise(values: Sequence[float] | Array) -> Summary:
 def mean_interval(values: Array, rng: np.random.Generator) -> Interval | None:
     """Return the 95 % BCa bootstrap interval of the mean of `values` (n,).
 
-    None where there are fewer than three values, or all are equal: the resamples then say nothing.
+    None for fewer than three values, or if all are equal: resampling then tells nothing.
     """
     if len(values) < FEWEST_FOR_AN_INTERVAL or are_equal(values):
         return None
@@ -65,10 +68,10 @@ def mean_interval(values: Array, rng: np.random.Generator) -> Interval | None:
 
 
 def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Generator) -> Interval | None:
-    """Return the 95 % percentile interval of the mean when seeds and images are both drawn again.
+    """Return the 95 % percentile interval of the mean, in percentage points, resampling both seeds and images.
 
-    `differences_SN` says of each seed and image whether our model is right where the other is not (1), the other way
-    round (-1), or neither (0); the interval is in percentage points. None with fewer than three seeds.
+    `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. None for fewer than three
+    seeds, or if all differences are 0.
     """
     seeds, images = differences_SN.shape
     if seeds < FEWEST_FOR_AN_INTERVAL or not differences_SN.any():
@@ -85,9 +88,10 @@ def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Genera
 
 
 def std_interval(values: Sequence[float] | Array) -> Interval | None:
-    """Return the 95 % interval of the standard deviation of `values` (n,), if they are normal; None where it is 0.
+    """Return the 95 % interval of the standard deviation of `values` (n,), assumed normal.
 
-    From the chi-squared distribution of the sample variance; n = 5 leaves a factor of 4.8 between its ends, n = 30 1.7.
+    From the chi-squared distribution of the sample variance. Its ends differ by a factor of 4.8 for n = 5, and of 1.7
+    for n = 30. None for fewer than two values, or if all are equal.
     """
     n = len(values)
     if n < 2 or np.ptp(values) == 0:
@@ -99,9 +103,10 @@ def std_interval(values: Sequence[float] | Array) -> Interval | None:
 
 
 def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array) -> tuple[float, Interval] | None:
-    """Return the variance of `part` (n,) over that of `whole` (m,) and its 95 % interval, if both are normal.
+    """Return the ratio of the variances of `part` (n,) and `whole` (m,), both assumed normal, and its 95 % interval.
 
-    From the F distribution of the ratio of two sample variances; None where one of them is 0.
+    From the F distribution of the ratio of two sample variances. None if either has fewer than two values, or a
+    variance of 0.
     """
     if min(len(part), len(whole)) < 2 or np.ptp(part) == 0 or np.ptp(whole) == 0:
         return None
@@ -112,5 +117,5 @@ def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array
 
 
 def are_equal(values: Array) -> bool:
-    """Return whether `values` (n,) differ by no more than rounding."""
+    """Return whether `values` (n,) differ by no more than rounding error."""
     return bool(np.ptp(values) < 10.0**-DIGITS)

@@ -1,9 +1,9 @@
-"""Where masks look, measured on images whose animal is outlined by a trimap: the measures, and a run's attention table.
+"""Where masks look, measured on images with a trimap of the animal: the scores, and a run's attention table.
 
-The pointing game (Zhang 2016) asks whether a mask's highest position lies on the animal; the energy inside (Wang 2020)
-which share of a mask's mass does. Both are averaged within each breed first, then over breeds: few breeds make up most
-of the trimaps. A mask that knows nothing scores, too, since animals are large and central: `lift` is what a mask has
-over one that is uniform, and over a centred Gaussian.
+The pointing game (Zhang 2016) asks whether a mask's maximum lies on the animal; energy inside (Wang 2020), what share
+of its mass does. Both are averaged within each breed, then over breeds, because few breeds make up most of the trimaps.
+Animals are large and central, so even a mask that ignores the image scores: `lift` is the margin over a uniform mask,
+and over a centred Gaussian.
 
 Shapes: T images with a trimap, M masks, H × W positions of the feature map, S side of the trimap in pixels.
 """
@@ -28,17 +28,17 @@ SPLITS = ("validation", "test")
 HEALTH = {
     "overlap": "mask_overlap", "entropy": "mask_entropy", "corner_mass": "mask_corner_mass", "dead": "mask_dead",
 }  # fmt: skip
-"""The table's columns that are those of history.csv in the chosen epoch (`catdog.training.mask_health`)."""
+"""Table columns taken from the chosen epoch, with their names in history.csv (see `catdog.training.mask_health`)."""
 
 Array = npt.NDArray[np.float64]
 
 GAUSSIAN_SIGMA = 0.25
-"""Of the centred Gaussian, as a share of the image's side."""
+"""As a fraction of the image's side."""
 
 
 @dataclass(frozen=True)
 class LocalizationScores:
-    """How much of some masks is on the animal, in percent, averaged over masks and macro-averaged over breeds."""
+    """How much of the masks lies on the animal, in percent: averaged over masks, macro-averaged over breeds."""
 
     pointing: float
     energy: float
@@ -49,15 +49,16 @@ class Outlines:
     """Where the animals are, in the cells of an H × W grid."""
 
     shares_THW: Array
-    """The share of each cell that is on the animal, exact where cells cut pixels."""
+    """The fraction of each cell that is on the animal, exact even where a cell edge splits a pixel."""
     centres_THW: npt.NDArray[np.bool_]
-    """Whether the pixel in the middle of each cell is."""
+    """Whether each cell's central pixel is on the animal."""
     breeds_T: npt.NDArray[np.integer]
 
     @classmethod
     def of(
         cls, animals_TSS: npt.NDArray[np.bool_], breeds_T: npt.NDArray[np.integer], height: int, width: int
     ) -> "Outlines":
+        """Return the outlines of `animals_TSS` on a grid of `height` × `width` cells."""
         side = animals_TSS.shape[1]
         rows_HS, columns_WS = _coverage(side, height), _coverage(side, width)
         shares = np.einsum("hs,tsr,wr->thw", rows_HS, animals_TSS.astype(np.float32), columns_WS, optimize=True)
@@ -67,9 +68,9 @@ class Outlines:
 
 
 def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> LocalizationScores | None:
-    """Return how much of the masks is on the animals; None if there is no image, or no mask with any mass.
+    """Return how much of the masks lies on the animals; None if there are no images, or no mask has any mass.
 
-    A mask with several highest positions points at each of them in equal shares; one without mass is left out.
+    A mask with several maxima points at each of them in equal shares; one without mass is left out.
     """
     masks = masks_TMHW.astype(np.float64)
     peaks = masks == masks.max(axis=(2, 3), keepdims=True, initial=-np.inf)
@@ -87,18 +88,18 @@ def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> Localiz
 
 
 def uniform_mask(height: int, width: int) -> Array:
-    """Return a mask without preference (H, W)."""
+    """Return a uniform mask (H, W)."""
     return np.ones((height, width))
 
 
 def gaussian_mask(height: int, width: int) -> Array:
-    """Return a Gaussian in the middle of the image (H, W)."""
+    """Return a centred Gaussian mask (H, W)."""
     y, x = (np.arange(height) + 0.5) / height - 0.5, (np.arange(width) + 0.5) / width - 0.5
     return np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * GAUSSIAN_SIGMA**2))
 
 
 def _macro_average(values_TM: Array, breeds_T: npt.NDArray[np.integer]) -> float:
-    """Return the mean over breeds of the means within them, in percent; NaN is left out."""
+    """Return the mean over breeds of each breed's mean, in percent, ignoring NaN."""
     means = []
     for breed in np.unique(breeds_T):
         values = values_TM[breeds_T == breed]
@@ -108,7 +109,7 @@ def _macro_average(values_TM: Array, breeds_T: npt.NDArray[np.integer]) -> float
 
 
 def _coverage(pixels: int, cells: int) -> npt.NDArray[np.float32]:
-    """Return which share of each cell (rows) each pixel covers: the weights of an average over the cell's area."""
+    """Return the fraction of each cell (rows) that each pixel covers: weights for averaging over a cell's area."""
     edges = np.arange(cells + 1) * pixels / cells
     starts, ends = np.arange(pixels), np.arange(pixels) + 1
     overlap = np.minimum(edges[1:, None], ends) - np.maximum(edges[:-1, None], starts)
@@ -127,9 +128,10 @@ class Measured:
 
 
 def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
-    """Return one row for each variant with masks and each split that has trimaps: means over trials, in percent.
+    """Return attention.csv: one row per split with trimaps and variant with masks. Means over trials, in percent.
 
-    `*_lift_*` are points above a mask that knows nothing. Without trimaps, or without masks, the table is empty.
+    Column `part` names the split; `*_lift_*` are points above a mask that ignores the image. The table is empty
+    without trimaps or masks.
     """
     trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
     measured = list(_measure_trials(store, run_status, trimaps)) if trimaps is not None else []
@@ -144,7 +146,7 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
 
 
 def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """Return the means over trials, and the standard deviations of the two measures themselves."""
+    """Return means over trials, and standard deviations of pointing and energy."""
     row: dict[str, float | None] = {}
     for name in values[0]:
         summary = summarise([one[name] for one in values])
@@ -187,7 +189,7 @@ def _measure_trials(store: Store, run_status: RunStatus, trimaps: Trimaps) -> It
 
 
 def _blind(outlines: Outlines) -> tuple[LocalizationScores, LocalizationScores]:
-    """Return what a uniform mask and a centred Gaussian score."""
+    """Return the scores of a uniform mask and of a centred Gaussian."""
     count, height, width = outlines.shares_THW.shape
     found = []
     for mask in (uniform_mask(height, width), gaussian_mask(height, width)):
@@ -209,7 +211,7 @@ def _row(scores: LocalizationScores, uniform: LocalizationScores, gaussian: Loca
 
 
 def _health(history: pd.DataFrame, result: TrialResult) -> dict[str, float]:
-    """Return what the masks were like in the chosen epoch."""
+    """Return the mask health in the chosen epoch."""
     chosen = epoch_row(history, result.best_epoch)
     assert chosen is not None, "the chosen epoch is in the history"
     return {column: float(chosen[name]) for column, name in HEALTH.items()}

@@ -1,4 +1,4 @@
-"""What every complete trial predicted for the test images, read back from the store.
+"""Every complete trial's predictions for the test images, read back from the store.
 
 Shapes: S trials of a variant (its seeds), N test images, K breeds.
 """
@@ -17,32 +17,33 @@ from catdog.storage import Store, read_many
 
 Objects = Iterable[tuple[str, bytes]]
 Track = Callable[[Objects, int], Objects]
-"""Passes objects on while it shows how many of them there have been."""
+"""Passes objects through and shows progress towards the total."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The breeds that the complete trials predicted for the test images."""
+    """The breeds that complete trials predicted for the test images."""
 
     breeds: tuple[str, ...]
     images_N: npt.NDArray[np.str_]
     labels_N: npt.NDArray[np.int16]
     seeds: Mapping[str, tuple[int, ...]]
-    """Of the trials that are here, by variant."""
+    """Seeds of the trials included, by variant."""
     predicted_SN: Mapping[str, npt.NDArray[np.int16]]
-    """By variant; a row for each of its `seeds`."""
+    """By variant; one row per entry of `seeds`."""
 
     def correct_SN(self, label: str) -> npt.NDArray[np.bool_]:
+        """Return which test images each trial got right."""
         return np.asarray(self.predicted_SN[label] == self.labels_N)
 
     def breed_accuracy_SK(self, label: str) -> npt.NDArray[np.float64]:
-        """Return the accuracy on each breed's images, in percent."""
+        """Return each trial's accuracy on each breed's images, in percent."""
         images_NK = self.labels_N[:, None] == np.arange(len(self.breeds))
         correct_SK = self.correct_SN(label).astype(np.float64) @ images_NK.astype(np.float64)
         return np.asarray(100 * correct_SK / images_NK.sum(axis=0).clip(1))
 
     def confusion_KK(self, label: str, row: int) -> npt.NDArray[np.int64]:
-        """Return how many images of each breed (rows) one trial took for each breed (columns)."""
+        """Return one trial's confusion matrix, in images: true breeds in rows, predicted breeds in columns."""
         counts = np.zeros((len(self.breeds), len(self.breeds)), dtype=np.int64)
         np.add.at(counts, (self.labels_N, self.predicted_SN[label][row]), 1)
         return counts
@@ -54,7 +55,7 @@ def read_predictions(
     """Read the predictions of all complete trials, in parallel; None if there are none.
 
     Raises:
-        UserError: a file is damaged, or is about other images than the others.
+        UserError: a file is damaged, or covers other images than the rest.
     """
     run = RunPaths(run_status.manifest.run)
     owners = {

@@ -1,4 +1,4 @@
-"""Everything that a report shows of a run, read from the store once. Neither Ray nor torch."""
+"""Everything a report shows about a run, read from the store once. Imports neither Ray nor torch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from catdog.storage import Store, read_many
 
 @dataclass(frozen=True)
 class ReportContent:
-    """A run, as far as it is there."""
+    """A run's data, as far as the store has it."""
 
     run_status: RunStatus
     trials: pd.DataFrame
@@ -32,19 +32,19 @@ class ReportContent:
     """table.csv."""
     contrasts: list[Contrast]
     attention: pd.DataFrame
-    """attention.csv; empty where there are no trimaps, or no masks."""
+    """attention.csv; empty without trimaps or masks."""
     predictions: Predictions | None
-    """Of the test images."""
+    """For the test images."""
     histories: Mapping[TrialId, pd.DataFrame]
-    """history.csv of the complete and the diverged trials."""
+    """history.csv of the complete and diverged trials."""
     probe_masks: Mapping[TrialId, ProbeMasks]
-    """Of the complete trials whose heads have masks."""
+    """masks.npz of the complete and diverged trials that have one."""
     contact_sheets: Mapping[str, bytes]
-    """PNGs, by label: that of each variant's best run in its chosen epoch."""
+    """By label: the PNG of the variant's best run in its chosen epoch."""
 
 
 def read_content(store: Store, run_status: RunStatus, track: Track = lambda objects, total: objects) -> ReportContent:
-    """Read what a report shows, in parallel; `track` is told how far that is."""
+    """Read what a report shows, in parallel; `track` shows progress."""
     predictions = read_predictions(store, run_status, track)
     return ReportContent(
         run_status=run_status,
@@ -66,7 +66,7 @@ def _read_histories(store: Store, run_status: RunStatus, track: Track) -> dict[T
 
 
 def _read_probe_masks(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, ProbeMasks]:
-    """The probe images are the same in all trials, and kept once."""
+    """Read the probe masks, keeping the probe images that all trials share once."""
     owners = {paths.masks: trial_id for trial_id, paths in _over(run_status).items()}
     probe_masks: dict[TrialId, ProbeMasks] = {}
     images: npt.NDArray[np.uint8] | None = None
@@ -89,7 +89,7 @@ def _read_contact_sheets(store: Store, run_status: RunStatus) -> dict[str, bytes
 
 
 def _over(run_status: RunStatus) -> dict[TrialId, TrialPaths]:
-    """Return the paths of all trials that are over, by label and seed."""
+    """Return the paths of all complete and diverged trials, by label and seed."""
     run = RunPaths(run_status.manifest.run)
     trials = (trial.planned for trial in run_status.trials if trial.result is not None)
     return {(trial.variant.label, trial.seed): run.trial(trial.variant.folder, trial.seed) for trial in trials}

@@ -1,7 +1,7 @@
-"""Whether a difference is more than luck. Arrays in, numbers out.
+"""Whether a difference is more than chance. Arrays in, numbers out.
 
-Shapes: n pairs or values. Everything random comes from the generator that is handed in. Sources: Ernst 2004
-(permutation tests), Holm 1979, Agarwal 2021 (probability of improvement).
+Shapes: n pairs or values. All randomness comes from the caller's generator. Sources: Ernst 2004 (permutation tests),
+Holm 1979, Agarwal 2021 (probability of improvement).
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ POWER = 0.8
 
 
 def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
-    """Return the two-sided p of the mean of paired `differences` (n,), if each could as well have the other sign.
+    """Return the two-sided p of the mean of paired `differences` (n,), if either sign is equally likely.
 
-    Exact, over all 2ⁿ signs, up to n = 13; from 10,000 random ones above. None without differences.
+    Exact, over all 2ⁿ sign patterns, up to n = 13; from 10,000 random ones above. None without differences.
     """
     if not len(differences):
         return None
@@ -28,7 +28,7 @@ def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
         return 1.0
 
     def mean(flipped: Array, axis: int) -> Array:
-        """Means that only differ by rounding are equal: an accuracy is a count."""
+        """Return means rounded, so that those that differ only by rounding error tie: accuracies are counts."""
         return np.asarray(flipped.mean(axis=axis).round(DIGITS))
 
     result = scipy.stats.permutation_test(
@@ -38,7 +38,7 @@ def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
 
 
 def smallest_p(n: int) -> float:
-    """Return the smallest p that n paired differences can give in a two-sided sign-flip test."""
+    """Return the smallest p that a two-sided sign-flip test of n pairs can give."""
     return min(1.0, 2.0 ** (1 - n))
 
 
@@ -52,16 +52,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def probability_of_improvement(ours: Array, theirs: Array) -> float | None:
-    """Return how probably a random one of `ours` (n,) is above a random one of `theirs` (m,); equal counts half."""
+    """Return the probability that a random one of `ours` (n,) exceeds one of `theirs` (m,); ties count half."""
     if not (len(ours) and len(theirs)):
         return None
     return float(scipy.stats.mannwhitneyu(ours, theirs).statistic / (len(ours) * len(theirs)))
 
 
 def correlation(ours: Array, theirs: Array) -> float | None:
-    """Return Pearson's correlation of pairs (n,), (n,); None where there are fewer than three, or one side is constant.
+    """Return Pearson's correlation of pairs (n,), (n,); None for fewer than three, or if one side is constant.
 
-    What pairing gains: the variance of a difference is 1 - correlation times what it would be without pairs.
+    It measures the gain from pairing, which multiplies the variance of a difference by 1 - correlation.
     """
     if len(ours) < FEWEST_FOR_AN_INTERVAL or are_equal(ours) or are_equal(theirs):
         return None
@@ -69,10 +69,10 @@ def correlation(ours: Array, theirs: Array) -> float | None:
 
 
 def detectable_difference(differences: Array) -> float | None:
-    """Return the true mean difference that so many pairs find at 5 % in four of five sweeps.
+    """Return the true mean difference that n pairs detect at 5 % with 80 % power.
 
-    That of a paired t-test, at the standard deviation of these `differences` (n,); None where that is 0,
-    or there are fewer than three.
+    Assumes a paired t-test and the standard deviation of `differences` (n,). None for fewer than three, or if all are
+    equal.
     """
     n = len(differences)
     if n < FEWEST_FOR_AN_INTERVAL or are_equal(differences):
@@ -80,10 +80,10 @@ def detectable_difference(differences: Array) -> float | None:
     critical = scipy.stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
 
     def shortfall(shift: float) -> float:
-        """`shift` is in standard errors, and searched from below: scipy's noncentral t is not finite far above."""
+        """Return power minus its target at a true mean of `shift` standard errors."""
         return float(scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift)) - POWER
 
-    largest = 1.0
+    largest = 1.0  # search from below: scipy's noncentral t is not finite far above
     while shortfall(largest) < 0:
         largest *= 2
     return float(scipy.optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1) / np.sqrt(n))

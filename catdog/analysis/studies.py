@@ -1,4 +1,4 @@
-"""The tables of the two studies: what λ does, and which randomness makes results scatter."""
+"""Tables of the two studies: the effect of λ, and which sources of randomness make results scatter."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from catdog.storage import Store, read_many
 
 
 def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
-    """Return one row for each λ of multi-attention: accuracies, and the overlap of its masks in the chosen epoch."""
+    """Return one row per λ of multi-attention: accuracies, and mask overlap in the chosen epoch."""
     rows: list[dict[str, object]] = []
     for label in run_status.manifest.variants:
         value = _lambda(run_status, label)
@@ -41,10 +41,10 @@ def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
 
 
 def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
-    """Return one row for each variant and source of randomness: the standard deviation of its test accuracies.
+    """Return one row per variant and source of randomness: the standard deviation of test accuracy.
 
-    With 95 % intervals, and the share of the variance that it has when everything varies. The shares need not add up to
-    one: sources act together.
+    With 95 % intervals, and the variance as a share of that with everything varying. Shares need not add up to one:
+    sources interact.
     """
     rows: list[dict[str, object]] = []
     for label in run_statuses[ALL].manifest.variants:
@@ -73,7 +73,7 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
 
 
 def _numbers(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Return the rows as a table whose numbers are numbers, unknown ones NaN."""
+    """Return the rows as a table with float columns, NaN where unknown."""
     table = pd.DataFrame(rows)
     return table.astype({name: float for name in table.columns if name not in ("variant", "vary", "n")})
 
@@ -85,7 +85,7 @@ def _lambda(run_status: RunStatus, label: str) -> float | None:
 
 
 def _overlaps(store: Store, run_status: RunStatus, label: str) -> list[float]:
-    """Return the mean cosine between a trial's masks on validation, in its chosen epoch, for each complete trial."""
+    """Return each complete trial's mean cosine between masks, on Validation in its chosen epoch."""
     run, folder = RunPaths(run_status.manifest.run), run_status.manifest.spec(label).folder
     epochs = {run.trial(folder, result.seed).history: result.best_epoch for result in run_status.results(label)}
     overlaps = []

@@ -1,6 +1,7 @@
-"""The comparison table of a run.
+"""A run's tables and summary.
 
-Accuracies are percentages. Failed, diverged and missing trials are listed, never averaged away."""
+Accuracies are percentages. Failed, diverged and missing trials are listed, never averaged away.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ TABLE_COLUMNS = ["variant", "n", "val_mean", "val_std", "test_mean", "test_std",
 
 
 def trials_table(run_status: RunStatus) -> pd.DataFrame:
-    """Return one row for every planned trial."""
+    """Return trials.csv: one row per planned trial."""
     rows = []
     for trial in run_status.trials:
         missing = TrialResult(
@@ -41,7 +42,7 @@ def trials_table(run_status: RunStatus) -> pd.DataFrame:
 
 
 def comparison_table(run_status: RunStatus) -> pd.DataFrame:
-    """Return one row for every variant; the best run is chosen by validation."""
+    """Return table.csv: one row per variant; the best run is chosen by validation."""
     rows = []
     for label in run_status.manifest.variants:
         results = run_status.results(label)
@@ -75,7 +76,7 @@ def comparison_table(run_status: RunStatus) -> pd.DataFrame:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:
-    """Return the rows of a table, None where something is not known."""
+    """Return the rows of a table, with None for missing values."""
     return [
         {str(name): None if pd.isna(value) else value for name, value in row.items()}
         for row in table.astype(object).to_dict("records")
@@ -114,7 +115,7 @@ def summary(
 
 
 def summarise_accuracies(results: Sequence[TrialResult]) -> tuple[Summary, Summary]:
-    """Return the summaries of the validation and of the test accuracies of complete trials."""
+    """Return the summaries of complete trials' validation and test accuracies."""
     return (
         summarise([result.val_accuracy for result in results if result.val_accuracy is not None]),
         summarise([result.test_accuracy for result in results if result.test_accuracy is not None]),

@@ -1,1 +1,1 @@
-"""What a user may ask for: plain data, checked when it is built. Imports neither torch nor a store."""
+"""What users can configure: plain data, validated on construction. Imports neither torch nor a store."""

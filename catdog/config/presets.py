@@ -70,7 +70,7 @@ PRESETS: dict[str, SweepConfig] = {
 
 
 def preset_config(name: str) -> SweepConfig:
-    """Return the preset of this name; raises `UserError` with the legal names."""
+    """Return the preset of this name; raises `UserError` listing the valid names."""
     if name not in PRESETS:
         raise UserError(f"unknown preset {shorten(name)!r}: choose from {', '.join(PRESETS)}")
     return PRESETS[name]

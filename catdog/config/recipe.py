@@ -1,4 +1,4 @@
-"""The recipe of a trial: everything that its numbers depend on, besides its variant and seed."""
+"""The recipe of a trial: everything that determines its results besides its variant and seed."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,7 +7,7 @@ from catdog.errors import UserError
 from catdog.formatting import shorten
 
 NAMED_WEIGHTS = ("imagenet", "lite0", "none")
-"""Weights that are no files."""
+"""Weights given by name rather than by file."""
 
 Purpose = Literal["init", "order", "augment", "dropout"]
 """What random numbers are drawn for."""
@@ -23,29 +23,29 @@ _INTEGERS = {
     "split_seed": (0, 2**32 - 1),
     "limit_images": (1, 10_000_000),
 }
-"""The least and the greatest value of the recipe's integers: what is beyond is a slip of the hand."""
+"""Minimum and maximum of the recipe's integers; anything beyond is a typo."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a trial's numbers depend on, besides its variant and seed."""
+    """Everything that determines a trial's results besides its variant and seed."""
 
     dataset: str = "oxford-iiit-pet"
-    """The images: drawn (pets drawn in code, nothing to download) or oxford-iiit-pet."""
+    """The dataset: drawn (pets drawn by code, nothing to download) or oxford-iiit-pet."""
     backbone: str = "resnet34"
     """A torchvision classification model, `timm/NAME`, or `tiny`."""
     weights: str = "imagenet"
-    """The backbone's weights: imagenet, lite0, none, a file, or an s3:// url."""
+    """The backbone's weights: imagenet, lite0, none, a file, or an s3:// URL."""
     freeze: bool = False
-    """Train the head only, on feature maps that are computed once; the only augmentation is then the mirror image."""
+    """Train only the head, on feature maps computed once; mirroring is then the only augmentation."""
     freeze_batch_norm: bool = True
-    """Keep the backbone's batch-norm statistics as they were pretrained (random weights have none to keep)."""
+    """Keep the backbone's pretrained batch-norm statistics (random weights have none to keep)."""
     image_size: int = 224
-    """Side of the images that the backbone sees, in pixels."""
+    """Side length of the backbone's input images, in pixels."""
     epochs: int = 10
     """Passes over the training images."""
     batch_size: int = 32
-    """Images in a training step."""
+    """Images per training step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.9."""
     learning_rate: float = 2e-3
@@ -59,27 +59,27 @@ class Recipe:
     mask_weight_decay: float = 0.0
     """Weight decay of the mask convolution."""
     label_smoothing: float = 0.0
-    """Label smoothing of the cross-entropy in training."""
+    """Label smoothing of the training cross-entropy."""
     lambda_divergence: float = 0.001
-    """Weight λ of the divergence loss of multi-attention; it depends on the size of the feature map."""
+    """Weight λ of multi-attention's divergence loss; a good value depends on the size of the feature map."""
     crop_scale: float = 0.35
-    """Smallest share of the image's area that a random crop keeps (1: no crops)."""
+    """Smallest fraction of the image's area that a random crop keeps (1: no crops)."""
     flip: bool = True
     """Mirror half of the training images."""
     split_seed: int = 0
-    """Seed of the split of trainval into train and validation; the same for all trials."""
+    """Seed for splitting trainval into train and validation; the same for all trials."""
     limit_images: int | None = None
-    """Use at most so many images of each part (train, validation, test), spread over the breeds."""
+    """Use at most this many images of each split (train, validation, test), spread over the breeds."""
     probe_images: int = 4
     """How many validation images the contact sheets show."""
     precision: Precision = "auto"
-    """float32, bfloat16 (autocast), or auto: the faster of both, measured once at the start of a run."""
+    """float32, bfloat16 (autocast), or auto: the faster of the two, measured once at the start of a run."""
     compile: bool = False
     """Compile the network with torch.compile."""
     deterministic: bool = False
     """Use deterministic algorithms on GPUs too (slower)."""
     vary: Purpose | Literal["all"] = "all"
-    """Which source of randomness the seed changes; the others stay those of seed 0."""
+    """Which source of randomness varies with the seed; the others stay at seed 0."""
 
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in _INTEGERS.items():
@@ -110,18 +110,18 @@ class Recipe:
 
     @property
     def keeps_batch_norm(self) -> bool:
-        """Whether the backbone's batch norms keep the statistics that they came with."""
+        """Return whether the backbone's batch norms keep their pretrained statistics."""
         return self.freeze_batch_norm and self.weights != "none"
 
     @property
     def backbone_library(self) -> str | None:
-        """The library that builds the backbone; None for our own."""
+        """Return the library that builds the backbone; None for our own."""
         if self.backbone == "tiny":
             return None
         return "timm" if self.backbone.startswith("timm/") else "torchvision"
 
     def variant_defaults(self) -> dict[str, int | float]:
-        """The parameters of variants whose default is this recipe's."""
+        """Return the variant parameters whose defaults come from this recipe."""
         return {"lambda_divergence": self.lambda_divergence}
 
 
@@ -132,5 +132,5 @@ def require(condition: bool, message: str) -> None:
 
 
 def option_name(name: str) -> str:
-    """Return the option that sets a field."""
+    """Return the command-line option that sets a field."""
     return "--" + name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The sweeps that a study consists of."""
+"""The sweeps that make up a study."""
 
 import dataclasses
 from typing import Literal
@@ -19,7 +19,7 @@ def lambda_config(config: SweepConfig) -> SweepConfig:
 
 
 def scatter_configs(config: SweepConfig) -> dict[str, SweepConfig]:
-    """Return the sweeps of a scatter study by what the seed changes in them; the last one changes everything."""
+    """Return the sweeps of a scatter study, keyed by what varies with the seed; in the last one, everything."""
     base = config.run or f"{config.preset}-scatter"
     purposes: tuple[Purpose | Literal["all"], ...] = (*PURPOSES, ALL)
     return {

@@ -1,4 +1,4 @@
-"""The sweep around a recipe: which trials, where they are stored, what they may use."""
+"""The sweep around a recipe: its trials, their store, and the resources they may use."""
 
 import math
 import os
@@ -17,7 +17,7 @@ Tracker = Literal["none", "mlflow", "wandb"]
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """One sweep: which trials of which recipe, where they are stored and what they may use."""
+    """One sweep: the trials of a recipe, their store, and the resources they may use."""
 
     preset: tyro.conf.Suppress[str]
     run: str | None = None
@@ -27,28 +27,28 @@ class SweepConfig:
     variants: tuple[str, ...] = ("baseline", "attention", "multi-attention")
     """The variants to compare, as NAME or NAME:parameter=value,..."""
     seeds: str = "30"
-    """How many seeds (30), or which (0-9, or 0-4,7)."""
+    """Number of seeds (30), or which ones (0-9, or 0-4,7)."""
     data_root: str | None = None
     """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download)."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     cpus_per_trial: int = 1
-    """CPU cores, and so threads, of a trial."""
+    """CPU cores, and thus threads, per trial."""
     gpus_per_trial: float | None = 0.0
-    """GPUs of a trial, or a part of one (0.25); None: one where there are any, else none."""
+    """GPUs per trial, or a fraction of one (0.25); None: one if there are any, else none."""
     checkpoint_seconds: float = 60.0
-    """Save an unfinished trial at the end of an epoch when the last time is so long ago."""
+    """Save a checkpoint at the end of an epoch if the last one is at least this many seconds old."""
     keep_weights: Literal["none", "best", "all"] = "none"
-    """Keep the weights of each variant's best run by validation, of all trials, or none."""
+    """Which weights to keep: none, those of each variant's best trial by validation accuracy, or all."""
     max_retries: int = 20
-    """How often a trial is started again after a lost node, a killed process or a store that stayed away."""
+    """How often a trial is retried after a lost node, a killed process or an unavailable store."""
     store_patience: float = 600.0
-    """Seconds to wait for an S3 store that is away, before a trial gives up and is started again."""
+    """Seconds to keep retrying an unavailable S3 store before a trial gives up and is restarted."""
     hourly_price: float | None = None
-    """Price of one GPU for an hour (of one CPU core, where trials use no GPU), to say what a sweep costs."""
+    """Hourly price of one GPU (of one CPU core if trials use no GPU), to report what a sweep costs."""
     max_cost: float | None = None
-    """Start no more trials when the run has cost so much, idle time included; needs --hourly-price."""
+    """Start no more trials once the run has cost this much, idle time included; needs --hourly-price."""
     tracker: Tracker = "none"
-    """Also file the trials in MLflow or Weights & Biases, as their own settings say (MLFLOW_TRACKING_URI, ...)."""
+    """Also log the trials to MLflow or Weights & Biases, using their own settings (MLFLOW_TRACKING_URI, ...)."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 
@@ -78,24 +78,27 @@ class SweepConfig:
 
     @property
     def run_name(self) -> str:
+        """Return the run's name: the option, else the preset's name."""
         return self.preset if self.run is None else self.run
 
     @property
     def variant_specs(self) -> tuple[VariantSpec, ...]:
+        """Return the variants with their parameters resolved."""
         return parse_variants(self.variants, self.recipe.variant_defaults())
 
     @property
     def seed_list(self) -> tuple[int, ...]:
+        """Return the seeds, sorted."""
         return parse_seeds(self.seeds)
 
     @property
     def dataset_root(self) -> str | None:
-        """Where the user says the dataset is: the option, or else the environment."""
+        """Return where the user says the dataset is: the option, else the environment variable."""
         return self.data_root or os.environ.get("CATDOG_DATA_ROOT") or None
 
 
 def check_run_name(run: str) -> None:
-    """Raise `UserError` for a name that could not be a folder of every store."""
+    """Raise `UserError` for a name that is not a valid folder in every store."""
     require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run) is not None and run != "datasets",
         f"--run {shorten(run)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
@@ -104,12 +107,12 @@ def check_run_name(run: str) -> None:
 
 
 def check_store(url: str) -> None:
-    """Raise `UserError` for a store without a name, which would be the current folder."""
+    """Raise `UserError` for an empty store, which would mean the current folder."""
     require(url != "", "--store: empty; give a folder or s3://bucket/prefix")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds that `text` names: `30` is 0 to 29, `0-9` and `0-4,7` name them. Raises `UserError`."""
+    """Return the seeds that `text` names: `30` means 0 to 29, `0-9` and `0-4,7` list them. Raises `UserError`."""
     remedy = "give a number of seeds (30), a range (0-9) or a list of ranges (0-4,7)"
     if re.fullmatch(r"[0-9]{1,9}", text):
         require(1 <= int(text) <= 10_000, f"--seeds {text}: must be from 1 to 10000; {remedy}")

@@ -1,11 +1,11 @@
 """The models that a sweep compares: their names, their parameters, and one canonical label for each.
 
 A label is `NAME` or `NAME:parameter=value,...`, as in `multi-attention:num_masks=8,lambda_divergence=0.1`. Its
-canonical form lists only the parameters that differ from their defaults, in declared order, each as its shortest
-number. This file imports no torch, so that a typo is answered at once; `catdog.models.build_model` finds the head
+canonical form lists only the parameters that differ from their defaults, in declared order, each in its shortest
+form. This file does not import torch, so that typos are reported at once; `catdog.models.build_model` finds the head
 class by its name.
 
-To add a variant: one head class in catdog/models/heads/ and one line in `VARIANTS`.
+To add a variant, write one head class in catdog/models/heads/ and one line in `VARIANTS`.
 """
 
 import math
@@ -19,7 +19,7 @@ Number = int | float
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a head, an integer where its default is one, within [minimum, maximum]."""
+    """A parameter of a head within [minimum, maximum], an integer if its default is one."""
 
     name: str
     default: Number
@@ -28,6 +28,7 @@ class Parameter:
     below_one: bool = False
 
     def parse(self, text: str, label: str) -> Number:
+        """Return the value; raises `UserError`, quoting the variant's `label`, if it is not a number in range."""
         kind = "an integer" if isinstance(self.default, int) else "a number"
         try:
             value: Number = int(text) if isinstance(self.default, int) else float(text) + 0.0  # -0.0 is 0.0
@@ -39,6 +40,7 @@ class Parameter:
         return value
 
     def range_text(self) -> str:
+        """Return the range of valid values as an interval."""
         if self.below_one:
             return f"[{self.minimum}, 1)"
         return f"[{self.minimum}, {self.maximum}]" if math.isfinite(self.maximum) else f"[{self.minimum}, ∞)"
@@ -49,12 +51,12 @@ NUM_MASKS = Parameter("num_masks", 4, minimum=1, maximum=1024)
 HIDDEN = Parameter("hidden_features", 256, minimum=1, maximum=65536)
 REDUCTION = Parameter("reduction", 16, minimum=1, maximum=65536)
 LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
-"""The weight of the divergence loss. Its default is replaced by the recipe's: the loss grows with the feature map."""
+"""The weight of the divergence loss. The recipe overrides its default, since the loss grows with the feature map."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A named model: its head class (`module.Class` of catdog.models.heads), parameters, and what the name fixes."""
+    """A named model: its head class (`module.Class` in catdog.models.heads), parameters, and fixed arguments."""
 
     name: str
     head: str
@@ -98,15 +100,15 @@ class VariantSpec:
 
     @property
     def folder(self) -> str:
-        """The label as the name of a folder."""
+        """Return the label as a folder name."""
         return self.label.replace(":", "__")
 
 
 def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> VariantSpec:
-    """Resolve a label; `defaults` are the recipe's own defaults of parameters (`lambda_divergence`).
+    """Resolve a label; `defaults` are the parameter defaults that the recipe sets (`lambda_divergence`).
 
-    Raises `UserError` for an unknown variant or parameter (the legal names are listed), for a value out of range, and
-    for a label that describes the same model as another variant does by its name.
+    Raises `UserError` for an unknown variant or parameter (listing the valid names), for a value out of range, and for
+    a label that describes the same model as a simpler label of another variant.
     """
     defaults = defaults or {}
     name, colon, listing = text.partition(":")
@@ -133,7 +135,7 @@ def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> Va
 
 
 def parse_variants(texts: tuple[str, ...], defaults: Mapping[str, Number] | None = None) -> tuple[VariantSpec, ...]:
-    """Resolve a list of labels; the same model twice is a `UserError`."""
+    """Resolve a list of labels; raises `UserError` if it is empty or names a model twice."""
     if not texts:
         raise UserError(f"no variants: name at least one of {', '.join(VARIANTS)}")
     specs: dict[str, VariantSpec] = {}

@@ -1,1 +1,1 @@
-"""The images: two sources (Oxford-IIIT Pet, drawn pets), one pack, and the batches that are made of it."""
+"""Image data: two datasets (Oxford-IIIT Pet, drawn pets), the pack, and the batches made from it."""

@@ -1,9 +1,9 @@
 """Batches of images or of cached features, ready for the network; shapes: B batch, S side, N images.
 
-Both kinds have the same methods, so training does not know which it is given. Augmentation works on whole batches on
-the training device and is driven by generators that the caller seeds; evaluation sees every image whole, in a fixed
-order. What a whole epoch needs (order, crops, labels) is drawn and sent to the device before its first step, so that
-no step waits for the host.
+Both kinds share one interface, so training need not know which it gets. Augmentation works on whole batches on the
+training device, from seeds that the caller passes; evaluation sees every image uncropped, in a fixed order. Everything
+an epoch needs (order, crops, labels) is drawn and sent to the device before its first step, so no step waits for the
+host.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,41 +20,47 @@ ASPECT_RATIO = (3 / 4, 4 / 3)
 
 EvaluationSplit = Literal["validation", "test"]
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs of the network (B, channels, height, width) and labels (B,)."""
+"""Network inputs (B, channels, height, width) and labels (B,)."""
 EVALUATION_BATCH = 64
 
 
 class Batches(Protocol):
-    """What training needs of the data."""
+    """The data as training sees it."""
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Return the number of training batches per epoch."""
+        ...
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """Return the size of a training batch."""
+        ...
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Return the number of classes."""
+        ...
 
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
         """Yield one epoch of augmented training batches."""
         ...
 
     def split(self, name: EvaluationSplit) -> Iterator[Batch]:
-        """Yield a whole part in its fixed order."""
+        """Yield a whole split in its fixed order."""
         ...
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
-        """Return the inputs of some images of a part, by their position in it."""
+        """Return the network inputs of some images of a split, by position."""
         ...
 
     def labels(self, name: EvaluationSplit) -> torch.Tensor:
-        """Return the labels of a part, on the CPU."""
+        """Return the labels of a split, on the CPU."""
         ...
 
 
 class ImageBatches:
-    """Batches of images from the pack; on a GPU its images are expected to be there already."""
+    """Batches of images from the pack; to train on a GPU, the pack must already be there (`Pack.on`)."""
 
     def __init__(
         self,
@@ -85,13 +91,15 @@ class ImageBatches:
             "test": torch.from_numpy(split.test).to(device),
         }
         self.feature_images = 2 * len(split.train) + len(split.validation) + len(split.test)
-        """How many images a frozen backbone sees: training images also mirrored."""
+        """Number of images a frozen backbone sees: training images count twice, plain and mirrored."""
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of training batches per epoch; an incomplete last one is dropped."""
         return len(self._train) // self.batch_size
 
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
+        """Yield one epoch of training batches, randomly cropped and flipped."""
         indices_N = send(_permutation(self._train, order_seed), self.device)
         crops = draw_crops(len(indices_N), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed))
         boxes_N4, flips_N = (send(drawn, self.device) for drawn in crops)
@@ -104,17 +112,20 @@ class ImageBatches:
             yield self._normalise(images), labels_N[rows]
 
     def split(self, name: EvaluationSplit) -> Iterator[Batch]:
+        """Yield a whole split in its fixed order."""
         for indices in self._splits[name].split(EVALUATION_BATCH):
             yield self._whole(indices), self._labels[indices]
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
+        """Return the network inputs of some images of a split, by position."""
         return self._whole(self._splits[name][list(positions)])
 
     def labels(self, name: EvaluationSplit) -> torch.Tensor:
+        """Return the labels of a split, on the CPU."""
         return self._labels[self._splits[name]].cpu()
 
     def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
-        """Yield the training images whole and in order, or their mirror images: what a frozen backbone sees."""
+        """Yield the training images for a frozen backbone: uncropped, in order, plain or mirrored."""
         for indices in self._train.to(self.device).split(EVALUATION_BATCH):
             images = self._whole(indices)
             yield images.flip(3) if mirrored else images
@@ -127,7 +138,7 @@ class ImageBatches:
 
 
 class FeatureBatches:
-    """Batches of feature maps that a frozen backbone gave once; half of the training images are mirrored ones."""
+    """Batches of a frozen backbone's cached feature maps; with `flip`, training mirrors a random half of the images."""
 
     def __init__(
         self,
@@ -139,7 +150,7 @@ class FeatureBatches:
         flip: bool,
         device: torch.device,
     ) -> None:
-        """`features`: (N, H, W, C) for `train` (then their N mirror images), `validation` and `test`."""
+        """`features`: (N, H, W, C) of `train` (followed by its N mirror images), `validation` and `test`."""
         self.features = {split: features_NHWC.to(device) for split, features_NHWC in features.items()}
         self.num_classes = len(pack.breeds)
         self.batch_size = min(batch_size, len(split.train))
@@ -153,9 +164,11 @@ class FeatureBatches:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of training batches per epoch; an incomplete last one is dropped."""
         return len(self._train_labels) // self.batch_size
 
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
+        """Yield one epoch of training batches, randomly mirrored."""
         count = len(self._train_labels)
         order_N = _permutation(torch.arange(count), order_seed)
         mirrored_N = torch.rand(count, generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
@@ -166,6 +179,7 @@ class FeatureBatches:
             yield gather(self.features["train"], indices_N[rows], torch.channels_last), labels_N[rows]
 
     def split(self, name: EvaluationSplit) -> Iterator[Batch]:
+        """Yield a whole split in its fixed order."""
         pairs = zip(
             self.features[name].split(EVALUATION_BATCH),
             self._split_labels[name].split(EVALUATION_BATCH),
@@ -175,20 +189,22 @@ class FeatureBatches:
             yield features_BHWC.permute(0, 3, 1, 2).float(), labels_B
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
+        """Return the network inputs of some images of a split, by position."""
         indices = torch.tensor(positions, device=self.device)
         return gather(self.features[name], indices, torch.channels_last)
 
     def labels(self, name: EvaluationSplit) -> torch.Tensor:
+        """Return the labels of a split, on the CPU."""
         return self._split_labels[name].cpu()
 
 
 def gather(
     maps_NHWC: torch.Tensor, indices_B: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
 ) -> torch.Tensor:
-    """Return some of the maps as float (B, C, H, W); where they lie as channels last already, they may stay so."""
+    """Return the maps at `indices_B` as float (B, C, H, W), in `memory_format` or still channels-last."""
     if maps_NHWC.device.type != "cpu" or maps_NHWC.dtype == torch.float32:
         return maps_NHWC.index_select(0, indices_B).permute(0, 3, 1, 2).float()
-    # One copy a map, converted on its way: a third less time than gathering the maps and converting them then.
+    # Converting each map as it is copied takes a third less time than gathering first and converting afterwards.
     shape = (len(indices_B), maps_NHWC.shape[3], *maps_NHWC.shape[1:3])
     maps_BCHW = torch.empty(shape, memory_format=memory_format)
     torch._foreach_copy_(maps_BCHW.permute(0, 2, 3, 1).unbind(), [maps_NHWC[index] for index in indices_B.tolist()])
@@ -196,7 +212,7 @@ def gather(
 
 
 def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return on `device` what was drawn on the CPU; a GPU's copy goes on while the host does."""
+    """Return a CPU tensor on `device`; copying to a GPU does not block the host."""
     return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
 
 
@@ -207,9 +223,9 @@ def _permutation(indices: torch.Tensor, seed: int) -> torch.Tensor:
 def draw_crops(
     count: int, crop_scale: float, flip: bool, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw random resized crops (as torchvision's RandomResizedCrop) and flips.
+    """Draw random resized crops (like torchvision's RandomResizedCrop) and flips.
 
-    Returns boxes (count, 4): centre x, centre y, width, height as shares of the image; and flips (count,), bool.
+    Returns boxes (count, 4): centre x, centre y, width, height as fractions of the image; and flips (count,), bool.
     """
     area, ratio, x, y, coin = torch.rand(5, count, generator=generator)
     area = crop_scale + (1 - crop_scale) * area
@@ -225,7 +241,7 @@ def draw_crops(
 def crop_and_resize(
     images_B3SS: torch.Tensor, boxes_B4: torch.Tensor, flips_B: torch.Tensor, size: int
 ) -> torch.Tensor:
-    """Cut one box out of each image, flip it where asked, and sample it at size × size (bilinear)."""
+    """Crop one box from each image, flip it where asked, and resample it to size × size (bilinear)."""
     theta_B23 = torch.zeros(len(images_B3SS), 2, 3, device=images_B3SS.device)
     theta_B23[:, 0, 0] = boxes_B4[:, 2] * torch.where(flips_B, -1.0, 1.0)
     theta_B23[:, 1, 1] = boxes_B4[:, 3]

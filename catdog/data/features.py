@@ -1,8 +1,7 @@
-"""Feature maps of a frozen backbone, computed once for all trials: training images and their mirror images,
-validation, test.
+"""Feature maps of a frozen backbone, computed once for all trials.
 
-Kept in one safetensors file, memory-mapped by every trial: the maps, and each map's mean over its positions, which is
-all that a head sees that begins with global average pooling.
+One safetensors file, memory-mapped by every trial, holds the maps of every split (training images also mirrored) and
+each map's mean over its positions, which is all that a head needs if it begins with global average pooling.
 """
 
 import hashlib
@@ -22,20 +21,20 @@ from catdog.errors import UserError
 
 _FORMAT = 3
 SPLITS = ("train", "validation", "test")
-"""`train` holds the training images, then their mirror images: one gather takes some of both."""
+"""`train` holds the training images, then their mirror images, so that one gather can mix both."""
 
 
 class Features(NamedTuple):
-    """What a frozen backbone makes of the images, by part."""
+    """The outputs of a frozen backbone, by split."""
 
     maps: dict[str, torch.Tensor]
     """(N, H, W, C), float16."""
     pooled: dict[str, torch.Tensor]
-    """(N, 1, 1, C), float32: the means of the maps, as a head would take them."""
+    """(N, 1, 1, C), float32: the means of the maps, as a head would compute them."""
 
 
 def features_digest(**origin: object) -> str:
-    """Return a name for the features that follow from `origin` (backbone, weights, size, split, precision)."""
+    """Return a name for the features determined by `origin` (backbone, weights, size, split, precision)."""
     return hashlib.sha256(json.dumps({"format": _FORMAT, **origin}, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -46,7 +45,7 @@ def compute_features(
     autocast: torch.autocast,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Features:
-    """Run the backbone over all images; `on_progress` hears of the number of images done."""
+    """Run the backbone over all images; `on_progress` receives the number of images done."""
     backbone.eval()
     streams: dict[str, Iterator[torch.Tensor]] = {
         "train": itertools.chain(batches.mirrored_train(False), batches.mirrored_train(True)),
@@ -68,6 +67,7 @@ def compute_features(
 
 
 def write_features(features: Features, path: Path) -> None:
+    """Write the features to one safetensors file."""
     tensors = {
         f"{kind}.{split}": tensor
         for kind, tensors_of in features._asdict().items()
@@ -77,7 +77,7 @@ def write_features(features: Features, path: Path) -> None:
 
 
 def open_features(path: Path) -> Features:
-    """Open cached features without reading them; raises `UserError` when the file is damaged."""
+    """Open cached features without reading them; raise `UserError` if the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return Features(

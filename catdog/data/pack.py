@@ -1,8 +1,8 @@
 """The pack: a whole dataset, decoded once, in one memory-mapped safetensors file.
 
-Images are squashed to one size as uint8 and written where the format of safetensors wants them, so that a pack of any
-size is made in little memory; all trials of a node share the file through the page cache, and no JPEG is
-decoded inside a trial. The split is derived from the labels (`catdog.data.split`), not stored.
+Images are squashed to one size as uint8 and written straight to their offsets in the file, so packing takes little
+memory at any size. All trials on a node share the file through the page cache, and no trial decodes a JPEG. The split
+is derived from the labels (`catdog.data.split`), not stored.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Pack:
 
     @property
     def trimaps(self) -> Trimaps:
-        """Return the outlines alone, which whoever measures attention reads without the images."""
+        """Return the outlines alone, so that attention can be measured without the images."""
         images = self.trimap_images_T
         return Trimaps(
             names=[self.names[i] for i in images],
@@ -67,7 +67,7 @@ class Pack:
 
 
 def write_pack(source: Source, path: Path) -> None:
-    """Decode all of `source` into `path`, on all cores: an image goes to its place in the file when it is decoded.
+    """Decode all of `source` into `path` on all cores, writing each image to its offset once it is decoded.
 
     Raises:
         OSError: the disk is full.
@@ -112,7 +112,7 @@ def write_pack(source: Source, path: Path) -> None:
 
 @contextlib.contextmanager
 def _whole_or_not_at_all(path: Path) -> Iterator[FileIO]:
-    """Open a new file, which is removed if it cannot be finished."""
+    """Open a new file; remove it if the block raises."""
     with open(path, "wb", buffering=0) as file:
         try:
             yield file
@@ -124,10 +124,10 @@ def _whole_or_not_at_all(path: Path) -> Iterator[FileIO]:
 def _lay_out(
     tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: dict[str, str]
 ) -> tuple[bytes, dict[str, int]]:
-    """Return the head of a safetensors file, and where in the file each tensor begins.
+    """Return the header of a safetensors file and the file offset of each tensor.
 
-    Tensors follow one another as they are given. The first begins with a page, which makes writing images a fifth
-    quicker, and all are aligned as long as a side is a multiple of four.
+    Tensors keep the given order. The first starts on a page boundary, which makes writing images a fifth faster; all
+    are aligned as long as the image side is a multiple of four.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -141,7 +141,7 @@ def _lay_out(
 
 
 def open_pack(path: Path) -> Pack:
-    """Open a pack without reading its images; raises `UserError` when the file is damaged."""
+    """Open a pack without reading its images; raise `UserError` if the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata()

@@ -1,6 +1,6 @@
-"""The dataset of a sweep in its store: found there or on this machine, downloaded and packed where it is not.
+"""Makes sure that a sweep's store holds its dataset: packs this machine's copy, or downloads one if there is none.
 
-A pack is made once, by whoever needs it first, and put into the store for the others.
+A pack is made once, by whoever needs it first, and stored for the others.
 """
 
 import json
@@ -19,7 +19,7 @@ from catdog.storage.serialization import to_json
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A dataset that is on this machine or in the store."""
+    """Identity and size of a dataset, known without opening it."""
 
     name: str
     fingerprint: str
@@ -27,13 +27,13 @@ class DatasetInfo:
 
 
 def expected_dataset(config: SweepConfig) -> DatasetInfo:
-    """Return what is known of the sweep's dataset before anybody has it."""
+    """Return what is known about the sweep's dataset before it is available."""
     entry = find_entry(config.recipe.dataset)
     return DatasetInfo(entry.name, "not here yet", entry.trainval_images)
 
 
 def stored_dataset(config: SweepConfig, store: Store) -> DatasetInfo | None:
-    """Return the dataset whose pack was put into the store last, if there is one."""
+    """Return the sweep's dataset as last stored, or None if its pack is not in the store."""
     try:
         content = json.loads(store.get(dataset_pointer(config.recipe.dataset)))
         dataset = DatasetInfo(**content)
@@ -43,9 +43,9 @@ def stored_dataset(config: SweepConfig, store: Store) -> DatasetInfo | None:
 
 
 def find_dataset(config: SweepConfig, store: Store) -> tuple[DatasetInfo | None, Source | None]:
-    """Return the dataset of a sweep and, where this machine has its images, their source; writes and downloads nothing.
+    """Return a sweep's dataset and, if this machine has the images, their source. Writes and downloads nothing.
 
-    The machine comes first (`open_dataset`), then the store (where `jobs/prepare.py` put a pack).
+    This machine (`open_dataset`) takes precedence over the store (where `jobs/prepare.py` put a pack).
     """
     source = open_dataset(config)
     if source is None:
@@ -54,7 +54,7 @@ def find_dataset(config: SweepConfig, store: Store) -> tuple[DatasetInfo | None,
 
 
 def prepare_dataset(config: SweepConfig, store: Store, report_progress: ReportProgress) -> DatasetInfo:
-    """Make sure that the store holds the pack of the sweep's dataset, downloading it where it is nowhere else."""
+    """Make sure that the store holds the pack of the sweep's dataset, downloading the images as a last resort."""
     dataset, source = find_dataset(config, store)
     if dataset is None:
         entry = find_entry(config.recipe.dataset)

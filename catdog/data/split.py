@@ -1,4 +1,4 @@
-"""Which images train, validate and test: from the labels alone, the same for every trial."""
+"""The split into train, validation and test: derived from labels and split seed, the same for every trial."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ SplitName = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of images, each sorted; no image is in two of them."""
+    """Sorted image indices of each split; no image is in two splits."""
 
     train: IntArray
     validation: IntArray
@@ -31,8 +31,8 @@ def split_images(
 ) -> Split:
     """Split trainval by breed (stratified, largest remainders) into 80 % train and 20 % validation.
 
-    On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test split is the official one. `limit_images` keeps
-    at most so many images of each split, spread evenly over the breeds.
+    On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test split is the official one. `limit_images` caps
+    the size of each split, spread evenly over the breeds.
     """
     trainval = np.flatnonzero(~is_test)
     breeds, counts = np.unique(labels[trainval], return_counts=True)
@@ -48,7 +48,7 @@ def split_images(
 
 
 def validation_sizes(counts: IntArray) -> IntArray:
-    """Return how many of each breed's trainval images validate."""
+    """Return how many of each breed's trainval images go to validation."""
     total = round(VALIDATION_SHARE * counts.sum())
     quotas = counts * total / counts.sum()
     sizes: IntArray = np.floor(quotas).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The outlines of a dataset's animals, stored apart from its images: measuring where masks look needs no pack.
+"""The outlines of a dataset's animals, stored separately: measuring where masks look needs no pack.
 
 Shapes: T images with a trimap, S side of the trimap in pixels, K breeds.
 """
@@ -18,7 +18,7 @@ from catdog.storage.serialization import npz_bytes, read_npz
 logger = logging.getLogger(__name__)
 
 BACKGROUND = 2
-"""In a trimap; 1 is the animal, 3 its border."""
+"""Trimap value of the background; 1 is the animal, 3 its border."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Trimaps:
     """The outlined animals of a dataset."""
 
     names: Sequence[str]
-    """Of the T images."""
+    """Names of the T images."""
     labels_T: npt.NDArray[np.int64]
     breeds: Sequence[str]
     """Names of the K classes, by label."""
@@ -34,7 +34,7 @@ class Trimaps:
     """Whether a pixel is on the animal or its border."""
 
     def to_npz(self) -> bytes:
-        """Return trimaps.npz."""
+        """Return the content of trimaps.npz."""
         return npz_bytes(
             names=np.array(self.names, dtype=str),
             labels=self.labels_T,
@@ -44,7 +44,7 @@ class Trimaps:
 
 
 def read_trimaps(store: Store, fingerprint: str) -> Trimaps | None:
-    """Return the trimaps of a dataset; None where it has none, or where the file is damaged (which is logged)."""
+    """Return the trimaps of a dataset; None if it has none or the file is damaged (which is logged)."""
     try:
         content = read_npz(store.get(trimaps_key(fingerprint)), "names", "labels", "breeds", "animals")
     except NotFoundError:

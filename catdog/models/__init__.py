@@ -1,4 +1,4 @@
-"""The models: `build_model` joins a backbone and the head of a variant.
+"""The models: `build_model` joins a backbone and a variant's head.
 
 Shapes: B batch, C channels of an H × W map, M masks, K classes.
 """

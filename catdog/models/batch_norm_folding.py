@@ -1,15 +1,15 @@
-"""Batch norms that keep their statistics, computed within the convolutions before them.
+"""Folds batch norms with fixed statistics into the convolutions before them.
 
-A convolution with weights w and a batch norm with fixed statistics (mean μ, deviation σ, scale γ, shift β) are one
-convolution with weights w·γ/σ and biases β − μ·γ/σ. Written so, from the same parameters, training reaches the same
-gradients but for rounding, and a CPU is spared a pass over every feature map in each direction. The idea is that of
-inference engines (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", section 3.2).
+A convolution with weights w, followed by a batch norm with fixed statistics (mean μ, deviation σ, scale γ, shift β),
+equals one convolution with weights w·γ/σ and biases β − μ·γ/σ. Computed that way from the same parameters, gradients
+differ only by rounding, and a CPU saves a pass over every feature map in each direction. Inference engines do the same
+(Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+section 3.2).
 
-A copy of the backbone computes with the folded weights, so its layers may be others as long as they give the same:
-those of `cpu_layers.py`, and convolutions that need no copy of a map for TensorFlow's padding.
+A copy of the backbone runs on the folded weights, so its layers can be replaced by faster equivalents: those of
+`cpu_layers.py`, and convolutions that pad like TensorFlow without copying the map.
 
-A step of lite0 at 128 px takes 1.4 times as long without all that (`python benchmarks/alternatives.py folding`).
+Without all this, a step of lite0 at 128 px takes 1.4 times as long (`python benchmarks/alternatives.py folding`).
 """
 
 import copy
@@ -28,10 +28,10 @@ _TOLERANCE = 1e-4
 
 
 class FoldedNet(nn.Module):
-    """What `model` computes, with its own parameters: folded where its batch norms are in evaluation mode.
+    """`model` with the same parameters, folded while its batch norms are in evaluation mode.
 
-    Which batch norm follows which convolution is seen on the first image, and checked there: a backbone that the
-    folding does not fit is computed as it is.
+    The first image shows which batch norm follows which convolution, and whether folding reproduces the features; a
+    backbone that cannot be folded runs unchanged.
     """
 
     def __init__(self, model: PetNet) -> None:
@@ -41,6 +41,7 @@ class FoldedNet(nn.Module):
         self._looked = False
 
     def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
+        """Return the model's output, computed folded where possible."""
         if not self._looked:
             self._folding = _find_folding(self.model.backbone, images_BCHW[:1])
             self._looked = True
@@ -61,11 +62,10 @@ class _Pair(NamedTuple):
 
 
 class _Folding:
-    """A backbone without its batch norms, for the folded weights of another that has them.
+    """A copy of a backbone without its batch norms, run on the original's folded weights.
 
-    `turned`: it sees everything upside down, images and kernels turned by 180°. TensorFlow pads an even side behind
-    its end where it halves it, which timm does by a copy of the map; turned, that is the padding that PyTorch's
-    convolutions have anyway.
+    `turned`: images and kernels are rotated by 180°. Where TensorFlow halves an even side, it pads only the end, which
+    timm reproduces by copying the map; rotated, PyTorch's own padding does the same.
     """
 
     def __init__(self, backbone: nn.Module, pairs: list[_Pair], turned: bool) -> None:
@@ -91,12 +91,12 @@ class _Folding:
 
     @property
     def norms_learn(self) -> bool:
-        """Whether a batch norm takes its statistics from the batch."""
+        """Whether any batch norm takes its statistics from the batch."""
         return any(module.training for module in self._backbone.modules() if isinstance(module, nn.BatchNorm2d))
 
     @property
     def is_whole(self) -> bool:
-        """Whether all that it computes with comes from the backbone (not where a backbone uses a module twice)."""
+        """Whether the backbone supplies every tensor of the copy (not if it uses a module twice)."""
         names = (name for name, _ in itertools.chain(self._plain.named_parameters(), self._plain.named_buffers()))
         return self._tensors().keys() >= set(names)
 
@@ -109,7 +109,7 @@ class _Folding:
         return features.flip(2, 3) if self._turned else features
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """Return what the plain backbone computes with: the weights of the other one, folded and turned."""
+        """Return the tensors that the copy runs on: the backbone's, folded, and rotated if `turned`."""
         own = itertools.chain(self._backbone.named_parameters(), self._backbone.named_buffers())
         tensors: dict[str, torch.Tensor] = {name: tensor for name, tensor in own if name not in self._folded}
         for _, norm, conv_name, conv in self._pairs:
@@ -125,14 +125,14 @@ class _Folding:
 
 
 def _pads_behind(module: nn.Module) -> bool:
-    """Return whether a convolution pads as TensorFlow does: timm's, which is not imported for other backbones."""
+    """Return whether a convolution is timm's TensorFlow-style one, without importing timm for other backbones."""
     return type(module).__name__ == "Conv2dSame" and module.dilation == (1, 1)
 
 
 def _faster_layer(module: nn.Module, turned: bool) -> nn.Module:
-    """Return a layer that computes in less time what `module` does, or does upside down; or `module` itself."""
+    """Return a faster equivalent of `module`, rotated if `turned`; or `module` itself."""
     if turned and isinstance(module, nn.Conv2d) and _pads_behind(module):
-        # Both ends of a map are padded as the longer one was; what is too much of it is never reached.
+        # Pads both ends by the larger of the two paddings; the convolution never reaches the excess.
         module = _convert_conv(module, nn.Conv2d, (module.kernel_size[0] // 2, module.kernel_size[1] // 2))
     if isinstance(module, nn.Conv2d) and StripedDepthwiseConv2d.gains(module):
         return _convert_conv(module, StripedDepthwiseConv2d, module.padding)
@@ -148,14 +148,14 @@ def _convert_conv(conv: nn.Conv2d, kind: type[nn.Conv2d], padding: Any) -> nn.Co
 
 
 def _rest_of_norm(norm: nn.Module) -> nn.Module:
-    """Return what a batch norm does besides: timm's have the dropout and the activation after it inside."""
+    """Return what else a batch norm does: timm's include the dropout and activation after it."""
     return nn.Sequential(OrderedDict((name, child) for name, child in norm.named_children() if name in ("drop", "act")))
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def _find_folding(backbone: nn.Module, image_1CHW: torch.Tensor) -> _Folding | None:
-    """Return a folding that gives this image the features that the backbone gives it, if there is one."""
+    """Return a folding that reproduces the backbone's features of this image, if there is one."""
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
     try:
@@ -176,7 +176,7 @@ def _find_folding(backbone: nn.Module, image_1CHW: torch.Tensor) -> _Folding | N
 
 
 def _find_pairs(backbone: nn.Module, image_1CHW: torch.Tensor) -> tuple[list[_Pair], torch.Tensor]:
-    """Return each batch norm that is given what a convolution gave, with that convolution; and the features."""
+    """Return each batch norm directly after a convolution, with that convolution; and the features."""
     given: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
     pairs: list[_Pair] = []
     calls: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Layers that compute what PyTorch's do, in less time on a CPU."""
+"""Equivalents of PyTorch's layers that are faster on CPUs."""
 
 from typing import Any, Literal
 
@@ -7,16 +7,17 @@ import torch.nn.functional as F
 from torch import nn
 
 STRIP = 3
-"""Columns of a strip."""
+"""Columns in a strip."""
 
 
 class InPlaceReLU6(nn.Module):
-    """`nn.ReLU6(inplace=True)`, to the bit, without the copy of its input that PyTorch keeps for the backward pass.
+    """`nn.ReLU6(inplace=True)`, bit for bit, without the copy of its input that PyTorch keeps for the backward pass.
 
-    What was clamped tells as well where the gradient passes, and the next layer keeps it anyway.
+    The output tells just as well where the gradient passes, and the next layer keeps it anyway.
     """
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Clamp the maps to 0..6, in place."""
         clamped: torch.Tensor = _ClampInPlace.apply(maps) if torch.is_grad_enabled() else maps.clamp_(0, 6)
         return clamped
 
@@ -37,17 +38,17 @@ class _ClampInPlace(torch.autograd.Function):
 
 
 class StripedDepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` of one filter a channel, but for the rounding of its weight gradient, which is taken in strips.
+    """A depthwise `nn.Conv2d` that computes its weight gradient in strips: equal but for rounding, and faster.
 
-    oneDNN, which computes PyTorch's convolutions on CPUs, has quick kernels for the weight gradient of depthwise
-    convolutions that are up to three columns wide; that of a 5×5 kernel takes 4 to 14 times as long as its other two
-    passes together. The gradient of a wide kernel is that of its strips of three columns side by side, each a
-    convolution of its own over as much of the input (`python benchmarks/alternatives.py cpu_layers`).
+    oneDNN, which runs PyTorch's convolutions on CPUs, has fast weight-gradient kernels only for depthwise convolutions
+    up to three columns wide; that gradient of a 5×5 kernel takes 4 to 14 times as long as the other two passes
+    together. So a wide kernel is cut into strips of three columns, each with the gradient of a convolution over its
+    own slice of the input (`python benchmarks/alternatives.py cpu_layers`).
     """
 
     @staticmethod
     def gains(conv: nn.Conv2d) -> bool:
-        """Return whether the weight gradient of a convolution is worth being taken in strips."""
+        """Return whether strips make the weight gradient of a convolution faster."""
         return (
             type(conv) is nn.Conv2d
             and conv.in_channels == conv.out_channels == conv.groups
@@ -58,7 +59,8 @@ class StripedDepthwiseConv2d(nn.Conv2d):
         )
 
     def forward(self, maps_BCHW: torch.Tensor) -> torch.Tensor:
-        if torch.is_autocast_enabled(maps_BCHW.device.type):  # chooses other types than those that are saved
+        """Return the convolved maps."""
+        if torch.is_autocast_enabled(maps_BCHW.device.type):  # autocast computes in other dtypes than those saved
             return super().forward(maps_BCHW)
         convolved: torch.Tensor = _Striped.apply(maps_BCHW, self.weight, self.bias, self.stride, self.padding)
         return convolved

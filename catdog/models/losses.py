@@ -1,4 +1,4 @@
-"""The losses of training: of the classification, and of masks that look alike."""
+"""The training losses: of the classification, and of overlapping masks."""
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,9 @@ def classification_loss(logits_NK: torch.Tensor, labels_N: torch.Tensor, label_s
 def divergence_loss(masks_BMHW: torch.Tensor) -> torch.Tensor:
     """Return how much the masks of an image overlap, as a scalar ≥ 0.
 
-    Each mask (B, M, H, W), flattened, is divided by (its maximum + 0.01); of all M×M inner products the diagonal is
-    dropped, the rest squared, and averaged over the batch and all M² entries (after Zhao et al. 2017, DVAN). It grows
-    with the square of H·W: about 221 at the start for four 7×7 masks. Computed in float32 whatever the autocast.
+    Each mask (B, M, H, W) is flattened and divided by (its maximum + 0.01). All M×M inner products except
+    the diagonal are squared and averaged over the batch and all M² entries (after Zhao et al. 2017, DVAN). Grows with
+    the square of H·W: about 221 at the start for four 7×7 masks. Computed in float32 even under autocast.
     """
     with torch.autocast(masks_BMHW.device.type, enabled=False):
         flat_BMP = masks_BMHW.float().flatten(2)

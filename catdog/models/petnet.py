@@ -1,4 +1,4 @@
-"""`PetNet`: a backbone and a head; `build_model` makes one from a variant's name."""
+"""`PetNet`: a backbone and a head; `build_model` builds one from a variant's name."""
 
 import importlib
 from pathlib import Path
@@ -14,7 +14,7 @@ _SHAPE_PROBE_SIZE = 96
 
 
 class ModelOutput(NamedTuple):
-    """Logits, the masks that made them, and what the head adds to the loss."""
+    """Logits, the masks behind them, and the head's auxiliary loss."""
 
     logits_BK: torch.Tensor
     masks_BMHW: torch.Tensor | None
@@ -24,10 +24,12 @@ class ModelOutput(NamedTuple):
 
     @property
     def logits(self) -> torch.Tensor:
+        """Return the logits (B, K)."""
         return self.logits_BK
 
     @property
     def masks(self) -> torch.Tensor | None:
+        """Return the masks (B, M, H, W); None for heads without spatial masks."""
         return self.masks_BMHW
 
 
@@ -40,12 +42,13 @@ class PetNet(nn.Module):
         self.head = head
 
     def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
+        """Return the head's output for the backbone's features."""
         output: ModelOutput = self.head(self.backbone(images_BCHW))
         return output
 
 
 def build_head(variant: VariantSpec, in_channels: int, num_classes: int) -> nn.Module:
-    """Return the head of a variant, its weights drawn from torch's global generator."""
+    """Return a variant's head, with weights drawn from torch's global generator."""
     module_name, class_name = variant.head.split(".")
     head_class = getattr(importlib.import_module(f"catdog.models.heads.{module_name}"), class_name)
     head: nn.Module = head_class(in_channels, num_classes, **variant.arguments)
@@ -58,7 +61,7 @@ def build_model(
     """Return the network of a variant.
 
     Args:
-        variant: a label such as `multi-attention:num_masks=8`, or a resolved one.
+        variant: a label such as `multi-attention:num_masks=8`, or a parsed one.
         backbone: a torchvision model's name, `timm/NAME`, or `tiny`.
         num_classes: K.
         weights: `imagenet`, `lite0`, a file, or None (or `none`) for random ones.

@@ -1,1 +1,1 @@
-"""How a run is shown: page, figures, tables, terminal. The only room that imports matplotlib and jinja2."""
+"""How a run is shown: page, figures, tables, terminal. The only package that imports matplotlib and jinja2."""

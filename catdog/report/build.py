@@ -1,4 +1,4 @@
-"""The files of a run's report, from the store alone: tables, summary, figures, page; and table.md, for the terminal."""
+"""The files of a run's report, from the store alone: tables, summary, figures, page, and table.md for the terminal."""
 
 import shlex
 from pathlib import Path
@@ -27,9 +27,9 @@ def write_report(
     running: bool = False,
     track: Track = lambda objects, total: objects,
 ) -> ReportContent:
-    """Write all files of the report into the run's report folder, or into `folder`, and return what they show.
+    """Write the report's files into the run's report folder, or into `folder`, and return their content.
 
-    While a sweep is `running` the page says so; `track` is told how far reading is.
+    While a sweep is `running`, the page says so; `track` shows progress.
     """
     content = read_content(store, run_status, track)
     run = RunPaths(run_status.manifest.run)
@@ -66,7 +66,7 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def table_markdown(content: ReportContent) -> str:
-    """Return table.md: the verdicts, the comparison table, what is missing from it, and how it was made."""
+    """Return table.md: verdicts, comparison table, trials not in the averages, and how the run was made."""
     run_status, manifest = content.run_status, content.run_status.manifest
     recipe = manifest.identity.recipe
     lines = [
@@ -102,7 +102,7 @@ def table_markdown(content: ReportContent) -> str:
 
 
 def _attention(table: pd.DataFrame) -> list[str]:
-    """Return where the masks look on the test images that have a trimap."""
+    """Return the lines on where the masks look, on test images with a trimap; none without such images."""
     rows = [] if table.empty else table[table["part"] == "test"].to_dict("records")
     if not rows:
         return []

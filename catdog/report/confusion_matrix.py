@@ -1,4 +1,4 @@
-"""The matrix of confused breeds as an SVG, written by hand: matplotlib takes half a second for its 74 labels."""
+"""The confusion matrix of breeds as a hand-written SVG: matplotlib takes half a second for its 74 labels."""
 
 from collections.abc import Sequence
 from html import escape
@@ -11,15 +11,15 @@ from catdog.report.figures import SCHEME
 
 _FONT = 11
 _LETTER = 6
-"""Width of a letter, about, in the same unit."""
+"""Approximate width of a letter, in the same unit."""
 _LONGEST = 26
-"""Letters of a breed's name that are shown."""
+"""Most letters shown of a breed's name."""
 
 
 def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) -> str:
-    """Return of each breed's images (rows) the share that was taken for each other breed (columns), in percent.
+    """Return an SVG of the percentage of each breed's images (rows) mistaken for each other breed (columns).
 
-    Right answers and shares of 0 are left empty.
+    The diagonal and shares of 0 stay empty.
     """
     shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
     np.fill_diagonal(shares_KK, 0)
@@ -28,7 +28,7 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) ->
     cell = 16 if len(names) > 20 else 20
     label = _LETTER * max(len(shorten(breed, _LONGEST)) for breed in breeds) + 24
     side = cell * len(names)
-    # Narrow enough for two words of text below a matrix of two breeds.
+    # Wide enough for the legend below a matrix of two breeds.
     width, height = label + max(side, 200) + 2, side + label + 58
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
@@ -75,7 +75,7 @@ def _legend(top: float) -> str:
     )
     return (
         f'<linearGradient id="scale">{stops}</linearGradient>'
-        '<text y="-12">rows: true breed; columns: taken for</text>'
+        '<text y="-12">rows: true breed; columns: predicted</text>'
         '<rect width="160" height="10" fill="url(#scale)"/>'
         f'<text y="25">0</text><text x="160" y="25" text-anchor="end">{top:.3g} %</text>'
         '<text y="42">of the breed’s images</text>'

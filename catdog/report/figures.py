@@ -1,6 +1,6 @@
-"""The static figures of a report, by matplotlib. Tables in, PNG or SVG out; the same tables give the same bytes.
+"""A report's static figures, drawn by matplotlib. Tables in, PNG or SVG out; equal tables give equal bytes.
 
-An SVG's text stays text, and its ink follows the reader's colour scheme, light or dark. Shapes: E epochs, S seeds.
+Text in an SVG stays text, and its ink follows the reader's light or dark colour scheme. Shapes: E epochs, S seeds.
 """
 
 import io
@@ -26,10 +26,10 @@ Array = npt.NDArray[np.float64]
 
 INTERVAL_SEED = 0
 COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c2504a", "#2a97a8")
-"""Readable on white and on black; after the last comes the first again, with another dash."""
+"""Readable on white and on black; reused with another dash once they run out."""
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
 _INK, _FAINT = "#010203", "#040506"
-"""Stand for colours of the reader's scheme until an SVG is written."""
+"""Placeholders, replaced by colours of the reader's scheme when an SVG is written."""
 SCHEME = (
     "<style>:root{--ink:#222;--faint:#d5d5d5}"
     "@media(prefers-color-scheme:dark){:root{--ink:#ddd;--faint:#444}}text{fill:var(--ink)}</style>"
@@ -38,7 +38,7 @@ SCHEME = (
 
 @dataclass(frozen=True)
 class Row:
-    """Values of a variant in a plot of rows, their mean, and the interval of the mean."""
+    """One row of a plot: a name, its values, and the interval of their mean."""
 
     name: str
     values: Array
@@ -47,11 +47,12 @@ class Row:
 
 
 def colour_of(position: int) -> str:
+    """Return the colour of the variant at `position`."""
     return COLOURS[position % len(COLOURS)]
 
 
 def accuracy_rows(trials: pd.DataFrame, variants: Sequence[str], column: str) -> list[Row]:
-    """Return the accuracies of all complete trials, with the 95 % interval of each variant's mean over seeds."""
+    """Return one row per variant: the accuracies of its complete trials, and the 95 % interval of their mean."""
     complete = trials[trials["status"] == "complete"]
     rows = []
     for position, variant in enumerate(variants):
@@ -63,7 +64,7 @@ def accuracy_rows(trials: pd.DataFrame, variants: Sequence[str], column: str) ->
 
 
 def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
-    """Return a PNG: one point per complete trial, validation beside test, the mean and its interval."""
+    """Return a PNG: one point per complete trial, validation beside test, with the mean and its interval."""
     sides = [("val_accuracy", "Validation"), ("test_accuracy", "Test")]
     rows = [accuracy_rows(trials, variants, column) for column, _ in sides]
     with _style("#222222", "#d5d5d5"):
@@ -78,6 +79,7 @@ def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
 
 
 def accuracies_svg(trials: pd.DataFrame, variants: Sequence[str], column: str) -> str:
+    """Return an SVG: one point per complete trial, with the mean and its interval."""
     rows = accuracy_rows(trials, variants, column)
     with _style() as written:
         figure = Figure(figsize=(4.6, 0.7 + 0.52 * len(rows)), layout="constrained")
@@ -86,7 +88,7 @@ def accuracies_svg(trials: pd.DataFrame, variants: Sequence[str], column: str) -
 
 
 def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> str:
-    """One row for each contrast: the pairs' differences, their mean and its 95 % interval."""
+    """Return an SVG: one row per contrast, with the pairs' differences, their mean and its 95 % interval."""
     rows = [
         Row(f"{c.variant} − {c.reference}", np.array(c.differences), c.interval, colour_of(variants.index(c.variant)))
         for c in contrasts
@@ -101,7 +103,7 @@ def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> s
 
 
 def pairs_svg(contrast: Contrast, colour: str) -> str:
-    """The differences of one contrast, seed by seed."""
+    """Return an SVG of one contrast's differences, seed by seed."""
     with _style() as written:
         figure = Figure(figsize=(4.6, 2.6), layout="constrained")
         panel = figure.add_subplot()
@@ -119,7 +121,7 @@ def pairs_svg(contrast: Contrast, colour: str) -> str:
 
 
 def curves_svg(curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], title: str) -> str:
-    """A line for each variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile."""
+    """Return an SVG: one line per variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile."""
     with _style() as written:
         figure = Figure(figsize=(4.6, 3.1 + 0.16 * len(curves_ES)), layout="constrained")
         panel = figure.add_subplot()
@@ -142,7 +144,7 @@ def curves_svg(curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], t
 
 
 def _late_range(curves_ES: Iterable[pd.DataFrame]) -> tuple[float, float]:
-    """Return the range of all curves after their first quarter: before that they are far away and tell little."""
+    """Return the range of all curves after their first quarter, whose extremes would flatten the rest."""
     late = [curve_ES.iloc[len(curve_ES) // 4 :].to_numpy() for curve_ES in curves_ES]
     low, high = min(map(np.nanmin, late)), max(map(np.nanmax, late))
     margin = 0.04 * (high - low) or 0.5
@@ -150,9 +152,9 @@ def _late_range(curves_ES: Iterable[pd.DataFrame]) -> tuple[float, float]:
 
 
 def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
-    """A row has its name above its points: long names leave no room for points beside them."""
+    """Draw each row's name above its points: long names would leave no room beside them."""
     for position, row in enumerate(rows):
-        # Points of equal rank in sorted order get the same offset: a layout without randomness.
+        # Offsets depend on the order of the points alone: a layout without randomness.
         offsets = [0.13 * ((i * 7) % 11 - 5) / 5 for i in range(len(row.values))]
         panel.plot(row.values, position + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
         mean = row.values.mean()
@@ -173,7 +175,7 @@ def _ink() -> str:
 
 
 class _Written:
-    """Turns a figure into SVG while the style holds."""
+    """Turns a figure into SVG while the style is active."""
 
     def __call__(self, figure: Figure) -> str:
         buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""The masks of the probe images in every epoch, packed for a page: deflated bytes, a byte for a value.
+"""The masks of the probe images in every epoch, packed for the page: deflated, one byte per value.
 
 Shapes: E epochs, P probe images, M masks, S side of the probe images in pixels.
 """
@@ -23,26 +23,26 @@ from catdog.runs.manifest import TrialId
 from catdog.runs.results import TrialResult, best_run
 
 BUDGET = 9_000_000
-"""Bytes of the whole gallery in the page."""
+"""Size limit of the gallery within the page, in bytes."""
 MOST_PROBES = 12
 MOST_MASKS = 16
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page's script gets, and what a reader has to know of it."""
+    """The data for the page's script, and notes for the reader."""
 
     data: Mapping[str, Any]
     variants: tuple[str, ...]
-    """Those with masks to see."""
+    """Variants with masks in `data`."""
     notes: tuple[str, ...]
-    """What is left out."""
+    """What was left out."""
 
 
 def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | None:
-    """Pack the masks of all complete trials, or of as many seeds as fit beside each variant's best run.
+    """Pack the masks of all complete trials, or of each variant's best run and as many seeds as fit beside it.
 
-    Seeds are left out for all variants alike, the last first. None where there are no masks.
+    Seeds are left out for all variants alike, the last first. None if there are no masks, or none fit.
     """
     results = {
         (label, result.seed): result
@@ -92,7 +92,7 @@ def _best_trial(content: ReportContent, label: str) -> TrialId | None:
 
 
 def _rounds(trial_ids: Sequence[TrialId], best: set[TrialId]) -> list[list[TrialId]]:
-    """Return the trials that are no best runs, seed by seed."""
+    """Return the trials other than best runs, grouped by seed."""
     seeds = sorted({seed for _, seed in trial_ids})
     rounds = [[trial_id for trial_id in trial_ids if trial_id[1] == seed and trial_id not in best] for seed in seeds]
     return [group for group in rounds if group]
@@ -111,7 +111,7 @@ def _shared(probes: ProbeMasks) -> dict[str, Any]:
 
 
 def _pack(replay: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:
-    """Return one trial: its masks as base64 of deflated uint8, and where 0 and 255 lie if a mask has its own range."""
+    """Return one trial: masks as base64 of deflated uint8, and what 0 and 255 stand for if a mask has its own range."""
     masks_EPMHW = replay.masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
     bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW, own_range=replay.masks_EPMHW.shape[2] == 1)
     accuracies = [] if history is None else history["val_accuracy"].tolist()
@@ -130,9 +130,9 @@ def _pack(replay: ProbeMasks, result: TrialResult, history: pd.DataFrame | None)
 def quantise(
     masks_EPMHW: npt.NDArray[np.float32], own_range: bool
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
-    """Return the masks as bytes and, for single masks, the values of 0 and 255 in each image and epoch (E, P, 2).
+    """Return the masks as bytes and, for single masks, what 0 and 255 stand for in each epoch and image (E, P, 2).
 
-    Several masks share the scale 0..1. What is not finite becomes 0.
+    Several masks share the scale 0..1. Non-finite values become 0.
     """
     finite = np.nan_to_num(masks_EPMHW, nan=0.0, posinf=0.0, neginf=0.0)
     if not own_range:
@@ -149,13 +149,13 @@ def _notes(
     notes = []
     if len(shown) < len(trial_ids):
         notes.append(
-            f"The page holds {len(shown)} of {len(trial_ids)} trials with masks, each variant's best run among them "
-            "where it fits; the contact sheets of all trials are in the store."
+            f"The page holds {len(shown)} of {len(trial_ids)} trials with masks, including each variant's best run "
+            "if it fits; the contact sheets of all trials are in the store."
         )
     if len(probes.labels_P) > MOST_PROBES:
         notes.append(f"The first {MOST_PROBES} of {len(probes.labels_P)} probe images are shown.")
     if any(content.probe_masks[trial_id].masks_EPMHW.shape[2] > MOST_MASKS for trial_id in shown):
-        notes.append(f"Of heads with more than {MOST_MASKS} masks the first {MOST_MASKS} are shown.")
+        notes.append(f"Of heads with more than {MOST_MASKS} masks, the first {MOST_MASKS} are shown.")
     labels = {label for label, _ in trial_ids}
     plain = [label for label in content.run_status.manifest.variants if content.run_status.results(label)]
     without = [label for label in plain if label not in labels]

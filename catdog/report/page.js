@@ -1,10 +1,10 @@
 "use strict";
 // The gallery: masks of the probe images, drawn on canvases. All data is in the page.
 (() => {
-  const FRAME = 450; // milliseconds an epoch is shown while playing
+  const FRAME = 450; // milliseconds per epoch while playing
   const at = (id) => document.getElementById(id);
 
-  // A printed page shows all that a reader could unfold.
+  // Unfold everything for printing.
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not([open])")];
@@ -30,7 +30,7 @@
   const epochsOf = (trial) => trial.shape[0];
   const shown = () => sides.filter((side) => side.trial && (side.name === "a" || at("compare").checked));
 
-  // Masks of a trial as bytes, inflated when they are first looked at.
+  // Return a trial's masks as bytes; inflated only when the trial is chosen.
   async function inflate(trial) {
     const packed = Uint8Array.from(atob(trial.masks), (letter) => letter.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -53,7 +53,7 @@
     side.trial = data.trials.find((trial) => trial.variant === variant && trial.seed === seed);
     const trial = side.trial;
     const masks = await inflate(trial);
-    if (side.trial !== trial) return; // another one was chosen meanwhile
+    if (side.trial !== trial) return; // another trial was chosen meanwhile
     side.masks = masks;
     build(side);
     at("epoch").max = String(Math.max(...shown().map((one) => epochsOf(one.trial))) - 1);
@@ -96,7 +96,7 @@
     const small = make("canvas", { width, height });
     small.getContext("2d").putImageData(pixels, 0, 0);
     pen.globalAlpha = alone ? 1 : Number(at("opacity").value) / 100;
-    pen.imageSmoothingEnabled = false; // a cell is a position of the feature map
+    pen.imageSmoothingEnabled = false; // a cell is one position of the feature map
     pen.drawImage(small, 0, 0, canvas.width, canvas.height);
   }
 
@@ -150,7 +150,7 @@
     if (timer !== null) return pause();
     if (slider.value === slider.max) slider.value = "0";
     at("play").textContent = "Pause";
-    at("state").setAttribute("aria-live", "off"); // nobody wants to hear every epoch of a film
+    at("state").setAttribute("aria-live", "off"); // do not announce every epoch while playing
     draw();
     timer = setInterval(() => {
       slider.value = String(Number(slider.value) + 1);

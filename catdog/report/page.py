@@ -1,6 +1,6 @@
-"""The report as one page, report.html: figures, tables, and masks to watch. Nothing in it comes from another host.
+"""The report as a single page, report.html: figures, tables and a mask gallery. It loads nothing from other hosts.
 
-The same content gives the same bytes; the only time that is not the run's is that of a refresh while it is running.
+Equal content gives equal bytes, except for the refresh time that a running sweep's page shows.
 """
 
 import base64
@@ -32,7 +32,7 @@ from catdog.runs.status import missing_trials, mixed_versions
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG as a data address, with what it shows in words."""
+    """An SVG as a data URI, with alternative text and a caption."""
 
     source: str
     alt: str
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Confusion:
-    """What one variant's best run confuses."""
+    """The mistakes of one variant's best run."""
 
     title: str
     pairs: Table
@@ -55,8 +55,7 @@ def build_page(
 ) -> bytes:
     """Return report.html.
 
-    While the sweep is `running` the page says so, and that it was refreshed at
-    `refreshed_at` (default: now).
+    While the sweep is `running`, the page says so, and when it was refreshed: `refreshed_at`, by default now.
     """
     manifest = content.run_status.manifest
     gallery = build_gallery(content)
@@ -116,7 +115,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(script: str, style: str) -> str:
-    """Return the Content-Security-Policy: this script, this style, images within the page, and nothing else."""
+    """Return the Content-Security-Policy: this script, this style, embedded images, and nothing else."""
     script_hash, style_hash = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)
     )
@@ -202,14 +201,14 @@ def _curves(content: ReportContent) -> list[Picture]:
 
 
 def _confusions(content: ReportContent) -> list[Confusion]:
-    """Return what the best run of each variant confuses, that of the best one first."""
+    """Return the mistakes of each variant's best run, those of the best one first."""
     found = []
     for label in content.run_status.manifest.variants:
         row, best = tables.best_row(content, label), best_run(content.run_status.results(label))
         if content.predictions is None or row is None or best is None:
             continue
         pairs = tables.confused_pairs(content.predictions, label, row)
-        worst = ", ".join(f"{one[0]} taken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
+        worst = ", ".join(f"{one[0]} mistaken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
         title = f"{label}, seed {best.seed}"
         svg = confusion_svg(
             content.predictions.confusion_KK(label, row), [readable(breed) for breed in content.predictions.breeds]
@@ -238,11 +237,11 @@ def _made(content: ReportContent) -> Table:
         "Weights, sha256": identity.weights_digest,
         "Devices": _counted(results, lambda result: result.device),
         "Hosts": _counted(results, lambda result: result.worker_host),
-        "Precision, threads": f"{identity.recipe.precision}, {identity.threads} a trial",
+        "Precision, threads": f"{identity.recipe.precision}, {identity.threads} per trial",
         "Feature map": ", ".join("×".join(map(str, shape)) for shape in sorted(shapes)) or None,
         "Started": readable_time(manifest.created_at),
         "Last trial finished": readable_time(finished) if finished else None,
-        "Time of all trials": format_seconds(sum(result.seconds for result in results)),
+        "Total trial time": format_seconds(sum(result.seconds for result in results)),
         "Spent": "; ".join(spent) or None,
     }
     return tables.pairs("Where and when", rows)
@@ -251,7 +250,7 @@ def _made(content: ReportContent) -> Table:
 def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | None:
     named = pd.Series([name(result) or "unknown" for result in results], dtype=object)
     counts = {label: int((named == label).sum()) for label in sorted(set(named))}
-    return ", ".join(f"{label} ({count} trials)" for label, count in counts.items()) or None
+    return ", ".join(f"{label} ({count} trial{'s' * (count > 1)})" for label, count in counts.items()) or None
 
 
 def _recipe(content: ReportContent) -> dict[str, Any]:
@@ -260,6 +259,6 @@ def _recipe(content: ReportContent) -> dict[str, Any]:
 
 
 def readable_time(time: str) -> str:
-    """Return `2026-01-01 20:00 UTC` of an ISO time in UTC; anything else as it is."""
+    """Return an ISO time as `2026-01-01 20:00 UTC`; anything else unchanged."""
     stamp = pd.to_datetime(time, utc=True, errors="coerce")
     return time if pd.isna(stamp) else f"{stamp:%Y-%m-%d %H:%M} UTC"

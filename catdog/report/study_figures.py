@@ -1,4 +1,4 @@
-"""The figures of the two studies: λ against overlap and accuracy, and the scatter that each randomness makes."""
+"""Figures of the two studies: overlap and accuracy against λ, and the scatter from each source of randomness."""
 
 import io
 
@@ -14,7 +14,7 @@ BLUE, RED = "#33638d", "#c0392b"
 
 
 def lambda_figure(table: pd.DataFrame) -> bytes:
-    """Return a PNG: overlap of the masks and both accuracies against λ, of which 0 stands at the left edge."""
+    """Return a PNG: mask overlap and both accuracies against λ, evenly spaced to make room for 0."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
     places = np.arange(len(table))
     above.errorbar(places, table["overlap_mean"], table["overlap_std"], fmt="o-", color=BLUE, capsize=3)
@@ -34,7 +34,7 @@ def lambda_figure(table: pd.DataFrame) -> bytes:
 
 
 def scatter_figure(table: pd.DataFrame) -> bytes:
-    """Return a PNG: for each variant, the standard deviation of Test accuracy by what the seed changes."""
+    """Return a PNG: for each variant, the standard deviation of Test accuracy by source of randomness."""
     variants = list(dict.fromkeys(table["variant"]))
     figure, panels = plt.subplots(
         1, len(variants), figsize=(1 + 3 * len(variants), 3.2), sharex=True, sharey=True, layout="constrained",

@@ -1,4 +1,4 @@
-"""The tables of a report, ready to print: every cell a text, a dash where there is nothing to say."""
+"""A report's tables, ready to print: every cell is text, a dash where there is no value."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,22 +31,23 @@ PUBLISHED = {
         "multi-attention": ("91.96 ± 0.44 (best run 92.47)", "92.45 ± 0.30 (best run 92.79)"),
     }
 }
-"""By dataset: Validation and Test of ResNet-34, about 30 runs each."""
+"""By dataset and variant: Validation and Test accuracy of ResNet-34, about 30 runs each."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A row's first cell names it; the cells of `words` are texts, the others numbers."""
+    """A table whose first column names its rows; columns in `words` hold text, the others numbers."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: frozenset[int] = frozenset({0})
     strong: frozenset[str] = frozenset()
-    """Names of the rows that stand out."""
+    """Names of the highlighted rows."""
 
 
 def comparison(content: ReportContent) -> Table:
+    """Return the comparison table: one row per variant."""
     table = content.table.to_dict("records")
     own = {row["variant"]: row["head_parameters"] for row in table}
     reference = own.get(reference_of(content.run_status.manifest.variants))
@@ -67,12 +68,13 @@ def comparison(content: ReportContent) -> Table:
     )
     columns = (
         "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", "Test by breed",
-        "Head’s parameters", "Added parameters", "Seconds a trial",
+        "Head parameters", "Added parameters", "Seconds per trial",
     )  # fmt: skip
     return Table("Accuracy in percent, mean ± sample standard deviation over n seeds", columns, rows)
 
 
 def contrasts(found: Sequence[Contrast]) -> Table:
+    """Return the contrasts, one row each, the primary one highlighted."""
     rows = tuple(
         (
             f"{one.variant} − {one.reference}{' (primary)' if one.is_primary else ''}",
@@ -96,7 +98,7 @@ def contrasts(found: Sequence[Contrast]) -> Table:
 
 
 def health(content: ReportContent) -> Table | None:
-    """Return the masks' health in the chosen epochs, its mean over seeds; None without masks."""
+    """Return mask health in the chosen epochs, averaged over seeds; None without masks."""
     rows = []
     for label in content.run_status.manifest.variants:
         chosen = [row for row in _chosen_rows(content, label) if not pd.isna(row["mask_mean"])]
@@ -109,7 +111,7 @@ def health(content: ReportContent) -> Table | None:
 
 
 def health_warnings(content: ReportContent) -> list[str]:
-    """Return one line for each way in which masks of a variant collapsed, with the seeds it happened to."""
+    """Return one line per variant and kind of mask collapse, with the seeds affected."""
     lines = []
     for label in content.run_status.manifest.variants:
         best = {result.seed: result.best_epoch for result in content.run_status.results(label)}
@@ -129,7 +131,7 @@ def health_warnings(content: ReportContent) -> list[str]:
 
 
 def attention(frame: pd.DataFrame) -> Table | None:
-    """Where the masks look, on the images of Validation and Test that have a trimap."""
+    """Return where the masks look, on Validation and Test images with a trimap; None if `frame` is empty."""
     if frame.empty:
         return None
     rows = tuple(
@@ -147,9 +149,9 @@ def attention(frame: pd.DataFrame) -> Table | None:
     parts = frame.drop_duplicates("part").to_dict("records")
     counts = " and ".join(f"{row['images']} images of {row['breeds']} breeds ({row['part']})" for row in parts)
     blind = "above uniform, Gaussian"
-    columns = ("Variant", "Part", "n", "Pointing game", blind, "Energy inside", blind)
+    columns = ("Variant", "Split", "n", "Pointing game", blind, "Energy inside", blind)
     return Table(
-        f"Against the trimaps of {counts}; in percent, mean ± standard deviation over seeds",
+        f"Measured against the trimaps of {counts}; in percent, mean ± standard deviation over seeds",
         columns,
         rows,
         frozenset({0, 1}),
@@ -157,7 +159,7 @@ def attention(frame: pd.DataFrame) -> Table | None:
 
 
 def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
-    """Return the pairs of breeds that one trial mistook most, with the mean over all seeds of the variant."""
+    """Return the pairs of breeds that one trial confused most, with the mean over all of the variant's seeds."""
     confusion_KK = predictions.confusion_KK(label, row)
     seeds = len(predictions.seeds[label])
     mean_KK = np.mean([predictions.confusion_KK(label, seed) for seed in range(seeds)], axis=0)
@@ -172,11 +174,11 @@ def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
         if mistakes_KK[true, taken]
     )
     caption = f"Breeds that {label} seed {predictions.seeds[label][row]} confused most on Test"
-    return Table(caption, ("True breed", "Taken for", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
+    return Table(caption, ("True breed", "Predicted breed", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
 
 
 def differing_breeds(content: ReportContent) -> Table | None:
-    """Return the breeds on which the variants' mean accuracies lie farthest apart; None with fewer than two."""
+    """Return the breeds on which the variants' mean accuracies lie farthest apart; None for fewer than two variants."""
     predictions = content.predictions
     labels = [label for label in content.run_status.manifest.variants if predictions and predictions.seeds.get(label)]
     if predictions is None or len(labels) < 2:
@@ -194,12 +196,12 @@ def differing_breeds(content: ReportContent) -> Table | None:
         )
         for breed in order
     )
-    caption = "Test accuracy on a breed’s images in percent, mean over seeds, where the variants differ most"
+    caption = "Breeds on which the variants differ most: Test accuracy in percent, mean over seeds"
     return Table(caption, ("Breed", "Images", *labels, "Range"), rows)
 
 
 def published(content: ReportContent) -> Table | None:
-    """Return the published figures beside this run's, on the dataset that they are about."""
+    """Return published figures beside this run's; None if its dataset has none."""
     found = PUBLISHED.get(content.run_status.manifest.identity.recipe.dataset)
     if found is None:
         return None
@@ -215,12 +217,13 @@ def published(content: ReportContent) -> Table | None:
 
 
 def pairs(caption: str, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Table:
-    """Return names and values as a table of two columns."""
+    """Return names and values as a two-column table."""
     rows = tuple((str(name), cell(value)) for name, value in dict(items).items())
     return Table(caption, ("Setting", "Value"), rows, frozenset({0, 1}))
 
 
 def cell(value: Any) -> str:
+    """Return any value as text."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if value is None or (not isinstance(value, str) and pd.api.types.is_scalar(value) and pd.isna(value)):
@@ -231,20 +234,24 @@ def cell(value: Any) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
+    """Return a number to `digits` decimals; a dash if it is missing or not finite."""
     if value is None or pd.isna(value) or not np.isfinite(value):
         return NOTHING
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
+    """Return percentage points with their sign."""
     return NOTHING if value is None else format_points(value)
 
 
 def interval(value: Interval | None) -> str:
+    """Return an interval as `−0.12 to +0.34`."""
     return NOTHING if value is None else f"{signed(value.low)} to {signed(value.high)}"
 
 
 def p_value(value: float | None) -> str:
+    """Return a p-value to three decimals."""
     return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -283,7 +290,7 @@ def _added(value: Any, reference: Any) -> str:
 
 
 def best_row(content: ReportContent, label: str) -> int | None:
-    """Return the row of the variant's best run in its predictions."""
+    """Return the row of the variant's best run in its predictions; None without one."""
     best = best_run(content.run_status.results(label))
     if best is None or content.predictions is None or best.seed not in content.predictions.seeds.get(label, ()):
         return None

@@ -13,7 +13,7 @@ from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
 
-MOST_GAPS = 20
+MOST_MISSING = 20
 
 
 def print_outcome(
@@ -24,9 +24,9 @@ def print_outcome(
     contrasts: Sequence[Contrast],
     folder: Path | None = None,
 ) -> None:
-    """Print the comparison table, the verdicts, what is missing from it, and where the files are.
+    """Print the comparison table, the verdicts, the trials not in the averages, the cost, and where the files are.
 
-    `folder`: where the report was written, if not into the store.
+    `folder` is where the report was written, if not to the store.
     """
     run = RunPaths(run_status.manifest.run)
 
@@ -40,10 +40,10 @@ def print_outcome(
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.verdict, highlight=False, markup=False)
     missing = missing_trials(run_status)
-    for line in missing[:MOST_GAPS]:
+    for line in missing[:MOST_MISSING]:
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
-    if len(missing) > MOST_GAPS:
-        console.print(f"  … and {len(missing) - MOST_GAPS} more in {in_report('table.md')}", highlight=False)
+    if len(missing) > MOST_MISSING:
+        console.print(f"  … and {len(missing) - MOST_MISSING} more in {in_report('table.md')}", highlight=False)
     for line in mixed_versions(run_status.launches):
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     for line in spending_lines(run_status.launches):
@@ -59,7 +59,7 @@ def print_outcome(
 
 
 def print_status(console: Console, url: str, run_status: RunStatus, table: pd.DataFrame) -> None:
-    """Print where a run stands."""
+    """Print the trial counts, the comparison table, and the failed and diverged trials."""
     counts = run_status.counts
     unfinished = sum(trial.unfinished and trial.result is None for trial in run_status.trials)
     console.print(

@@ -1,1 +1,1 @@
-"""What a run leaves in its store: each key and each record, written and read in the same file."""
+"""What a run leaves in its store: its keys, and its records, each written and read in the same file."""

@@ -1,7 +1,7 @@
-"""The arrays that a trial leaves, each written and read here: masks.npz, predictions.npz, attention.npz.
+"""The arrays that a trial stores, each written and read here: masks.npz, predictions.npz, attention.npz.
 
-A status of a run counts only trials whose files are what result.json says, so an array that cannot be read is a fault
-to be told, never to be left out in silence: `parse_artifact` makes it a `UserError` for whoever reads.
+A run's status counts only trials whose files match result.json, so an unreadable array is never skipped silently:
+`parse_artifact` raises `UserError`.
 
 Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, M masks, K breeds, S side in pixels.
 """
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def parse_artifact(key: str, data: bytes, parse: Callable[[bytes], T]) -> T:
-    """Return what `parse` makes of the file of `key`; raises `UserError` where it is damaged."""
+    """Return what `parse` reads from the file of `key`; raises `UserError` if it is damaged."""
     try:
         return parse(data)
     except ValueError as error:
@@ -29,7 +29,7 @@ def parse_artifact(key: str, data: bytes, parse: Callable[[bytes], T]) -> T:
 
 @dataclass(frozen=True)
 class ProbeMasks:
-    """masks.npz: the probe images, their masks in every epoch, and what was predicted for them."""
+    """masks.npz: the probe images with their masks and predictions in every epoch."""
 
     images_PSSC: npt.NDArray[np.uint8]
     names: Sequence[str]
@@ -39,7 +39,7 @@ class ProbeMasks:
     predicted_EP: npt.NDArray[np.int64]
 
     def to_npz(self) -> bytes:
-        """Return the file."""
+        """Return masks.npz."""
         return npz_bytes(
             images=self.images_PSSC,
             names=np.array(self.names),
@@ -51,7 +51,7 @@ class ProbeMasks:
 
     @classmethod
     def from_npz(cls, data: bytes) -> "ProbeMasks":
-        """Read the file; raises `ValueError`."""
+        """Read masks.npz; raises `ValueError` if it is damaged."""
         content = read_npz(data, "images", "names", "labels", "breeds", "masks", "predicted")
         return cls(
             content["images"],
@@ -65,16 +65,16 @@ class ProbeMasks:
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """The answers of a trial's chosen epoch on one split."""
+    """The predictions of a trial's chosen epoch on one split."""
 
     images_N: npt.NDArray[np.str_]
-    """Names."""
+    """Image names."""
     labels_N: npt.NDArray[np.int16]
     logits_NK: npt.NDArray[np.float16]
 
 
 def predictions_npz(breeds: Sequence[str], splits: Mapping[str, SplitPredictions]) -> bytes:
-    """Return predictions.npz: the breeds' names and, of each split, names, labels and logits."""
+    """Return predictions.npz: the breeds' names and, for each split, image names, labels and logits."""
     arrays: dict[str, Any] = {"breeds": np.array(breeds)}
     for split, predictions in splits.items():
         arrays[f"{split}_images"] = predictions.images_N
@@ -84,7 +84,7 @@ def predictions_npz(breeds: Sequence[str], splits: Mapping[str, SplitPredictions
 
 
 def read_predictions_npz(data: bytes, split: str) -> tuple[tuple[str, ...], SplitPredictions]:
-    """Return the breeds' names and the predictions for one split; raises `ValueError`."""
+    """Return the breeds' names and the predictions on one split; raises `ValueError` if damaged."""
     content = read_npz(data, "breeds", f"{split}_images", f"{split}_labels", f"{split}_logits")
     return tuple(content["breeds"].tolist()), SplitPredictions(
         content[f"{split}_images"], content[f"{split}_labels"], content[f"{split}_logits"]
@@ -93,7 +93,7 @@ def read_predictions_npz(data: bytes, split: str) -> tuple[tuple[str, ...], Spli
 
 @dataclass(frozen=True)
 class TrimapMasks:
-    """The masks of a trial's chosen epoch on the images of one split that have a trimap."""
+    """The masks of a trial's chosen epoch on those images of one split that have a trimap."""
 
     images: Sequence[str]
     """Names of the T images."""
@@ -101,7 +101,7 @@ class TrimapMasks:
 
 
 def attention_npz(splits: Mapping[str, TrimapMasks]) -> bytes:
-    """Return attention.npz: of each split, names and masks."""
+    """Return attention.npz: image names and masks of each split."""
     arrays: dict[str, Any] = {}
     for split, attention in splits.items():
         arrays[f"{split}_images"] = np.array(attention.images, dtype=str)
@@ -110,6 +110,6 @@ def attention_npz(splits: Mapping[str, TrimapMasks]) -> bytes:
 
 
 def read_attention_npz(data: bytes, splits: Sequence[str]) -> dict[str, TrimapMasks]:
-    """Return the masks of these splits; raises `ValueError`."""
+    """Return the masks of these splits; raises `ValueError` if damaged."""
     content = read_npz(data, *(f"{split}_{kind}" for split in splits for kind in ("images", "masks")))
     return {split: TrimapMasks(content[f"{split}_images"].tolist(), content[f"{split}_masks"]) for split in splits}

@@ -1,7 +1,7 @@
-"""What each launch of a run used, and what that cost; what the doctor's short trials measured.
+"""What each launch of a run used and cost; what the doctor's short trials measured.
 
-Everything that is there while a sweep runs is paid for, idle or not. Each launch keeps a record of its own in the
-store, so that the sum survives the driver.
+All hardware present while a sweep runs is paid for, idle or not. Each launch keeps its own record in the store, so that
+the total survives the driver.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json, to_json
 
 Unit = Literal["GPU", "CPU"]
-"""What trials take up and what is paid for by the hour: GPUs, or CPU cores where trials use no GPU."""
+"""What trials occupy and users pay for by the hour: GPUs, or CPU cores if trials use no GPU."""
 
 
 @dataclass(frozen=True)
@@ -28,32 +28,32 @@ class Launch:
     started_at: str
     unit: Unit
     hourly_price: float | None
-    """Of one unit."""
+    """Per unit."""
     seconds: float = 0.0
     unit_hours: float = 0.0
-    """Of all units that were there, idle or not."""
+    """Of all units present, idle or not."""
     busy_hours: Mapping[str, float] = field(default_factory=dict)
-    """Of units that a trial was using, by variant."""
+    """Of units in use by a trial, by variant."""
     closed: bool = False
-    """No more trials start: what the sweep may cost is spent."""
+    """The budget is spent: no more trials start."""
     code: str | None = None
-    """Git's name for the folder catdog/ as it was."""
+    """Git's hash of the folder catdog/ at launch."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of Python and of packages."""
 
     @classmethod
     def from_json(cls, data: bytes) -> "Launch":
-        """Read a launch; raises `ValueError` when it is not one."""
+        """Read a launch; raises `ValueError` if it is invalid."""
         return from_fields(cls, read_json(data))
 
 
 @dataclass(frozen=True)
 class CanaryStep:
-    """What a worker measured on a short trial of one variant."""
+    """What a worker measured in a short trial of one variant."""
 
     variant: str
     error: str | None
-    """Why the short trial did not end; then nothing else is known."""
+    """Why the short trial failed; the other fields are then None."""
     train_images_per_second: float | None = None
     evaluate_images_per_second: float | None = None
     peak_memory_bytes: int | None = None
@@ -62,7 +62,7 @@ class CanaryStep:
 
 @dataclass(frozen=True)
 class Canary:
-    """Short trials of all variants on one worker, before a night is spent."""
+    """Short trials of all variants on one worker, before a long sweep starts."""
 
     identity: Identity
     device: str
@@ -71,38 +71,39 @@ class Canary:
     steps: tuple[CanaryStep, ...]
 
     def to_json(self) -> bytes:
+        """Return canary.json."""
         return to_json(dataclasses.asdict(self) | {"identity": self.identity.to_json()})
 
     @classmethod
     def from_json(cls, data: bytes) -> "Canary":
-        """Read a canary; raises `ValueError` when it is not one."""
+        """Read a canary; raises `ValueError` if it is invalid."""
         return from_fields(cls, read_json(data))
 
 
 @dataclass(frozen=True)
 class Spending:
-    """The launches of a run, summed up for one kind of unit."""
+    """The totals of a run's launches for one kind of unit."""
 
     unit: Unit
     unit_hours: float
-    """Of all units that were there."""
+    """Of all units present."""
     busy_hours: Mapping[str, float]
-    """Of units that a trial was using, by variant."""
+    """Of units in use by a trial, by variant."""
     cost: float | None
-    """In the currency of --hourly-price; None where a launch has no price."""
+    """In the currency of --hourly-price; None if a launch has no price."""
     variant_costs: Mapping[str, float] | None
-    """The busy part of the cost, by variant; what is missing from `cost` was idle."""
+    """The busy part of the cost, by variant; the rest of `cost` was idle."""
 
     @property
     def idle_share(self) -> float | None:
-        """The share of the hours in which a unit was there and no trial used it; None before anything was."""
+        """Return the idle share of the unit-hours; None if there are none."""
         if not self.unit_hours:
             return None
         return max(0.0, 1 - sum(self.busy_hours.values()) / self.unit_hours)
 
 
 def summarise_spending(launches: Sequence[Launch]) -> list[Spending]:
-    """Return the sums, one entry for every kind of unit that was used."""
+    """Return the totals, one entry per kind of unit."""
     return [
         _sum(unit, [launch for launch in launches if launch.unit == unit])
         for unit in dict.fromkeys(launch.unit for launch in launches)
@@ -110,12 +111,12 @@ def summarise_spending(launches: Sequence[Launch]) -> list[Spending]:
 
 
 def launch_cost(launch: Launch, hourly_price: float | None = None) -> float:
-    """Return what a launch cost, at its own price or else at this one; 0 where there is neither."""
+    """Return what a launch cost, at its own price or else at `hourly_price`; 0 without either."""
     return launch.unit_hours * (launch.hourly_price or hourly_price or 0.0)
 
 
 def spending_lines(launches: Sequence[Launch]) -> list[str]:
-    """Return what was used, and what that cost where there is a price: one line for each kind of unit."""
+    """Return one line per kind of unit: what was used and, if there is a price, what that cost."""
     lines = []
     for spending in summarise_spending(launches):
         unit = "GPU" if spending.unit == "GPU" else "core"
@@ -148,7 +149,7 @@ def _sum(unit: Unit, launches: Sequence[Launch]) -> Spending:
 
 
 def read_canary(store: Store, run: str) -> Canary | None:
-    """Return what the doctor's short trials measured for this run, if there were any."""
+    """Return what the doctor's short trials measured for this run, or None."""
     try:
         return Canary.from_json(store.get(RunPaths(run).canary))
     except (NotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""history.csv: one row an epoch, and how the masks were."""
+"""history.csv: one row per epoch, with the health of the masks."""
 
 import dataclasses
 import io
@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 
 ALIKE = 0.99
-"""Masks with a mean cosine above this are one mask, however many there are."""
+"""Masks whose mean cosine exceeds this are in effect one mask."""
 IN_CORNERS = 3.0
-"""Masks with this many times the corners' share of the area in the corners look at the border, not at the animal."""
+"""Masks with more than this many times the corners' fair share of mass look at the border, not at the animal."""
 
 
 @dataclass(frozen=True)
 class MaskHealth:
-    """How the masks of one epoch look, averaged over the validation images; see `catdog.training.mask_health`."""
+    """Statistics of the masks in one epoch, averaged over the validation images; see `catdog.training.mask_health`."""
 
     mask_mean: float
     mask_entropy: float
@@ -26,7 +26,7 @@ class MaskHealth:
 
 
 def mask_collapse(health: MaskHealth) -> str | None:
-    """Return what is wrong with masks that stopped telling positions or each other apart; None if nothing is."""
+    """Return what is wrong with masks that no longer distinguish positions or differ from each other, or None."""
     if health.mask_dead > 0:
         return "dead masks"
     if health.mask_overlap > ALIKE:
@@ -61,6 +61,7 @@ class EpochRecord:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "EpochRecord":
+        """Return the record of a row made by `row`."""
         names = {f.name for f in dataclasses.fields(MaskHealth)}
         health = {name: row[name] for name in names}
         masked = all(value is not None for value in health.values())
@@ -71,16 +72,16 @@ class EpochRecord:
 
 
 COLUMNS = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if f.name != "mask_health"]
-"""Of history.csv."""
+"""The columns of history.csv."""
 
 
 def history_csv(history: Sequence[EpochRecord]) -> bytes:
-    """Return history.csv: one row an epoch; of a trial that diverged in its first one, the header alone."""
+    """Return history.csv: one row per epoch; the header alone if the trial diverged in its first epoch."""
     return pd.DataFrame([record.row() for record in history], columns=COLUMNS).to_csv(index=False).encode()
 
 
 def read_history(data: bytes) -> pd.DataFrame:
-    """Read history.csv; raises `ValueError` when it is not one."""
+    """Read history.csv; raises `ValueError` if it is invalid."""
     history = pd.read_csv(io.BytesIO(data))
     if lacking := [column for column in COLUMNS if column not in history]:
         raise ValueError(f"it has no column {', '.join(lacking)}")
@@ -88,6 +89,6 @@ def read_history(data: bytes) -> pd.DataFrame:
 
 
 def epoch_row(history: pd.DataFrame, epoch: int | None) -> dict[str, Any] | None:
-    """Return the row of one epoch; None where there is none."""
+    """Return the row of one epoch; None if there is none."""
     rows = history[history["epoch"] == epoch].to_dict("records")
     return {str(name): value for name, value in rows[0].items()} if rows else None

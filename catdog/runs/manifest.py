@@ -1,4 +1,4 @@
-"""The plan of a run, manifest.json: its identity, and all trials that were ever asked of it."""
+"""The plan of a run, manifest.json: its identity and every trial ever requested."""
 
 import dataclasses
 import hashlib
@@ -18,21 +18,21 @@ from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json, to_json
 
 TrialId = tuple[str, int]
-"""A trial: label of its variant, seed."""
+"""A trial: its variant's label and its seed."""
 
 RESULT_FORMAT = 3
-"""Raised whenever the same recipe would give other numbers than before; part of a run's identity."""
+"""Incremented whenever the same recipe would give different results; part of a run's identity."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes two runs the same run: results of equal identities can stand in one table."""
+    """What identifies a run: results of equal identities may share a table."""
 
     recipe: Recipe
     fingerprint: str
     """Of the dataset's content."""
     weights_digest: str | None
-    """sha256 of the weights where they are a file or an s3 url."""
+    """sha256 of the weights if they are a file or an s3:// URL."""
     threads: int
     result_format: int = RESULT_FORMAT
 
@@ -49,11 +49,12 @@ class Identity:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the identity as a dictionary for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Identity":
-        """Read an identity; raises `ValueError` when it is not one."""
+        """Read an identity; raises `ValueError` if it is invalid."""
         return from_fields(cls, content)
 
     def differences(self, other: "Identity") -> list[str]:
@@ -66,30 +67,31 @@ class Identity:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One cell of the grid."""
+    """One cell of the grid of variants and seeds."""
 
     variant: VariantSpec
     seed: int
 
     @property
     def name(self) -> str:
+        """Return the trial's name for messages."""
         return f"{self.variant.label} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The plan of a run: what it is, and all trials that were ever asked of it."""
+    """The plan of a run: its identity and every trial ever requested."""
 
     run: str
     preset: str
     identity: Identity
     variants: tuple[str, ...]
-    """Labels, in the order in which they were planned."""
+    """Labels, in planned order."""
     seeds: Mapping[str, tuple[int, ...]]
     """The seeds of each variant."""
     created_at: str
     commands: tuple[tuple[str, ...], ...]
-    """The commands that made the run what it is, in their order."""
+    """The commands that planned the run, in order."""
     versions: Mapping[str, str]
     code: str | None
     """The commit of the code, or the hash of its folder (`provenance.code_version`)."""
@@ -100,10 +102,11 @@ class Manifest:
         return [PlannedTrial(specs[label], seed) for label in self.variants for seed in self.seeds[label]]
 
     def spec(self, label: str) -> VariantSpec:
+        """Return the variant of a label, resolved with the recipe's defaults."""
         return parse_variant(label, self.identity.recipe.variant_defaults())
 
     def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...], command: tuple[str, ...]) -> "Manifest":
-        """Return the manifest with these variants × seeds, asked for by `command`, added to its plan."""
+        """Return the manifest extended by these variants × seeds, requested by `command`."""
         labels = (*self.variants, *(label for label in variants if label not in self.variants))
         union = {
             label: set(self.seeds.get(label, ())) | (set(seeds) if label in variants else set()) for label in labels
@@ -116,11 +119,12 @@ class Manifest:
         )
 
     def to_json(self) -> bytes:
+        """Return manifest.json."""
         return to_json(dataclasses.asdict(self) | {"identity": self.identity.to_json()})
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
-        """Read manifest.json; raises `UserError` when it is not one."""
+        """Read manifest.json; raises `UserError` if it is damaged."""
         try:
             manifest = from_fields(cls, read_json(data))
             check_run_name(manifest.run)
@@ -141,10 +145,10 @@ def read_manifest(store: Store, run: str) -> Manifest | None:
 
 
 def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:
-    """Return the manifest of a run that is new, or extended by what `config` asks for.
+    """Return the manifest of a new run, or the existing one extended by what `config` requests.
 
     Raises:
-        UserError: the run exists with another identity; the message says what differs.
+        UserError: the run exists with a different identity; the message lists the differences.
     """
     labels = tuple(spec.label for spec in config.variant_specs)
     if existing is None:

@@ -16,41 +16,51 @@ class TrialPaths:
 
     @property
     def folder(self) -> str:
+        """Return the folder of the trial's files."""
         return f"{self.run}/trials/{self.variant_folder}/seed-{self.seed:02d}"
 
     def snapshot(self, epoch: int) -> str:
+        """Return the key of an epoch's contact sheet."""
         return f"{self.folder}/snapshots/epoch-{epoch:03d}.png"
 
     @property
     def masks(self) -> str:
+        """Return the key of the probe images' masks."""
         return f"{self.folder}/masks.npz"
 
     @property
     def history(self) -> str:
+        """Return the key of the epoch records."""
         return f"{self.folder}/history.csv"
 
     @property
     def predictions(self) -> str:
+        """Return the key of the predictions."""
         return f"{self.folder}/predictions.npz"
 
     @property
     def attention(self) -> str:
+        """Return the key of the masks of images with a trimap."""
         return f"{self.folder}/attention.npz"
 
     @property
     def checkpoint(self) -> str:
+        """Return the key of the checkpoint."""
         return f"{self.folder}/checkpoint.pt"
 
     @property
     def weights(self) -> str:
+        """Return the key of the trained weights."""
         return f"{self.folder}/model.safetensors"
 
     @property
     def result(self) -> str:
+        """Return the key of the result."""
         return f"{self.folder}/result.json"
 
     @property
     def failure(self) -> str:
+        """Return the key of the failure record."""
         return f"{self.run}/failures/{self.variant_folder}/seed-{self.seed:02d}.json"
 
 
@@ -62,33 +72,42 @@ class RunPaths:
 
     @property
     def manifest(self) -> str:
+        """Return the key of the manifest."""
         return f"{self.run}/manifest.json"
 
     @property
     def lease(self) -> str:
+        """Return the key of the lease."""
         return f"{self.run}/claim.json"
 
     @property
     def trials(self) -> str:
+        """Return the prefix of all trials' files."""
         return f"{self.run}/trials/"
 
     @property
     def failures(self) -> str:
+        """Return the prefix of all failure records."""
         return f"{self.run}/failures/"
 
     @property
     def launches(self) -> str:
+        """Return the prefix of all launch records."""
         return f"{self.run}/launches/"
 
     def launch(self, name: str) -> str:
+        """Return the key of a launch record."""
         return f"{self.launches}{name}.json"
 
     @property
     def canary(self) -> str:
+        """Return the key of the doctor's measurements."""
         return f"{self.run}/canary.json"
 
     def trial(self, variant_folder: str, seed: int) -> TrialPaths:
+        """Return the keys of one trial."""
         return TrialPaths(self.run, variant_folder, seed)
 
     def report(self, name: str) -> str:
+        """Return the key of a file of the report."""
         return f"{self.run}/report/{name}"

@@ -1,4 +1,4 @@
-"""Which code, packages and machine a run was made with."""
+"""The code and packages that produced a run."""
 
 import hashlib
 import importlib.metadata
@@ -36,10 +36,10 @@ def package_versions() -> dict[str, str]:
 
 
 def code_version() -> str:
-    """Return the commit of the code that is running, with `+changes` where it differs from that.
+    """Return the commit of the running code, with `+changes` if the code differs from it.
 
-    Outside a checkout (a job gets no `.git`): `tree HASH`, as git names the folder catdog/, so that
-    `git log -t --find-object=HASH` finds the commit it was made in.
+    Outside a checkout (a job gets no `.git`): `tree HASH`, git's hash of the folder catdog/, from which
+    `git log -t --find-object=HASH` finds the commit.
     """
     folder = PACKAGE
     try:
@@ -53,23 +53,23 @@ def code_version() -> str:
 
 
 def code_tree() -> str:
-    """Return git's name for the folder catdog/ as it is here, whatever is committed."""
+    """Return git's hash of the folder catdog/ as it is on disk, committed or not."""
     return tree_hash(PACKAGE).hex()
 
 
 def tree_hash(folder: Path) -> bytes:
-    """Return git's name for a folder of plain files, in 20 bytes.
+    """Return git's hash of a folder of plain files, in 20 bytes.
 
     Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
     """
-    trials = []
+    entries = []
     for path in folder.iterdir():
         if path.is_dir():
             if path.name != "__pycache__":
-                trials.append((f"{path.name}/", b"40000 " + path.name.encode(), tree_hash(path)))
+                entries.append((f"{path.name}/", b"40000 " + path.name.encode(), tree_hash(path)))
         else:
-            trials.append((path.name, b"100644 " + path.name.encode(), _git_object("blob", path.read_bytes())))
-    return _git_object("tree", b"".join(mode_and_name + b"\0" + name for _, mode_and_name, name in sorted(trials)))
+            entries.append((path.name, b"100644 " + path.name.encode(), _git_object("blob", path.read_bytes())))
+    return _git_object("tree", b"".join(mode_and_name + b"\0" + name for _, mode_and_name, name in sorted(entries)))
 
 
 def _git(folder: Path, *arguments: str) -> str:

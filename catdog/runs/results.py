@@ -1,8 +1,8 @@
-"""result.json, which says that a trial is over, and the record of a failure.
+"""result.json, which marks a trial as finished, and the record of a failure.
 
 A damaged result does not count: its trial runs again. `result.json` holds the sha256 of itself and of the trial's other
-files. Everything that tables are made of is compared with that; of contact sheets, which nothing is computed from, only
-that they are there.
+files. Every file that tables depend on is checked against it; contact sheets, from which nothing is computed, need only
+exist.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The outcome of a trial: result.json, and a row of trials.csv. Accuracies in percent, None where diverged."""
+    """The outcome of a trial: result.json, and a row of trials.csv. Accuracies in percent, None if diverged."""
 
     variant: str
     seed: int
@@ -36,11 +36,11 @@ class TrialResult:
     val_accuracy: float | None
     test_accuracy: float | None
     best_epoch: int | None
-    """Chosen by validation accuracy, the earliest of equals; of a diverged trial the epoch it diverged in."""
+    """Chosen by validation accuracy, the earliest on ties; for a diverged trial, the epoch in which it diverged."""
     epochs: int
-    """Epochs that were trained."""
+    """Epochs trained."""
     seconds: float
-    """Of training and evaluation, over all attempts that the checkpoints remember."""
+    """Of training and evaluation, over all attempts recorded in checkpoints."""
     config_hash: str
     val_class_accuracy: float | None = None
     """Mean of the breeds' accuracies."""
@@ -62,7 +62,7 @@ class TrialResult:
     finished_at: str | None = None
     worker_host: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of the trial's other files, by their path below its folder."""
+    """sha256 of the trial's other files, by path below its folder."""
 
     def to_json(self) -> bytes:
         """Return result.json: the fields, and the sha256 of their JSON."""
@@ -71,7 +71,7 @@ class TrialResult:
 
     @classmethod
     def from_json(cls, data: bytes) -> "TrialResult":
-        """Read result.json; raises `ValueError` when it is not one, or is not as it was written."""
+        """Read result.json; raises `ValueError` if it is invalid or was altered."""
         try:
             content = read_json(data)
             digest = content.pop("sha256")
@@ -101,18 +101,18 @@ class Failure:
     traceback: str
     attempts: int
     launch: str
-    """Which start of the sweep this happened in: the next one tries again."""
+    """The launch in which the trial failed; the next launch retries it."""
     log: str
     failed_at: str
 
     @classmethod
     def from_json(cls, data: bytes) -> "Failure":
-        """Read a failure; raises `ValueError` when it is not one."""
+        """Read a failure; raises `ValueError` if it is invalid."""
         return from_fields(cls, read_json(data))
 
 
 def read_result(store: Store, where: TrialPaths, config_hash: str) -> TrialResult | None:
-    """Return the trial's result if it is over with this config hash, and whole."""
+    """Return the trial's result if it has this config hash and is undamaged, else None."""
     try:
         result = TrialResult.from_json(store.get(where.result))
     except NotFoundError:
@@ -130,14 +130,14 @@ def read_result(store: Store, where: TrialPaths, config_hash: str) -> TrialResul
 
 
 def checked_keys(where: TrialPaths, result: TrialResult) -> list[str]:
-    """Return the keys of the trial's files whose content is compared."""
+    """Return the keys of the trial's files whose content is checked."""
     return [f"{where.folder}/{name}" for name in result.files if not name.startswith("snapshots/")]
 
 
 def find_damage(
     where: TrialPaths, result: TrialResult, keys: Collection[str], digests: Mapping[str, str]
 ) -> str | None:
-    """Return what is wrong with the trial's files, if anything is: `keys` are there, with these sha256."""
+    """Return what is wrong with the trial's files, or None; `keys` exist, `digests` are their sha256."""
     checked = set(checked_keys(where, result))
     for name, digest in result.files.items():
         key = f"{where.folder}/{name}"
@@ -149,6 +149,6 @@ def find_damage(
 
 
 def best_run(results: Sequence[TrialResult]) -> TrialResult | None:
-    """Return the run with the highest validation accuracy, of equals the one with the lowest seed; never by test."""
+    """Return the trial with the highest validation accuracy, the lowest seed on ties; never chosen by test accuracy."""
     scored = [result for result in results if result.val_accuracy is not None]
     return max(scored, key=lambda result: (result.val_accuracy or 0.0, -result.seed), default=None)

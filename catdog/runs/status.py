@@ -1,4 +1,4 @@
-"""Where a run stands, from the store alone: its manifest, and each trial's result, failure or nothing yet."""
+"""The status of a run, from the store alone: its manifest and each trial's result or failure, if any."""
 
 import logging
 from collections import Counter
@@ -17,19 +17,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One planned trial and what is known of it."""
+    """One planned trial and what is known about it."""
 
     planned: PlannedTrial
     config_hash: str
     result: TrialResult | None = None
     failure: Failure | None = None
     unfinished: bool = False
-    """It has a checkpoint to go on from."""
+    """It has a checkpoint to resume from."""
     damage: str | None = None
-    """What is wrong with its result, which does not count then."""
+    """What is wrong with its result, which then does not count."""
 
     @property
     def status(self) -> Status:
+        """Return the result's status, else `failed` or `missing`."""
         if self.result is not None:
             return self.result.status
         return "failed" if self.failure is not None else "missing"
@@ -42,15 +43,16 @@ class RunStatus:
     manifest: Manifest
     trials: Sequence[TrialStatus]
     launches: Sequence[Launch] = ()
-    """What each launch of the sweep has used, in their order."""
+    """What each launch of the sweep has used, in order."""
 
     @property
     def counts(self) -> Counter[Status]:
+        """Return the number of trials of each status."""
         return Counter(trial.status for trial in self.trials)
 
     @property
     def is_complete(self) -> bool:
-        """Whether no trial failed, and none is missing."""
+        """Return whether no trial failed or is missing."""
         return not self.counts["failed"] and not self.counts["missing"]
 
     def results(self, label: str) -> list[TrialResult]:
@@ -60,7 +62,7 @@ class RunStatus:
 
 
 def open_run(store: Store, run: str) -> RunStatus:
-    """Return the ledger of an existing run; `UserError` if there is none."""
+    """Return the status of an existing run; raises `UserError` if there is none."""
     manifest = read_manifest(store, run)
     if manifest is None:
         raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
@@ -70,7 +72,7 @@ def open_run(store: Store, run: str) -> RunStatus:
 def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
     """Read all results and failures of a run, in parallel.
 
-    A result of another config hash does not count, nor does one that is damaged, or whose files are.
+    A result does not count if its config hash is different, or if it or one of its files is damaged.
     """
     run = RunPaths(manifest.run)
     keys = set(store.list(run.trials)) | set(store.list(run.failures))
@@ -133,7 +135,7 @@ def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | 
 
 
 def missing_trials(run_status: RunStatus) -> list[str]:
-    """Return one line for every trial that is not in the averages."""
+    """Return one line for each trial that is missing from the averages."""
     lines = []
     for trial in run_status.trials:
         if trial.status == "failed" and trial.failure is not None:
@@ -151,7 +153,7 @@ def missing_trials(run_status: RunStatus) -> list[str]:
 
 
 def mixed_versions(launches: Sequence[Launch]) -> list[str]:
-    """Return one line for everything that was not the same in all launches of a run: it may have changed results."""
+    """Return one line for each version that differed between launches of a run: it may have changed results."""
     seen = {"code (git's trees)": dict.fromkeys(launch.code[:12] for launch in launches if launch.code)}
     for launch in launches:
         for package, version in launch.versions.items():

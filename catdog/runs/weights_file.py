@@ -1,4 +1,4 @@
-"""The backbone's weights where they are a file or an s3:// url: a copy on this node, and their sha256."""
+"""Backbone weights from a file or an s3:// URL: a copy on this node, and their sha256."""
 
 import os
 from pathlib import Path
@@ -10,15 +10,16 @@ from catdog.storage.node_cache import fetch, file_digest, matches_digest
 
 
 def weights_digest(weights: str) -> str | None:
-    """Return the sha256 of weights that are a file or an s3:// url, as it is now; None for named ones."""
+    """Return the current sha256 of weights from a file or an s3:// URL; None for named ones."""
     path = local_weights(weights)
     return None if isinstance(path, str) else file_digest(path)
 
 
 def local_weights(weights: str, digest: str | None = None) -> str | Path:
-    """Return the name of named weights, or the local file of others.
+    """Return the name of named weights, or a local file with the others.
 
-    An s3:// url is fetched unless this node has a copy whose sha256 is `digest`, which is also checked in the end.
+    An s3:// URL is fetched unless this node has a copy whose sha256 is `digest`. Raises `UserError` if there is no such
+    file, or if its sha256 is not `digest`.
     """
     path = _weights_file(weights, digest)
     if isinstance(path, Path) and digest is not None and not matches_digest(path, digest):
@@ -33,10 +34,10 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
         return weights
     if not weights.startswith("s3://"):
         path = Path(os.path.abspath(os.path.expanduser(weights)))
-        if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
+        if not os.path.isfile(path):  # unlike Path.is_file, accepts names that are too long
             raise UserError(f"--weights {weights}: no such file; choose imagenet, lite0, none, a file or an s3:// url")
         if not os.access(path, os.R_OK):
-            raise UserError(f"--weights {weights}: cannot be read: get the right to read it, or choose another file")
+            raise UserError(f"--weights {weights}: cannot be read: check its permissions, or choose another file")
         return path
     folder, _, name = weights.rpartition("/")
     if not name or folder in ("s3:", "s3:/"):

@@ -1,8 +1,8 @@
 """Where a run lives: a local folder, an S3 prefix, or memory; and uploads off the training thread.
 
-A key is a relative path with forward slashes (`catdog.runs.paths`). Every write is whole or not at all. `NotFoundError`
-says that there is no such object; `StoreRefusedError` that the user must act (no such bucket, no permission, a full
-disk); every other `StoreError` may pass, and S3 stores have retried by then.
+A key is a relative path with forward slashes (`catdog.runs.paths`). Every write is atomic. `NotFoundError` means that
+there is no such object; `StoreRefusedError`, that the user must act (no such bucket, no permission, a full disk); any
+other `StoreError` may be temporary, and S3 stores have already retried.
 """
 
 import functools
@@ -31,19 +31,19 @@ __all__ = [
 ]
 
 PATIENCE = 30.0
-"""Seconds that somebody in front of a terminal waits for a store that is away; a sweep waits longer."""
+"""Seconds to retry an unavailable store while a user waits at a terminal; a sweep retries longer."""
 
 
 @dataclass(frozen=True)
 class StoreLocation:
-    """Where a store is and how long to wait for it; holds no secrets: each process finds its credentials itself."""
+    """Where a store is and how long to retry it; holds no secrets: each process finds its own credentials."""
 
     url: str
     endpoint: str | None = None
     region: str | None = None
     patience: float = PATIENCE
     has_answered: bool = False
-    """Another process has reached it: what is refused now may have to do with a bad minute, and is waited for."""
+    """Another process has reached it, so a refusal may be temporary and is retried."""
 
     @classmethod
     def of(cls, url: str, patience: float = PATIENCE) -> "StoreLocation":
@@ -69,12 +69,12 @@ class StoreLocation:
 
     @property
     def is_shared(self) -> bool:
-        """Return whether other nodes reach the store too; a folder is not known to be on them."""
+        """Return whether other nodes can reach the store; a folder may exist on this node only."""
         return self.url.startswith("s3://")
 
-    @functools.cache  # noqa: B019  (one client for each location and process)
+    @functools.cache  # noqa: B019  (one client per location and process)
     def open(self) -> Store:
-        """Return the store, the same one for each location and process."""
+        """Return the store, one instance per location and process."""
         if self.is_shared:
             return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered)
         return LocalStore(Path(self.url))

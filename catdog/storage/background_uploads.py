@@ -1,4 +1,4 @@
-"""Uploads off the training thread: training goes on while the store has a bad minute."""
+"""Uploads off the training thread, so that training continues while the store is unavailable."""
 
 import tempfile
 import threading
@@ -12,13 +12,13 @@ Content = bytes | Callable[[], bytes]
 
 
 class BackgroundUploads:
-    """Stores objects in order on a thread of its own, waiting for the store as long as that is patient.
+    """Stores objects in order on its own thread, retrying for as long as the store's patience allows.
 
-    The queue is bounded: by `capacity` objects, of which one of a key that is put again is only kept once (of a trial's
-    checkpoints the newest), and by what they take: an object that is made later takes what it is made of, one that is
-    bytes already and larger than `memory_bytes` waits on the disk, in a file without a name that ends with the process.
-    Used as a context: leaving it without an error waits until everything is stored, and raises the error of what could
-    not be.
+    The queue holds at most `capacity` objects. Putting a key again replaces its queued object: of a trial's checkpoints
+    only the newest waits. Memory is bounded, too: bytes larger than `memory_bytes` wait on disk, in an unnamed file
+    that vanishes with the process; a function takes only what it refers to until its object is made.
+
+    On a clean exit, the context manager waits until everything is stored, and raises the error of a failed upload.
     """
 
     def __init__(self, store: Store, capacity: int = 1024, memory_bytes: int = 1 << 20) -> None:
@@ -36,17 +36,17 @@ class BackgroundUploads:
         """sha256 of everything stored so far, by key."""
 
     def put(self, key: str, content: Content) -> None:
-        """Queue an object, or the function that makes it on the upload thread. Raises the error of an earlier one."""
+        """Queue an object, or a function that makes it on the upload thread; raises the error of an earlier upload."""
         make = content if callable(content) else self._keep(content)
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < self._capacity or self._error is not None)
             self._raise_error()
-            self._waiting.pop(key, None)  # the newer one goes behind what was put before it
+            self._waiting.pop(key, None)  # the newer one moves to the end of the queue
             self._waiting[key] = make
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until everything queued is stored."""
+        """Wait until everything queued is stored; raises the error of a failed upload."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._waiting or self._sending) or self._error is not None)
             self._raise_error()
@@ -66,7 +66,7 @@ class BackgroundUploads:
             self._raise_error()
 
     def _keep(self, data: bytes) -> Callable[[], bytes]:
-        """Return a function that gives the bytes back; many of them wait on the disk, if it has room."""
+        """Return a function that returns the bytes; large ones wait on disk if it has room."""
         if len(data) > self._memory_bytes:
             with suppress(OSError):
                 return _OnDisk(data)
@@ -102,10 +102,10 @@ class BackgroundUploads:
 
 
 class _OnDisk:
-    """Bytes in a file that has no name: it is gone when nobody needs it, or when the process ends."""
+    """Bytes in an unnamed file, which disappears with this object or the process."""
 
     def __init__(self, data: bytes) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open until this object goes)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this object lives)
         self._file.write(data)
         self._file.flush()
 

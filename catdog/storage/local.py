@@ -1,4 +1,4 @@
-"""A folder as a store: files are written beside their place, synced to the disk and renamed."""
+"""A folder as a store: files are written beside their target, synced to disk and renamed."""
 
 import errno
 import os
@@ -15,41 +15,42 @@ from catdog.system.process import is_alive
 REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
-    errno.EFBIG: "choose another folder, or raise the limit of files' sizes",
+    errno.EFBIG: "choose another folder, or raise the file size limit",
     errno.EROFS: "choose another folder",
-    errno.EACCES: "choose another folder, or get the right to write there",
-    errno.EPERM: "choose another folder, or get the right to write there",
+    errno.EACCES: "choose another folder, or get write permission there",
+    errno.EPERM: "choose another folder, or get write permission there",
     errno.ENOTDIR: "choose another folder, or move the file that is in the way",
     errno.EEXIST: "choose another folder, or move the file that is in the way",
     errno.EISDIR: "move the folder that is in the way",
-    errno.ENOENT: "choose a folder that can be made",
+    errno.ENOENT: "choose a folder that can be created",
 }
-"""What the user must do; any other error of the disk may pass."""
+"""What the user must do; any other disk error may be temporary."""
 _CHECK_BYTES = 65536
 
 
 class LocalStore:
-    """A folder."""
+    """A folder as a store."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @property
     def url(self) -> str:
+        """Return the folder."""
         return str(self.root)
 
     @property
     def is_shared(self) -> bool:
-        """Return False: a folder is not known to be on other nodes."""
+        """Return False: a folder may exist on this node only."""
         return False
 
     @property
     def has_conditional_writes(self) -> bool:
-        """Return True: a hard link is made once."""
+        """Return True: only one writer can create a hard link."""
         return True
 
     def abilities(self) -> dict[str, bool]:
-        """Return nothing: folders do not differ in what a run needs."""
+        """Return nothing: folders do not differ in what a run needs from them."""
         return {}
 
     def local_path(self, key: str) -> Path | None:
@@ -57,17 +58,19 @@ class LocalStore:
         return self.path(key)
 
     def path(self, key: str) -> Path:
-        """Return the file of a key; a key that leaves the folder is our mistake."""
+        """Return the file of a key; a key that leaves the folder is a bug."""
         assert key, "an empty key"
         assert not key.startswith("/"), f"not a relative key: {key!r}"
         assert ".." not in key.split("/"), f"a key that leaves the store: {key!r}"
         return self.root / key
 
     def put(self, key: str, data: bytes) -> None:
+        """Write the object atomically."""
         with self._writing(key) as scratch:
             scratch.write_bytes(data)
 
     def put_new(self, key: str, data: bytes) -> bool:
+        """Write the object unless the key exists; return whether the key now holds `data`."""
         path = self.path(key)
         with self._errors(path), _scratch(path) as scratch:
             scratch.write_bytes(data)
@@ -79,6 +82,7 @@ class LocalStore:
         return True
 
     def get(self, key: str) -> bytes:
+        """Return the object; raises `NotFoundError` if there is none."""
         path = self.path(key)
         try:
             return path.read_bytes()
@@ -88,29 +92,34 @@ class LocalStore:
             raise StoreError(f"{path}: {error.strerror or error}") from error
 
     def put_file(self, key: str, path: Path) -> None:
+        """Write the object atomically from a file."""
         with self._writing(key) as scratch, path.open("rb") as source, scratch.open("wb") as target:
             while block := source.read(1 << 22):
                 target.write(block)
 
     def get_file(self, key: str, path: Path) -> None:
+        """Raise `AssertionError`: callers use `local_path`."""
         raise AssertionError("a local store's files are used in place")
 
     def delete(self, key: str) -> None:
+        """Delete the object if it exists."""
         path = self.path(key)
         with self._errors(path):
             path.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> list[str]:
+        """Return all keys that begin with `prefix`, sorted."""
         folder = self.root / prefix.rpartition("/")[0]
         files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         keys = (path.relative_to(self.root).as_posix() for path in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
     def exists(self, key: str) -> bool:
+        """Return whether the key exists."""
         return self.path(key).is_file()
 
     def check(self) -> None:
-        """Try to write where the folder is, or would be made."""
+        """Raise `StoreError` unless files can be written in the folder, or where it would be created."""
         folder = self.root
         while not os.path.lexists(folder) and folder != folder.parent:
             folder = folder.parent
@@ -141,7 +150,7 @@ class LocalStore:
 
     @contextmanager
     def _errors(self, path: Path) -> Iterator[None]:
-        """Turn the disk's errors into ours."""
+        """Translate disk errors into ours."""
         try:
             yield
         except OSError as error:
@@ -153,7 +162,7 @@ class LocalStore:
 
 
 def scratch_beside(path: Path) -> Path:
-    """Return where to write what is renamed to `path` when it is whole; the name says which process is writing."""
+    """Return the temporary file to write and then rename to `path`; its name identifies the writing process."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
 
 

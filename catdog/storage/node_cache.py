@@ -1,7 +1,7 @@
-"""Local files with the content of a store's objects: fetched once per node, or made once for all.
+"""Local files with the content of a store's objects: fetched once per node, or made once for all nodes.
 
-A local store's files are used in place. From S3 they are fetched into a cache (`$CATDOG_CACHE`, default
-~/.cache/catdog) under a lock, so that processes that want the same thing wait for the first.
+A local store's files are used in place. S3 objects are fetched into a cache (`$CATDOG_CACHE`, default ~/.cache/catdog)
+under a lock: processes that want the same object wait for the first.
 """
 
 import contextlib
@@ -25,23 +25,23 @@ logger = logging.getLogger(__name__)
 
 
 def digest_key(key: str) -> str:
-    """Return the key of the sha256 of a pack or of features, written after them."""
+    """Return the key of the sha256 of a pack or of features, written after the object itself."""
     return f"{key}.sha256.json"
 
 
 def node_cache() -> Path:
-    """Return the folder of this node's copies."""
+    """Return this node's cache folder."""
     return Path(os.environ.get("CATDOG_CACHE") or Path.home() / ".cache" / "catdog")
 
 
 def fetch_or_make(store: Store, key: str, make: Callable[[Path], None] | None = None) -> Path:
-    """Return a local file with the content of `key`: from here, from the store, or from `make` (and then stored).
+    """Return a local file with the content of `key`: this node's copy, the store's, or one made by `make` and stored.
 
-    Beside the object the store keeps its sha256, written last. A file that is not what that says is damaged or
-    unfinished: it is made again, or fetched again.
+    The store keeps the object's sha256 beside it, written last. A file that does not match it is damaged or unfinished,
+    and is fetched or made again.
 
     Raises:
-        NotFoundError: it is nowhere, or damaged everywhere, and there is no way to make it.
+        NotFoundError: there is no intact copy, and no `make`.
     """
     in_place = store.local_path(key)
     path = in_place or _copy_of(store, key)
@@ -55,7 +55,7 @@ def fetch_or_make(store: Store, key: str, make: Callable[[Path], None] | None = 
                 if matches_digest(path, digest):
                     return path
             logger.warning("%s/%s is damaged: its sha256 is not what it was", store.url, key)
-            store.delete(digest_key(key))  # so that whoever can make it again does
+            store.delete(digest_key(key))  # so that the next caller with a `make` makes it again
         if make is None:
             state = "no such object" if digest is None else "damaged; the same command makes it again"
             raise NotFoundError(f"{store.url}/{key}: {state}")
@@ -69,7 +69,7 @@ def fetch_or_make(store: Store, key: str, make: Callable[[Path], None] | None = 
 
 
 def is_stored(store: Store, key: str) -> bool:
-    """Return whether the store has all of `key`."""
+    """Return whether the store has `key` and its sha256."""
     return _stored_digest(store, key) is not None and store.exists(key)
 
 
@@ -83,12 +83,12 @@ def fetch(store: Store, key: str, digest: str | None = None) -> Path:
 
 
 def _copy_of(store: Store, key: str) -> Path:
-    """Return where this node keeps its copy of an object."""
+    """Return the path of this node's copy of an object."""
     return node_cache() / hashlib.sha256(store.url.encode()).hexdigest()[:8] / key
 
 
 def _stored_digest(store: Store, key: str) -> str | None:
-    """Return the sha256 that an object had when it was stored; None where it is not there or was not finished."""
+    """Return an object's sha256 as recorded when it was stored; None if it is missing or unfinished."""
     try:
         digest = json.loads(store.get(digest_key(key)))["sha256"]
     except (NotFoundError, KeyError, TypeError, ValueError):
@@ -97,7 +97,7 @@ def _stored_digest(store: Store, key: str) -> str | None:
 
 
 def matches_digest(path: Path, digest: str) -> bool:
-    """Return whether a file's sha256 is `digest`; remembers it until the file changes, since packs are large."""
+    """Return whether a file's sha256 is `digest`; a match is cached until the file changes, since packs are large."""
     with contextlib.suppress(OSError):
         if _node_file(path, "verified").read_text() == _file_state(path, digest):
             return True
@@ -124,7 +124,7 @@ def file_digest(path: Path) -> str:
 
 
 def _write_atomically(path: Path, make: Callable[[Path], None]) -> None:
-    """Call `make` for a file beside `path`, then rename it."""
+    """Call `make` on a temporary file beside `path`, then rename it."""
     scratch = scratch_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _node_lock(path: Path) -> filelock.FileLock:
 
 
 def _node_file(path: Path, kind: str) -> Path:
-    """Return a file of this node that says something about `path`, which may be shared."""
+    """Return a node-local file with state about `path`, which itself may be shared."""
     folder = Path(tempfile.gettempdir()) / f"catdog-locks-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     return folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.{kind}"

@@ -1,4 +1,4 @@
-"""A prefix of an S3 bucket as a store, through boto3; `s3_retries.py` says how its bad minutes are met.
+"""A prefix of an S3 bucket as a store, through boto3; `s3_retries.py` has the retries.
 
 Each object carries the sha256 of its content as metadata.
 """
@@ -40,22 +40,25 @@ class S3Store:
 
     @property
     def is_shared(self) -> bool:
-        """Return True."""
+        """Return True: every node can reach the bucket."""
         return True
 
     @property
     def has_conditional_writes(self) -> bool:
-        """Return False: some S3 stores ignore the condition of a write, and none says so."""
+        """Return False: some S3 stores silently ignore the condition of a write."""
         return False
 
     def local_path(self, key: str) -> Path | None:
-        """Return None: objects are not files here."""
+        """Return None: objects are not local files."""
         return None
 
     def put(self, key: str, data: bytes) -> None:
+        """Write the object atomically."""
         self._client.request(key, lambda client: self._put(client, key, data))
 
     def put_new(self, key: str, data: bytes) -> bool:
+        """Write the object unless the key exists; return whether the key now holds `data`."""
+
         def put(client: "S3Client") -> bool:
             try:
                 self._put(client, key, data, IfNoneMatch="*")
@@ -63,7 +66,7 @@ class S3Store:
                 code = error_code(error)
                 if code not in CONDITION_FAILED | CONDITION_UNKNOWN:
                     raise
-                try:  # is there one? perhaps ours, if an answer was lost
+                try:  # is there an object? it may be ours, if a response was lost
                     return client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read() == data
                 except client_error() as missing:
                     if code in CONDITION_FAILED or error_code(missing) not in MISSING:
@@ -74,11 +77,13 @@ class S3Store:
         return self._client.request(key, put)
 
     def get(self, key: str) -> bytes:
+        """Return the object; raises `NotFoundError` if there is none."""
         return self._client.request(
             key, lambda client: client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
         )
 
     def put_file(self, key: str, path: Path) -> None:
+        """Write the object atomically from a file."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         extra = {"Metadata": {"sha256": digest}}
@@ -87,6 +92,7 @@ class S3Store:
         )
 
     def get_file(self, key: str, path: Path) -> None:
+        """Download the object to `path` atomically; raises `UserError` if this disk refuses."""
         scratch = scratch_beside(path)
 
         def download(client: "S3Client") -> None:
@@ -94,7 +100,7 @@ class S3Store:
                 client.download_file(self.bucket, self.prefix + key, str(scratch))
             except OSError as error:
                 if error.errno not in REMEDIES:
-                    raise  # the connection's, not the disk's
+                    raise  # from the connection, not the disk
                 raise _disk_refuses(path, error) from error
 
         try:
@@ -108,9 +114,12 @@ class S3Store:
                 scratch.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
+        """Delete the object if it exists."""
         self._client.request(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def list(self, prefix: str) -> list[str]:
+        """Return all keys that begin with `prefix`, sorted."""
+
         def list_all(client: "S3Client") -> list[str]:
             paginator = client.get_paginator("list_objects_v2")
             pages = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
@@ -119,6 +128,7 @@ class S3Store:
         return self._client.request(prefix, list_all)
 
     def exists(self, key: str) -> bool:
+        """Return whether the key exists."""
         try:
             self._client.request(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
         except NotFoundError:
@@ -126,6 +136,7 @@ class S3Store:
         return True
 
     def check(self) -> None:
+        """Raise `StoreError` unless an object can be written, read and deleted now."""
         key, content = f".check-{uuid.uuid4().hex}", b"catdog"
         try:
             with self._client.errors(key):
@@ -139,13 +150,14 @@ class S3Store:
         self._client.has_answered = True
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Nothing to do: an object is there or not, and the bucket's lifecycle rule ends unfinished uploads."""
+        """Do nothing: writes are atomic, and the bucket's lifecycle rule aborts unfinished uploads."""
 
     def set_retrying(self, on: bool) -> None:
+        """Retry from now on while the store is unavailable, or stop retrying."""
         self._client.set_retrying(on)
 
     def abilities(self) -> dict[str, bool]:
-        """Try what stores differ in: writes on condition that there is no such object, and checksums of requests."""
+        """Test what S3 stores differ in: writes conditional on the key not existing, and request checksums."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         key = f".check-abilities-{uuid.uuid4().hex}"
@@ -172,6 +184,6 @@ class S3Store:
 
 
 def _disk_refuses(path: Path, error: OSError) -> UserError:
-    """Return what is wrong with this node's disk, which no waiting for the store mends."""
+    """Return the error for a fault of this node's disk, which retrying the store cannot fix."""
     reason = (error.strerror or str(error)).lower()
-    return UserError(f"{path}: cannot be written ({reason}): make room there, or name another folder by CATDOG_CACHE")
+    return UserError(f"{path}: cannot be written ({reason}): make room there, or set CATDOG_CACHE to another folder")

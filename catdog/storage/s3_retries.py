@@ -1,8 +1,8 @@
-"""S3 has bad minutes: the client of one process, what its errors mean, and how long they are retried.
+"""A retrying S3 client: what its errors mean, and how long operations are retried.
 
-Every operation is retried for as long as the store's patience says, on top of the few quick retries that boto3 makes
-itself. What is refused from the start (no such bucket, no permission) is raised at once; what has worked before is
-retried, and credentials are looked for again, since they may have been renewed.
+Operations retry for as long as the store's patience allows, on top of boto3's own few quick retries. A refusal (no such
+bucket, no permission) is raised at once if the store has never answered; otherwise it is retried with freshly loaded
+credentials, since they may have been renewed.
 """
 
 import logging
@@ -25,19 +25,19 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
 CONDITION_UNKNOWN = frozenset({"NotImplemented", "501"})
-"""To a store that has no conditional writes and says so; others ignore the condition."""
+"""From a store that reports having no conditional writes; others silently ignore the condition."""
 _DENIED = frozenset({"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
 _EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken", "400"}
 )
-"""Or what may mean it: an answer to HEAD has no body that would say more than 400."""
+"""Includes 400, which may mean it: the response to a HEAD request has no body that says more."""
 
 
 class RetryingClient:
-    """boto3's client for a bucket, opened when it is first used.
+    """boto3's client for a bucket, opened on first use.
 
     `patience` is how many seconds an operation is retried while the store is unavailable; `has_answered`, whether the
-    bucket is known to be there and open, so that a refusal is retried, too.
+    bucket is known to be accessible, so that refusals are retried, too.
     """
 
     def __init__(self, url: str, endpoint: str | None, region: str | None, patience: float, has_answered: bool) -> None:
@@ -57,13 +57,13 @@ class RetryingClient:
 
     @property
     def client(self) -> "S3Client":
-        """Return the client, opened now if it is not yet."""
+        """Return the client, opening it if necessary."""
         client = self._opened or _new_client(self._endpoint, self._region)
         self._opened = client
         return client
 
     def request(self, key: str, operation: Callable[["S3Client"], T]) -> T:
-        """Carry out an operation; while the store is away, again and again until the patience is over."""
+        """Run `operation`, retrying while the store is unavailable until the patience runs out."""
         started, pause = time.monotonic(), _FIRST_PAUSE
         while True:
             try:
@@ -83,14 +83,14 @@ class RetryingClient:
                 self._giving_up.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if is_refused or isinstance(error, _CredentialsExpiredError):
-                    self._opened = None  # the next try looks for credentials as they are then
+                    self._opened = None  # the next attempt loads the credentials afresh
             else:
                 self.has_answered = True
                 return result
 
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:
-        """Turn boto3's errors into ours."""
+        """Translate boto3's errors into ours."""
         from boto3.exceptions import Boto3Error, S3UploadFailedError
         from botocore.exceptions import (
             BotoCoreError,
@@ -104,7 +104,7 @@ class RetryingClient:
         try:
             try:
                 yield
-            except S3UploadFailedError as error:  # boto3 wraps the error that says what is wrong
+            except S3UploadFailedError as error:  # boto3 wraps the actual error
                 raise error.__context__ or error from None
         except ClientError as error:
             code = error_code(error)
@@ -134,15 +134,15 @@ class RetryingClient:
 
 
 class _CredentialsExpiredError(StoreError):
-    """Somebody will renew them; boto3 must look for them again."""
+    """The credentials will be renewed; boto3 must load them again."""
 
 
 def _new_client(endpoint: str | None, region: str | None) -> "S3Client":
-    """Return a client of a session of its own, which finds credentials as they are now."""
+    """Return a client with its own session, which loads the current credentials."""
     import boto3
     from botocore.config import Config
 
-    # Stores other than AWS's often reject the optional checksums that boto3 sends since 1.36.
+    # Stores other than AWS's often reject the optional checksums that boto3 has sent since 1.36.
     checksums: Literal["when_required", "when_supported"]
     checksums = "when_required" if endpoint else "when_supported"
     config = Config(
@@ -157,12 +157,12 @@ def _new_client(endpoint: str | None, region: str | None) -> "S3Client":
 
 
 def client_error() -> type[Exception]:
-    """Return the class of the errors that S3 answers with."""
+    """Return the class of S3's error responses."""
     from botocore.exceptions import ClientError
 
     return ClientError
 
 
 def error_code(error: Any) -> str:
-    """Return what S3 calls an error."""
+    """Return S3's code for an error."""
     return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,6 +1,6 @@
 """Dataclasses as JSON, arrays as .npz.
 
-What is read may be cut off by a crash or edited: every field is checked against its type.
+Input may be truncated by a crash or edited by hand, so every field is checked against its type.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from catdog.formatting import shorten
 
 
 def to_json(content: Any) -> bytes:
-    """Return a dataclass or dictionary as indented JSON; numbers that are not finite become null."""
+    """Return a dataclass or dictionary as indented JSON; non-finite numbers become null."""
     if dataclasses.is_dataclass(content) and not isinstance(content, type):
         content = dataclasses.asdict(content)
     return (json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n").encode()
@@ -40,14 +40,14 @@ def _finite(value: Any) -> Any:
 
 
 def npz_bytes(**arrays: Any) -> bytes:
-    """Return arrays as .npz; the same arrays give the same bytes, and it loads without pickles."""
+    """Return arrays as .npz; equal arrays give equal bytes, and loading needs no pickle."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
 def read_npz(data: bytes, *names: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of these names; raises `ValueError` when `data` is no .npz that holds them all."""
+    """Return the arrays of these names; raises `ValueError` unless `data` is an .npz that holds them all."""
     try:
         with np.load(io.BytesIO(data)) as content:
             return {name: content[name] for name in names}
@@ -61,7 +61,7 @@ _NAMES: dict[Any, str] = {str: "text", bool: "true or false", int: "an integer",
 
 
 def read_json(data: bytes) -> Any:
-    """Return what `data` holds as JSON; raises `ValueError` when it holds none."""
+    """Return `data` parsed as JSON; raises `ValueError` if it is not JSON."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -69,10 +69,10 @@ def read_json(data: bytes) -> Any:
 
 
 def from_fields(kind: type[T], content: Any) -> T:
-    """Return the dataclass whose fields are `content`, parsed JSON; raises `ValueError` that names the field.
+    """Return the dataclass whose fields are `content`, parsed JSON; raises `ValueError` naming the bad field.
 
-    Lists become tuples. Numbers stay as they are, an integer where a float is asked for too: a config hash is made of
-    their digits.
+    Lists become tuples. Numbers stay as they are, even an integer where a float is expected, since config hashes depend
+    on their digits.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"{shorten(repr(content))} is no {kind.__name__}")
@@ -81,7 +81,7 @@ def from_fields(kind: type[T], content: Any) -> T:
         raise ValueError(f"a {kind.__name__} has no {', '.join(sorted(unknown))}")
     try:
         return kind(**{name: _convert(value, hints[name], name) for name, value in content.items()})
-    except (TypeError, UserError) as error:  # a field is missing, or the dataclass itself refuses a value
+    except (TypeError, UserError) as error:  # a field is missing, or the dataclass itself rejects a value
         raise ValueError(str(error)) from None
 
 
@@ -114,7 +114,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in typing.get_args(hint)
     if hint is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # neither NaN nor infinite
-    return type(value) is hint  # True is no integer here
+    return type(value) is hint  # True is not an integer here
 
 
 def _described(hint: Any) -> str:

@@ -1,4 +1,4 @@
-"""What all stores can do; reading many objects at once; a store in memory, for tests and notebooks."""
+"""The interface of all stores; parallel reads; an in-memory store for tests and notebooks."""
 
 import concurrent.futures
 import hashlib
@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from catdog.errors import NotFoundError
 
 READERS = 16
-"""How many objects are read at once."""
+"""Number of objects read in parallel."""
 
 T = TypeVar("T")
 
@@ -20,33 +20,33 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """Return where the store is, as a user writes it."""
+        """Return the location as a user writes it."""
         ...
 
     @property
     def is_shared(self) -> bool:
-        """Return whether other nodes reach it too."""
+        """Return whether other nodes can reach it."""
         ...
 
     @property
     def has_conditional_writes(self) -> bool:
-        """Return whether `put_new` surely decides between two writers."""
+        """Return whether `put_new` reliably lets only one of two writers win."""
         ...
 
     def local_path(self, key: str) -> Path | None:
-        """Return the file of a key where the store's files can be used in place; else None."""
+        """Return the file of a key if the store's files can be used in place, else None."""
         ...
 
     def abilities(self) -> dict[str, bool]:
-        """Return what is found out by trying, of what stores of this kind differ in."""
+        """Test the features in which stores of this kind differ; return whether each is there, by name."""
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write the object, whole or not at all."""
+        """Write the object atomically."""
         ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Put the object unless there is another one under this key; returns whether it is this one now."""
+        """Write the object unless the key exists; return whether the key now holds `data`."""
         ...
 
     def get(self, key: str) -> bytes:
@@ -54,15 +54,15 @@ class Store(Protocol):
         ...
 
     def put_file(self, key: str, path: Path) -> None:
-        """Write the object from a file."""
+        """Write the object atomically from a file."""
         ...
 
     def get_file(self, key: str, path: Path) -> None:
-        """Download to `path`, whole or not at all."""
+        """Download the object to `path` atomically."""
         ...
 
     def delete(self, key: str) -> None:
-        """Delete the object if it is there."""
+        """Delete the object if it exists."""
         ...
 
     def list(self, prefix: str) -> list[str]:
@@ -70,7 +70,7 @@ class Store(Protocol):
         ...
 
     def exists(self, key: str) -> bool:
-        """Return whether there is an object under this key."""
+        """Return whether the key exists."""
         ...
 
     def check(self) -> None:
@@ -78,7 +78,7 @@ class Store(Protocol):
         ...
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Remove what writers that died have left below `prefix`, a folder."""
+        """Remove what dead writers left below the folder `prefix`."""
         ...
 
     def set_retrying(self, on: bool) -> None:
@@ -88,7 +88,7 @@ class Store(Protocol):
 
 @contextmanager
 def give_up_on_interrupt(store: Store) -> Iterator[None]:
-    """Let a user who interrupts the block leave, even if the store is away."""
+    """Stop retrying the store when the user interrupts the block."""
     store.set_retrying(True)  # an earlier block may have been interrupted
     try:
         yield
@@ -98,17 +98,17 @@ def give_up_on_interrupt(store: Store) -> Iterator[None]:
 
 
 def read_many(store: Store, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Read objects in parallel, yielding them in the order of `keys`; those that are gone are left out."""
+    """Read objects in parallel, yielding each with its key in the order of `keys`; missing ones are skipped."""
     return _map_objects(store, keys, lambda data: data)
 
 
 def digest_many(store: Store, keys: Iterable[str]) -> dict[str, str]:
-    """Return the sha256 of objects by key, read in parallel; those that are gone are left out."""
+    """Return the sha256 of objects by key, read in parallel; missing ones are skipped."""
     return dict(_map_objects(store, keys, sha256))
 
 
 def sha256(data: bytes) -> str:
-    """Return the sha256 of some bytes, in hexadecimal."""
+    """Return the sha256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -124,19 +124,19 @@ def _map_objects(store: Store, keys: Iterable[str], function: Callable[[bytes], 
 
 
 class MemoryStore:
-    """Objects in a dictionary."""
+    """A store in a dictionary."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
     @property
     def url(self) -> str:
-        """Return a word in place of an address."""
+        """Return a placeholder for a location."""
         return "memory"
 
     @property
     def is_shared(self) -> bool:
-        """Return False: the dictionary is this process's."""
+        """Return False: the dictionary belongs to this process."""
         return False
 
     @property
@@ -145,46 +145,54 @@ class MemoryStore:
         return True
 
     def local_path(self, key: str) -> Path | None:
-        """Return None: nothing is in files."""
+        """Return None: objects are not files."""
         return None
 
     def abilities(self) -> dict[str, bool]:
-        """Return nothing: memory is memory."""
+        """Return nothing: dictionaries do not differ."""
         return {}
 
     def put(self, key: str, data: bytes) -> None:
+        """Write the object atomically."""
         self.objects[key] = bytes(data)
 
     def put_new(self, key: str, data: bytes) -> bool:
+        """Write the object unless the key exists; return whether the key now holds `data`."""
         return self.objects.setdefault(key, bytes(data)) == data
 
     def get(self, key: str) -> bytes:
+        """Return the object; raises `NotFoundError` if there is none."""
         try:
             return self.objects[key]
         except KeyError:
             raise NotFoundError(f"memory/{key}: no such object") from None
 
     def put_file(self, key: str, path: Path) -> None:
+        """Write the object from a file."""
         self.put(key, path.read_bytes())
 
     def get_file(self, key: str, path: Path) -> None:
+        """Write the object to `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.get(key))
 
     def delete(self, key: str) -> None:
+        """Delete the object if it exists."""
         self.objects.pop(key, None)
 
     def list(self, prefix: str) -> list[str]:
+        """Return all keys that begin with `prefix`, sorted."""
         return sorted(key for key in self.objects if key.startswith(prefix))
 
     def exists(self, key: str) -> bool:
+        """Return whether the key exists."""
         return key in self.objects
 
     def check(self) -> None:
-        pass
+        """Do nothing: memory is always writable."""
 
     def set_retrying(self, on: bool) -> None:
-        """Do nothing: memory is always there."""
+        """Do nothing: memory is always available."""
 
     def remove_leftovers(self, prefix: str) -> None:
-        pass
+        """Do nothing: dead writers leave nothing."""

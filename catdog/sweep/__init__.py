@@ -1,18 +1,17 @@
-"""The grid on Ray Tune: one grid axis of trials, seed by seed, on a local Ray or an existing cluster (RAY_ADDRESS).
+"""The sweep on Ray Tune: a single grid axis of trials, seed by seed, on a local Ray or a cluster (RAY_ADDRESS).
 
-Tune places trials, reuses worker processes and retries after faults of the infrastructure. It keeps no state that
-matters: the store is the only truth, so nothing is restored, and starting the same sweep again does what is left.
-This is the only package that imports Ray: `run` is the driver's side, `trainable` what runs on workers, `cluster` the
-Ray that both run on. A worker imports its own side only.
+Tune places trials, reuses worker processes and retries after infrastructure faults. It keeps no state that matters:
+the store is the single source of truth, so nothing is restored, and the same command runs the pending trials.
+This is the only package that imports Ray: `run` is the driver's side, `trainable` the workers', `cluster` the Ray that
+both run on. A worker imports only its own side.
 """
 
 import os
 
 PRELOADED = "CATDOG_PRELOADED"
-"""The variable that names what workers import at once (`preload`), with commas between the names."""
+"""The environment variable that lists the modules workers import at startup (`preload`), separated by commas."""
 
-# Read by Ray when it is imported: token authentication stays on, nothing is sent home, and Tune says nothing of its
-# own.
+# Ray reads these at import: token authentication on, no usage reports, no output from Tune itself.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

@@ -1,8 +1,8 @@
-"""What a run has used and what that cost: hours of GPUs, or of CPU cores where trials use no GPU.
+"""A run's usage and cost: GPU-hours, or core-hours if trials use no GPU.
 
-Everything that is there while a sweep runs is paid for, idle or not; `Meter` integrates both what is there and what
-trials use. Each launch of a sweep keeps a record of its own in the store, so that the sum survives the driver. The node
-that runs the driver is not counted unless trials run on it.
+Everything that is up while a sweep runs is paid for, idle or not; `Meter` integrates both the units that are up and
+those that trials use. Each launch keeps its own record in the store, so the sum survives the driver. The driver's node
+is not counted unless trials run on it.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ WRITE_SECONDS = 60.0
 
 
 class Meter:
-    """Measures one launch of a sweep while it runs. Called from several threads."""
+    """Measures one launch of a sweep while it runs. Thread-safe."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Meter:
         count_units: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`count_units` returns how many units the cluster has now."""
+        """`count_units` returns the number of units the cluster has now."""
         self._launch = launch
         self._units_per_trial = units_per_trial
         self._count_units = count_units
@@ -49,21 +49,23 @@ class Meter:
         self._closed = False
 
     def started(self, label: str, seed: int) -> None:
+        """Record that a trial started."""
         with self._lock:
             self._running.setdefault((label, seed), self._clock())
 
     def ended(self, label: str, seed: int) -> None:
+        """Record that a trial ended."""
         with self._lock:
             began = self._running.pop((label, seed), None)
             if began is not None:
                 self._busy_seconds[label] += (self._clock() - began) * self._units_per_trial
 
     def close(self) -> None:
-        """No more trials are to start."""
+        """Mark the launch as closed: no more trials start."""
         self._closed = True
 
     def read(self) -> Launch:
-        """Return the launch up to now; what the cluster has now is what it had since the last reading."""
+        """Return the launch so far, as if the cluster had had its current units since the last reading."""
         units = self._count_units()
         with self._lock:
             now = self._clock()
@@ -82,7 +84,7 @@ class Meter:
 
 
 class Budget:
-    """Reads the meter on a thread of its own. Trials that are running when the budget is spent go on to their end."""
+    """Reads the meter on its own thread. When the budget is spent, running trials finish and no more start."""
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class Budget:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Meter what happens in the block; the launch is in the store when it ends, however it ends."""
+        """Meter the block and store the launch when it exits, even with an exception."""
         self._step(write=True)
         try:
             with in_background(self._watch, "budget"):
@@ -126,4 +128,4 @@ class Budget:
             try:
                 self._store.put(self._paths.launch(launch.name), to_json(launch))
             except StoreError as error:
-                logger.warning("what the sweep has used could not be stored: %s", error)
+                logger.warning("the sweep's usage could not be stored: %s", error)

@@ -1,4 +1,4 @@
-"""What Tune tells the driver while trials run: progress, cost, lost trials, and a reason to stop."""
+"""Tune callbacks: progress, cost, abandoned trials, stopping."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from catdog.trial.context import RunContext
 
 
 class SweepStopper(tune.Stopper):  # type: ignore[misc]  # Ray has no types
-    """Stops the whole sweep as soon as there is a reason."""
+    """Stops the whole sweep as soon as `reason` is set."""
 
     def __init__(self) -> None:
         self.reason: UserError | None = None
@@ -26,12 +26,12 @@ class SweepStopper(tune.Stopper):  # type: ignore[misc]  # Ray has no types
         return False
 
     def stop_all(self) -> bool:
-        """Return whether there is a reason."""
+        """Return whether there is a reason to stop."""
         return self.reason is not None
 
 
 class SweepCallback(tune.Callback):  # type: ignore[misc]
-    """Tells progress, meter and `lost` what Tune's trials do."""
+    """Forwards Tune's trial events to `progress`, `meter` and `lost`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         return {}  # Tune pickles its callbacks for a restore that never happens
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A worker has taken the trial."""
+        """Record that a worker took the trial."""
         self._stop_if_taken_over()
         self._progress.started(*_trial_id(trial))
         self._meter.started(*_trial_id(trial))
@@ -59,21 +59,21 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """The trial has ended an epoch, or itself."""
+        """Record an epoch; the final result, which has a status, is left to `on_trial_complete`."""
         self._stop_if_taken_over()
         if "epoch" in result and "status" not in result:
             epochs = self._context.identity.recipe.epochs
             self._progress.epoch(*_trial_id(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tune will start the trial again."""
+        """Record that Tune will retry the trial."""
         error = trial_error(trial)
         self._stop_if_refused(error)
         self._progress.interrupted(*_trial_id(trial), first_line(error))
         self._meter.ended(*_trial_id(trial))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The trial returned."""
+        """Record how the trial ended."""
         result = trial.last_result
         self._meter.ended(*_trial_id(trial))
         if result.get("status") == "complete":
@@ -88,7 +88,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             self._progress.failed(*_trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tune gave up the trial."""
+        """Queue a trial that Tune gave up on for a retry, or count it as failed."""
         error, trial_id = trial_error(trial), _trial_id(trial)
         self._stop_if_refused(error)
         self._meter.ended(*trial_id)
@@ -104,14 +104,14 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             self._stopper.reason = mistake
 
     def _stop_if_refused(self, error: Exception) -> None:
-        """Stop the sweep where the store refuses to be written (a full disk): no trial would fare better."""
+        """Stop the sweep if the store refuses writes (a full disk): every trial would fail the same way."""
         if isinstance(error, StoreRefusedError):
             try:
                 self._store.check()
             except StoreRefusedError as refusal:
                 self._stopper.reason = refusal
             except StoreError:
-                pass  # it is away, which trials wait for
+                pass  # unavailable: trials retry
             if not self._store.is_shared:
                 self._stopper.reason = error
 

@@ -1,6 +1,6 @@
-"""A short trial of every variant, by the same code as a long one: does it run here, how fast, in how much memory?
+"""A short trial of every variant, by the same code as a full one: does it run here, how fast, in how much memory?
 
-It runs in a temporary store of its own, on a few batches, so nothing of it stays.
+It uses its own temporary store and a few batches, and leaves nothing behind.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from catdog.trial.run import run_trial
 from catdog.trial.setup import prepare_process
 
 STEPS = {"cpu": 2, "cuda": 12}
-"""Training steps of an epoch, by kind of device: a GPU is too quick to be measured on two."""
+"""Training steps per epoch, by device type: two steps are too few to time a GPU."""
 EPOCHS = 2
 """The first warms up, the second is measured."""
 
@@ -34,7 +34,7 @@ def run_canary(
     variants: tuple[VariantSpec, ...],
     report_progress: ReportProgress = lambda message: None,
 ) -> Canary:
-    """Run a short trial of each variant in this process; an error of one is recorded and the others go on."""
+    """Run a short trial of each variant in this process; an error in one is recorded, and the others still run."""
     identity = context.identity
     device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)
     recipe = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The Ray that trials run on: what it has or may start, and whether that is what a sweep asks for."""
+"""The Ray that trials run on: what it has or may start, and whether that suffices for a sweep."""
 
 import contextlib
 import logging
@@ -33,7 +33,7 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024
 
 
 class Cluster:
-    """The Ray that trials run on: the one at RAY_ADDRESS, or one started here for the time of the sweep."""
+    """The Ray that trials run on: the one at RAY_ADDRESS, or a local one started for the duration of the sweep."""
 
     def __init__(self, config: SweepConfig, location: StoreLocation, report_progress: ReportProgress) -> None:
         self._config = config
@@ -41,14 +41,14 @@ class Cluster:
         self._report_progress = report_progress
         self._ours = False
         self._starter = ThreadPoolExecutor(1, "starting-ray")
-        """Its thread lives as long as the cluster: Linux ends Ray's processes with the thread that started them."""
+        """Its thread lives as long as the cluster: Linux kills Ray's processes when their starting thread exits."""
         self._connecting: Future[None] | None = None
         self._units = 0.0
         self.autoscaler = AutoscalerLimits()
         self.slots = 0
         """How many trials can run at once when all nodes are up; 0 before `start`."""
         self.trial_resources = TrialResources(config.cpus_per_trial, 0.0)
-        """What a trial is given; its GPUs are settled by `start`."""
+        """The resources of one trial; `start` settles its GPUs."""
 
     def __enter__(self) -> "Cluster":
         return self
@@ -62,29 +62,29 @@ class Cluster:
 
     @property
     def may_lack_resources(self) -> bool:
-        """Whether there may be no place for a trial: only a Ray that runs can tell."""
+        """Return whether a trial might fit nowhere, which only a running Ray can tell."""
         asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > usable_cores()
         return asks_much or bool(os.environ.get("RAY_ADDRESS"))
 
     @property
     def is_this_machine(self) -> bool:
-        """Whether all trials run here."""
+        """Return whether all trials run on this machine."""
         return not os.environ.get("RAY_ADDRESS")
 
     def start_early(self) -> None:
-        """Begin to start a local Ray, which takes seconds, while the caller does something else."""
+        """Start a local Ray in the background, since that takes seconds."""
         if self.is_this_machine:
             self._connecting = self._starter.submit(self._connect)
 
     def start(self) -> None:
-        """Connect, and check that trials can be placed on what is up or may be started; raises `UserError`."""
+        """Connect, and check that trials fit on nodes that are up or may be started; raises `UserError`."""
         if self.slots:
             return
         if self._connecting is not None:
             self._connecting.result()
         self._connect()
         if self._ours and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)  # over Ray's own handler, which prints a stack
+            signal.signal(signal.SIGTERM, _interrupt)  # replaces Ray's handler, which prints a stack trace
         present = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if os.environ.get("RAY_ADDRESS"):
             asked = self._config.gpus_per_trial
@@ -116,13 +116,13 @@ class Cluster:
         else:
             self._report_progress("starting a local Ray")
             imports = preload_variables("catdog.sweep.preload") | {PRELOADED: ",".join(self._worker_imports())}
-            os.environ.update(ENVIRONMENT | imports)  # Ray's processes inherit it
+            os.environ.update(ENVIRONMENT | imports)  # Ray's processes inherit these
             ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
     def _worker_imports(self) -> list[str]:
-        """Return what the workers that Ray starts at once, one a core, shall import before they have anything to do.
+        """Return the modules to import in the workers that Ray starts up front, one per core.
 
-        Nothing where most of them would be idle: an import of torch takes seconds of a core and much memory.
+        Empty if most of them would stay idle: importing torch takes seconds of a core and much memory.
         """
         config, cores = self._config, usable_cores()
         at_once = min(len(config.variants) * len(config.seed_list), cores // config.cpus_per_trial)
@@ -132,16 +132,16 @@ class Cluster:
         return ["catdog.sweep.trainable", "catdog.trial.run", *([] if library is None else [library])]
 
     def count_units(self) -> float:
-        """Return how many units the cluster has now (or had, where it does not answer)."""
+        """Return how many units the cluster has now, or last had if it does not answer."""
         with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
             self._units = float(ray.cluster_resources().get(self.trial_resources.unit, 0.0))
         return self._units
 
     def precision(self) -> Precision:
-        """Return the precision that `auto` stands for here, as a worker finds it."""
+        """Return the precision that `auto` stands for here, as measured on a worker."""
         recipe = self._config.recipe
         if recipe.freeze and self._config.gpus_per_trial == 0:
-            return "float32"  # nothing to ask: see choose_precision
+            return "float32"  # no need to ask: see choose_precision
         self.start()
         resources = self.trial_resources
         task = ray.remote(**resources.for_task)(_worker_precision)
@@ -152,7 +152,7 @@ class Cluster:
 
 
 def _require_answer(address: str) -> None:
-    """Raise `UserError` if nothing listens at HOST:PORT, which Ray would try for minutes."""
+    """Raise `UserError` if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     host, _, port = address.rpartition(":")
     if "://" in address or not port.isdigit():
         return

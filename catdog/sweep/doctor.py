@@ -1,7 +1,7 @@
-"""Checks before a night is spent: one finding each, with the remedy.
+"""Checks before an overnight sweep: one finding each, with the remedy.
 
-The first checks need only this machine, the later ones the cluster: on every node that is up, and on one node of each
-type that the autoscaler could start (which starts it), then a short trial of every variant on a worker.
+The first checks need only this machine, the later ones the cluster: every node that is up, one node of each type that
+the autoscaler could start (which starts it), then a short trial of every variant on a worker.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from catdog.sweep.plan import resolve_run
 from catdog.sweep.ray_internals import job_package_bytes
 
 WORKING_DIR_BYTES = 5_000_000
-"""What is uploaded for a job is code; more than this is data that strayed into the folder."""
+"""A job uploads only code; more than this is data that strayed into the folder."""
 
 
 def examine(config: SweepConfig, wait_seconds: float, report_progress: ReportProgress) -> Iterator[Check]:
-    """Yield the findings as they are made; a fault ends those that need what is missing."""
+    """Yield findings as they are made; after a fault, the checks that depend on it are skipped."""
     yield _check_versions()
     yield from _check_working_dir()
     location = StoreLocation.of(config.store)
@@ -124,7 +124,7 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
 
 
 def _cache_bytes(config: SweepConfig, dataset: DatasetInfo | None) -> int:
-    """Return about how much a node keeps: all images as bytes, and as much again for a frozen backbone's features."""
+    """Return roughly how many bytes a node caches: all images, and as much again for a frozen backbone's features."""
     trainval_images = (dataset or expected_dataset(config)).trainval_images
     pack = 2 * trainval_images * find_entry(config.recipe.dataset).image_side ** 2 * 3
     return 2 * pack if config.recipe.freeze else pack

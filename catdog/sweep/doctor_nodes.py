@@ -1,4 +1,4 @@
-"""What the doctor asks of a cluster: every node that is up, one of each type that can be started, and short trials."""
+"""The doctor's checks on a cluster: every node that is up, one of each type that can be started, and short trials."""
 
 import importlib.util
 import json
@@ -30,7 +30,7 @@ from catdog.sweep.ray_internals import dashboard_url
 from catdog.trial.context import RunContext
 
 GPU_CONTEXT_BYTES = 600_000_000
-"""About what CUDA takes for a process beside its tensors."""
+"""Approximate GPU memory that CUDA takes per process, besides its tensors."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Check:
 
     @property
     def line(self) -> str:
-        """Return the finding as a line for people."""
+        """Return the finding as a human-readable line."""
         mark = {"ok": "ok     ", "warning": "warning", "fault": "FAULT  "}[self.status]
         return f"{mark}  {self.name:<18} {self.finding}{f' → {self.remedy}' if self.remedy else ''}"
 
@@ -55,21 +55,21 @@ class Check:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a worker says of its node."""
+    """A worker's report on its node."""
 
     host: str
     versions: dict[str, str]
     gpus: list[str]
     bfloat16: bool
     compiler: bool
-    """Whether torch.compile has what it needs: triton for GPUs, a C compiler."""
+    """Whether torch.compile has what it needs: a C compiler, and triton for GPUs."""
     free_bytes: int
     """On the disk of the node's cache."""
     store_error: str | None
 
 
 def check_cluster(cluster: Cluster) -> Iterator[Check]:
-    """Say what the cluster is, and whether strangers may use it."""
+    """Describe the cluster, and check that it demands a token."""
     address = os.environ.get("RAY_ADDRESS")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     finding = (
@@ -87,7 +87,7 @@ def check_cluster(cluster: Cluster) -> Iterator[Check]:
 
 
 def _check_dashboard() -> Iterator[Check]:
-    """Ask the dashboard for its jobs without a token: whoever may do that may run code on the cluster."""
+    """Query the dashboard's jobs without a token: whoever may do that may run code on the cluster."""
     url = dashboard_url()
     if url is None:
         yield Check("dashboard", "ok", "there is none")
@@ -124,7 +124,7 @@ def check_nodes(
     for node in ray.nodes():
         if node["Alive"]:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            # A process sees a GPU only where it has asked for a part of one.
+            # A process sees a GPU only if it requested at least a fraction of one.
             options = {"scheduling_strategy": pinned, "num_gpus": 0.001 if node["Resources"].get("GPU") else 0}
             waiting[f"node {node['NodeManagerAddress']}"] = probe.options(**options).remote(location)
     for group in cluster.autoscaler.groups:
@@ -195,7 +195,7 @@ def check_canary(
     cluster: Cluster,
     report_progress: ReportProgress,
 ) -> Iterator[Check]:
-    """Run a short trial of every variant on a worker; what it measures is kept for --dry-run."""
+    """Run a short trial of every variant on a worker, and store the measurements for --dry-run."""
     resources = cluster.trial_resources
     context = RunContext.of(config, location, identity, resources.gpus)
     task = ray.remote(**resources.for_task, max_retries=1)(run_canary)
@@ -219,7 +219,7 @@ def check_canary(
 
 
 def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
-    """Say which part of a GPU a trial needs."""
+    """Report what share of a GPU a trial needs."""
     peaks = [step.peak_memory_bytes for step in canary.steps if step.peak_memory_bytes is not None]
     if canary.memory_bytes is None or not peaks:
         return

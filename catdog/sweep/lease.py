@@ -1,10 +1,9 @@
-"""One sweep of a run at a time: the driver's claim, an object in the store that it renews while it lives.
+"""Only one sweep can own a run: its driver holds a lease, an object in the store that it renews while it lives.
 
-A driver that finds the claim of another one refuses, and says whose it is. Where the other is dead, it takes over: at
-once if that was a process of this machine, else when the claim has not been renewed for `LEASE_SECONDS` of this
-driver's own clock (clocks of different machines are never compared), during which the store answered. Stores that
-support conditional writes decide between two that come at once; on others the later one wins, and the earlier finds
-out when it looks again.
+A driver that finds another's lease refuses to start, and names the holder. It takes over from a dead holder: at once
+if that was a process on this machine, else once the lease has gone unrenewed for `LEASE_SECONDS` on the driver's own
+clock (clocks of different machines are never compared) while the store answered. Between two concurrent drivers,
+conditional writes decide; on stores without them the later one wins, and the earlier finds out at its next read.
 """
 
 import contextlib
@@ -27,38 +26,39 @@ from catdog.system.process import machine_id, process_started
 
 LEASE_SECONDS = 60.0
 _RENEWALS = 6
-"""In the time of a lease."""
+"""Per lease period."""
 _LOOKS = 30
 SETTLE_SECONDS = 1.0
-"""How long it may take, without conditions, until both of two writers see which of them was the later."""
+"""How long it may take, without conditional writes, until two concurrent writers both see whose write came last."""
 
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """Who sweeps a run."""
+    """The driver that owns a run."""
 
     launch: str
     host: str
     pid: int
     machine: str
-    """Of this boot, and of this container: where `pid` means something."""
+    """Identifies the boot and the container in which `pid` is valid."""
     process_started: str
-    """Tells a process from a later one with the same pid."""
+    """Distinguishes the process from a later one with the same pid."""
     started_at: str
     renewals: int = 0
 
     @property
     def text(self) -> str:
+        """Return the holder as messages name it."""
         return f"process {self.pid} on {self.host}, since {self.started_at}"
 
     @property
     def is_dead(self) -> bool:
-        """Whether it was a process of this machine that has ended."""
+        """Return whether it was a process on this machine that has ended."""
         return self.machine == machine_id() and self.process_started != process_started(self.pid)
 
 
 class RunLease:
-    """The claim of this process on a run; `verify` says whether it still holds."""
+    """This process's lease on a run; `verify` checks that it still holds."""
 
     def __init__(self, store: Store, run: str, launch: str, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store, self._run, self._key = store, run, RunPaths(run).lease
@@ -70,11 +70,11 @@ class RunLease:
 
     @contextlib.contextmanager
     def hold(self, report_progress: ReportProgress) -> Iterator["RunLease"]:
-        """Hold the claim in the block; raises `UserError` if another sweep of the run is alive."""
+        """Hold the lease during the block; raises `UserError` if another sweep of the run is alive."""
         self._acquire(report_progress)
         self._store.remove_leftovers(self._run)
         try:
-            with in_background(self._renew, "claim"):
+            with in_background(self._renew, "lease"):
                 yield self
         finally:
             self._release()
@@ -91,10 +91,10 @@ class RunLease:
                 break
             holder = read_lease(self._store, self._run)
             if holder is None:
-                self._store.delete(self._key)  # damaged, or gone in the meantime
+                self._store.delete(self._key)  # damaged, or released in the meantime
             elif holder.is_dead or self._waits_in_vain(holder, report_progress):
                 self._store.put(self._key, _to_json(self._mine))
-                decided = False  # two may take over from the same dead one
+                decided = False  # two may take over from the same dead holder
                 break
         if not decided:
             time.sleep(SETTLE_SECONDS)
@@ -103,7 +103,7 @@ class RunLease:
             raise self._refusal(winner)
 
     def _waits_in_vain(self, holder: LeaseHolder, report_progress: ReportProgress) -> bool:
-        """Wait for a sign of life; return True if there was none, False if the claim is gone."""
+        """Wait for a sign of life; return True if there was none, False if the lease is gone."""
         if holder.machine == machine_id():
             raise self._refusal(holder)
         report_progress(
@@ -118,7 +118,7 @@ class RunLease:
                 return False
             if current != holder:
                 raise self._refusal(current)
-            # While the store was away the other one could not renew its claim either.
+            # While the store was unavailable, the holder could not renew its lease either.
             silence += min(time.monotonic() - looked, 2 * pause)
             looked = time.monotonic()
         return True
@@ -140,7 +140,7 @@ class RunLease:
                 renewals += 1
                 self._store.put(self._key, _to_json(replace(self._mine, renewals=renewals)))
             except StoreError as error:
-                logging.getLogger(__name__).warning("the claim could not be renewed: %s", error)
+                logging.getLogger(__name__).warning("the lease could not be renewed: %s", error)
 
     def _release(self) -> None:
         with contextlib.suppress(StoreError):
@@ -151,7 +151,7 @@ class RunLease:
 
 
 def read_lease(store: Store, run: str) -> LeaseHolder | None:
-    """Return who sweeps a run now; None if nobody says so."""
+    """Return who owns a run now; None without a readable lease."""
     try:
         return LeaseHolder(**json.loads(store.get(RunPaths(run).lease)))
     except (NotFoundError, TypeError, ValueError):
@@ -159,7 +159,7 @@ def read_lease(store: Store, run: str) -> LeaseHolder | None:
 
 
 def require_lease(store: Store, run: str, launch: str) -> None:
-    """Raise `StoreError` where another launch has taken over: a worker that outlived its driver must not go on."""
+    """Raise `StoreError` if another launch has taken over: an orphaned worker must not continue."""
     holder = read_lease(store, run)
     if holder is not None and holder.launch != launch:
         raise StoreError(f"run {run!r} was taken over by {holder.text}")

@@ -1,7 +1,7 @@
-"""Which nodes a cluster has or may start, and how many trials fit on them.
+"""The nodes that a cluster has or may start, and how many trials fit on them.
 
 `ray up` leaves its configuration on the head, where a job's driver runs; the autoscaler reads the same file. Under
-KubeRay there is no such file, and any worker group may be able to start what is asked for.
+KubeRay there is no such file, and any worker group may be able to start what a trial needs.
 """
 
 import os
@@ -19,26 +19,26 @@ from catdog.runs.cost import Unit
 from catdog.sweep.ray_internals import BOOTSTRAP_CONFIG, KUBERAY_VARIABLE, head_nodes
 
 UNKNOWN_MOST = 64
-"""How many nodes to ask for at once where nobody says how many there may be."""
+"""The limit on nodes assumed where none is known."""
 
 Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """A type of worker node, and how many of it there may be."""
+    """A type of worker node, and how many of them there may be."""
 
     name: str
     resources: Resources
     most: int
 
     def matches(self, node: Resources) -> bool:
-        """Return whether a node that is up has what this type has."""
+        """Return whether a running node has at least this type's resources."""
         return all(node.get(kind, 0.0) >= amount for kind, amount in self._countable.items())
 
     @property
     def task_options(self) -> dict[str, Any]:
-        """Return the options of a task that only a whole node of this type can run."""
+        """Return the options of a Ray task that takes up a whole node of this type."""
         custom = {kind: amount for kind, amount in self._countable.items() if kind not in ("CPU", "GPU")}
         return {
             "num_cpus": self.resources.get("CPU", 0.0),
@@ -53,21 +53,21 @@ class NodeGroup:
 
 @dataclass(frozen=True)
 class AutoscalerLimits:
-    """The types that an autoscaler may start; together they share `most`."""
+    """The node types that an autoscaler may start; together they share the limit `most`."""
 
     groups: tuple[NodeGroup, ...] = ()
     most: int = 0
 
     @property
     def nodes(self) -> list[Resources]:
-        """Return what each node has that may be started: every type up to its own maximum."""
+        """Return the resources of each node that may be started: every type up to its own maximum."""
         return [group.resources for group in self.groups for _ in range(min(group.most, self.most))]
 
 
 def autoscaler_limits(wanted: Resources, config_path: Path = BOOTSTRAP_CONFIG) -> AutoscalerLimits:
-    """Return what the autoscaler of the cluster that this driver runs on may start; nothing where there is none.
+    """Return what the autoscaler of the driver's cluster may start; nothing if there is none.
 
-    `wanted` is what a trial needs: where an autoscaler does not say what it has, it is believed to have that.
+    `wanted` is what a trial needs: an autoscaler that does not list its node types is assumed to have it.
     """
     try:
         config = yaml.safe_load(config_path.expanduser().read_text())
@@ -89,29 +89,29 @@ def autoscaler_limits(wanted: Resources, config_path: Path = BOOTSTRAP_CONFIG) -
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What one trial is given."""
+    """The resources of one trial."""
 
     cpus: int
     gpus: float
 
     @property
     def unit(self) -> Unit:
-        """Return what trials take up and what is paid for."""
+        """Return the unit that trials occupy and that is paid for."""
         return "GPU" if self.gpus else "CPU"
 
     @property
     def units(self) -> float:
-        """Return how many of them a trial takes up."""
+        """Return how many units a trial occupies."""
         return self.gpus or float(self.cpus)
 
     @property
     def for_tune(self) -> dict[str, float]:
-        """Return them as Tune wants them."""
+        """Return the resources in Tune's format."""
         return {"cpu": float(self.cpus), "gpu": self.gpus}
 
     @property
     def for_task(self) -> dict[str, float]:
-        """Return them as options of a Ray task."""
+        """Return the resources as options of a Ray task."""
         return {"num_cpus": float(self.cpus), "num_gpus": self.gpus}
 
     def trials_on(self, node: Resources) -> int:
@@ -123,13 +123,13 @@ class TrialResources:
 def settle_resources(
     config: SweepConfig, nodes: Sequence[Resources], report_progress: ReportProgress
 ) -> TrialResources:
-    """Return what a trial gets on these nodes; raises `UserError` for what none has and would never be placed."""
+    """Return a trial's resources on these nodes; raises `UserError` if it would fit on none."""
     largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")}
     cpus, gpus = config.cpus_per_trial, config.gpus_per_trial
     if gpus is None:
         gpus = 1.0 if largest["GPU"] else 0.0
         if not gpus:
-            report_progress("no GPU here: trials run on the CPU, which takes long for this preset")
+            report_progress("no GPU here: trials run on the CPU, which is slow for this preset")
     if gpus and not largest["GPU"]:
         raise UserError(f"--gpus-per-trial {gpus:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU")
     if cpus > largest["CPU"]:

@@ -1,6 +1,6 @@
-"""What a sweep will do before it does it: which trials, how many images, about how long and for how much.
+"""What a sweep will do: which trials, how many images, roughly how long and at what cost.
 
-Without Ray or torch; `print_plan` is what `--dry-run` prints.
+Needs neither Ray nor torch; `print_plan` is what `--dry-run` prints.
 """
 
 import dataclasses
@@ -23,30 +23,30 @@ from catdog.storage import Store, StoreLocation
 from catdog.system.cpu import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
-"""Training images a second of one trial with one thread, seen with two at once on two cores of an AMD EPYC."""
+"""Training images per second of one single-threaded trial, with two at once on two cores of an AMD EPYC."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials that were asked for, and what is left of them."""
+    """The requested trials, and those still pending."""
 
     run_status: RunStatus
-    """Of the whole run: more than was asked for now, where it was extended before."""
+    """Of the whole run, which has more trials than requested now if it was extended before."""
     requested: tuple[PlannedTrial, ...]
-    """In the order in which they run: all variants of the first seed, then of the second, and so on."""
+    """In running order: all variants of the first seed, then of the second, and so on."""
     pending: tuple[PlannedTrial, ...]
     train_images: int
-    """Of one epoch."""
+    """Per epoch."""
 
     @property
     def images(self) -> int:
-        """Images that the pending trials will train on."""
+        """Return how many images the pending trials will train on."""
         return len(self.pending) * self.run_status.manifest.identity.recipe.epochs * self.train_images
 
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """What a sweep is about, once data and weights are found and the precision is settled."""
+    """A run's dataset and identity, once data and weights are found and the precision is settled."""
 
     dataset: DatasetInfo
     identity: Identity
@@ -59,10 +59,10 @@ def resolve_run(
     device_precision: Callable[[], Precision],
     check_weights: Callable[[str | None], None] = lambda digest: None,
 ) -> ResolvedRun:
-    """Return the run that `config` describes: its weights first, then its data, then its precision.
+    """Resolve the run that `config` describes: first its weights, then its data, then its precision.
 
-    The precision `auto` is what the run was started with; for a new run it is asked of `device_precision`.
-    `check_weights` is given the sha256 of weights that are a file, before any time is spent on the data.
+    With precision `auto` an existing run keeps its own, and a new one gets that of `device_precision`. `check_weights`
+    is called with the sha256 of a weights file (or None) before any time is spent on the data.
     """
     digest = weights_digest(config.recipe.weights)
     check_weights(digest)
@@ -78,7 +78,7 @@ def resolve_run(
 
 
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
-    """Return the plan; raises `UserError` when the run exists with another identity."""
+    """Return the plan; raises `UserError` if the run exists with another identity."""
     manifest = plan_run(read_manifest(store, config.run_name), config, run.identity, command)
     run_status = read_run_status(store, manifest)
     over = {trial.planned for trial in run_status.trials if trial.status in ("complete", "diverged")}
@@ -88,14 +88,14 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
 
 
 def count_train_images(recipe: Recipe, dataset: DatasetInfo) -> int:
-    """Return how many images an epoch has."""
+    """Return how many images an epoch trains on."""
     train = dataset.trainval_images - round(VALIDATION_SHARE * dataset.trainval_images)
     return min(train, recipe.limit_images or train)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long the pending trials take, one after the other, and what that is based on."""
+    """How long the pending trials take one after the other, and what that is based on."""
 
     seconds: float
     basis: str
@@ -127,7 +127,7 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
 
 
 def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
-    """Return about how long a trial takes at the speed of its short one: training, and validation in every epoch."""
+    """Estimate a trial's duration from the speed of its canary: training, and validation in every epoch."""
     assert step.train_images_per_second is not None
     assert step.evaluate_images_per_second is not None
     epochs = plan.run_status.manifest.identity.recipe.epochs
@@ -136,12 +136,12 @@ def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
 
 
 def local_slots(config: SweepConfig) -> int:
-    """Return how many trials this machine's cores run at once."""
+    """Return how many trials this machine's cores can run at once."""
     return max(1, usable_cores() // config.cpus_per_trial)
 
 
 def units_per_trial(config: SweepConfig) -> float:
-    """Return how many GPUs a trial takes, or CPU cores where it takes none; `None` GPUs count as one."""
+    """Return a trial's GPUs, or its CPU cores if it uses no GPU; `None` GPUs count as one."""
     if config.gpus_per_trial == 0:
         return float(config.cpus_per_trial)
     return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial

@@ -1,7 +1,7 @@
-"""What Ray's workers import before they have anything to do: the modules that the environment names.
+"""Import the modules that the environment names (`PRELOADED`) in Ray's workers, before they have any work.
 
-Python's search for garbage, a quarter of the time of such imports, waits until they are done, and then leaves out what
-came with them.
+Garbage collection costs a quarter of the import time, so it is off meanwhile, and later collections skip what was
+imported.
 """
 
 import gc

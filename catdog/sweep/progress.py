@@ -1,4 +1,4 @@
-"""What a user sees while a sweep runs: a live table on a terminal, a line every half minute elsewhere."""
+"""The display of a running sweep: a live table on a terminal, a line every half minute elsewhere."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ LINE_SECONDS = 30.0
 
 @dataclass
 class VariantProgress:
-    """The trials of one variant."""
+    """The progress of one variant's trials."""
 
     planned: int = 0
     val: list[float] = field(default_factory=list)
@@ -30,18 +30,18 @@ class VariantProgress:
     diverged: int = 0
     failed: int = 0
     running: dict[int, str] = field(default_factory=dict)
-    """seed → how far it is."""
+    """seed → its latest state."""
     collapsed: dict[int, str] = field(default_factory=dict)
     """seed → what was wrong with its masks in its latest epoch."""
 
     @property
     def done(self) -> int:
-        """Return how many are complete."""
+        """Return how many trials are complete."""
         return len(self.val)
 
 
 class SweepProgress:
-    """Counts trials as they start and end: the driver's thread writes, a thread that shows it reads, under `lock`."""
+    """Counts trials as they start and end: the driver's thread writes, the display's thread reads, under `lock`."""
 
     def __init__(self, run: str, run_status: RunStatus, slots: int) -> None:
         self.run = run
@@ -66,12 +66,12 @@ class SweepProgress:
                 progress.test.append(trial.result.test_accuracy or 0.0)
 
     def started(self, label: str, seed: int) -> None:
-        """A trial has started."""
+        """Record that a trial started."""
         with self.lock:
             self.variants[label].running[seed] = "starting"
 
     def epoch(self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float, collapse: str = "") -> None:
-        """A trial ended an epoch; `collapse` says what is wrong with its masks, if anything is."""
+        """Record a finished epoch; `collapse` says what is wrong with the trial's masks, if anything."""
         with self.lock:
             variant = self.variants[label]
             variant.running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
@@ -81,31 +81,31 @@ class SweepProgress:
                 variant.collapsed.pop(seed, None)
 
     def finished(self, label: str, seed: int, val: float, test: float, seconds: float) -> None:
-        """A trial is complete."""
+        """Record a complete trial."""
         with self.lock:
             self._end(label, seed, seconds)
             self.variants[label].val.append(val)
             self.variants[label].test.append(test)
 
     def diverged(self, label: str, seed: int, seconds: float) -> None:
-        """A trial's loss was not finite."""
+        """Record a trial whose loss was not finite."""
         with self.lock:
             self._end(label, seed, seconds)
             self.variants[label].diverged += 1
 
     def failed(self, label: str, seed: int) -> None:
-        """A trial failed for good."""
+        """Record a trial that failed for good."""
         with self.lock:
             self._end(label, seed, None)
             self.variants[label].failed += 1
 
     def left_out(self, label: str, seed: int) -> None:
-        """A trial was not started, because no more were to start."""
+        """Record a trial that was not started because the launch is closed."""
         with self.lock:
             self._end(label, seed, None)
 
     def interrupted(self, label: str, seed: int, why: str) -> None:
-        """A trial's process or node was lost, or the store stayed away; it will start again."""
+        """Record a trial that will be retried: its process or node was lost, or the store was unavailable."""
         with self.lock:
             self.variants[label].running.pop(seed, None)
             self.retries += 1
@@ -118,7 +118,7 @@ class SweepProgress:
 
     @property
     def eta_seconds(self) -> float | None:
-        """How long the pending trials will take, from those that ended since the start; None before the first."""
+        """Estimate how long the pending trials will take from those that ended so far; None before the first."""
         with self.lock:
             if not self._seconds:
                 return None
@@ -133,7 +133,7 @@ class SweepProgress:
 
 
 class ProgressView:
-    """How a `SweepProgress` is shown: one line, or a live table."""
+    """Renders a `SweepProgress` as one line or as a live table."""
 
     def __init__(self, progress: SweepProgress) -> None:
         self._progress = progress

@@ -1,6 +1,6 @@
-"""The private parts of Ray that a sweep needs, each with its reason: nothing else in catdog uses any.
+"""The private parts of Ray that a sweep needs, each with its reason; nothing else in catdog uses any.
 
-tests/sweep/test_ray_internals.py has a test for each, so that an upgrade of Ray tells what broke.
+tests/sweep/test_ray_internals.py has a test for each, to show what an upgrade of Ray breaks.
 """
 
 import logging
@@ -16,19 +16,19 @@ from ray.tune.experiment import Trial
 logger = logging.getLogger(__name__)
 
 HEAD_RESOURCE = "node:__internal_head__"
-"""Only the head node has it: no public function says which node that is."""
+"""Only the head node has it; no public function identifies the head."""
 
 KUBERAY_VARIABLE = "RAY_USAGE_STATS_KUBERAY_IN_USE"
-"""KubeRay sets it to 1 in every pod: nothing else says that its autoscaler is at work."""
+"""KubeRay sets it to 1 in every pod; nothing else reveals that its autoscaler is at work."""
 
 BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` leaves its configuration on the head: Ray does not tell a driver which nodes may be started."""
+"""Where `ray up` leaves its configuration on the head; Ray does not tell a driver which nodes may be started."""
 
 
 def preload_variables(module: str) -> dict[str, str]:
-    """Return the variables with which a local Ray's workers import `module` before they have anything to do.
+    """Return the variables that make a local Ray's workers import `module` before they have any work.
 
-    Ray ends workers that were idle for a second; packing images takes longer, and the imports would be lost.
+    Ray kills workers that were idle for a second; packing images takes longer, and the imports would be lost.
     """
     return {"RAY_preload_python_modules": module, "RAY_idle_worker_killing_time_threshold_ms": "600000"}
 
@@ -36,8 +36,8 @@ def preload_variables(module: str) -> dict[str, str]:
 def trim_trial_environment() -> None:
     """Keep Tune from giving trials a runtime environment.
 
-    It would hand them the driver's credentials, which Ray logs in plain text; and any variable at all, even one, would
-    keep a trial from the workers that are up already.
+    It would pass them the driver's credentials, which Ray logs in plain text; and a trial with even one variable could
+    not reuse the workers that are already up.
     """
     credentials = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     class_cache.ENV_VARS_TO_PROPAGATE -= credentials
@@ -45,9 +45,9 @@ def trim_trial_environment() -> None:
 
 
 def trial_error(trial: Trial) -> Exception:
-    """Return what ended the trial's last attempt, as it was raised where that was in its own code.
+    """Return the error that ended the trial's last attempt: the original one if the trial's own code raised it.
 
-    Tune tells callbacks of an error, but not which: it has just written it into a file.
+    Tune tells callbacks that there was an error but not which; it has just written it to a file.
     """
     try:
         error: Exception = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
@@ -58,12 +58,12 @@ def trial_error(trial: Trial) -> Exception:
 
 
 def dashboard_url() -> str | None:
-    """Return HOST:PORT of the dashboard; None where there is none. `ray.init` tells it to whoever started Ray only."""
+    """Return HOST:PORT of the dashboard; None if there is none. `ray.init` tells only the process that started Ray."""
     return get_dashboard_url() or None
 
 
 def job_package_bytes(folder: Path) -> int:
-    """Return how much `ray job submit --working-dir` would upload, packed by Ray's own code."""
+    """Return how many bytes `ray job submit --working-dir` would upload, packed by Ray's own code."""
     from ray._private.runtime_env.packaging import create_package
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,5 +73,5 @@ def job_package_bytes(folder: Path) -> int:
 
 
 def head_nodes(nodes: Iterable[dict[str, float]]) -> list[dict[str, float]]:
-    """Return the resources of the head among those of nodes."""
+    """Return the head's resources out of those of all nodes."""
     return [node for node in nodes if HEAD_RESOURCE in node]

@@ -1,4 +1,4 @@
-"""Keeps the report in the store up to date while trials run: somebody may look in the middle of the night."""
+"""Keeps the stored report up to date while trials run: somebody may look in the middle of the night."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_SECONDS = 300.0
 SHARE = 0.02
-"""Of the time: a report that takes long is made less often, since the driver may share its cores with trials."""
+"""Of the time: slow reports are built less often, since the driver may share its cores with trials."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def refresh_report(
     least_seconds: float = LEAST_SECONDS,
     share: float = SHARE,
 ) -> Iterator[None]:
-    """Call `refresh` with where the run stands, now and then while the block runs, if trials have finished since."""
+    """Call `refresh` with the run's status from time to time during the block, if trials have finished since."""
 
     def work(stop: threading.Event) -> None:
         pause, finished = least_seconds, -1
@@ -39,7 +39,7 @@ def refresh_report(
                     finished = over
             except (StoreError, UserError) as error:
                 logger.warning("the report could not be refreshed: %s", error)
-            except Exception:  # a report less, but never the end of reports
+            except Exception:  # skip this report, but keep refreshing
                 logger.exception("the report could not be refreshed")
             pause = max(least_seconds, (time.monotonic() - started) / share)
 

@@ -1,9 +1,9 @@
-"""How a trial that ended early is tried again, and the record of one that is not.
+"""How trials that ended early are retried, and the record of those that are not.
 
-A worker that dies, a node that is lost or a store that stays unavailable ends a trial for now: Tune notices, and starts
-it again on another worker (`max_failures` in `sweep.run`), where it resumes from its checkpoint. `LostTrials` starts
-those again that Tune itself gave up. Errors that would come again (a bug in a head, a wrong shape) are recorded under
-failures/ instead; after those that spoil a process (out of memory, a broken GPU) the process is replaced first.
+A lost worker, a lost node or an unavailable store ends a trial for now: Tune notices and retries it on another worker
+(`max_failures` in `sweep.run`), where it resumes from its checkpoint. `LostTrials` retries those that Tune itself gave
+up on. Errors that would recur (a bug in a head, a wrong shape) are recorded under failures/ instead; after those that
+spoil the process (out of memory, a broken GPU), the process is replaced first.
 """
 
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class LostTrials:
-    """The trials that Tune gave up in this launch: started again until they failed more than `max_retries` times."""
+    """The trials that Tune gave up on in this launch, retried until they have failed more than `max_retries` times."""
 
     def __init__(self, context: RunContext, launch: str, max_retries: int) -> None:
         self._context, self._launch, self._max_retries = context, launch, max_retries
@@ -33,14 +33,14 @@ class LostTrials:
         self._waiting: list[TrialId] = []
 
     def take(self) -> list[TrialId]:
-        """Return the trials to start again, and forget them."""
+        """Return the trials to retry, and forget them."""
         waiting, self._waiting = self._waiting, []
         return waiting
 
     def add(self, trial_id: TrialId, error: Exception, failures: int) -> bool:
-        """Note that Tune gave up a trial after so many failures; returns whether it will be started again.
+        """Record that Tune gave up on a trial after so many failures; returns whether it will be retried.
 
-        Tune gives up a trial at once whose worker is lost just when it changes from one trial to the next.
+        Tune gives up at once on a trial whose worker is lost just as it switches from one trial to the next.
         """
         self._failures[trial_id] += failures
         if self._failures[trial_id] <= self._max_retries:
@@ -61,7 +61,7 @@ class LostTrials:
 
 
 def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, launch: str) -> int:
-    """Return how often the trial failed before; -1 if it did so for good since this sweep was started."""
+    """Return how often the trial failed before; -1 if it failed for good in this launch."""
     try:
         failure = Failure.from_json(store.get(context.trial_paths(trial.variant, trial.seed).failure))
     except (NotFoundError, TypeError, ValueError):
@@ -70,7 +70,7 @@ def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, laun
 
 
 def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception, launch: str, attempts: int) -> Failure:
-    """Return the record of a trial that ended by this error, here and now."""
+    """Return the record of a trial that ended with this error, here and now."""
     return Failure(
         variant=trial.variant.label,
         seed=trial.seed,
@@ -86,8 +86,8 @@ def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception,
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or a CPU."""
-    # On a GPU torch raises an error of its own, on a CPU a RuntimeError like any other.
+    """Return whether an error means that memory ran out, on a GPU or a CPU."""
+    # torch raises OutOfMemoryError on a GPU, but a plain RuntimeError on a CPU.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -96,7 +96,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def needs_new_process(error: Exception) -> bool:
-    """Return whether the next trial in this process would suffer from the error, too: memory, or a broken GPU."""
+    """Return whether the error would affect the next trial in this process too: memory, or a broken GPU."""
     broken = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
     return (
         is_out_of_memory(error)

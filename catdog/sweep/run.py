@@ -1,4 +1,4 @@
-"""The driver's side of a sweep: resolve the plan, check the inputs on a worker, let Tune run what is left."""
+"""The driver's side of a sweep: resolve the plan, check the inputs on a worker, let Tune run the pending trials."""
 
 import dataclasses
 import os
@@ -14,6 +14,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
+from catdog.data.datasets.registry import find_entry
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import ReportProgress, now
@@ -45,30 +46,32 @@ def run_sweep(
     console: Console,
     refresh: Callable[[Store, RunStatus], object] = lambda store, run_status: None,
 ) -> RunStatus:
-    """Run what is left of a sweep; returns where the whole run stands then. Ray starts only if something is left.
+    """Run a sweep's pending trials; returns the status of the whole run. Ray starts only if needed.
 
-    `refresh` is called now and then while trials run, with the store and where the run stands.
+    `refresh` is called from time to time while trials run, with the store and the run's status.
 
     Raises:
-        UserError: a mistake in options, data, weights or store; no trial was started.
-        KeyboardInterrupt: the user stopped it; the same command goes on from here.
+        UserError: a mistake in options, data, weights or store, before any trial starts; while trials run, another
+            sweep took over the run or the store refuses writes.
+        KeyboardInterrupt: the user stopped it; the same command resumes from here.
     """
 
     def report_progress(message: str) -> None:
         console.print(message, soft_wrap=True, highlight=False, markup=False)
 
+    find_entry(config.recipe.dataset)  # a name that is none is refused before Ray starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()
     tracker = open_tracker(config.tracker, config.run_name, report_progress)
     with Cluster(config, location, report_progress) as cluster:
         if not store.exists(RunPaths(config.run_name).manifest):
-            cluster.start_early()  # a new run surely has trials to run
+            cluster.start_early()  # a new run always has pending trials
 
         def check_weights(digest: str | None) -> None:
             _check_backbone(config, digest)
             if cluster.may_lack_resources:
-                cluster.start()  # what no node can give is refused before the data is packed
+                cluster.start()  # rejects what no node can give before the data is packed
 
         run = resolve_run(
             config,
@@ -99,7 +102,7 @@ def run_sweep(
 
 
 def _check_backbone(config: SweepConfig, digest: str | None) -> None:
-    from catdog.models.backbones.build import check_backbone  # with torch: while Ray starts
+    from catdog.models.backbones.build import check_backbone  # imports torch, while Ray starts
 
     check_backbone(config.recipe.backbone, local_weights(config.recipe.weights, digest), config.recipe.image_size)
 
@@ -175,7 +178,7 @@ def _run_trials(
         cluster.count_units,
     )
     budget = Budget(meter, store, RunPaths(context.run), plan.run_status.launches, config.max_cost, progress)
-    # A worker has been at the store by now: a trial that is refused waits, as for every other fault that may pass.
+    # A worker has reached the store by now, so trials retry when it refuses access, as after any transient fault.
     known = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     trainable = tune.with_resources(
         tune.with_parameters(train_trial, context=known, launch=launch), cluster.trial_resources.for_tune
@@ -183,7 +186,7 @@ def _run_trials(
     stopper = SweepStopper()
     lost = LostTrials(context, launch, config.max_retries)
     callback = SweepCallback(progress, meter, context, lease, stopper, lost)
-    # Tune asks for the places of 200 pending trials at once if nothing is said: more than could ever be had.
+    # By default Tune requests placement groups for 200 pending trials at once, more than could ever be placed.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
     trial_ids = [(trial.variant.label, trial.seed) for trial in plan.pending]
     with show_progress(progress, console), budget.watching(), give_up_on_interrupt(store):
@@ -201,7 +204,7 @@ def _fit(
     callbacks: list[tune.Callback],
     stopper: SweepStopper,
 ) -> None:
-    """Let Tune run these trials; its own files go to a scratch folder, since the store is the only truth."""
+    """Let Tune run these trials; its own files go to a scratch folder: the store is the single source of truth."""
     trim_trial_environment()
     scratch = tempfile.mkdtemp(prefix="catdog-tune-")
     grid = [{"variant": label, "seed": seed} for label, seed in trial_ids]
@@ -233,7 +236,7 @@ def _trial_name(trial: Trial) -> str:
 
 
 def _delete_leftovers(store: Store, run_status: RunStatus) -> None:
-    """Delete what processes left that died just after they had put their trial's result."""
+    """Delete the leftovers of processes that died just after storing their trial's result."""
     run = RunPaths(run_status.manifest.run)
     for trial in run_status.trials:
         where = run.trial(trial.planned.variant.folder, trial.planned.seed)

@@ -1,7 +1,7 @@
-"""Trackers that people already use, through Ray's own callbacks: each trial becomes a run of MLflow or W&B.
+"""Experiment trackers, through Ray's own callbacks: each trial becomes a run in MLflow or W&B.
 
-Where they are and who may write there is theirs to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a
-copy for convenience: when it fails, the sweep goes on without it.
+Address and credentials are the tracker's to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a
+convenience copy: if it fails, the sweep continues without it.
 """
 
 import importlib.util
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def open_tracker(name: Tracker, run: str, report_progress: ReportProgress) -> list[tune.Callback]:
-    """Return the callback of a tracker, which files the trials under the run's name; none for `none`.
+    """Return the tracker's callback, which files the trials under the run's name; no callback for `none`.
 
     Raises:
-        UserError: its package is missing, or it cannot be reached.
+        UserError: its package is missing.
     """
     if name == "none":
         return []
@@ -38,7 +38,7 @@ def open_tracker(name: Tracker, run: str, report_progress: ReportProgress) -> li
 
 
 class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
-    """Passes on what Tune says until the tracker fails."""
+    """Forwards Tune's events until the tracker fails."""
 
     def __init__(self, tracker: tune.Callback, name: str, report_progress: ReportProgress) -> None:
         self._tracker, self._name, self._say = tracker, name, report_progress
@@ -48,24 +48,30 @@ class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
         return {}  # Tune pickles its callbacks for a restore that never happens
 
     def setup(self, *arguments: Any, **info: Any) -> None:
+        """Connect the tracker; raises `UserError` if it fails."""
         try:
             self._tracker.setup(*arguments, **info)
         except Exception as error:
             raise UserError(f"--tracker {self._name}: {first_line(error)}") from error
 
     def on_trial_start(self, *arguments: Any, **info: Any) -> None:
+        """Forward a trial's start."""
         self._pass_on(self._tracker.on_trial_start, arguments, info)
 
     def on_trial_result(self, *arguments: Any, **info: Any) -> None:
+        """Forward a trial's result."""
         self._pass_on(self._tracker.on_trial_result, arguments, info)
 
     def on_trial_complete(self, *arguments: Any, **info: Any) -> None:
+        """Forward a trial's completion."""
         self._pass_on(self._tracker.on_trial_complete, arguments, info)
 
     def on_trial_error(self, *arguments: Any, **info: Any) -> None:
+        """Forward a trial's error."""
         self._pass_on(self._tracker.on_trial_error, arguments, info)
 
     def on_experiment_end(self, *arguments: Any, **info: Any) -> None:
+        """Forward the end of the sweep."""
         self._pass_on(self._tracker.on_experiment_end, arguments, info)
 
     def _pass_on(self, hook: Callable[..., None], arguments: tuple[Any, ...], info: dict[str, Any]) -> None:
@@ -75,5 +81,5 @@ class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
             hook(*arguments, **info)
         except Exception as error:
             self._failed = True
-            self._say(f"--tracker {self._name} failed, the sweep goes on without it: {first_line(error)}")
+            self._say(f"--tracker {self._name} failed; the sweep continues without it: {first_line(error)}")
             logger.warning("the tracker failed", exc_info=error)

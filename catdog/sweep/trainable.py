@@ -1,7 +1,7 @@
 """What runs on workers: the check of data and weights, and one trial for Tune.
 
-Errors that would come again are caught, recorded under failures/ and returned as a result; only what may pass (a
-store that stays away, a process that ran out of memory) raises, and Tune tries again.
+Errors that would recur are caught, recorded under failures/ and returned as a result; only transient faults (an
+unavailable store, a process that ran out of memory) raise, and Tune retries.
 """
 
 import queue
@@ -26,7 +26,7 @@ from catdog.trial.context import RunContext
 
 
 def prepare_worker(context: RunContext) -> Iterator[str]:
-    """Yield messages while the inputs of trials are loaded, with all cores."""
+    """Load the trials' inputs on all cores; yields progress messages."""
     messages: queue.Queue[str | None] = queue.Queue()
     errors: list[BaseException] = []
 
@@ -53,7 +53,7 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
 
 
 def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
-    """The trainable: one trial. Raises only for what may pass (a store that stays away): Tune then tries again."""
+    """Run one trial for Tune. Raises only what Tune should retry: transient faults, errors that spoil the process."""
     from catdog.trial.run import run_trial
 
     recipe = context.identity.recipe
@@ -97,7 +97,7 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
 
 
 def _is_closed(store: Store, context: RunContext, launch: str) -> bool:
-    """Return whether the driver wants no more trials to start."""
+    """Return whether the driver has closed the launch: no more trials start."""
     try:
         return Launch.from_json(store.get(RunPaths(context.run).launch(launch))).closed
     except (NotFoundError, ValueError):

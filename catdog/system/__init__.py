@@ -1,1 +1,1 @@
-"""This process and this machine. Knows no run and no model."""
+"""This process and this machine; knows nothing of runs or models."""

@@ -1,4 +1,4 @@
-"""The cores that this process may use, work on them, and memory that is kept between the steps of such work."""
+"""Usable cores, parallel work on them, and malloc settings that keep memory between steps."""
 
 import ctypes
 import os
@@ -9,23 +9,23 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 _AT_ONCE = 32
-"""Items that a thread is given: handing over a single one costs as much as a small file."""
+"""Items handed to a thread at once: handing over a single one costs as much as work on a small file."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may run on, or those of the machine where the system does not tell (macOS)."""
+    """Return the number of cores this process may run on, or the machine's if the system does not tell (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def map_on_cores(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Return `work` of every item, in their order, by a thread for each core.
+    """Return `work(item)` for every item, in order, computed by one thread per core.
 
-    For work that lets go of the interpreter's lock; raises what `work` raises, for the first such item.
+    For work that releases the GIL; raises the error of the first item that fails.
     """
     items = list(items)
     chunks = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
@@ -40,7 +40,7 @@ def map_on_cores(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> li
 
 @contextmanager
 def in_background(work: Callable[[threading.Event], None], name: str) -> Iterator[None]:
-    """Run `work` while the block runs; it must return soon when the event that it is given is set."""
+    """Run `work` in a thread while the block runs; it must return soon after its event is set."""
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(stop,), daemon=True, name=name)
     thread.start()
@@ -53,7 +53,7 @@ def in_background(work: Callable[[threading.Event], None], name: str) -> Iterato
 
 _NEVER = 2**31 - 1
 _TOP_PAD = 64 * 1024 * 1024
-# Options of mallopt (malloc.h), and the environment variables of the same meaning.
+# Options of mallopt (malloc.h), and the equivalent environment variables.
 _SETTINGS = (
     (-8, "MALLOC_ARENA_MAX", 1),
     (-4, "MALLOC_MMAP_MAX_", 0),
@@ -62,13 +62,13 @@ _SETTINGS = (
 )
 
 ENVIRONMENT = {variable: str(value) for _, variable, value in _SETTINGS} | {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"  # asks for huge pages: fewer faults at first, fewer misses later
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"  # huge pages: fewer page faults at first, fewer TLB misses later
 }
-"""For processes that are about to be started (GNU libc reads it; others do not mind)."""
+"""For processes about to be started (GNU libc reads it; others ignore it)."""
 
 
 def tune_malloc() -> bool:
-    """Set the same for this process, before its first tensor and thread; returns whether the C library understood."""
+    """Apply the settings to this process, before its first tensor and thread; return whether libc accepted them."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def machine_id() -> str:
-    """Return what tells this boot of this machine, or this container, from every other one."""
+    """Return a string that identifies this boot of this machine or container."""
     parts = [platform.node()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -20,7 +20,7 @@ def process_started(pid: int) -> str:
     """Return when a process started, in ticks since boot; '' if it has ended; 'alive' if /proc is unavailable."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, whether somebody waited for it or not
+        return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended, even though nobody has reaped it
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
@@ -28,7 +28,7 @@ def process_started(pid: int) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether there is a process of this number, ended but not waited for included."""
+    """Return whether a process with this number exists, zombies included."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

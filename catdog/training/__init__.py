@@ -1,1 +1,1 @@
-"""The training loop that all variants share. Knows no store, no files and no Ray."""
+"""The training loop of all variants. Independent of the store, of files and of Ray."""

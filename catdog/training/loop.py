@@ -1,9 +1,9 @@
-"""The training loop that all variants share: `fit` is a generator that yields one record per epoch.
+"""The training loop of all variants: `fit` is a generator that yields one record per epoch.
 
-The epoch is chosen by validation accuracy (the earliest of equals); test images are never touched here. Everything
-random is seeded at the start of every epoch, so a loop that goes on from a saved `TrainState` gives the same bits as
-one that was never interrupted (on CPUs at the same number of threads; on GPUs with deterministic algorithms). Knows
-no files and no Ray.
+The epoch is chosen by validation accuracy (the earliest on ties); test images are never touched here. Everything
+random is seeded at the start of every epoch, so a loop that resumes from a saved `TrainState` matches an uninterrupted
+one bit for bit (on CPUs with the same number of threads; on GPUs with deterministic algorithms). Independent of files
+and Ray.
 """
 
 import copy
@@ -36,7 +36,7 @@ COMPILED_VERSIONS = 128
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's answers on N images, on the CPU."""
+    """A model's outputs on N images, on the CPU."""
 
     logits_NK: torch.Tensor
     labels_N: torch.Tensor
@@ -44,46 +44,48 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Percent of the images."""
+        """Return the percentage of images classified correctly."""
         return 100 * (self.logits_NK.argmax(dim=1) == self.labels_N).double().mean().item()
 
     @property
     def class_accuracy(self) -> float:
-        """Mean over the breeds of the percent of their images."""
+        """Return the percentage of images classified correctly, averaged over breeds."""
         correct_N = (self.logits_NK.argmax(dim=1) == self.labels_N).double()
         breeds = self.labels_N.unique()
         return 100 * torch.stack([correct_N[self.labels_N == breed].mean() for breed in breeds]).mean().item()
 
     @property
     def loss(self) -> float:
+        """Return the mean cross-entropy, without label smoothing."""
         return classification_loss(self.logits_NK, self.labels_N).item()
 
 
 @dataclass
 class TrainState:
-    """Everything that training changes: what a checkpoint holds."""
+    """Everything that training changes and a checkpoint holds."""
 
     model: PetNet
     network: nn.Module
-    """What computes the model: the model itself, or a faster form of it with the same parameters."""
+    """The model itself, or a faster form of it with the same parameters."""
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     history: list[EpochRecord] = field(default_factory=list)
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_validation: Evaluation | None = None
-    """The answers of these weights."""
+    """The outputs of these weights on the validation split."""
 
     @property
     def next_epoch(self) -> int:
+        """Return the first epoch that is not trained yet."""
         return len(self.history)
 
     @property
     def best(self) -> EpochRecord:
-        """The epoch with the highest validation accuracy, the earliest of equals."""
+        """Return the record of the epoch with the highest validation accuracy, the earliest on ties."""
         return max(self.history, key=lambda record: (record.val_accuracy, -record.epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, so that it loads with `weights_only=True`."""
+        """Return the state as tensors and plain values, which `torch.load` reads with `weights_only=True`."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -94,6 +96,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -103,7 +106,7 @@ class TrainState:
 
 
 def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState:
-    """Return the state before the first epoch: optimiser and schedule for this model."""
+    """Return the state before the first epoch, with the model's optimiser and schedule."""
     optimizer = new_optimizer(model, recipe)
     scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
     return TrainState(model, _network(model, recipe), optimizer, scheduler)
@@ -117,10 +120,10 @@ def _network(model: PetNet, recipe: Recipe) -> nn.Module:
 
 
 def compiled(model: PetNet) -> nn.Module:
-    """Return the network compiled: what torch.compile makes for a variant serves all its later trials in the process.
+    """Return the compiled network; later trials of the variant in this process reuse the compiled code.
 
-    A variant takes up to three of the versions that torch keeps of a function (training, evaluation, a part's last
-    batch); beyond eight, its default, it would go on uncompiled.
+    A variant needs up to three compiled versions (training, evaluation, a split's last batch); beyond torch's default
+    limit of eight, it would run uncompiled.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
     return cast(nn.Module, torch.compile(model))
@@ -128,29 +131,29 @@ def compiled(model: PetNet) -> nn.Module:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Batches, split: EvaluationSplit, autocast: torch.autocast) -> Evaluation:
-    """Return the model's answers on a whole part, in its order."""
+    """Return the model's outputs on a whole split, in its fixed order."""
     model.eval()
     logits, masks = [], []
     for inputs, _ in batches.split(split):
         with autocast:
             output = model(inputs)
-        # Rounded to what is saved, so that tables can be recomputed from the predictions.
+        # Rounded to the saved precision, so that tables can be recomputed from the predictions.
         logits.append(output.logits_BK.half().float())
         if output.masks_BMHW is not None:
             masks.append(output.masks_BMHW.float())
-        del inputs, output  # as in training: the next batch takes this one's memory
+        del inputs, output  # as in training: lets the next batch reuse their memory
     return Evaluation(torch.cat(logits).cpu(), batches.labels(split), torch.cat(masks).cpu() if masks else None)
 
 
 def fit(
     state: TrainState, batches: Batches, recipe: Recipe, derive_seed: DeriveSeed, device: torch.device
 ) -> Iterator[EpochRecord]:
-    """Train from `state.next_epoch` to the recipe's last epoch, yielding after each.
+    """Train from `state.next_epoch` to the recipe's last epoch, yielding a record after each.
 
-    When a record is yielded, `state` holds the model as it is after that epoch, and may be saved.
+    At each yield, `state` is complete up to that epoch and may be saved.
 
     Raises:
-        DivergedError: the loss of an epoch is not finite, in training or on the validation images.
+        DivergedError: an epoch's training or validation loss is not finite.
     """
     model = state.model
     autocast = autocast_for(recipe.precision, device)
@@ -188,7 +191,7 @@ def _train_epoch(
     epoch: int,
     autocast: torch.autocast,
 ) -> tuple[float, float]:
-    """Train one epoch; returns mean loss and accuracy in percent. Waits for the device once, at the end."""
+    """Train one epoch; return mean loss and accuracy in percent. Waits for the device once, at the end."""
     set_training_mode(state.model, recipe.keeps_batch_norm)
     torch.manual_seed(derive_seed("dropout", epoch))
     losses, correct, images = [], [], 0
@@ -204,12 +207,12 @@ def _train_epoch(
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
         images += len(labels)
-        del inputs, output, loss  # so that the next batch takes their memory, which the cache still holds
+        del inputs, output, loss  # lets the next batch reuse their memory while it is still cached
     return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
 
 
 def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:
-    """Switch to training; the backbone's batch norms keep their statistics where asked."""
+    """Switch to training mode; with `freeze_batch_norm`, the backbone's batch norms keep their statistics."""
     model.train()
     if freeze_batch_norm:
         for module in model.backbone.modules():

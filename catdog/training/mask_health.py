@@ -1,19 +1,19 @@
-"""How masks are doing, in numbers: how much they differ, how far they spread, which are dead."""
+"""Mask health in numbers: how much masks differ, how far they spread, how many are dead."""
 
 import torch
 
 from catdog.runs.history import MaskHealth
 
 DEAD_MASK = 0.01
-"""A mask whose maximum stays below this on an image does not see it."""
+"""A mask whose maximum on an image stays below this ignores the image."""
 
 
 def mask_health(masks_NMHW: torch.Tensor) -> MaskHealth:
     """Summarise the masks of N images.
 
-    mask_mean: mean activation. mask_entropy: entropy of a mask as a distribution over positions, as a share of the
-    uniform one's (1: no preference). mask_overlap: mean cosine between different masks of an image (0 for one mask).
-    mask_corner_mass: share of the mass in the four corner cells, over their share of the area (1: as a uniform mask).
+    mask_mean: mean activation. mask_entropy: entropy of a mask as a distribution over positions, relative to a
+    uniform mask's (1: no preference). mask_overlap: mean cosine between different masks of an image (0 for one mask).
+    mask_corner_mass: share of the mass in the four corner cells, over their share of the area (1: like a uniform mask).
     mask_dead: share of masks that stay below 0.01 on more than 99 % of the images.
     """
     masks_NMP = masks_NMHW.detach().float().flatten(2)

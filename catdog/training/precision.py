@@ -1,9 +1,9 @@
-"""The precision of training: autocast, denormals, and which one `auto` stands for.
+"""Training precision: autocast, denormals, and what `auto` resolves to.
 
-`auto` is settled once for a run, on a worker, since all its trials must share it. GPUs that have bfloat16 use it. On
-CPUs it depends on the network: a ResNet trains twice as fast in bfloat16 where the CPU has instructions for it, a
-network of depthwise convolutions more slowly than in float32. So a few steps of both are timed, and bfloat16 has to be
-clearly faster: a choice within the noise would differ from run to run.
+`auto` is resolved once per run, on a worker, since all trials must share it. GPUs that support bfloat16 use it. On CPUs
+it depends on the network: where the CPU has bfloat16 instructions, a ResNet trains twice as fast with them, a network
+of depthwise convolutions more slowly. So a few steps of each are timed, and bfloat16 must be clearly faster: a choice
+within the noise would vary from run to run.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _CLASSES = 37
 
 
 def autocast_for(precision: str, device: torch.device) -> torch.autocast:
-    """Return the autocast context of a precision (`float32` or `bfloat16`)."""
+    """Return the autocast context for a precision (`float32` or `bfloat16`)."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
@@ -33,7 +33,7 @@ def autocast_for(precision: str, device: torch.device) -> torch.autocast:
 def flush_denormals() -> Iterator[None]:
     """Flush denormals to zero on this thread.
 
-    An optimiser's moments decay into them where no gradient comes any more, and CPUs are slow with them.
+    An optimiser's moments decay into them once gradients vanish, and CPUs are slow with them.
     """
     torch.set_flush_denormal(True)
     try:
@@ -45,7 +45,7 @@ def flush_denormals() -> Iterator[None]:
 def choose_precision(recipe: Recipe, device: torch.device) -> Precision:
     """Return the precision in which this process trains the recipe's network faster.
 
-    Heads on cached features stay in float32 on CPUs: they are bound by reading the features, not by arithmetic.
+    Heads on cached features stay in float32 on CPUs: they are bound by reading features, not by arithmetic.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
@@ -58,12 +58,12 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Precision:
 
 
 def faster_precision(float32: float, bfloat16: float) -> Precision:
-    """Return bfloat16 where it is clearly faster; of each, the seconds of a step."""
+    """Return bfloat16 if it is clearly faster, given the seconds per step of each."""
     return "bfloat16" if float32 > CLEARLY_FASTER * bfloat16 else "float32"
 
 
 class _Steps:
-    """Training steps on random images, with random weights: what is in them does not change how long they take."""
+    """Training steps on random images with random weights: the values do not affect the time."""
 
     def __init__(self, recipe: Recipe, precision: str) -> None:
         backbone = build_backbone(recipe.backbone, None)
@@ -78,7 +78,7 @@ class _Steps:
         self.time()  # the first step prepares the kernels
 
     def time(self) -> float:
-        """Train one step; returns its seconds."""
+        """Train one step; return its seconds."""
         started = time.perf_counter()
         with self._autocast:
             output = self._model(self._images)

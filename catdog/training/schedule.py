@@ -1,4 +1,4 @@
-"""The optimiser, and the learning rate of each step."""
+"""The optimiser and the learning-rate schedule."""
 
 import math
 from typing import Any
@@ -9,11 +9,11 @@ from catdog.config.recipe import Recipe
 from catdog.models.petnet import PetNet
 
 WARM_UP = 0.3
-"""Share of the steps in which the one-cycle schedule rises."""
+"""Share of the steps in which the one-cycle learning rate rises."""
 
 
 def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimiser: head, mask convolution and backbone have rates and weight decays of their own."""
+    """Return the optimiser, with parameter groups for head, mask convolution and backbone."""
     mask_conv = getattr(model.head, "mask_conv", None)
     mask_parameters = list(mask_conv.parameters()) if mask_conv is not None else []
     mask_ids = {id(parameter) for parameter in mask_parameters}
@@ -40,7 +40,7 @@ def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
 def new_scheduler(
     optimizer: torch.optim.Optimizer, recipe: Recipe, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule of all learning rates over `total_steps`."""
+    """Return the schedule of all parameter groups over `total_steps`."""
     shape = one_cycle if recipe.schedule == "one-cycle" else cosine
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / total_steps))
 

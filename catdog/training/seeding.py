@@ -1,8 +1,8 @@
 """(seed, purpose, epoch) → the seed of a generator.
 
-Everything random in a trial draws from a generator of its own purpose and epoch, so an epoch can be computed again
-without computing those before it, and one source of scatter can be varied while the others stay fixed
-(Bouthillier et al. 2021, "Accounting for Variance in Machine Learning Benchmarks").
+Every purpose and epoch of a trial has its own generator, so an epoch can be recomputed without those before it, and
+one source of variance can be varied while the others stay fixed (Bouthillier et al. 2021, "Accounting for
+Variance in Machine Learning Benchmarks").
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ DeriveSeed = Callable[[Purpose, int], int]
 
 
 def derive_seed(seed: int, purpose: Purpose, epoch: int = 0) -> int:
-    """Return a 63-bit seed that is unrelated for every other (seed, purpose, epoch)."""
+    """Return a 63-bit seed, unrelated to that of any other (seed, purpose, epoch)."""
     sequence = np.random.SeedSequence([seed, PURPOSES.index(purpose), epoch])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
@@ -25,7 +25,7 @@ def derive_seed(seed: int, purpose: Purpose, epoch: int = 0) -> int:
 def trial_seeds(seed: int, vary: Purpose | Literal["all"] = "all") -> DeriveSeed:
     """Return the (purpose, epoch) → seed function of one trial.
 
-    With `vary` naming one purpose, only that one depends on `seed`; the others are those of seed 0.
+    If `vary` names one purpose, only that one depends on `seed`; the others use seed 0.
     """
 
     def derive(purpose: Purpose, epoch: int) -> int:

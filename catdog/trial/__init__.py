@@ -1,1 +1,1 @@
-"""One trial, (variant, seed), from start to result, resumable. Knows no Ray."""
+"""One trial, (variant, seed), from start to result, resumable. Independent of Ray."""

@@ -1,4 +1,4 @@
-"""checkpoint.pt: what an unfinished trial has computed so far, and resuming from it."""
+"""checkpoint.pt: the progress of an unfinished trial, and resuming from it."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_bytes(config_hash: str, state: TrainState, probe_history: ProbeHistory) -> bytes:
-    """Return checkpoint.pt, as it is after an epoch."""
+    """Return the content of checkpoint.pt after an epoch."""
     buffer = io.BytesIO()
     content = {
         "config_hash": config_hash,
@@ -30,7 +30,7 @@ def checkpoint_bytes(config_hash: str, state: TrainState, probe_history: ProbeHi
 def resume(store: Store, key: str, config_hash: str, state: TrainState) -> ProbeHistory:
     """Load the trial's checkpoint into `state`, if there is an undamaged one of the same config.
 
-    Returns the masks of the epochs before it; none where the trial starts from scratch.
+    Returns the probe history of the epochs so far; empty if the trial starts from scratch.
     """
     try:
         data = store.get(key)
@@ -41,7 +41,7 @@ def resume(store: Store, key: str, config_hash: str, state: TrainState) -> Probe
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["config_hash"] != config_hash:
             return ProbeHistory()
-    except Exception as error:  # a damaged file makes the unpickler raise anything
+    except Exception as error:  # a damaged file can make the unpickler raise anything
         logger.warning("%s is damaged (%r): starting again", key, error)
         return ProbeHistory()
     state.load_state_dict(content["state"])
@@ -49,7 +49,7 @@ def resume(store: Store, key: str, config_hash: str, state: TrainState) -> Probe
 
 
 def _check_archive(data: bytes) -> None:
-    """Raise unless the checksums in a file of `torch.save` (a zip archive) are right; `torch.load` ignores them."""
+    """Raise if a checksum in a `torch.save` file (a zip archive) is wrong; `torch.load` ignores them."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         damaged = archive.testzip()
     if damaged is not None:

@@ -1,8 +1,8 @@
 """Contact sheets: the probe images beside their attention masks, one PNG per epoch. Arrays in, bytes out; no I/O.
 
-A row for each probe image: the image, then its masks at their own resolution (one cell is one position of the feature
-map). Several masks share the fixed scale 0..1; a single mask is drawn on its own range, which is printed beside it (a
-sigmoid mask near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
+One row per probe image: the image, then its masks at their own resolution (one cell per position of the feature map).
+Several masks share the fixed scale 0..1; a single mask is scaled to its own range, printed below it (on 0..1, a sigmoid
+mask near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
 """
 
 import io
@@ -26,7 +26,7 @@ _INK, _PAPER, _RIGHT, _WRONG = (25, 25, 25), (255, 255, 255), (0, 110, 40), (180
 
 @dataclass(frozen=True)
 class Probes:
-    """The images that all contact sheets of a trial show. P images of side S, K breeds."""
+    """The images on all contact sheets of a trial. P images of side S, K breeds."""
 
     images_PSSC: npt.NDArray[np.uint8]
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ class ProbeHistory:
     """Masks and predictions of the probe images in every epoch so far."""
 
     masks_PMHW: list[torch.Tensor] = field(default_factory=list)
-    """float16, one tensor for each epoch; empty for heads without masks."""
+    """float16, one tensor per epoch; empty for heads without masks."""
     predicted_P: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -52,7 +52,7 @@ def mask_range(masks_MHW: npt.NDArray[np.floating]) -> tuple[float, float]:
 
 def paint_mask(mask_HW: npt.NDArray[np.floating], low: float, high: float) -> npt.NDArray[np.uint8]:
     """Return the mask as colours (H, W, 3); values outside [low, high] take the end colours, NaN the lowest."""
-    with np.errstate(invalid="ignore"):  # a network that is about to diverge has masks of NaN and infinity
+    with np.errstate(invalid="ignore"):  # masks of a diverging network hold NaN and infinity
         share = (mask_HW.astype(np.float64) - low) / max(high - low, 1e-9)
     return colour_map()[(np.nan_to_num(np.clip(share, 0, 1)) * 255).round().astype(np.uint8)]
 
@@ -92,14 +92,14 @@ def contact_sheet(
             elif row == count - 1:
                 pen.text((left, top + CELL + 1), f"mask {column + 1} (0 to 1)", _INK, font)
     buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # quick, and small for flat cells
+    sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # fast, and small for flat cells
     return buffer.getvalue()
 
 
 def _fitting(
     text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
-    """Shorten the text until it is not wider than `width` pixels."""
+    """Shorten the text to fit in `width` pixels."""
     if pen.textlength(text, font) <= width:
         return text
     while text and pen.textlength(text + "…", font) > width:
@@ -118,7 +118,7 @@ def _mark(pen: ImageDraw.ImageDraw, at: tuple[int, int], verdict: str, colour: t
 
 
 def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
-    """Return positions of `count` images of different breeds, spread evenly over the breeds that are there."""
+    """Return positions of up to `count` images of different breeds, spread evenly over the breeds present."""
     breeds = torch.unique(labels).tolist()
     chosen = np.unique(np.linspace(0, len(breeds) - 1, min(count, len(breeds))).round().astype(int))
     return [int((labels == breeds[i]).nonzero()[0]) for i in chosen]

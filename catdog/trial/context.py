@@ -1,4 +1,4 @@
-"""What all trials of a run share, as plain values that travel to workers."""
+"""What all trials of a run share, as plain values to send to workers."""
 
 import os
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from catdog.storage import StoreLocation
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run, seen from a worker; holds no secrets."""
+    """A run as a worker sees it; holds no secrets."""
 
     run: str
     location: StoreLocation
     identity: Identity
     weights: str
-    """Where the backbone's weights are: a name, a file or an s3:// url."""
+    """The backbone's weights: a name, a file or an s3:// url."""
     gpus_per_trial: float = 0.0
-    """A GPU, or the part of one whose memory a trial may use; 0 trains on the CPU."""
+    """Share of a GPU and of its memory that a trial may use; 0 trains on the CPU."""
     checkpoint_seconds: float = 60.0
     keep_weights: Literal["none", "best", "all"] = "none"
 

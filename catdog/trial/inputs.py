@@ -33,22 +33,23 @@ class TrialInputs:
     split: Split
     batches: Batches
     backbone: nn.Module | None
-    """The pretrained backbone to copy; None where every trial draws its own weights."""
+    """The pretrained backbone to copy; None if every trial draws its own weights."""
     feature_shape: tuple[int, int, int]
     """(C, H, W)."""
     probe_positions: tuple[int, ...]
-    """Which validation images the contact sheets show."""
+    """Positions in the validation split of the images on contact sheets."""
     pooled_batches: Batches | None = None
-    """With a frozen backbone: the same batches, of maps that are pooled already."""
+    """With a frozen backbone: the same batches, already pooled."""
 
     def batches_for(self, head: nn.Module) -> Batches:
-        """Return the batches for a head: one that pools first gets the same numbers in a fraction of the bytes."""
+        """Return the batches for a head; one that pools first gets pooled maps, a fraction of the bytes."""
         if self.pooled_batches is not None and getattr(head, "pools_first", False):
             return self.pooled_batches
         return self.batches
 
     @property
     def probes(self) -> Probes:
+        """Return the images on contact sheets."""
         indices = torch.from_numpy(self.split.validation[list(self.probe_positions)])
         return Probes(
             images_PSSC=self.pack.images_NSSC[indices.to(self.pack.images_NSSC.device)].cpu().numpy(),
@@ -61,7 +62,7 @@ class TrialInputs:
 def load_inputs(
     context: RunContext, device: torch.device, report_progress: ReportProgress = lambda message: None
 ) -> TrialInputs:
-    """Open the pack and build the pretrained backbone; with a frozen backbone, open its features or compute them.
+    """Open the pack and build the pretrained backbone; with a frozen backbone, open or compute its features.
 
     Raises:
         UserError: data, weights or sizes do not fit.
@@ -83,7 +84,7 @@ def load_inputs(
     )
     probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # a frozen backbone with random weights is the same one in every process
+        torch.manual_seed(0)  # so that a frozen backbone with random weights is the same in every process
         backbone = build_backbone(recipe.backbone, local_weights(context.weights, identity.weights_digest))
     shape = feature_shape(backbone, recipe.image_size)
     if not recipe.freeze:
@@ -102,13 +103,13 @@ shared_inputs = functools.lru_cache(maxsize=1)(load_inputs)
 
 
 def forget_inputs() -> None:
-    """Free what `shared_inputs` keeps."""
+    """Free the inputs that `shared_inputs` has cached."""
     shared_inputs.cache_clear()
     _open_pack_on.cache_clear()
 
 
 def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, derive_seed: DeriveSeed) -> PetNet:
-    """Return the network of a trial before training; with a frozen backbone, its head behind an identity."""
+    """Return a trial's network before training; with a frozen backbone, the head behind an identity."""
     recipe = context.identity.recipe
     torch.manual_seed(derive_seed("init", 0))
     head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.breeds))
@@ -119,7 +120,7 @@ def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, de
 
 
 def is_prepared(context: RunContext) -> bool:
-    """Return whether trials of this machine will find all they need: nothing is to be downloaded or computed."""
+    """Return whether trials on this machine can start with nothing to download or precompute."""
     if context.weights == "imagenet" or context.location.is_shared:
         return False
     return not context.identity.recipe.freeze or is_stored(context.location.open(), _features_key(context))
@@ -160,6 +161,6 @@ def _features_file(
 
 @functools.lru_cache(maxsize=1)
 def _open_pack_on(path: Path, device: torch.device) -> Pack:
-    """Open the pack; on a GPU its images are copied there, once per process."""
+    """Open the pack, once per process; for a GPU, copy its images there."""
     pack = open_pack(path)
     return pack if device.type == "cpu" else pack.on(device)

@@ -1,4 +1,4 @@
-"""How a trial ends: Test is scored once, with the chosen epoch's weights, and its files and result.json are made."""
+"""The end of a trial: scores the test split once, with the chosen epoch's weights, and makes its files and result."""
 
 import functools
 import platform
@@ -22,11 +22,11 @@ from catdog.trial.setup import Trial
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended; accuracies in percent, None where it diverged."""
+    """How a trial ended; accuracies in percent, None if it diverged."""
 
     status: Status
     best_epoch: int
-    """The chosen epoch; of a diverged trial the epoch it diverged in."""
+    """The chosen epoch; of a diverged trial, the epoch in which it diverged."""
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     val_class_accuracy: float | None = None
@@ -35,14 +35,14 @@ class Outcome:
 
 
 def queue_epochs(trial: Trial, uploads: BackgroundUploads) -> None:
-    """Queue what all epochs have left: the history, and the masks of the probe images."""
+    """Queue the files that span all epochs: the history, and the masks of the probe images."""
     uploads.put(trial.where.history, functools.partial(history_csv, list(trial.state.history)))
     if trial.probe_history.masks_PMHW:
         uploads.put(trial.where.masks, functools.partial(_masks_npz, trial))
 
 
 def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
-    """Score Test, only here, with the chosen epoch's weights; queue predictions, attention and weights."""
+    """Score the test split, only here, with the chosen epoch's weights; queue predictions, attention and weights."""
     best, model, validation = trial.state.best, trial.state.model, trial.state.best_validation
     assert validation is not None, "a trial without epochs"
     model.load_state_dict(trial.state.best_weights)
@@ -69,7 +69,7 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
 
 
 def build_result(trial: Trial, outcome: Outcome, uploads: BackgroundUploads, finish_seconds: float) -> TrialResult:
-    """Return result.json's content, once all other files are stored."""
+    """Return the content of result.json; all other files must be stored already."""
     history, batches, inputs = trial.state.history, trial.batches, trial.inputs
     train_seconds = sum(record.train_seconds for record in history)
     evaluate_seconds = sum(record.evaluate_seconds for record in history)
@@ -102,7 +102,7 @@ def build_result(trial: Trial, outcome: Outcome, uploads: BackgroundUploads, fin
 
 
 def _digests(trial: Trial, uploads: BackgroundUploads) -> dict[str, str]:
-    """Return the sha256 of the trial's files, those of earlier attempts included."""
+    """Return the sha256 of the trial's files, including those of earlier attempts."""
     where = trial.where
     snapshots = trial.store.list(f"{where.folder}/snapshots/")
     digests = {key: sha256(trial.store.get(key)) for key in snapshots if key not in uploads.digests}

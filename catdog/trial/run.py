@@ -1,8 +1,8 @@
-"""One trial, (variant, seed), from start to result: plain Python that a debugger, a test and Ray call in the same way.
+"""One trial, (variant, seed), from start to result: plain Python that a debugger, a test and Ray call the same way.
 
-Contact sheets and checkpoints go to the store on a thread of their own while training goes on; `result.json` is
-written last, so its presence means that the trial is over. A trial that finds its own checkpoint resumes from it; one
-that finds its result returns it.
+A background thread uploads contact sheets and checkpoints during training. `result.json` is written last, so its
+presence means that the trial is finished. A trial that finds its own checkpoint resumes from it; one that finds its
+result returns it.
 """
 
 import functools
@@ -32,12 +32,12 @@ def run_trial(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     before_final_writes: Callable[[], None] = lambda: None,
 ) -> TrialResult:
-    """Run one trial to its end and return its result, which is then in the store as well.
+    """Run one trial to its end; store and return its result.
 
     `before_final_writes` is called before the trial's last files, and again before its result; raise to abort them.
 
     Raises:
-        UserError: data or weights are not as they should be.
+        UserError: data or weights are missing or invalid.
         StoreError: the store was unavailable for longer than uploads retry.
     """
     store = context.location.open()
@@ -73,7 +73,7 @@ def _train_and_score(
 
 
 def _train(trial: Trial, uploads: BackgroundUploads, on_epoch: Callable[[EpochRecord], None]) -> None:
-    """Train to the last epoch; each epoch leaves a contact sheet and, when one is due, a checkpoint."""
+    """Train to the last epoch, queuing a contact sheet after each and a checkpoint when one is due."""
     state, saved_at = trial.state, time.monotonic()
     for record in fit(state, trial.batches, trial.recipe, trial.derive_seed, trial.device):
         _queue_contact_sheet(trial, record, uploads)
@@ -86,7 +86,7 @@ def _train(trial: Trial, uploads: BackgroundUploads, on_epoch: Callable[[EpochRe
 
 @torch.inference_mode()
 def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundUploads) -> None:
-    """Keep the probe images' masks of this epoch, and queue its contact sheet."""
+    """Record this epoch's masks of the probe images, and queue its contact sheet."""
     model = trial.state.model.eval()
     with autocast_for(trial.recipe.precision, trial.device):
         output = model(trial.batches.some("validation", trial.inputs.probe_positions))
@@ -96,6 +96,6 @@ def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundU
     trial.probe_history.masks_PMHW.append(masks)
     trial.probe_history.predicted_P.append(predicted)
     title = f"{trial.variant.label} · seed {trial.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
-    # Drawn and encoded on the thread that uploads it.
+    # Drawn and encoded on the upload thread.
     draw = functools.partial(contact_sheet, trial.probes, masks.numpy(), predicted.numpy(), title)
     uploads.put(trial.where.snapshot(record.epoch), draw)

@@ -1,4 +1,4 @@
-"""What a trial starts from: its process, its inputs, its model and optimiser, and what a checkpoint already holds."""
+"""Sets up a trial: its process, inputs, model and optimiser, resumed from a checkpoint if there is one."""
 
 import time
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from catdog.trial.inputs import TrialInputs, new_model, shared_inputs
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is ready to train; `state` and `probe_history` change while it does."""
+    """A trial that is ready to train; training changes `state` and `probe_history`."""
 
     context: RunContext
     variant: VariantSpec
@@ -45,10 +45,10 @@ class Trial:
 
 
 def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -> Trial:
-    """Return the trial, resumed from its checkpoint where it has one.
+    """Return the trial, resumed from its checkpoint if it has one.
 
     Raises:
-        UserError: data or weights are not as they should be.
+        UserError: data or weights are missing or invalid.
     """
     started = time.perf_counter()
     recipe, where = context.identity.recipe, context.trial_paths(variant, seed)
@@ -80,14 +80,14 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -
 
 
 def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
-    """Set what a trial expects of its process, whatever ran in it before; returns the device.
+    """Configure the process for a trial, whatever ran in it before; return the device.
 
-    `gpus` is the part of a GPU that the process may use: it runs out of memory alone, not with those it shares with.
+    `gpus` caps the process's share of GPU memory, so that running out of it fails this process, not its neighbours.
     """
     tune_malloc()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-    # A pass over every new tensor, to make mistakes visible.
+    # A debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if not (gpus and torch.cuda.is_available()):
         return torch.device("cpu")

@@ -170,16 +170,16 @@ class FakeAutoscalingCluster:
         """Return the environment of all processes, by pid, that belong to this cluster or to a driver of it."""
         mark = f"{MARKER}={self._folder}".encode()
         found = {}
-        for trial in Path("/proc").iterdir():
-            if not trial.name.isdigit():
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
                 continue
             try:
-                variables = (trial / "environ").read_bytes().split(b"\0")
+                variables = (entry / "environ").read_bytes().split(b"\0")
             except OSError:  # ended meanwhile, or not ours
                 continue
             if mark in variables:
                 pairs = (variable.decode(errors="replace").partition("=") for variable in variables)
-                found[int(trial.name)] = {name: value for name, _, value in pairs}
+                found[int(entry.name)] = {name: value for name, _, value in pairs}
         return found
 
     def _config(self) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class Chaos:
         self.store = store
         self.chance = random.Random(seed)
         self.faults: Counter[Fault] = Counter()
-        self.hold: list[tuple[str, list[str]]] = []
+        self.held: list[tuple[str, list[str]]] = []
         """A trial and when the epochs of its checkpoint were computed, as read before a fault."""
         self._command = [sys.executable, "jobs/sweep.py", "demo", "--store", store.url, *arguments]
         self._cluster = ChaosCluster(environment)
@@ -272,7 +272,7 @@ class Chaos:
         """Read what the checkpoints hold before `victim` is killed; a driver that is no more is a failure."""
         folders = {"/".join(key.split("/")[:4]) for key in self.store.list("demo/trials/")}
         epochs = {folder: self.saved(folder) for folder in sorted(folders)}
-        self.hold += [(folder, times) for folder, times in epochs.items() if times]
+        self.held += [(folder, times) for folder, times in epochs.items() if times]
         self._check_driver()
         self._tell(f"kills {victim} at {[len(times) for times in epochs.values()]} epochs")
 

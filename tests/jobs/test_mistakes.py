@@ -142,6 +142,7 @@ OPTIONS = {
     "unknown option": Mistake("sweep demo --colour red", "--colour", "see sweep.py demo --help"),
     "misspelt option": Mistake("sweep demo --epoch 3", "--epoch", "perhaps --epochs"),
     "option of another job": Mistake("prepare demo --epochs 3", "--epochs", "see prepare.py demo --help"),
+    "unknown dataset": Mistake("sweep demo --dataset cats", "--dataset cats", "choose from drawn, oxford-iiit-pet"),
     "word too many": Mistake("sweep demo --epochs 3 4", "options: 4", "see sweep.py demo --help"),
     "missing value": Mistake("sweep demo --epochs", "--epochs", "its value is missing"),
     "missing option": Mistake("aggregate", "--run", "Name of the run"),
@@ -307,11 +308,11 @@ DATA = {
     "no place for a download": Mistake(
         "prepare pets-cpu",
         "/proc/cache: cannot be written",
-        "by CATDOG_CACHE",
+        "set CATDOG_CACHE",
         variables={"CATDOG_CACHE": "/proc/cache"},
     ),
     "a name too long for a download": Mistake(
-        "prepare pets-cpu", "name too long", "by CATDOG_CACHE", variables={"CATDOG_CACHE": f"/tmp/{'x' * 300}"}
+        "prepare pets-cpu", "name too long", "set CATDOG_CACHE", variables={"CATDOG_CACHE": f"/tmp/{'x' * 300}"}
     ),
 }
 RESNET = "sweep demo --backbone resnet18 --weights"
@@ -327,7 +328,7 @@ WEIGHTS = {
         f"{RESNET} {{bucket}}-2/w.pth", "--weights {bucket}-2: there is no bucket", "create it, or check the endpoint"
     ),
     "of tiny": Mistake("sweep demo --weights imagenet", "tiny", "add --weights none"),
-    "of another backbone by name": Mistake(f"{RESNET} lite0", "of timm/tf_efficientnet_lite0", "not of resnet18"),
+    "of another backbone by name": Mistake(f"{RESNET} lite0", "belong to timm/tf_efficientnet_lite0", "not to resnet18"),
     "wrong keys": Mistake(f"{RESNET} w.pth", "missing (bn1.bias", "give weights of", weights_of_another_backbone),
     "wrong shapes": Mistake(f"{RESNET} w.pth", "conv1.weight (64, 1", "give weights of", weights_of_another_shape),
     "code": Mistake(f"{RESNET} w.pth", "w.pth: not a file of weights", "give a .safetensors file", weights_with_code),
@@ -543,7 +544,7 @@ def test_a_file_that_cannot_be_read_is_named(path: str, tmp_path: Path, capsys: 
     file.symlink_to("/proc/self/mem")
     arguments = ["pets-cpu", "--data-root", str(tmp_path / "pets"), "--store", str(tmp_path / "store")]
     assert run_job(prepare.main, arguments) == 2
-    assert f"{file}: cannot be read (Input/output error): get the right to read it" in capsys.readouterr().err
+    assert f"{file}: cannot be read (Input/output error): check its permissions" in capsys.readouterr().err
 
 
 def quarters() -> Image.Image:

@@ -182,7 +182,9 @@ def test_the_package_of_lite0_fits_timms_model_and_is_no_random_draw() -> None:
 
 
 def test_the_weights_of_lite0_are_refused_for_another_backbone() -> None:
-    with pytest.raises(UserError, match="--weights lite0: are of timm/tf_efficientnet_lite0, not of resnet34"):
+    with pytest.raises(
+        UserError, match="--weights lite0: these weights belong to timm/tf_efficientnet_lite0, not to resnet34"
+    ):
         build_backbone("resnet34", "lite0")
 
 

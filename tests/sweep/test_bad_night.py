@@ -569,7 +569,7 @@ def test_a_sweep_can_be_interrupted_while_the_store_is_away(moto_night: Night) -
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
-    assert "the same command goes on from here" in output
+    assert "the same command resumes from here" in output
 
 
 LONG_SWEEP = [

@@ -60,7 +60,7 @@ def assert_nothing_changed(chaos: Chaos, undisturbed: Store) -> None:
     """Compare what the disturbed sweep has left with what an undisturbed one leaves, and say it in one line."""
     store = chaos.store
     trials, expected = table(store, "trials"), table(undisturbed, "trials")
-    again = [trial for trial, times in chaos.hold if chaos.saved(trial)[: len(times)] != times]
+    again = [trial for trial, times in chaos.held if chaos.saved(trial)[: len(times)] != times]
     kinds = ", ".join(f"{count} {fault}" for fault, count in sorted(chaos.faults.items()))
     print(
         f"{chaos.faults.total()} faults ({kinds}) in {chaos.launches} launches: "

@@ -97,7 +97,7 @@ def test_of_two_that_follow_the_same_dead_process_one_wins(store: Store) -> None
     outcomes: list[str] = []
     together = threading.Barrier(2)
 
-    def callback(launch: str) -> None:
+    def take_over(launch: str) -> None:
         together.wait()
         try:
             with RunLease(store, "night", launch).hold(silent):
@@ -106,7 +106,7 @@ def test_of_two_that_follow_the_same_dead_process_one_wins(store: Store) -> None
         except UserError:
             outcomes.append("refused")
 
-    threads = [threading.Thread(target=callback, args=(launch,)) for launch in ("one", "other")]
+    threads = [threading.Thread(target=take_over, args=(launch,)) for launch in ("one", "other")]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -265,7 +265,7 @@ def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folde
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
-    assert "the same command goes on from here" in output
+    assert "the same command resumes from here" in output
     saved = epochs_saved()
     assert 2 <= saved < 30
     computed = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]

@@ -52,7 +52,7 @@ def test_a_tracker_that_fails_later_is_left_behind() -> None:
     guarded.on_trial_start(0, [], None)
     guarded.on_trial_start(1, [], None)
     assert tracker.calls == 1
-    assert said == ["--tracker mlflow failed, the sweep goes on without it: the server went away"]
+    assert said == ["--tracker mlflow failed; the sweep continues without it: the server went away"]
 
 
 def test_a_tracker_whose_package_is_missing_is_named(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

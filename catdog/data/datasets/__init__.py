@@ -1,1 +1,1 @@
-"""The datasets: one file each, and the registry that makes them known."""
+"""The datasets, one file each, and their registry."""

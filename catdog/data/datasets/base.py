@@ -1,6 +1,6 @@
-"""What every dataset hands to the pack: names, labels, test split, a way to read one image; and its keys in a store.
+"""`Source`, the interface between a dataset and the pack; and a dataset's keys in a store.
 
-To add a dataset: a function that returns a `Source`, and an entry in `catdog.data.datasets.registry`.
+To add a dataset, write a function that returns a `Source` and register it in `catdog.data.datasets.registry`.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that can be packed. N images of K breeds."""
+    """A dataset that can be packed: N images of K breeds."""
 
     dataset: str
     fingerprint: str
-    """Of the content: 16 hexadecimal digits."""
+    """Hash of the content: 16 hexadecimal digits."""
     size: int
     """Side of the packed images, in pixels."""
     breeds: tuple[str, ...]
@@ -41,7 +41,7 @@ class Source:
 
 
 def dataset_prefix(fingerprint: str) -> str:
-    """Return the folder of a dataset's content."""
+    """Return the key prefix of a dataset's content."""
     return f"datasets/{fingerprint}"
 
 
@@ -56,10 +56,10 @@ def features_key(fingerprint: str, digest: str) -> str:
 
 
 def trimaps_key(fingerprint: str) -> str:
-    """Return the key of the animals' outlines, which are stored apart: measuring attention needs no images."""
+    """Return the key of the animals' outlines, stored separately: measuring attention needs no images."""
     return f"{dataset_prefix(fingerprint)}/trimaps.npz"
 
 
 def dataset_pointer(dataset: str) -> str:
-    """Return the key that names the fingerprint of the dataset uploaded last under this name."""
+    """Return the key of the object that names the dataset last stored under this name."""
     return f"datasets/{dataset}.json"

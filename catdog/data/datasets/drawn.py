@@ -1,9 +1,9 @@
-"""Drawn pets: images drawn in code, so that the whole job runs with nothing to download.
+"""Drawn pets: images drawn in code, so that a whole run needs no download.
 
 Species (cat, dog) × ears (two shapes each) × coat (plain, striped, spotted) make 12 breeds. Position, size, pose and
 colours are random, and the background is cluttered with the same stripes and spots, so that a model that looks at the
-animal has an advantage. The outline is known exactly, so where attention looks can be checked. Image i is a function
-of i alone.
+animal has an advantage. The outline is known exactly, so attention can be checked against it. Image i depends on i
+alone.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from catdog.data.datasets.base import Source, UInt8Array
 DATASET = "drawn"
 SIZE = 96
 IMAGES_PER_BREED = {"trainval": 100, "test": 50}
-_SCALE = 2  # drawn at twice the size, then averaged down: smooth edges
+_SCALE = 2  # draw at twice the size, then average down for smooth edges
 _VERSION = 3  # raise when the drawing changes
 
 EARS = {"cat": ("pointed", "folded"), "dog": ("erect", "floppy")}
@@ -57,7 +57,7 @@ def open_drawn() -> Source:
 
 
 def draw_pet(breed: tuple[str, str, str], generator: np.random.Generator) -> tuple[UInt8Array, UInt8Array]:
-    """Draw one animal; returns the image (96, 96, 3) and its trimap (96, 96; 1 animal, 2 background, 3 border)."""
+    """Draw one animal; return the image (96, 96, 3) and its trimap (96, 96; 1 animal, 2 background, 3 border)."""
     species, ears, coat = breed
     side = SIZE * _SCALE
     image = _background(side, generator)
@@ -106,7 +106,7 @@ def draw_pet(breed: tuple[str, str, str], generator: np.random.Generator) -> tup
 
 
 def _background(side: int, generator: np.random.Generator) -> Image.Image:
-    """A plain colour under patches, stripes and spots that look like coats."""
+    """Return a plain colour under patches, stripes and spots that look like coats."""
     ground, _ = _two_colours(generator)
     image = Image.new("RGB", (side, side), ground)
     for _ in range(int(generator.integers(5, 9))):
@@ -130,7 +130,7 @@ def _background(side: int, generator: np.random.Generator) -> Image.Image:
 
 
 def _two_colours(generator: np.random.Generator) -> tuple[Colour, Colour]:
-    """A colour and a clearly darker or lighter one for the marks on it."""
+    """Return a colour, and a clearly darker or lighter one for the marks on it."""
     first = generator.integers(40, 216, size=3)
     shift = 85 if first.mean() < 128 else -85
     second = np.clip(first + shift + generator.integers(-15, 16, size=3), 0, 255)
@@ -166,7 +166,7 @@ def _ellipse(pen: ImageDraw.ImageDraw, centre: Point, width: float, height: floa
 
 
 def _place(point: tuple[float, ...], head: Point, unit: float, tilt: float) -> Point:
-    """Turn a point of the head (in head radii) by the tilt and move it to its place in the image."""
+    """Rotate a point of the head (in head radii) by the tilt and map it to image coordinates."""
     x, y = point[0] * unit, point[1] * unit
     return (
         head[0] + x * math.cos(tilt) - y * math.sin(tilt),

@@ -2,9 +2,8 @@
 
 O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012 (CC BY-SA 4.0). The folder has
 torchvision's layout: images/NAME.jpg, annotations/trainval.txt and test.txt, and annotations/trimaps/NAME.png where
-present. torchvision checks only that two folders exist; here counts, list files and every listed image are checked,
-and a download is unpacked beside its place, checked, and then renamed, so that a half-extracted dataset is never
-used.
+present. torchvision checks only that two folders exist; this module checks counts, list files and every listed image.
+A download is unpacked in a scratch folder, verified, then renamed, so a half-extracted dataset is never used.
 """
 
 import hashlib
@@ -41,7 +40,7 @@ class ListedImage:
 
 
 def open_oxford(root: Path) -> Source:
-    """Return the dataset below `root`, its lists checked; `UserError` names what is missing."""
+    """Return the dataset below `root` after checking its lists; raise `UserError` naming what is missing."""
     root = dataset_folder(root)
     listing = {split: _read_list(root, split) for split in OFFICIAL_COUNTS}
     images = [*listing["trainval"], *listing["test"]]
@@ -50,7 +49,7 @@ def open_oxford(root: Path) -> Source:
     for image in images:
         breeds.setdefault(image.label, (image.name.rpartition("_")[0], image.species))
     _check_breeds(root, listing["trainval"], breeds)
-    # Thousands of paths, of which nothing is asked: strings are quicker than `Path`.
+    # Strings: thousands of `Path` objects would be slow to create.
     paths = [os.path.join(root, "images", f"{image.name}.jpg") for image in images]
     present = _names_in(root / "images")
     missing = [f"{image.name}.jpg" for image in images if f"{image.name}.jpg" not in present]
@@ -82,7 +81,7 @@ def open_oxford(root: Path) -> Source:
 
 
 def dataset_folder(root: Path) -> Path:
-    """Return the folder that holds images/ and annotations/: `root` itself or its oxford-iiit-pet."""
+    """Return the folder that holds images/ and annotations/: `root` itself or its subfolder oxford-iiit-pet."""
     for folder in (root, root / DATASET):
         if os.path.isdir(folder / "annotations") and os.path.isdir(folder / "images"):
             return folder
@@ -92,7 +91,7 @@ def dataset_folder(root: Path) -> Path:
 
 
 def download_oxford(folder: Path) -> None:
-    """Download the dataset into `folder` through torchvision, once: verified beside its place, then renamed."""
+    """Download the dataset with torchvision, once: verify it in a scratch folder, then rename that to `folder`."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):
@@ -105,7 +104,7 @@ def download_oxford(folder: Path) -> None:
                 os.rename(Path(scratch, DATASET), folder)
     except OSError as error:
         raise UserError(
-            f"{folder.parent}: cannot be written ({error.strerror or error}): name another folder by CATDOG_CACHE"
+            f"{folder.parent}: cannot be written ({error.strerror or error}): set CATDOG_CACHE to another folder"
         ) from None
 
 
@@ -116,7 +115,7 @@ def _download_whole(scratch: Path) -> None:
         OxfordIIITPet(str(scratch), split="trainval", target_types="segmentation", download=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"Oxford-IIIT Pet could not be downloaded ({error}): give its folder by --data-root or CATDOG_DATA_ROOT"
+            f"Oxford-IIIT Pet could not be downloaded ({error}): give its folder with --data-root or CATDOG_DATA_ROOT"
         ) from None
     counts = {split: len(_read_list(scratch / DATASET, split)) for split in OFFICIAL_COUNTS}
     if counts != OFFICIAL_COUNTS:
@@ -128,7 +127,7 @@ def _download_whole(scratch: Path) -> None:
 
 def _read_list(root: Path, split: str) -> list[ListedImage]:
     path = root / "annotations" / f"{split}.txt"
-    if not os.path.isfile(path):  # unlike Path.is_file, in a folder that may not be searched, too
+    if not os.path.isfile(path):  # Path.is_file may raise in a folder without search permission
         raise UserError(f"{path}: no such file; the dataset is half extracted: extract it again")
     images = []
     for number, line in enumerate(_read_bytes(path).decode(errors="replace").splitlines(), start=1):
@@ -143,7 +142,7 @@ def _read_list(root: Path, split: str) -> list[ListedImage]:
             ) from None
         if label < 0 or "/" in name or name.startswith("."):
             raise UserError(
-                f"{path}:{number}: class ids are from 1 and names are no paths, found {line[:60]!r}: correct the line"
+                f"{path}:{number}: class ids start at 1 and names are not paths, found {line[:60]!r}: correct the line"
             )
         images.append(ListedImage(name, label, species))
     if not images:
@@ -165,7 +164,7 @@ def _check_lists(root: Path, listing: dict[str, list[ListedImage]]) -> None:
 
 
 def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tuple[str, str]]) -> None:
-    """Check that every class id has images, and enough of them for both training and validation."""
+    """Check that every class id has images, and enough for both training and validation."""
     missing = set(range(len(breeds))) - set(breeds)
     if missing:
         raise UserError(
@@ -186,8 +185,8 @@ def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tup
 def _read_photo(path: str) -> UInt8Array:
     """Decode a photo and squash it to the packed size, in RGB.
 
-    simplejpeg gives the same pixels as Pillow (both are libjpeg-turbo), without copies that hold the interpreter's
-    lock. What is not a sound colour JPEG of that size is left to Pillow, which also says what is wrong with it.
+    simplejpeg gives the same pixels as Pillow (both use libjpeg-turbo) without copies that hold the GIL. Anything but
+    an intact colour JPEG of that size is left to Pillow, which also reports what is wrong with it.
     """
     data = _read_bytes(path)
     try:
@@ -202,8 +201,7 @@ def _read_photo(path: str) -> UInt8Array:
 def _read_image(path: str, mode: str, resampling: Image.Resampling) -> UInt8Array:
     """Decode one file and squash it to the packed size (antialiased, except for trimaps).
 
-    Pixels are taken as they are stored: transparency is dropped, and an EXIF tag that says how to hold the camera is
-    not followed, as in torchvision.
+    Pixels are taken as stored: transparency is dropped and EXIF orientation ignored, as in torchvision.
     """
     try:
         with Image.open(path) as image:
@@ -219,7 +217,7 @@ def _read_image(path: str, mode: str, resampling: Image.Resampling) -> UInt8Arra
 
 
 def _fingerprint(images: list[ListedImage], files: Iterable[str]) -> str:
-    """Hash the lists, and the names and bytes of the images and trimaps, in their order."""
+    """Hash the lists, and the names and bytes of the images and trimaps, in order."""
     digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
@@ -245,5 +243,5 @@ def _read_bytes(path: str | Path) -> bytes:
             return file.read()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}): get the right to read it, or extract it again"
+            f"{path}: cannot be read ({error.strerror or error}): check its permissions, or extract it again"
         ) from None

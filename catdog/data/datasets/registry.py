@@ -1,6 +1,6 @@
-"""The datasets that a sweep can name: all that the rest of the code knows of one of them.
+"""The datasets that a sweep can name; other code knows them only through these entries.
 
-To add a dataset: a file beside this one with a function that returns a `Source`, and one entry in `DATASETS`.
+To add a dataset, write a function that returns a `Source` in a file beside this one, and add an entry to `DATASETS`.
 """
 
 import os
@@ -18,16 +18,16 @@ from catdog.storage.node_cache import node_cache
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One dataset: its names, how large it is, and how to open it, from code or from files."""
+    """One dataset: its names, its size, and how to open it, from code or from files."""
 
     name: str
-    """As `--dataset` and the store have it."""
+    """Name in `--dataset` and in the store."""
     title: str
-    """As a sentence has it."""
+    """Name in messages."""
     trainval_images: int
-    """How many there are, before it is at hand."""
+    """Number of trainval images, known before the dataset is available."""
     image_side: int
-    """Of the packed images, in pixels."""
+    """Side of the packed images, in pixels."""
     make: Callable[[], Source] | None = None
     """Opens a dataset that is made in code."""
     open_folder: Callable[[Path], Source] | None = None
@@ -37,7 +37,7 @@ class DatasetEntry:
 
     @property
     def downloaded(self) -> Path:
-        """Return the folder of this node that a download goes to."""
+        """Return this node's folder for the download."""
         return node_cache() / self.name
 
 
@@ -64,14 +64,14 @@ DATASETS = {
 
 
 def find_entry(name: str) -> DatasetEntry:
-    """Return the dataset of this name; raises `UserError` with the legal names."""
+    """Return the dataset of this name; raise `UserError` listing the valid ones if there is none."""
     if name not in DATASETS:
         raise UserError(f"--dataset {shorten(name)}: choose from {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def open_dataset(config: SweepConfig) -> Source | None:
-    """Return the dataset where this machine has it: made in code, in the user's folder, or downloaded earlier."""
+    """Return the dataset if this machine has it: made in code, in the user's folder, or downloaded earlier."""
     entry = find_entry(config.recipe.dataset)
     if entry.open_folder is None:
         assert entry.make is not None

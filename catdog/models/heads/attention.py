@@ -1,8 +1,8 @@
-"""Spatial attention over the features: one mask in front of the plain head, or several held apart by a divergence loss.
+"""Spatial attention over the features: one mask before the plain head, or several kept apart by a divergence loss.
 
-Masks and pooling are matrix products over the positions of channels-last maps; the product of every mask with every
-feature is never made. Several masks are after Zhao et al. 2017, "Diversified Visual Attention Networks for Fine-Grained
-Object Classification" (DVAN), with two controls: without the loss, and with fixed masks.
+Masks and pooling are matrix products over the positions of channels-last maps; masked feature maps are never
+materialised. Several masks follow Zhao et al. 2017, "Diversified Visual Attention Networks for Fine-Grained Object
+Classification" (DVAN), with two controls: without the loss, and with fixed masks.
 """
 
 from typing import Literal
@@ -16,8 +16,10 @@ from catdog.models.petnet import ModelOutput
 
 
 def mask_scores(mask_conv: nn.Conv2d, features_BCHW: torch.Tensor) -> torch.Tensor:
-    """Return the 1×1 convolution of the features, (B, M, H, W): a product with few columns, whose gradients CPUs take
-    a third faster than a convolution's."""
+    """Return the 1×1 convolution of the features, (B, M, H, W).
+
+    As a matrix product with few columns: CPUs compute its gradients a third faster than a convolution's.
+    """
     features_BHWC = features_BCHW.permute(0, 2, 3, 1)
     return F.linear(features_BHWC, mask_conv.weight.flatten(1), mask_conv.bias).permute(0, 3, 1, 2)
 
@@ -49,6 +51,7 @@ class AttentionHead(nn.Module):
         self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
+        """Return the logits and the mask (B, 1, H, W)."""
         scores_B1HW = mask_scores(self.mask_conv, features_BCHW)
         if self.activation == "sigmoid":
             mask_B1HW = scores_B1HW.sigmoid()
@@ -65,8 +68,8 @@ class MultiAttentionHead(nn.Module):
     """M masks = sigmoid(1×1 conv C→M, no bias); each masks the features → GAP; concatenate → linear → ReLU → dropout
     → linear.
 
-    The auxiliary loss is λ times `divergence_loss`. With `train_masks=False` the mask convolution stays as it was
-    drawn.
+    The auxiliary loss is λ times `divergence_loss`. With `train_masks=False` the mask convolution keeps its
+    initial weights.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class MultiAttentionHead(nn.Module):
         self.classifier = nn.Linear(hidden_features, num_classes)
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
+        """Return the logits, the masks (B, M, H, W) and the weighted divergence loss."""
         masks_BMHW = mask_scores(self.mask_conv, features_BCHW).sigmoid()
         hidden = self.hidden(masked_pool(features_BCHW, masks_BMHW).flatten(1)).relu()
         aux_loss = masks_BMHW.new_zeros(())

@@ -17,5 +17,6 @@ class PlainHead(nn.Module):
         self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
+        """Return the logits; this head has no masks."""
         pooled_BC = features_BCHW.mean(dim=(2, 3))
         return ModelOutput(self.classifier(self.dropout(pooled_BC)), None, pooled_BC.new_zeros(()))

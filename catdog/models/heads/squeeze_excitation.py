@@ -20,7 +20,8 @@ class SqueezeExcitationHead(nn.Module):
         self.classifier = nn.Linear(in_channels, num_classes)
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
+        """Return the logits; this head has no masks."""
         pooled_BC = features_BCHW.mean(dim=(2, 3))
         scale_BC = self.excite(self.squeeze(pooled_BC).relu()).sigmoid()
-        # A scale that is equal at all positions commutes with GAP: scaling the pooled features is the same, and cheap.
+        # A scale that is constant over positions commutes with GAP, so scaling the pooled features is equivalent.
         return ModelOutput(self.classifier(self.dropout(pooled_BC * scale_BC)), None, pooled_BC.new_zeros(()))
