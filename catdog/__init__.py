@@ -3,8 +3,9 @@
     config | storage → runs | data | models → training → trial → sweep        what writes a run
     config | storage → runs | data.trimaps  → analysis → report               what reads one
 
-Each room imports only rooms to its left (tests/test_structure.py keeps it so), and errors, formatting and system. Those
-that write runs and those that read them never import each other: the store is all they share.
+Each room imports only rooms to its left (tests/test_structure.py keeps it so), and errors and formatting; system, this
+process and machine, is below them all. Rooms that write runs and rooms that read them never import each other: they
+share the store and what lies in it.
 """
 
 __version__ = "0.1.0"

@@ -26,6 +26,21 @@ def format_points(value: float) -> str:
     return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
 
 
+def format_p(value: float) -> str:
+    """Return a p-value: `0.083`, or `< 0.001`."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_range(low: float, high: float) -> str:
+    """Return an interval of differences in percentage points: `−0.06 to +0.22`."""
+    return f"{format_points(low)} to {format_points(high)}"
+
+
+def format_count(n: int, planned: int) -> str:
+    """Return how many of the planned trials there are: `30`, or `28 of 30`."""
+    return str(n) if n == planned else f"{n} of {planned}"
+
+
 def format_seconds(seconds: float) -> str:
     """Return a human-readable duration: 45 s, 2.5 min, 12 min, 3.4 h."""
     if seconds < 90:

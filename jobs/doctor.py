@@ -55,7 +55,9 @@ def main(arguments: Sequence[str]) -> int:
         faults += check.status == "fault"
     if not options.json:
         print_line(
-            "nothing stands in the way" if not faults else f"a sweep would not end well: {faults} of these are faults"
+            "nothing stands in the way"
+            if not faults
+            else f"the sweep would fail: {faults} check{'s' * (faults > 1)} failed"
         )
     return MISTAKE if faults else COMPLETE
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from catdog.cli import COMPLETE, output_console, parse, run_job, take_preset
 from catdog.data.datasets.base import pack_key
+from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
 from catdog.storage import StoreLocation
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, rest, "Put the dataset of a preset into a store, packed.", f"prepare.py {preset.preset}")
     config = dataclasses.replace(preset, store=options.store, data_root=options.data_root)
     console = output_console()
+    check_dataset(config)
     store = StoreLocation.of(config.store).open()
     store.check()
     dataset = prepare_dataset(config, store, lambda message: console.print(message, highlight=False))

@@ -1,4 +1,4 @@
-"""What tests share: packed drawn pets, a small recipe, a real S3 server, a local Ray, the real images."""
+"""Shared fixtures: packed drawn pets, a small recipe, a real S3 server, a local Ray, the real images."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from tests.helpers.s3_servers import s3_variables
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; too late once a test has imported Ray
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; must be set before any test imports Ray
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def drawn_fingerprint() -> str:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> Path:
-    """A store's folder with the pack of the drawn pets, made once for all tests."""
+    """A store folder with the pack of the drawn pets, built once for all tests."""
     folder = tmp_path_factory.mktemp("packed")
     fetch_or_make(LocalStore(folder), pack_key(drawn_fingerprint), functools.partial(write_pack, open_drawn()))
     return folder
@@ -55,7 +55,7 @@ def store_folder(tmp_path: Path, packed: Path, drawn_fingerprint: str) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
-    """The demo's recipe, small enough for a test: 24 images of each part, two epochs."""
+    """The demo's recipe, small enough for a test: 24 images per split, two epochs."""
     return dataclasses.replace(
         PRESETS["demo"].recipe, precision="float32", epochs=2, limit_images=24, batch_size=8, image_size=48
     )
@@ -63,7 +63,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def make_context(store_folder: Path, drawn_fingerprint: str) -> Callable[..., RunContext]:
-    """A function that returns the context of a run of the drawn pets; keywords replace its fields."""
+    """A function that returns the context of a run on the drawn pets; keywords replace its fields."""
 
     def make(recipe: Recipe, **fields: object) -> RunContext:
         identity = Identity(recipe, drawn_fingerprint, None, 1)
@@ -75,7 +75,7 @@ def make_context(store_folder: Path, drawn_fingerprint: str) -> Callable[..., Ru
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """A real S3 server over HTTP (moto's) on loopback; yields its url."""
+    """A real S3 server (moto's) over HTTP on loopback; yields its url."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -107,7 +107,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """The environment of a user of that server."""
+    """The environment of a user of the S3 server."""
     environment = s3_variables(s3_server, tmp_path / "node-cache")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -116,7 +116,7 @@ def s3_environment(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.fixture
 def s3_bucket(s3_environment: dict[str, str]) -> str:
-    """A new bucket; its url."""
+    """The url of a new bucket."""
     import boto3
 
     name = f"bucket-{time.time_ns()}"
@@ -143,7 +143,7 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pets_root() -> Path:
-    """The real images; tests that want them are skipped where CATDOG_DATA_ROOT does not name them."""
+    """The real images; tests that need them are skipped unless CATDOG_DATA_ROOT points to them."""
     root = os.environ.get("CATDOG_DATA_ROOT")
     if not root:
         pytest.skip("CATDOG_DATA_ROOT does not name the folder of Oxford-IIIT Pet")

@@ -1,4 +1,4 @@
-"""What the options library says of a value that it cannot read, raw: our shorter words replace these very words."""
+"""The raw messages of tyro, the options library, for values it cannot parse: our shorter ones replace exactly these."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ RAW = {
 
 
 def raw_message(arguments: list[str]) -> str:
-    """Return what tyro prints, its frame taken away."""
+    """Return tyro's output without its frame."""
     printed = io.StringIO()
     with cli._wide_terminal(), contextlib.redirect_stderr(printed), pytest.raises(SystemExit):
         tyro.cli(SweepConfig, args=arguments, prog="sweep.py demo", default=PRESETS["demo"])
@@ -38,11 +38,11 @@ def raw_message(arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize(("arguments", "words"), RAW.values(), ids=RAW.keys())
-def test_the_library_still_says_what_we_replace(arguments: list[str], words: str) -> None:
+def test_the_library_still_prints_the_words_we_replace(arguments: list[str], words: str) -> None:
     assert words in raw_message(arguments)
 
 
-def test_every_replacement_has_a_raw_message_that_it_replaces() -> None:
+def test_every_replacement_matches_a_raw_message() -> None:
     messages = [raw_message(arguments) for arguments, _ in RAW.values()]
     for pattern, _ in cli._PLAIN_WORDS:
         assert any(re.search(pattern, message) for message in messages), pattern

@@ -1,4 +1,4 @@
-"""What README and docs say is tied to the code: commands parse, names exist, links lead somewhere."""
+"""README and docs match the code: commands parse, names exist, links resolve."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_to_files_lead_somewhere(page: Path) -> None:
+def test_links_to_files_resolve(page: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         linked = page.parent / target if target else page
         assert linked.exists(), target
@@ -42,13 +42,13 @@ def test_commands_are_accepted(page: Path) -> None:
             parse_sweep(words, "sweep.py")
 
 
-def test_the_variant_in_the_readme_is_one() -> None:
+def test_the_variant_label_in_the_readme_is_canonical() -> None:
     label = re.search(r"multi-attention:[\w=,.]+", (ROOT / "README.md").read_text())
     assert label is not None
     assert parse_variant(label[0]).label == label[0]
 
 
-def test_the_makefile_has_what_the_readme_names() -> None:
+def test_the_makefile_has_the_targets_that_the_docs_name() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for page in PAGES:
         assert set(re.findall(r"^make ([\w-]+)", page.read_text(), flags=re.MULTILINE)) <= targets, page

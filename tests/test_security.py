@@ -1,4 +1,4 @@
-"""Nothing in the store or in weights is run as code, and names stay below the store's prefix."""
+"""Nothing in the store or in weights is executed, and keys stay below the store's prefix."""
 
 import ast
 import io
@@ -22,7 +22,7 @@ from tests.helpers.project import PACKAGE
 
 
 class Hostile:
-    """When it is unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -32,7 +32,7 @@ class Hostile:
 
 
 def hostile_files(trace: Path) -> dict[str, bytes]:
-    """A pickle as torch saves it, old and new, and a plain one."""
+    """A pickle in torch's old and new formats, and a plain one."""
     plain, new, old = pickle.dumps(Hostile(trace)), io.BytesIO(), io.BytesIO()
     torch.save({"state": Hostile(trace)}, new)
     torch.save({"state": Hostile(trace)}, old, _use_new_zipfile_serialization=False)
@@ -40,7 +40,7 @@ def hostile_files(trace: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["plain", "new", "old"])
-def test_a_hostile_checkpoint_is_not_run(
+def test_a_hostile_checkpoint_is_not_executed(
     kind: str, make_context: Callable[..., RunContext], recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     context, spec, trace = make_context(recipe), parse_variant("baseline"), tmp_path / "trace"
@@ -53,7 +53,7 @@ def test_a_hostile_checkpoint_is_not_run(
 
 
 @pytest.mark.parametrize("kind", ["plain", "new", "old"])
-def test_hostile_weights_are_not_run(kind: str, tmp_path: Path) -> None:
+def test_hostile_weights_are_not_executed(kind: str, tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "weights.pth"
     path.write_bytes(hostile_files(trace)[kind])
     with pytest.raises(UserError, match=r"weights.pth"):
@@ -61,7 +61,7 @@ def test_hostile_weights_are_not_run(kind: str, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_arrays_of_a_trial_need_no_pickle(make_context: Callable[..., RunContext], recipe: Recipe) -> None:
+def test_a_trials_arrays_need_no_pickle(make_context: Callable[..., RunContext], recipe: Recipe) -> None:
     context, spec = make_context(recipe), parse_variant("multi-attention")
     run_trial(context, spec, 0)
     store, where = context.location.open(), context.trial_paths(spec, 0)
@@ -75,7 +75,7 @@ def calls(tree: ast.AST) -> list[ast.Call]:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_no_file_of_the_package_unpickles_what_others_wrote(path: Path) -> None:
+def test_no_file_in_the_package_unpickles_untrusted_data(path: Path) -> None:
     tree = ast.parse(path.read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert not imported & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -88,7 +88,7 @@ def test_no_file_of_the_package_unpickles_what_others_wrote(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_folder_of_a_variant_is_one_name(name: str) -> None:
+def test_the_folder_of_a_variant_is_a_single_path_component(name: str) -> None:
     folder = parse_variant(name).folder
     assert "/" not in folder
     assert not folder.startswith(".")

@@ -24,7 +24,7 @@ from catdog.analysis.significance import (
     sign_flip_p,
     smallest_p,
 )
-from catdog.formatting import format_points
+from catdog.formatting import format_p, format_points, format_range
 from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
 
@@ -92,7 +92,7 @@ class Contrast:
     def _on_new_images(self) -> str:
         if self.interval_new_images is None:
             return ""
-        bounds = f"{format_points(self.interval_new_images.low)} to {format_points(self.interval_new_images.high)}"
+        bounds = format_range(self.interval_new_images.low, self.interval_new_images.high)
         if self.interval_new_images.excludes_zero:
             return f", and on new images like these ({bounds})"
         return f"; whether on new images, too, is open ({bounds})"
@@ -197,8 +197,9 @@ def _correct(predictions: Predictions, label: str, seeds: tuple[int, ...]) -> np
 
 def _p(p: float | None) -> str:
     assert p is not None
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    text = format_p(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _range(name: str, interval: Interval | None) -> str:
-    return "" if interval is None else f"{name}{format_points(interval.low)} to {format_points(interval.high)}, "
+    return "" if interval is None else f"{name}{format_range(interval.low, interval.high)}, "

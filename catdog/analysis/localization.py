@@ -17,6 +17,7 @@ import pandas as pd
 
 from catdog.analysis.intervals import summarise
 from catdog.data.trimaps import Trimaps, read_trimaps
+from catdog.errors import UserError
 from catdog.runs.artifacts import parse_artifact, read_attention_npz
 from catdog.runs.history import epoch_row, read_history
 from catdog.runs.paths import RunPaths
@@ -163,7 +164,7 @@ def _measure_trials(store: Store, run_status: RunStatus, trimaps: Trimaps) -> It
     owners = {where.attention: result for where, result in zip(places, results, strict=True)}
     histories = dict(read_many(store, [where.history for where in places]))
     health = {
-        where.attention: _health(parse_artifact(where.history, histories[where.history], read_history), result)
+        where.attention: _health(where.history, histories[where.history], result)
         for where, result in zip(places, results, strict=True)
         if where.history in histories
     }
@@ -210,8 +211,9 @@ def _row(scores: LocalizationScores, uniform: LocalizationScores, gaussian: Loca
     }
 
 
-def _health(history: pd.DataFrame, result: TrialResult) -> dict[str, float]:
-    """Return the mask health in the chosen epoch."""
-    chosen = epoch_row(history, result.best_epoch)
-    assert chosen is not None, "the chosen epoch is in the history"
+def _health(key: str, history_csv: bytes, result: TrialResult) -> dict[str, float]:
+    """Return what the masks were like in the chosen epoch."""
+    chosen = epoch_row(parse_artifact(key, history_csv, read_history), result.best_epoch)
+    if chosen is None:
+        raise UserError(f"{key}: has no epoch {result.best_epoch}, which was chosen; run the sweep's command again")
     return {column: float(chosen[name]) for column, name in HEALTH.items()}

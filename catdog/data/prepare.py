@@ -10,7 +10,7 @@ from pathlib import Path
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import Source, dataset_pointer, pack_key, trimaps_key
 from catdog.data.datasets.registry import find_entry, open_dataset
-from catdog.errors import NotFoundError
+from catdog.errors import NotFoundError, UserError
 from catdog.formatting import ReportProgress
 from catdog.storage import Store
 from catdog.storage.node_cache import fetch_or_make, is_stored
@@ -58,7 +58,8 @@ def prepare_dataset(config: SweepConfig, store: Store, report_progress: ReportPr
     dataset, source = find_dataset(config, store)
     if dataset is None:
         entry = find_entry(config.recipe.dataset)
-        assert entry.download is not None
+        if entry.download is None:
+            raise UserError(f"--data-root: {entry.title} is neither on this machine nor in the store; give its folder")
         report_progress(f"{entry.title} is neither on this machine nor in the store: downloading it")
         entry.download(entry.downloaded)
         dataset, source = find_dataset(config, store)

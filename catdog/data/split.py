@@ -43,8 +43,8 @@ def split_images(
         images = generator.permutation(trainval[labels[trainval] == breed])
         validation.append(images[:size])
         train.append(images[size:])
-    parts = (np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test))
-    return Split(*(np.sort(_spread(part, labels, limit_images)) for part in parts))
+    splits = (np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test))
+    return Split(*(np.sort(_spread(split, labels, limit_images)) for split in splits))
 
 
 def validation_sizes(counts: IntArray) -> IntArray:

@@ -9,7 +9,7 @@ from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.predictions import Track
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import summary
-from catdog.formatting import format_accuracy
+from catdog.formatting import format_accuracy, format_count
 from catdog.report.figures import accuracy_figure
 from catdog.report.page import build_page
 from catdog.runs.paths import RunPaths
@@ -82,9 +82,8 @@ def table_markdown(content: ReportContent) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in content.table.to_dict("records"):
-        of_planned = "" if row["n"] == row["planned"] else f" of {row['planned']}"
         lines.append(
-            f"| {row['variant']} | {row['n']}{of_planned} "
+            f"| {row['variant']} | {format_count(row['n'], row['planned'])} "
             f"| {format_accuracy(row['val_mean'], row['val_std'])} "
             f"| {format_accuracy(row['test_mean'], row['test_std'])} "
             f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
@@ -109,7 +108,7 @@ def _attention(table: pd.DataFrame) -> list[str]:
     lines = [
         "",
         f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} breeds that have a trimap: "
-        "how often the highest position is on the animal, and how much of the mass; in percent, averaged over breeds, "
+        "how often the maximum is on the animal, and how much of the mass; in percent, averaged over breeds, "
         "and in points above a uniform mask and above a centred Gaussian.",
         "",
         "| variant | pointing game | above uniform, Gaussian | energy inside | above uniform, Gaussian | overlap |",

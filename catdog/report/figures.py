@@ -25,6 +25,8 @@ from catdog.formatting import shorten
 Array = npt.NDArray[np.float64]
 
 INTERVAL_SEED = 0
+NAME_LENGTH = 58
+"""Letters of a variant's label that are shown."""
 COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c2504a", "#2a97a8")
 """Readable on white and on black; reused with another dash once they run out."""
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -133,7 +135,9 @@ def curves_svg(curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], t
             panel.fill_between(epochs, low, high, color=colour, alpha=0.14, linewidth=0)
             marker = "o" if len(epochs) == 1 else None
             means = curve_ES.mean(axis=1)
-            panel.plot(epochs, means, color=colour, linewidth=1.6, label=shorten(label), ls=dash, marker=marker)
+            panel.plot(
+                epochs, means, color=colour, linewidth=1.6, label=shorten(label, NAME_LENGTH), ls=dash, marker=marker
+            )
         panel.set_ylim(*_late_range(curves_ES.values()))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_xlabel("epoch")
@@ -162,7 +166,11 @@ def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
             panel.plot([row.interval.low, row.interval.high], [position + 0.25] * 2, color=_ink(), linewidth=2)
         panel.plot([mean] * 2, [position - 0.17, position + 0.33], color=_ink(), linewidth=2)
         panel.annotate(
-            shorten(row.name), (0.01, position - 0.34), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
+            shorten(row.name, NAME_LENGTH),
+            (0.01, position - 0.34),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8.5,
         )
     panel.set_yticks([])
     panel.set_ylim(len(rows) - 0.5, -0.55)

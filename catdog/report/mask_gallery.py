@@ -110,10 +110,10 @@ def _shared(probes: ProbeMasks) -> dict[str, Any]:
     }
 
 
-def _pack(replay: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:
+def _pack(masks: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:
     """Return one trial: masks as base64 of deflated uint8, and what 0 and 255 stand for if a mask has its own range."""
-    masks_EPMHW = replay.masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
-    bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW, own_range=replay.masks_EPMHW.shape[2] == 1)
+    masks_EPMHW = masks.masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
+    bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW, own_range=masks.masks_EPMHW.shape[2] == 1)
     accuracies = [] if history is None else history["val_accuracy"].tolist()
     return {
         "variant": result.variant,
@@ -121,7 +121,7 @@ def _pack(replay: ProbeMasks, result: TrialResult, history: pd.DataFrame | None)
         "chosen": result.best_epoch,
         "shape": list(masks_EPMHW.shape),
         "accuracy": [round(value, 3) if np.isfinite(value) else None for value in accuracies],
-        "predicted": replay.predicted_EP[:, :MOST_PROBES].tolist(),
+        "predicted": masks.predicted_EP[:, :MOST_PROBES].tolist(),
         "ranges": None if ranges_EP2 is None else [[[_short(v) for v in pair] for pair in row] for row in ranges_EP2],
         "masks": base64.b64encode(zlib.compress(bytes_EPMHW.tobytes(), 9)).decode(),
     }

@@ -11,7 +11,7 @@ from catdog.analysis.contrasts import Contrast, reference_of
 from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
-from catdog.formatting import format_accuracy, format_points, readable
+from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, readable
 from catdog.runs.history import MaskHealth, epoch_row, mask_collapse
 from catdog.runs.results import best_run
 
@@ -54,7 +54,7 @@ def comparison(content: ReportContent) -> Table:
     rows = tuple(
         (
             row["variant"],
-            str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}",
+            format_count(row["n"], row["planned"]),
             format_accuracy(row["val_mean"], row["val_std"]),
             format_accuracy(row["test_mean"], row["test_std"]),
             format_accuracy(row["best_val"], None),
@@ -146,8 +146,8 @@ def attention(frame: pd.DataFrame) -> Table | None:
         )
         for row in frame.to_dict("records")
     )
-    parts = frame.drop_duplicates("part").to_dict("records")
-    counts = " and ".join(f"{row['images']} images of {row['breeds']} breeds ({row['part']})" for row in parts)
+    splits = frame.drop_duplicates("part").to_dict("records")
+    counts = " and ".join(f"{row['images']} images of {row['breeds']} breeds ({row['part']})" for row in splits)
     blind = "above uniform, Gaussian"
     columns = ("Variant", "Split", "n", "Pointing game", blind, "Energy inside", blind)
     return Table(
@@ -209,7 +209,7 @@ def published(content: ReportContent) -> Table | None:
     rows = []
     for label, (validation, test) in found.items():
         row = ours.get(label, {})
-        mine = (format_accuracy(row.get(f"{part}_mean"), row.get(f"{part}_std")) for part in ("val", "test"))
+        mine = (format_accuracy(row.get(f"{split}_mean"), row.get(f"{split}_std")) for split in ("val", "test"))
         name = "multi-attention (4 masks)" if label == "multi-attention" else label
         rows.append((name, validation, test, *mine))
     columns = ("Model", "Published: Validation", "Published: Test", "This run: Validation", "This run: Test")
@@ -247,12 +247,12 @@ def signed(value: float | None) -> str:
 
 def interval(value: Interval | None) -> str:
     """Return an interval as `−0.12 to +0.34`."""
-    return NOTHING if value is None else f"{signed(value.low)} to {signed(value.high)}"
+    return NOTHING if value is None else format_range(value.low, value.high)
 
 
 def p_value(value: float | None) -> str:
     """Return a p-value to three decimals."""
-    return NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return NOTHING if value is None else format_p(value)
 
 
 def seed_list(seeds: Iterable[int]) -> str:

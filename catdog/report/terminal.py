@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from catdog.analysis.contrasts import Contrast
-from catdog.formatting import format_accuracy
+from catdog.formatting import format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -83,7 +83,7 @@ def comparison(table: pd.DataFrame) -> Table:
     for row in table.to_dict("records"):
         shown.add_row(
             row["variant"],
-            str(row["n"]) if row["n"] == row["planned"] else f"{row['n']} of {row['planned']}",
+            format_count(row["n"], row["planned"]),
             format_accuracy(row["val_mean"], row["val_std"]),
             format_accuracy(row["test_mean"], row["test_std"]),
             format_accuracy(row["best_val"], None),

@@ -1,4 +1,4 @@
-"""The code and packages that produced a run."""
+"""The code and the packages that a run is made with."""
 
 import hashlib
 import importlib.metadata

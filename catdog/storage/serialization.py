@@ -51,7 +51,7 @@ def read_npz(data: bytes, *names: str) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(io.BytesIO(data)) as content:
             return {name: content[name] for name in names}
-    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(first_line(error)) from None
 
 

@@ -96,6 +96,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             self._progress.interrupted(*trial_id, first_line(error))
         else:
             self._progress.failed(*trial_id)
+            self._lost.record(trial_id, error)
 
     def _stop_if_taken_over(self) -> None:
         try:

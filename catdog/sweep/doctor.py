@@ -9,12 +9,12 @@ from pathlib import Path
 
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import pack_key
-from catdog.data.datasets.registry import find_entry
+from catdog.data.datasets.registry import check_dataset, find_entry
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset, prepare_dataset
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import ReportProgress
 from catdog.runs.provenance import package_versions
-from catdog.runs.weights_file import weights_digest
+from catdog.runs.weights_digest import weights_digest
 from catdog.storage import StoreLocation
 from catdog.storage.node_cache import is_stored
 from catdog.sweep.cluster import Cluster
@@ -28,6 +28,7 @@ WORKING_DIR_BYTES = 5_000_000
 
 def examine(config: SweepConfig, wait_seconds: float, report_progress: ReportProgress) -> Iterator[Check]:
     """Yield findings as they are made; after a fault, the checks that depend on it are skipped."""
+    check_dataset(config)
     yield _check_versions()
     yield from _check_working_dir()
     location = StoreLocation.of(config.store)
@@ -90,7 +91,7 @@ def _check_weights(config: SweepConfig) -> Check:
     weights, backbone = config.recipe.weights, config.recipe.backbone
     try:
         from catdog.models.backbones.build import build_backbone
-        from catdog.runs.weights_file import local_weights
+        from catdog.runs.weights_digest import local_weights
 
         build_backbone(backbone, local_weights(weights))
         digest = weights_digest(weights)

@@ -18,7 +18,7 @@ from catdog.formatting import format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
 from catdog.runs.manifest import Identity, PlannedTrial, plan_run, read_manifest
 from catdog.runs.status import RunStatus, read_run_status
-from catdog.runs.weights_file import weights_digest
+from catdog.runs.weights_digest import weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.system.cpu import usable_cores
 
@@ -164,7 +164,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "data": f"{here.name} {here.fingerprint}" if here else f"{run.dataset.name}: not here, will be downloaded",
         "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs "
         f"× {plan.train_images:,} images)",
-        "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU a trial",
+        "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
     }
@@ -200,4 +200,4 @@ def _expected_cost(config: SweepConfig, expected: Estimate | None) -> str:
 
 
 def _gpus(config: SweepConfig) -> str:
-    return "1 (where there is one)" if config.gpus_per_trial is None else f"{config.gpus_per_trial:g}"
+    return "1 (if there is one)" if config.gpus_per_trial is None else f"{config.gpus_per_trial:g}"

@@ -7,11 +7,12 @@ import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
-from ray._private.worker import get_dashboard_url
-from ray.tune.execution import class_cache
-from ray.tune.experiment import Trial
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,14 @@ def trim_trial_environment() -> None:
     It would pass them the driver's credentials, which Ray logs in plain text; and a trial with even one variable could
     not reuse the workers that are already up.
     """
+    from ray.tune.execution import class_cache
+
     credentials = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     class_cache.ENV_VARS_TO_PROPAGATE -= credentials
     class_cache.DEFAULT_ENV_VARS.clear()
 
 
-def trial_error(trial: Trial) -> Exception:
+def trial_error(trial: "Trial") -> Exception:
     """Return the error that ended the trial's last attempt: the original one if the trial's own code raised it.
 
     Tune tells callbacks that there was an error but not which; it has just written it to a file.
@@ -59,6 +62,8 @@ def trial_error(trial: Trial) -> Exception:
 
 def dashboard_url() -> str | None:
     """Return HOST:PORT of the dashboard; None if there is none. `ray.init` tells only the process that started Ray."""
+    from ray._private.worker import get_dashboard_url
+
     return get_dashboard_url() or None
 
 

@@ -46,10 +46,10 @@ class LostTrials:
         if self._failures[trial_id] <= self._max_retries:
             self._waiting.append(trial_id)
             return True
-        self._record(trial_id, error)
         return False
 
-    def _record(self, trial_id: TrialId, error: Exception) -> None:
+    def record(self, trial_id: TrialId, error: Exception) -> None:
+        """Store the failure of a trial that is not retried any more."""
         store, (label, seed) = self._context.location.open(), trial_id
         trial = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
         failure = describe_failure(self._context, trial, error, self._launch, self._failures[trial_id])

@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets.registry import find_entry
+from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import ReportProgress, now
@@ -24,7 +24,7 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_tree, package_versions
 from catdog.runs.results import best_run
 from catdog.runs.status import RunStatus, open_run
-from catdog.runs.weights_file import local_weights
+from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.budget import Budget, Meter
 from catdog.sweep.callback import SweepCallback, SweepStopper
@@ -59,7 +59,7 @@ def run_sweep(
     def report_progress(message: str) -> None:
         console.print(message, soft_wrap=True, highlight=False, markup=False)
 
-    find_entry(config.recipe.dataset)  # a name that is none is refused before Ray starts
+    check_dataset(config)  # before anything starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()
@@ -90,7 +90,7 @@ def run_sweep(
                 context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
                 _prepare(context, cluster, console)
             _put_manifest(store, plan)
-            _say_what_is_left(plan, cluster.slots, report_progress)
+            _report_pending(plan, cluster.slots, report_progress)
             if plan.pending:
                 with refresh_report(store, config.run_name, refresh):
                     _run_trials(config, context, plan, cluster, lease, tracker, console)
@@ -107,7 +107,7 @@ def _check_backbone(config: SweepConfig, digest: str | None) -> None:
     check_backbone(config.recipe.backbone, local_weights(config.recipe.weights, digest), config.recipe.image_size)
 
 
-def _say_what_is_left(plan: Plan, slots: int, report_progress: ReportProgress) -> None:
+def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> None:
     for trial in plan.run_status.trials:
         if trial.damage is not None and trial.planned in plan.pending:
             report_progress(f"{trial.damage}: {trial.planned.name} will run again")

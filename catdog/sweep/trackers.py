@@ -41,7 +41,7 @@ class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """Forwards Tune's events until the tracker fails."""
 
     def __init__(self, tracker: tune.Callback, name: str, report_progress: ReportProgress) -> None:
-        self._tracker, self._name, self._say = tracker, name, report_progress
+        self._tracker, self._name, self._report_progress = tracker, name, report_progress
         self._failed = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,5 +81,5 @@ class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
             hook(*arguments, **info)
         except Exception as error:
             self._failed = True
-            self._say(f"--tracker {self._name} failed; the sweep continues without it: {first_line(error)}")
+            self._report_progress(f"--tracker {self._name} failed; the sweep continues without it: {first_line(error)}")
             logger.warning("the tracker failed", exc_info=error)

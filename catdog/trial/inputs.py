@@ -17,7 +17,7 @@ from catdog.data.split import Split, split_images
 from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import build_backbone, feature_shape, normalisation
 from catdog.models.petnet import PetNet, build_head
-from catdog.runs.weights_file import local_weights
+from catdog.runs.weights_digest import local_weights
 from catdog.storage.node_cache import fetch_or_make, is_stored
 from catdog.training.precision import autocast_for
 from catdog.training.seeding import DeriveSeed
@@ -92,8 +92,8 @@ def load_inputs(
         return TrialInputs(pack, split, images, pretrained, shape, probe_positions)
     features = open_features(_features_file(context, backbone, images, report_progress))
     batches, pooled = (
-        FeatureBatches(parts, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
-        for parts in features
+        FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
+        for tensors in features
     )
     return TrialInputs(pack, split, batches, backbone, shape, probe_positions, pooled)
 

@@ -1,4 +1,4 @@
-"""What is said of a run's variants: pairs by seed, the primary contrast and the family, and the sentences."""
+"""Contrasts between a run's variants: pairing by seed, the primary contrast, the family, and the verdicts."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_the_reference_and_the_primary_contrast(labels: tuple[str, ...], referen
     assert (reference_of(labels), primary_of(labels)) == (reference, primary)
 
 
-def test_pairs_are_trials_of_one_seed_that_are_complete_on_both_sides() -> None:
+def test_pairs_are_trials_of_one_seed_complete_on_both_sides() -> None:
     attention, multi = contrasts(missing=[("baseline", 3)], failed=[("attention", 0)], diverged=[("attention", 5)])
     assert attention.seeds == (1, 2, 4, 6, 7, 8, 9, 10, 11)
     assert multi.seeds == (0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11)
@@ -64,7 +64,7 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     assert multi.probability_of_improvement > 0.9
 
 
-def test_no_gain_is_not_distinguishable_and_says_what_could_be_seen() -> None:
+def test_no_gain_is_not_distinguishable_and_states_the_detectable_difference() -> None:
     multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(20)))
     assert multi.verdict.startswith("multi-attention and baseline are not distinguishable: the difference is ")
     assert f"; 20 pairs detect {multi.detectable:.2f} points." in multi.verdict
@@ -79,7 +79,7 @@ def test_no_gain_is_not_distinguishable_and_says_what_could_be_seen() -> None:
         (5, "; with 5 pairs p cannot be below 0.062 (6 are needed)."),
     ],
 )
-def test_few_pairs_say_little(n: int, said: str) -> None:
+def test_the_verdict_on_too_few_pairs_says_so(n: int, said: str) -> None:
     missing = [("baseline", seed) for seed in range(n, 6)]
     contrast = only(contrasts(labels=("baseline", "se"), seeds=range(6), missing=missing, effect={"se": 5.0}))
     assert contrast.n == n
@@ -90,7 +90,7 @@ def test_few_pairs_say_little(n: int, said: str) -> None:
         assert forbidden not in contrast.verdict
 
 
-def test_the_primary_contrast_stands_alone_and_the_others_are_a_family() -> None:
+def test_the_primary_contrast_stands_alone_and_the_others_form_a_family() -> None:
     found = contrasts(labels=("baseline", "attention", "multi-attention", "se", "attention-relu"), effect={"se": 1.0})
     others = [contrast for contrast in found if not contrast.is_primary]
     assert [contrast.p_adjusted for contrast in others] == holm([contrast.p for contrast in others])  # type: ignore[misc]
@@ -99,7 +99,7 @@ def test_the_primary_contrast_stands_alone_and_the_others_are_a_family() -> None
     assert primary.p_adjusted == primary.p
 
 
-def test_a_contrast_does_not_depend_on_which_others_there_are() -> None:
+def test_a_contrast_does_not_depend_on_the_others() -> None:
     alone = only(contrasts(labels=("baseline", "multi-attention")))
     among = only([contrast for contrast in contrasts() if contrast.is_primary])
     assert alone == among
@@ -108,7 +108,7 @@ def test_a_contrast_does_not_depend_on_which_others_there_are() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(1.006, "+1.01"), (-0.25, "−0.25"), (0.004, "0.00"), (-0.004, "0.00"), (0.0, "0.00")]
 )
-def test_what_rounds_to_zero_has_no_sign(value: float, text: str) -> None:
+def test_a_value_that_rounds_to_zero_has_no_sign(value: float, text: str) -> None:
     assert format_points(value) == text
 
 

@@ -1,4 +1,4 @@
-"""Where masks look: each measure against what can be counted by hand, and the table of a run's variants."""
+"""Mask localization: each measure against hand-counted values, and the table of a run's variants."""
 
 import io
 
@@ -9,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.analysis.localization import Outlines, attention_table, gaussian_mask, measure, uniform_mask
-from catdog.data.datasets.base import trimaps_key
-from catdog.runs.status import RunStatus
 from catdog.storage import MemoryStore
-from tests.helpers.made_runs import make_run
+from tests.helpers.made_runs import make_run, put_trimaps
 
 HALF = np.zeros((1, 8, 8), dtype=bool)
 HALF[:, :, :4] = True
@@ -34,14 +32,14 @@ def test_a_mask_on_the_animal_has_all_its_mass_there() -> None:
     assert (looks.pointing, looks.energy) == (100, 100)
 
 
-def test_equal_peaks_share_the_point_and_mass_is_counted_where_it_is() -> None:
+def test_equal_peaks_share_the_point_and_mass_counts_where_it_lies() -> None:
     looks = measure(mask([1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0.5]), outlines(HALF))
     assert looks is not None
     assert looks.pointing == pytest.approx(100 / 3)
     assert looks.energy == pytest.approx(100 / 3.5)
 
 
-def test_masks_that_know_nothing_score_what_the_animal_takes_up() -> None:
+def test_uninformative_masks_score_the_share_of_the_image_that_the_animal_covers() -> None:
     for blind in (uniform_mask(4, 4), gaussian_mask(4, 4)):
         looks = measure(blind[None, None], outlines(HALF))
         assert looks is not None
@@ -75,15 +73,17 @@ def test_every_breed_counts_the_same() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_the_share_of_a_cell_is_that_of_its_area(height: int, width: int, side: int, seed: int) -> None:
+def test_the_share_of_a_cell_is_the_share_of_its_area_on_the_animal(
+    height: int, width: int, side: int, seed: int
+) -> None:
     animals = np.random.default_rng(seed).random((2, side, side)) < 0.4
     shares = outlines(animals, height, width).shares_THW
     assert shares.mean() == pytest.approx(animals.mean(), abs=1e-5)
-    finer = animals.repeat(height, axis=1).repeat(width, axis=2)  # so that cells cut no pixels
+    finer = animals.repeat(height, axis=1).repeat(width, axis=2)  # so that cell borders fall between pixels
     assert shares == pytest.approx(finer.reshape(2, height, side, width, side).mean(axis=(2, 4)), abs=1e-5)
 
 
-def test_the_table_has_a_row_for_each_variant_with_masks_and_each_part() -> None:
+def test_the_table_has_a_row_for_each_variant_with_masks_and_each_split() -> None:
     store = MemoryStore()
     run_status = make_run(store, ["baseline", "attention", "multi-attention"], range(3), failed=[("attention", 1)])
     assert attention_table(store, run_status).empty, "there are no trimaps"
@@ -106,15 +106,3 @@ def test_the_table_has_a_row_for_each_variant_with_masks_and_each_part() -> None
         history = pd.read_csv(io.BytesIO(store.get(f"made/trials/multi-attention/seed-{result.seed:02d}/history.csv")))
         chosen.append(history.loc[history["epoch"] == result.best_epoch, "mask_overlap"].item())
     assert table.loc[table["variant"] == "multi-attention", "overlap"].tolist() == pytest.approx([np.mean(chosen)] * 2)
-
-
-def put_trimaps(store: MemoryStore, run_status: RunStatus, outline: np.ndarray) -> None:
-    """Put trimaps of all images that have attention, all with the same outline."""
-    content = np.load(io.BytesIO(store.get("made/trials/attention/seed-00/attention.npz")))
-    names = np.concatenate([content["validation_images"], content["test_images"]])
-    buffer = io.BytesIO()
-    labels = np.arange(len(names)) % 3
-    np.savez(
-        buffer, names=names, labels=labels, breeds=np.array(["a", "b", "c"]), animals=np.stack([outline] * len(names))
-    )
-    store.put(trimaps_key(run_status.manifest.identity.fingerprint), buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The statistics of contrasts, each against an independent implementation, and what they do when nothing is there."""
+"""The statistics of contrasts, each against an independent implementation, and on too little data."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def enumerate_signs(differences: Sequence[float]) -> float:
-    """The sign-flip test, written out: the share of all signs whose mean is at least as far from 0."""
+    """The sign-flip test by enumeration: the share of all sign assignments whose mean is at least as far from 0."""
     observed = abs(math.fsum(differences))
     sums = [math.fsum(np.multiply(signs, differences)) for signs in itertools.product((1, -1), repeat=len(differences))]
     return sum(abs(total) >= observed - 1e-9 for total in sums) / len(sums)
@@ -40,12 +40,12 @@ def enumerate_signs(differences: Sequence[float]) -> float:
 
 @settings(deadline=None, max_examples=50)
 @given(VALUES)
-def test_the_sign_flip_test_is_the_enumeration_of_all_signs(differences: list[float]) -> None:
+def test_the_sign_flip_test_equals_the_enumeration_of_all_signs(differences: list[float]) -> None:
     assert sign_flip_p(np.array(differences), rng()) == pytest.approx(enumerate_signs(differences), abs=1e-12)
 
 
-def test_differences_of_counts_tie_although_they_are_rounded() -> None:
-    """Accuracies on 3,669 images: differences of as many images are equal, whatever the last bits say."""
+def test_differences_of_counts_tie_despite_rounding() -> None:
+    """Accuracies on 3,669 images: differences of the same number of images tie, whatever their last bits."""
     generator = rng(2)
     for _ in range(100):
         ours, theirs = generator.integers(3300, 3306, (2, 9))
@@ -56,7 +56,7 @@ def test_differences_of_counts_tie_although_they_are_rounded() -> None:
         assert detectable_difference(as_many) is None
 
 
-def test_of_many_pairs_the_sign_flip_test_draws_signs_at_random() -> None:
+def test_for_many_pairs_the_sign_flip_test_samples_signs() -> None:
     differences = rng(1).normal(0.4, 1.0, 16)
     drawn, exact = sign_flip_p(differences, rng()), enumerate_signs(differences.tolist())
     assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000))
@@ -64,25 +64,25 @@ def test_of_many_pairs_the_sign_flip_test_draws_signs_at_random() -> None:
 
 
 @pytest.mark.parametrize("n", range(1, 9))
-def test_few_pairs_have_a_least_p(n: int) -> None:
+def test_few_pairs_have_a_smallest_possible_p(n: int) -> None:
     assert sign_flip_p(np.arange(1.0, n + 1), rng()) == pytest.approx(smallest_p(n))
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+def test_holm_agrees_with_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
 
 
 @given(VALUES, VALUES)
 def test_the_probability_of_improvement_counts_pairs(ours: list[float], theirs: list[float]) -> None:
-    """As rliable defines it: the share of all pairs in which ours is above, an equal one counting half."""
+    """As rliable defines it: the share of all pairs in which ours is higher; ties count half."""
     wins = [(a > b) + 0.5 * (a == b) for a in ours for b in theirs]
     assert probability_of_improvement(np.array(ours), np.array(theirs)) == pytest.approx(np.mean(wins))
 
 
 @pytest.mark.parametrize(("n", "scale"), [(3, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)])
-def test_the_detectable_difference_is_that_of_statsmodels(n: int, scale: float) -> None:
+def test_the_detectable_difference_agrees_with_statsmodels(n: int, scale: float) -> None:
     differences = rng(n).normal(0, scale, n)
     effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8, alternative="two-sided")
     assert detectable_difference(differences) == pytest.approx(effect * differences.std(ddof=1), rel=1e-4)
@@ -101,7 +101,7 @@ def bca_by_hand(values: Array, resamples: int) -> Interval:
     return Interval(float(low), float(high))
 
 
-def test_the_interval_of_a_mean_is_efrons() -> None:
+def test_the_interval_of_a_mean_is_efrons_bca_interval() -> None:
     values = rng(3).gamma(2.0, 1.0, 25)  # skewed: where BCa and the plain percentiles differ
     interval, by_hand = mean_interval(values, rng()), bca_by_hand(values, 200_000)
     assert interval is not None
@@ -109,16 +109,16 @@ def test_the_interval_of_a_mean_is_efrons() -> None:
     assert interval.low < values.mean() < interval.high
 
 
-def test_the_interval_covers_the_mean_nineteen_times_of_twenty() -> None:
+def test_the_interval_covers_the_mean_nineteen_times_out_of_twenty() -> None:
     samples = rng(5).normal(0.3, 1.0, (400, 30))
     intervals = [mean_interval(sample, rng(index)) for index, sample in enumerate(samples)]
     covered = [interval is not None and interval.low <= 0.3 <= interval.high for interval in intervals]
     assert 0.90 <= np.mean(covered) <= 0.98
 
 
-def test_the_interval_over_seeds_and_images_is_wider_than_that_over_seeds() -> None:
+def test_the_interval_over_seeds_and_images_is_wider_than_over_seeds_alone() -> None:
     generator = rng(11)
-    luck_N = generator.normal(0, 0.06, 1000)  # of an image: it favours one model whatever the seed
+    luck_N = generator.normal(0, 0.06, 1000)  # per image: favours one model, whatever the seed
     chance_SN = 0.02 + luck_N + generator.normal(0, 0.005, (20, 1))
     differences_SN = (generator.random((20, 1000)) < chance_SN).astype(np.int8)
     differences_SN -= (generator.random((20, 1000)) < -chance_SN).astype(np.int8)
@@ -142,7 +142,7 @@ def test_the_interval_over_seeds_and_images_has_the_spread_of_both_directions() 
 
 
 @pytest.mark.parametrize("values", [[], [0.3], [0.3, 0.5], [0.3, 0.3, 0.3]])
-def test_where_nothing_can_be_said_there_is_no_number(values: list[float]) -> None:
+def test_too_little_data_gives_no_number(values: list[float]) -> None:
     array = np.array(values)
     assert mean_interval(array, rng()) is None
     assert correlation(array, array) is None
@@ -157,8 +157,8 @@ def test_pairs_without_any_difference_have_p_one() -> None:
 
 
 @pytest.mark.slow
-def test_of_sweeps_in_which_nothing_is_better_one_in_twenty_raises_an_alarm() -> None:
-    """2,000 sweeps of 10 seeds and 8 equal variants whose luck is skewed and shared by the seeds."""
+def test_one_in_twenty_sweeps_without_a_better_variant_raises_a_false_alarm() -> None:
+    """2,000 sweeps of 10 seeds and 8 equal variants; the noise is skewed and partly shared within a seed."""
     alarms, family_alarms = 0, 0
     generator = rng(17)
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""The two studies: their sweeps, their tables against simulated runs, and one run of each for real."""
+"""The two studies: their sweeps, their tables on simulated runs, and one real run of each."""
 
 import io
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def test_a_lambda_study_is_one_sweep_of_seven_lambdas() -> None:
     assert weights == [0.0, *LAMBDAS]
 
 
-def test_a_scatter_study_is_a_sweep_for_each_source_of_randomness_and_one_for_all() -> None:
+def test_a_scatter_study_is_one_sweep_per_source_of_randomness_and_one_for_all() -> None:
     configs = scatter_configs(preset_config("demo"))
     assert {purpose: config.run_name for purpose, config in configs.items()} == {
         purpose: f"demo-scatter-{purpose}" for purpose in ("init", "order", "augment", "dropout", "all")
@@ -39,7 +39,7 @@ def test_a_scatter_study_is_a_sweep_for_each_source_of_randomness_and_one_for_al
     assert [config.recipe.vary for config in configs.values()] == list(configs)
 
 
-def test_the_lambda_table_is_in_the_order_of_lambda_and_leaves_other_variants_out() -> None:
+def test_the_lambda_table_is_sorted_by_lambda_and_leaves_other_variants_out() -> None:
     store = MemoryStore()
     specs = parse_variants(lambda_config(preset_config("pets-frozen")).variants, Recipe().variant_defaults())
     labels = ["baseline", *(spec.label for spec in reversed(specs))]
@@ -59,7 +59,7 @@ def is_a_figure(png: bytes) -> bool:
 
 
 @pytest.mark.parametrize("seeds", [range(1), range(8)])
-def test_the_scatter_table_compares_each_source_with_all_of_them(seeds: Sequence[int]) -> None:
+def test_the_scatter_table_compares_each_source_with_all_together(seeds: Sequence[int]) -> None:
     purposes = ("init", "order", "augment", "dropout", "all")
     run_statuses = {
         purpose: make_run(MemoryStore(), ["baseline", "se"], seeds, rng_seed=number)
@@ -78,7 +78,7 @@ def test_the_scatter_table_compares_each_source_with_all_of_them(seeds: Sequence
     assert is_a_figure(scatter_figure(table))
 
 
-def test_the_interval_of_a_deviation_covers_it_nineteen_times_of_twenty() -> None:
+def test_the_interval_of_a_deviation_covers_it_nineteen_times_out_of_twenty() -> None:
     samples = np.random.default_rng(0).normal(0, 2.0, (2000, 10))
     intervals = [std_interval(sample) for sample in samples]
     assert 0.94 <= np.mean([one is not None and one.low <= 2.0 <= one.high for one in intervals]) <= 0.96
@@ -86,7 +86,7 @@ def test_the_interval_of_a_deviation_covers_it_nineteen_times_of_twenty() -> Non
     assert std_interval([1.0, 1.0]) is None
 
 
-def test_the_interval_of_a_share_covers_it_nineteen_times_of_twenty() -> None:
+def test_the_interval_of_a_share_covers_it_nineteen_times_out_of_twenty() -> None:
     rng = np.random.default_rng(1)
     covered = []
     for _ in range(2000):
@@ -97,7 +97,7 @@ def test_the_interval_of_a_share_covers_it_nineteen_times_of_twenty() -> None:
     assert variance_share([1.0, 1.0], [1.0, 2.0]) is None
 
 
-def test_an_unknown_study_is_one_line() -> None:
+def test_an_unknown_study_is_a_mistake_that_lists_the_studies() -> None:
     for arguments in ([], ["weather", "demo"]):
         with pytest.raises(UserError, match="studies: lambda, scatter"):
             study.main(arguments)

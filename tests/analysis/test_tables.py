@@ -1,4 +1,4 @@
-"""The comparison table of a run, from what lies in a store: what is averaged, and what is listed."""
+"""The comparison table of a run, read from a store: which trials are averaged and which are listed."""
 
 import csv
 import dataclasses
@@ -64,7 +64,7 @@ def result(label: str, seed: int, val: float | None, test: float | None, status:
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A run with all that can become of a trial: complete, diverged, failed, unfinished, never started."""
+    """A run with every outcome of a trial: complete, diverged, failed, unfinished, never started."""
     store = MemoryStore()
     store.put(RunPaths(MANIFEST.run).manifest, MANIFEST.to_json())
     complete = [
@@ -107,19 +107,19 @@ def test_the_mean_comes_with_the_sample_standard_deviation() -> None:
     assert by_hand == pytest.approx(2.6458, abs=1e-4)
 
 
-def test_one_value_has_no_deviation_and_none_has_no_mean() -> None:
+def test_one_value_has_no_deviation_and_no_values_have_no_mean() -> None:
     assert dataclasses.astuple(summarise([92.0])) == (1, 92.0, None)
     assert dataclasses.astuple(summarise([])) == (0, None, None)
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=40))
-def test_the_deviation_is_the_one_of_pythons_statistics(values: list[float]) -> None:
+def test_the_deviation_agrees_with_pythons_statistics(values: list[float]) -> None:
     summary = summarise(values)
     assert summary.mean == pytest.approx(statistics.mean(values), abs=1e-9)
     assert summary.std == pytest.approx(statistics.stdev(values), abs=1e-6)
 
 
-def test_the_best_run_is_chosen_by_validation_then_by_the_lowest_seed_and_never_by_test() -> None:
+def test_the_best_run_is_chosen_by_validation_then_lowest_seed_and_never_by_test() -> None:
     runs = [
         result("baseline", 0, 90.0, 99.0),
         result("baseline", 3, 92.0, 70.0),
@@ -137,7 +137,7 @@ def test_the_best_run_is_chosen_by_validation_then_by_the_lowest_seed_and_never_
     assert zero.seed == 0
 
 
-def test_the_table_has_the_promised_columns_and_one_row_for_each_variant_as_planned(run_status: RunStatus) -> None:
+def test_the_table_has_the_promised_columns_and_one_row_for_each_planned_variant(run_status: RunStatus) -> None:
     table = comparison_table(run_status)
     assert ",".join(table.columns).startswith(TABLE_COLUMNS + ",")
     assert table["variant"].tolist() == ["baseline", EIGHT, "attention"]
@@ -145,7 +145,7 @@ def test_the_table_has_the_promised_columns_and_one_row_for_each_variant_as_plan
     assert table["planned"].tolist() == [3, 4, 2]
 
 
-def test_the_table_averages_complete_trials_only(run_status: RunStatus) -> None:
+def test_the_table_averages_only_complete_trials(run_status: RunStatus) -> None:
     baseline, eight, attention = comparison_table(run_status).to_dict("records")
     assert (baseline["val_mean"], baseline["val_std"], baseline["test_mean"]) == (92.0, 2.0, 82.0)
     assert baseline["test_std"] == pytest.approx(math.sqrt(7))
@@ -156,7 +156,7 @@ def test_the_table_averages_complete_trials_only(run_status: RunStatus) -> None:
     assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
 
 
-def test_a_variant_with_one_complete_trial_has_a_mean_and_no_deviation(store: MemoryStore) -> None:
+def test_a_variant_with_one_complete_trial_has_a_mean_but_no_deviation(store: MemoryStore) -> None:
     for seed in (1, 2):
         store.delete(paths_of("baseline", seed).result)
     row = comparison_table(open_run(store, "night")).to_dict("records")[0]
@@ -165,7 +165,7 @@ def test_a_variant_with_one_complete_trial_has_a_mean_and_no_deviation(store: Me
     assert pd.isna(row["test_std"])
 
 
-def test_trials_have_the_promised_columns_and_one_row_for_each_planned_trial(run_status: RunStatus) -> None:
+def test_the_trials_table_has_the_promised_columns_and_one_row_for_each_planned_trial(run_status: RunStatus) -> None:
     table = trials_table(run_status)
     assert ",".join(table.columns).startswith(TRIAL_COLUMNS + ",")
     planned = [(label, seed) for label in MANIFEST.variants for seed in MANIFEST.seeds[label]]
@@ -191,7 +191,7 @@ def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: Run
 def test_launches_with_other_code_or_packages_are_named() -> None:
     first = Launch("a", "2026-01-01", "CPU", None, code="a" * 40, versions={"torch": "2.14.1", "ray": "2.60.0"})
     later = dataclasses.replace(first, name="b", code="b" * 40, versions={"torch": "2.15.0", "ray": "2.60.0"})
-    older = Launch("c", "2026-01-02", "CPU", None)  # of a time when launches did not say
+    older = Launch("c", "2026-01-02", "CPU", None)  # from before launches recorded it
     assert mixed_versions([first, first, older]) == []
     assert mixed_versions([first, later, first]) == [
         f"launches ran with different code (git's trees): {'a' * 12}, {'b' * 12}",
@@ -213,7 +213,7 @@ def test_a_result_replaces_the_failure_before_it(store: MemoryStore) -> None:
     assert open_run(store, "night").counts["failed"] == 0
 
 
-def test_results_and_failures_of_another_recipe_or_damaged_ones_do_not_count(store: MemoryStore) -> None:
+def test_damaged_results_and_those_of_another_recipe_do_not_count(store: MemoryStore) -> None:
     other = dataclasses.replace(result("baseline", 0, 99.0, 99.0), config_hash="0" * 16)
     store.put(paths_of("baseline", 0).result, other.to_json())
     store.put(paths_of("baseline", 1).result, b'{"variant": "base')
@@ -230,7 +230,7 @@ def test_results_of_trials_outside_the_plan_do_not_count(store: MemoryStore) -> 
     assert comparison_table(run_status)["n"].tolist()[0] == 3
 
 
-def test_a_run_that_is_not_there_is_a_mistake(store: MemoryStore) -> None:
+def test_a_missing_run_is_a_mistake(store: MemoryStore) -> None:
     with pytest.raises(UserError, match="--run day: there is no such run in memory"):
         open_run(store, "day")
     store.put(RunPaths("night").manifest, b"{}")
@@ -258,14 +258,14 @@ def test_the_summary_is_json_without_nan(run_status: RunStatus) -> None:
     assert Identity.from_json(content["identity"]) == MANIFEST.identity
 
 
-def test_a_result_with_a_loss_that_is_no_number_is_json_all_the_same() -> None:
+def test_a_result_with_a_nan_loss_is_still_valid_json() -> None:
     one = dataclasses.replace(result("baseline", 0, 90.0, 90.0), val_loss=math.nan, setup_seconds=math.inf)
     content = json.loads(one.to_json(), parse_constant=refuse_constants)
     assert content["val_loss"] is content["setup_seconds"] is None
     assert TrialResult.from_json(one.to_json()).val_loss is None
 
 
-def test_the_summary_of_a_run_without_results_is_json_too() -> None:
+def test_the_summary_of_a_run_without_results_is_valid_json() -> None:
     store = MemoryStore()
     store.put(RunPaths("night").manifest, MANIFEST.to_json())
     run_status = open_run(store, "night")
@@ -276,7 +276,7 @@ def test_the_summary_of_a_run_without_results_is_json_too() -> None:
     assert len(files["trials.csv"].splitlines()) == 10
 
 
-def test_the_files_of_the_report_hold_what_the_tables_say(store: MemoryStore, run_status: RunStatus) -> None:
+def test_the_files_of_the_report_match_the_tables(store: MemoryStore, run_status: RunStatus) -> None:
     files = build_files(read_content(store, run_status))
     table = list(csv.DictReader(io.StringIO(files["table.csv"].decode())))
     trials = list(csv.DictReader(io.StringIO(files["trials.csv"].decode())))
@@ -309,7 +309,7 @@ def test_an_accuracy_reads_as_mean_and_deviation(mean: float | None, std: float 
     assert format_accuracy(mean, std) == text
 
 
-def test_a_manifest_survives_the_store_and_grows_by_union() -> None:
+def test_a_manifest_survives_json_and_grows_by_union() -> None:
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
     grown = MANIFEST.extended(("se", "baseline"), (1, 7), ("more",))
     assert grown.variants == ("baseline", EIGHT, "attention", "se")
@@ -325,7 +325,7 @@ def sweep_of(**fields: object) -> SweepConfig:
     return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
 
 
-def test_asking_for_more_extends_a_run_and_asking_for_less_takes_nothing_away() -> None:
+def test_asking_for_more_extends_a_run_and_asking_for_less_removes_nothing() -> None:
     identity = MANIFEST.identity
     first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
     assert (first.variants, first.seeds) == (("baseline",), {"baseline": (0, 1)})

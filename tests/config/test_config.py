@@ -1,4 +1,4 @@
-"""Recipes, sweeps, presets and the identity of a run; every mistake is one line that names its option."""
+"""Recipes, sweeps, presets and the identity of a run; every mistake gives one line that names its option."""
 
 import dataclasses
 import json
@@ -96,7 +96,7 @@ def identity(**fields: object) -> Identity:
         ("10000", tuple(range(10000))),
     ],
 )
-def test_seeds_are_a_number_of_them_or_ranges(text: str, seeds: tuple[int, ...]) -> None:
+def test_seeds_are_a_count_or_ranges(text: str, seeds: tuple[int, ...]) -> None:
     assert parse_seeds(text) == seeds
 
 
@@ -105,7 +105,7 @@ def test_seeds_are_a_number_of_them_or_ranges(text: str, seeds: tuple[int, ...])
     ["5-2", "0", "", "-1", "a", "1-", "0-4,4", "1e3", "3.0", " 3", "3\n", "0-4,", "0--4", "٣",
      "10001", "1000000", "9" * 5000, "0-99999999", "0-9999,10000", "1-9999,20000-20001"],
 )  # fmt: skip
-def test_other_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
+def test_malformed_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
     with pytest.raises(UserError, match=r"(?s)^--seeds .*give a number of seeds"):
         parse_seeds(text)
 
@@ -116,11 +116,11 @@ def test_any_set_of_seeds_can_be_named(seeds: list[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30)), min_size=1, max_size=8))
-def test_ranges_name_all_their_seeds_in_any_order(ranges: list[tuple[int, int]]) -> None:
+def test_ranges_name_all_their_seeds_regardless_of_order(ranges: list[tuple[int, int]]) -> None:
     named = [seed for first, more in ranges for seed in range(first, first + more + 1)]
     text = ",".join(f"{first}-{first + more}" if more else str(first) for first, more in ranges)
     if text.isdigit():
-        assert parse_seeds(f"{text}-{text}") == (int(text),)  # one number alone says how many
+        assert parse_seeds(f"{text}-{text}") == (int(text),)  # a single number is a count
     elif len(set(named)) == len(named):
         assert parse_seeds(text) == tuple(sorted(named))
     else:
@@ -147,7 +147,7 @@ def test_the_options_of_a_preset_default_to_its_values(name: str) -> None:
     assert config.seed_list
 
 
-def test_the_presets_hold_the_seeds_and_variants_that_the_documents_promise() -> None:
+def test_the_presets_have_the_seeds_and_variants_that_the_docs_promise() -> None:
     assert {name: len(config.seed_list) for name, config in PRESETS.items()} == {
         "demo": 3, "pets-frozen": 30, "pets-cpu": 3, "paper": 30,
     }  # fmt: skip
@@ -188,7 +188,7 @@ def test_a_setting_out_of_range_is_one_line_that_names_its_option(name: str, val
         ("seeds", "x"),
     ],
 )
-def test_a_setting_of_the_sweep_out_of_range_names_its_option(name: str, value: object) -> None:
+def test_a_sweep_setting_out_of_range_names_its_option(name: str, value: object) -> None:
     with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}[ :]"):
         dataclasses.replace(PRESETS["demo"], **{name: value})  # type: ignore[arg-type]
 
@@ -204,7 +204,7 @@ def test_a_mistake_on_the_command_line_is_one_line_that_names_the_option(argumen
     assert "\n" not in str(error.value)
 
 
-def test_the_tiny_backbone_wants_no_weights() -> None:
+def test_the_tiny_backbone_takes_no_weights() -> None:
     with pytest.raises(UserError, match="add --weights none"):
         Recipe(backbone="tiny")
     assert Recipe(backbone="tiny", weights="none").backbone == "tiny"
@@ -230,25 +230,25 @@ def test_the_tiny_backbone_wants_no_weights() -> None:
         "a:b",
     ],
 )
-def test_a_name_that_no_folder_should_have_is_no_run(run: str) -> None:
+def test_a_run_name_unfit_for_a_folder_is_a_mistake(run: str) -> None:
     with pytest.raises(UserError, match=r"^--run ") as error:
         SweepConfig(preset="demo", run=run)
     assert len(str(error.value)) < 250
 
 
 @pytest.mark.parametrize("run", ["a", "demo-2", "2026-07-01_night.1", "x" * 100, "Datasets"])
-def test_ordinary_names_are_names_of_runs(run: str) -> None:
+def test_ordinary_run_names_are_accepted(run: str) -> None:
     assert SweepConfig(preset="demo", run=run).run_name == run
 
 
-def test_every_field_of_the_recipe_has_another_value_here() -> None:
+def test_every_field_of_the_recipe_has_another_value_to_test_with() -> None:
     assert list(OTHER_VALUES) == [field.name for field in dataclasses.fields(Recipe)], (
         "a new setting of the recipe needs a line in OTHER_VALUES"
     )
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_every_setting_of_the_recipe_changes_the_hash_of_a_trial_and_is_shown_as_the_difference(
+def test_every_setting_of_the_recipe_changes_the_trial_hash_and_is_shown_as_a_difference(
     name: str,
 ) -> None:
     mine = identity()
@@ -267,14 +267,14 @@ def test_every_setting_of_the_recipe_changes_the_hash_of_a_trial_and_is_shown_as
         ("result_format", 99),
     ],
 )
-def test_data_weights_threads_and_format_change_the_hash_of_a_trial(name: str, value: object) -> None:
+def test_data_weights_threads_and_format_change_the_trial_hash(name: str, value: object) -> None:
     mine, theirs = identity(), identity(**{name: value})
     spec = parse_variant("baseline")
     assert mine.trial_hash(spec, 0) != theirs.trial_hash(spec, 0)
     assert mine.differences(theirs) == [f"{name}: {getattr(mine, name)} → {value}"]
 
 
-def test_the_hash_of_a_trial_depends_on_its_seed_and_its_model_and_on_nothing_else() -> None:
+def test_within_a_run_the_trial_hash_depends_only_on_seed_and_model() -> None:
     mine = identity()
     labels = [
         "baseline",
@@ -292,7 +292,7 @@ def test_the_hash_of_a_trial_depends_on_its_seed_and_its_model_and_on_nothing_el
     assert mine.trial_hash(zero, 0) == mine.trial_hash(minus_zero, 0)
 
 
-def test_equal_identities_show_no_difference_and_others_show_each() -> None:
+def test_equal_identities_show_no_difference_and_unequal_ones_show_each() -> None:
     mine = identity()
     assert mine.differences(identity()) == []
     theirs = identity(recipe=dataclasses.replace(mine.recipe, epochs=3, flip=False), threads=1)

@@ -1,4 +1,4 @@
-"""Whatever is in a record or on a command line: a parsed thing, or the one exception that says it is none."""
+"""Arbitrary records and command lines either parse or raise the one documented exception."""
 
 import contextlib
 import dataclasses
@@ -68,7 +68,7 @@ def read(name: str, data: bytes) -> Any:
 
 
 def signed(content: Any) -> bytes:
-    """Return the JSON of a result with the sha256 that says it is as it was written."""
+    """Return the JSON of a result with a valid sha256 of its content."""
     return to_json(content | {"sha256": hashlib.sha256(to_json(content)).hexdigest()})
 
 
@@ -100,7 +100,7 @@ def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 @st.composite
 def nearly_right(draw: st.DrawFn, name: str) -> Any:
-    """A record's content with one value, anywhere in it, replaced by any other; or with a field more or less."""
+    """A record's content with one value replaced by an arbitrary one, or with a field added or removed."""
     content = content_of(name)
     change = draw(st.sampled_from(["value", "value", "value", "less", "more"]))
     if change == "value":
@@ -120,7 +120,7 @@ def test_a_record_survives_json(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECORDS)
 @given(st.data())
-def test_any_json_is_a_record_or_is_refused(name: str, data: st.DataObject) -> None:
+def test_any_json_is_a_record_or_is_rejected(name: str, data: st.DataObject) -> None:
     content = data.draw(st.one_of(JSON, nearly_right(name)))
     with contextlib.suppress(REFUSED[name]):
         record = read(name, written(name, content))
@@ -133,14 +133,14 @@ def test_any_json_is_a_record_or_is_refused(name: str, data: st.DataObject) -> N
 @example(b'{"seed": ' * 100_000)
 @example(b"\xff")
 @example(b"9" * 5000)
-def test_any_bytes_are_a_record_or_are_refused(name: str, data: bytes) -> None:
+def test_any_bytes_are_a_record_or_are_rejected(name: str, data: bytes) -> None:
     with pytest.raises(REFUSED[name]):
         read(name, data)
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDS if name != "identity"])
 @given(st.data())
-def test_a_record_that_was_cut_off_is_refused(name: str, data: st.DataObject) -> None:
+def test_a_truncated_record_is_rejected(name: str, data: st.DataObject) -> None:
     whole = written(name, content_of(name))
     end = data.draw(st.integers(0, len(whole.rstrip()) - 1))
     with pytest.raises(REFUSED[name]):
@@ -183,7 +183,7 @@ WRONG_TYPES: list[tuple[str, tuple[Any, ...], Any]] = [
 
 
 @pytest.mark.parametrize(("name", "path", "value"), WRONG_TYPES, ids=lambda value: str(value)[:30])
-def test_a_field_of_another_type_is_refused(name: str, path: tuple[Any, ...], value: Any) -> None:
+def test_a_field_of_the_wrong_type_is_rejected(name: str, path: tuple[Any, ...], value: Any) -> None:
     with pytest.raises(REFUSED[name]) as error:
         read(name, written(name, replaced(content_of(name), path, value)))
     assert "\n" not in str(error.value)
@@ -191,20 +191,20 @@ def test_a_field_of_another_type_is_refused(name: str, path: tuple[Any, ...], va
 
 
 @pytest.mark.parametrize("value", ["x", True, float("inf")])
-def test_a_refusal_names_the_field(value: object) -> None:
+def test_a_rejection_names_the_field(value: object) -> None:
     content = content_of("result") | {"val_accuracy": value, "sha256": ""}
     with pytest.raises(ValueError, match=r"val_accuracy is .*, not a number or null"):
         read("result", json.dumps(content).encode())
 
 
-def test_a_whole_number_may_stand_for_a_float_and_stays_as_it_is() -> None:
-    """A config hash is made of the digits: 1 must not become 1.0."""
+def test_an_integer_may_stand_in_for_a_float_and_stays_an_integer() -> None:
+    """Config hashes cover the digits: 1 must not become 1.0."""
     content = replaced(content_of("identity"), ("recipe", "crop_scale"), 1)
     assert str(read("identity", json.dumps(content).encode()).recipe.crop_scale) == "1"
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
-def test_a_published_manifest_is_read(path: Path) -> None:
+def test_a_published_manifest_can_be_read(path: Path) -> None:
     assert Manifest.from_json(path.read_bytes()).planned()
 
 
@@ -217,7 +217,7 @@ TEXT = st.text().filter(lambda word: word not in ("-h", "--help"))
 @example("demo", ["--seeds", "9" * 5000])
 @example("demo", ["--epochs", "9" * 5000])
 @example("demo", ["--variants", "[/x]", "\x1b[31m"])
-def test_any_arguments_are_a_sweep_or_one_line(preset: str, arguments: list[str]) -> None:
+def test_any_arguments_give_a_sweep_or_a_user_error(preset: str, arguments: list[str]) -> None:
     with contextlib.suppress(UserError):
         config = parse_sweep([preset, *arguments], "sweep.py")
         assert isinstance(config, SweepConfig)
@@ -226,7 +226,7 @@ def test_any_arguments_are_a_sweep_or_one_line(preset: str, arguments: list[str]
 
 
 @given(st.lists(TEXT, max_size=3))
-def test_any_text_instead_of_a_preset_is_a_mistake_that_lists_them(arguments: list[str]) -> None:
+def test_any_text_instead_of_a_preset_is_a_mistake_that_lists_the_presets(arguments: list[str]) -> None:
     if arguments and arguments[0] in PRESETS:
         return
     with pytest.raises(UserError, match="demo, pets-frozen, pets-cpu, paper"):
@@ -246,7 +246,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(st.fixed_dictionaries({}, optional=VALUES))
-def test_every_legal_setting_arrives_as_it_was_written(settings: dict[str, Any]) -> None:
+def test_every_legal_setting_is_parsed_unchanged(settings: dict[str, Any]) -> None:
     arguments = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     recipe = parse_sweep(["demo", *arguments], "sweep.py").recipe
     assert {name: getattr(recipe, name) for name in settings} == settings

@@ -1,4 +1,4 @@
-"""Labels of variants: one canonical form each, and whatever is wrong with one is a `UserError` that helps."""
+"""Labels of variants: one canonical form each; a wrong label raises a helpful `UserError`."""
 
 import math
 
@@ -12,7 +12,7 @@ from catdog.errors import UserError
 
 @st.composite
 def labels(draw: st.DrawFn) -> str:
-    """Legal labels, their parameters in any order and their numbers in any notation that reads back."""
+    """Legal labels with parameters in any order and numbers in any notation that round-trips."""
     variant = VARIANTS[draw(st.sampled_from(list(VARIANTS)))]
     items = []
     for parameter in draw(st.permutations(variant.parameters)):
@@ -25,7 +25,7 @@ def labels(draw: st.DrawFn) -> str:
             value = draw(st.floats(parameter.minimum, top, exclude_max=True))
             texts = [repr(value), f"{value:.17e}", f"0{value!r}"]
             if parameter.name == "lambda_divergence" and value == 0:
-                continue  # another variant's name
+                continue  # that is another variant's name
         if draw(st.booleans()):
             items.append(f"{parameter.name}={draw(st.sampled_from(texts))}")
     return f"{variant.name}:{','.join(items)}" if items else variant.name
@@ -73,7 +73,7 @@ def test_the_name_of_a_variant_is_its_label(name: str) -> None:
         ("attention:dropout=-0.0", "attention:dropout=0"),
     ],
 )
-def test_a_label_lists_what_differs_in_declared_order_as_its_shortest_number(text: str, label: str) -> None:
+def test_a_label_lists_changed_parameters_in_declared_order_in_their_shortest_form(text: str, label: str) -> None:
     assert parse_variant(text).label == label
     assert parse_variant(text) == parse_variant(label)
 
@@ -94,7 +94,7 @@ def test_a_canonical_label_parses_to_itself(text: str) -> None:
     spec = parse_variant(text)
     again = parse_variant(spec.label)
     assert again == spec
-    assert repr(dict(again.arguments)) == repr(dict(spec.arguments))  # -0.0 would be another config hash than 0.0
+    assert repr(dict(again.arguments)) == repr(dict(spec.arguments))  # -0.0 would hash differently from 0.0
 
 
 @given(labels(), st.data())
@@ -105,13 +105,13 @@ def test_the_order_of_parameters_does_not_matter(text: str, data: st.DataObject)
 
 
 @given(labels(), labels())
-def test_two_labels_are_equal_only_for_the_same_model(first: str, second: str) -> None:
+def test_labels_are_equal_only_for_the_same_model(first: str, second: str) -> None:
     a, b = parse_variant(first), parse_variant(second)
     assert (a.label == b.label) == ((a.name, a.arguments) == (b.name, b.arguments))
 
 
 @given(labels())
-def test_the_folder_of_a_variant_is_a_name_that_any_file_system_takes(text: str) -> None:
+def test_the_folder_of_a_variant_is_a_valid_name_on_any_file_system(text: str) -> None:
     folder = parse_variant(text).folder
     assert ":" not in folder
     assert "/" not in folder
@@ -132,13 +132,13 @@ def test_any_text_gives_a_variant_or_a_user_error(text: str) -> None:
 @pytest.mark.parametrize(
     "parameters", ["lambda_divergence=0", "lambda_divergence=-0.0", "num_masks=8,lambda_divergence=0"]
 )
-def test_a_label_that_equals_another_variant_is_rejected_as_its_duplicate(parameters: str) -> None:
+def test_a_label_equivalent_to_another_variant_is_rejected_as_a_duplicate(parameters: str) -> None:
     twin = "multi-attention-free:num_masks=8" if "8" in parameters else "multi-attention-free"
     with pytest.raises(UserError, match=f"same model as '{twin}'"):
         parse_variant(f"multi-attention:{parameters}")
 
 
-def test_the_same_model_twice_in_a_list_is_rejected() -> None:
+def test_listing_the_same_model_twice_is_rejected() -> None:
     assert [spec.label for spec in parse_variants(("se", "baseline"))] == ["se", "baseline"]
     with pytest.raises(UserError, match="listed twice"):
         parse_variants(("baseline", "multi-attention", "multi-attention:num_masks=4"))
@@ -207,7 +207,7 @@ def test_a_formatted_number_reads_back_as_itself(value: Number) -> None:
     assert math.isfinite(float(text))
 
 
-def test_what_the_name_fixes_is_among_the_arguments_of_the_head() -> None:
+def test_parameters_fixed_by_the_name_are_among_the_arguments_of_the_head() -> None:
     free, fixed = (parse_variant(f"multi-attention-{kind}") for kind in ("free", "fixed"))
     assert free.arguments["lambda_divergence"] == fixed.arguments["lambda_divergence"] == 0
     assert fixed.arguments["train_masks"] is False

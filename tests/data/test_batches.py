@@ -1,6 +1,6 @@
-"""Batches: which images an epoch holds, what the seeds decide, and that crops, flips and features are right.
+"""Batches: which images an epoch holds, what the seeds determine, and whether crops, flips and features are right.
 
-In all toy data the label of an image is its index, so a batch's labels tell which images it holds.
+In all toy data an image's label is its index, so a batch's labels show which images it holds.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ from catdog.trial.contact_sheet import choose_probes
 COUNT, SIZE = 120, 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CPU = torch.device("cpu")
-SPLIT = Split(  # validation is longer than one evaluation batch; no part is a range
+SPLIT = Split(  # validation is longer than one evaluation batch; no split is contiguous
     train=np.arange(0, 60, 2), validation=np.sort(np.r_[1:60:2, 60:100]), test=np.arange(100, 120)
 )
 
@@ -71,13 +71,13 @@ def image_batches(
 
 
 def normalised(pack: Pack, indices: list[int]) -> torch.Tensor:
-    """Whole images as the network should see them, by the textbook formula."""
+    """Whole images, normalised by the textbook formula."""
     images = pack.images_NSSC[indices].permute(0, 3, 1, 2) / 255
     return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def together(batches: list[Batch]) -> tuple[torch.Tensor, list[int]]:
-    """Inputs of all batches, and the images' labels."""
+    """The inputs of all batches, and the images' labels."""
     return torch.cat([inputs for inputs, _ in batches]), torch.cat([labels for _, labels in batches]).tolist()
 
 
@@ -104,7 +104,7 @@ def test_an_epoch_shows_every_training_image_at_most_once(
 
 def test_the_same_seeds_give_the_same_epoch_bit_for_bit(pack: Pack) -> None:
     first, seen = together(list(image_batches(pack).train(1, 2)))
-    torch.manual_seed(99)  # the global generator has no say
+    torch.manual_seed(99)  # the global generator must not matter
     again, seen_again = together(list(image_batches(pack).train(1, 2)))
     assert torch.equal(first, again)
     assert seen == seen_again
@@ -121,7 +121,7 @@ def test_the_augment_seed_changes_the_pixels_and_the_order_seed_the_order(pack: 
     assert seen != sorted(seen)
 
 
-def test_training_images_without_crops_are_the_whole_images_or_their_mirror_images(pack: Pack) -> None:
+def test_training_images_without_crops_are_whole_images_or_their_mirror_images(pack: Pack) -> None:
     inputs, seen = together(list(image_batches(pack, crop_scale=1).train(1, 2)))
     whole = normalised(pack, seen)
     is_whole = (inputs - whole).abs().amax(dim=(1, 2, 3)) < 1e-3
@@ -164,7 +164,7 @@ def test_making_batches_leaves_the_pack_as_it_was(pack: Pack) -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.floats(0.05, 1), st.booleans(), st.integers(0, 2**62))
-def test_crops_lie_inside_the_image_and_keep_their_share_of_it(
+def test_crops_lie_inside_the_image_and_have_the_required_area(
     count: int, crop_scale: float, flip: bool, seed: int
 ) -> None:
     boxes, flips = draw_crops(count, crop_scale, flip, torch.Generator().manual_seed(seed))
@@ -173,7 +173,7 @@ def test_crops_lie_inside_the_image_and_keep_their_share_of_it(
     centre, size = boxes[:, :2], boxes[:, 2:]
     assert torch.all(centre - size / 2 >= -1e-6)
     assert torch.all(centre + size / 2 <= 1 + 1e-6)
-    # A box as wide or as high as the image is cut off there: at most 1 - sqrt(3/4) of its area is lost.
+    # A box wider or taller than the image is clipped: at most 1 - sqrt(3/4) of its area is lost.
     area, ratio = size.prod(dim=1), size[:, 0] / size[:, 1]
     assert torch.all(area >= crop_scale * (3 / 4) ** 0.5 - 1e-6)
     assert torch.all(area <= 1 + 1e-6)
@@ -206,10 +206,10 @@ def test_cropping_the_whole_image_reproduces_it_or_its_mirror_image(flipped: boo
     ("left", "top", "width", "height", "size"),
     [(3, 5, 16, 16, 16), (0, 0, 32, 48, 16), (30, 8, 24, 40, 8), (7, 40, 48, 24, 12), (0, 0, 64, 64, 160)],
 )
-def test_a_crop_is_the_box_cut_out_and_resized_by_torch(
+def test_a_crop_equals_the_box_cut_out_and_resized_by_torch(
     left: int, top: int, width: int, height: int, size: int, flipped: bool
 ) -> None:
-    """Boxes on whole pixels, not enlarged, or the whole image: then no sample lies outside the box."""
+    """Pixel-aligned boxes that are not enlarged, or the whole image: no sample falls outside the box."""
     images = noise(2, 3, 64, 64)
     cut = images[:, :, top : top + height, left : left + width]
     expected = F.interpolate(cut, size=(size, size), mode="bilinear", align_corners=False)
@@ -219,7 +219,7 @@ def test_a_crop_is_the_box_cut_out_and_resized_by_torch(
     assert torch.allclose(cropped[1], expected[1].flip(2) if flipped else expected[1], atol=1e-2)
 
 
-def test_whole_images_are_resized_with_antialiasing_as_pillow_does_it() -> None:
+def test_whole_images_are_resized_with_antialiasing_like_pillow() -> None:
     images = noise(1, 3, 48, 48)
     resized = resize_whole(images, 20)
     for channel in range(3):
@@ -227,7 +227,7 @@ def test_whole_images_are_resized_with_antialiasing_as_pillow_does_it() -> None:
         assert np.allclose(resized[0, channel].numpy(), np.clip(np.asarray(picture), 0, 255), atol=0.05)
 
 
-def test_a_resized_image_keeps_to_the_range_of_pixels() -> None:
+def test_a_resized_image_stays_in_the_range_of_pixel_values() -> None:
     images = (noise(1, 3, 48, 48) > 127).float() * 255  # black and white: bicubic weights overshoot
     for size in (20, 96):
         resized = resize_whole(images, size)
@@ -258,7 +258,7 @@ def feature_batches(pack: Pack, flip: bool = True) -> FeatureBatches:
 
 
 def mirrored_rows(epoch: list[Batch]) -> torch.Tensor:
-    """Which rows of an epoch are mirror images; every row must be one image's features, whole and its own."""
+    """Which rows of an epoch are mirror images; every row must hold the complete features of its own image."""
     inputs, seen = together(epoch)
     assert inputs.shape[1:] == (4, 2, 3)
     assert inputs.dtype == torch.float32
@@ -268,7 +268,7 @@ def mirrored_rows(epoch: list[Batch]) -> torch.Tensor:
     return offsets[:, 0, 0, 0] == 0.5
 
 
-def test_mirrored_features_stand_in_exactly_where_a_flip_was_drawn(pack: Pack) -> None:
+def test_mirrored_features_are_used_exactly_where_a_flip_was_drawn(pack: Pack) -> None:
     batches = feature_batches(pack)
     epoch = list(batches.train(1, 2))
     _, seen = together(epoch)
@@ -278,7 +278,7 @@ def test_mirrored_features_stand_in_exactly_where_a_flip_was_drawn(pack: Pack) -
     flips = torch.rand(len(SPLIT.train), generator=torch.Generator().manual_seed(2)) < 0.5
     assert torch.equal(mirrored_rows(epoch), flips[:24])
     assert 0 < flips[:24].sum() < 24
-    assert torch.equal(mirrored_rows(list(batches.train(5, 2))), flips[:24])  # whatever the order
+    assert torch.equal(mirrored_rows(list(batches.train(5, 2))), flips[:24])  # regardless of the order
     assert not torch.equal(mirrored_rows(list(batches.train(1, 3))), flips[:24])
 
 
@@ -305,7 +305,7 @@ def test_features_come_in_the_same_order_as_images(pack: Pack) -> None:
     assert features.num_classes == images.num_classes == COUNT
 
 
-def test_cached_features_are_what_the_backbone_gives_and_survive_the_file(pack: Pack, tmp_path: Path) -> None:
+def test_cached_features_equal_the_output_of_the_backbone_and_survive_the_file(pack: Pack, tmp_path: Path) -> None:
     backbone = torch.nn.Conv2d(3, 5, 3, stride=4)
     images = image_batches(pack)
     heard: list[int] = []
@@ -325,7 +325,7 @@ def test_cached_features_are_what_the_backbone_gives_and_survive_the_file(pack: 
 
 
 @pytest.mark.parametrize(("channels", "threads"), [(1, 1), (5, 1), (96, 1), (96, 2)])
-def test_pooled_features_are_to_the_bit_the_means_of_the_maps_in_the_same_batches(
+def test_pooled_features_are_bit_identical_to_the_means_of_the_maps_in_the_same_batches(
     channels: int, threads: int, pack: Pack
 ) -> None:
     threads_before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Drawn pets: the same pictures everywhere, twelve breeds equally often, trimaps that fit the animals."""
+"""Drawn pets: the same images everywhere, twelve equally frequent breeds, trimaps that fit the animals."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def known(trimap: UInt8Array | None) -> UInt8Array:
     return trimap
 
 
-def test_an_image_is_the_same_however_often_and_in_whatever_order_it_is_read() -> None:
+def test_an_image_is_the_same_however_often_and_in_any_order_it_is_read() -> None:
     one, two = open_drawn(), open_drawn()
     forwards = [one.read(index) for index in range(8)]
     backwards = [two.read(index) for index in reversed(range(8))][::-1]
@@ -26,15 +26,15 @@ def test_an_image_is_the_same_however_often_and_in_whatever_order_it_is_read() -
         assert np.array_equal(known(trimap), known(trimap_again))
 
 
-def test_the_drawing_is_the_one_that_the_fingerprint_stands_for() -> None:
+def test_the_drawing_matches_its_fingerprint() -> None:
     source = open_drawn()
     digest = hashlib.sha256()
     for index in range(len(BREEDS)):
         image, trimap = source.read(index)
         digest.update(image.tobytes())
         digest.update(known(trimap).tobytes())
-    # The same with Pillow 11.2.1, 11.3.0, 12.0.0 and 13.0.0 (numpy 2.4.6); 11.0.0 and 11.1.0 draw a few
-    # pixels differently, which the fingerprint does not know.
+    # Identical with Pillow 11.2.1, 11.3.0, 12.0.0 and 13.0.0 (numpy 2.4.6); 11.0.0 and 11.1.0 draw a few
+    # pixels differently, which the fingerprint does not capture.
     assert digest.hexdigest()[:16] == FIRST_IMAGES, (
         "the drawing has changed: raise _VERSION in catdog/data/datasets/drawn.py and pin the new hash here "
         "(if no code changed, it is Pillow's or numpy's version)"
@@ -42,7 +42,7 @@ def test_the_drawing_is_the_one_that_the_fingerprint_stands_for() -> None:
     assert source.fingerprint == FINGERPRINT, "packs and runs in existing stores will not be found any more"
 
 
-def test_every_breed_is_there_equally_often_in_both_parts() -> None:
+def test_every_breed_is_equally_frequent_in_trainval_and_test() -> None:
     source = open_drawn()
     assert len(source.breeds) == len(set(source.breeds)) == 12
     assert sorted(source.species) == ["cat"] * 6 + ["dog"] * 6
@@ -69,12 +69,12 @@ def test_a_trimap_marks_one_animal_with_a_border_around_it() -> None:
             assert set(np.unique(trimap)) == {1, 2, 3}
             assert 0.05 < (trimap == 1).mean() < 0.7
             for a, b in ((trimap[1:], trimap[:-1]), (trimap[:, 1:], trimap[:, :-1])):
-                assert not np.any((a == 1) & (b == 2) | (a == 2) & (b == 1))  # the border always lies between
+                assert not np.any((a == 1) & (b == 2) | (a == 2) & (b == 1))  # the border always separates them
 
 
 @pytest.mark.parametrize(("species", "ears"), EARS.items())
 def test_the_trimap_lies_on_the_animal(species: str, ears: tuple[str, str]) -> None:
-    """Two breeds with other ears, drawn by equal generators, differ where the trimaps see an ear."""
+    """Two breeds that differ only in their ears, drawn with equal generators, differ where a trimap marks an ear."""
     for number in range(8):
         one, two = (draw_pet((species, shape, "plain"), np.random.default_rng([98, number])) for shape in ears)
         changed = np.any(one[0] != two[0], axis=2)

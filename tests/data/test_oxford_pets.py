@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: a broken folder is refused in one line that says why, and every kind of image is read."""
+"""Oxford-IIIT Pet: a broken folder is rejected with a one-line reason, and every kind of image can be read."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ def index_of(source: Source, name: str) -> int:
     return source.names.index(name)
 
 
-def test_a_valid_folder_opens_with_its_breeds_lists_and_labels(pets: Path) -> None:
+def test_a_valid_folder_opens_with_its_breeds_splits_and_labels(pets: Path) -> None:
     source = open_oxford(pets)
     assert source.breeds == ("Abyssinian", "american_bulldog", "Bengal")
     assert source.species == ("cat", "dog", "cat")
@@ -70,7 +70,7 @@ def test_a_valid_folder_opens_with_its_breeds_lists_and_labels(pets: Path) -> No
     assert source.is_test.tolist() == [False] * 15 + [True] * 6
 
 
-def test_the_folder_above_may_be_named_as_well(pets: Path) -> None:
+def test_the_parent_folder_may_be_named_too(pets: Path) -> None:
     assert open_oxford(pets.parent).fingerprint == open_oxford(pets).fingerprint
 
 
@@ -156,7 +156,7 @@ def class_of_test_only(pets: Path) -> None:
         (class_of_test_only, ["{pets}/annotations: class id 3 is in test.txt but not in trainval.txt"]),
     ],
 )
-def test_a_broken_folder_is_refused_in_one_line_that_names_the_thing(
+def test_a_broken_folder_is_rejected_with_one_line_that_names_the_problem(
     pets: Path, damage: Callable[[Path], None], said: list[str]
 ) -> None:
     damage(pets)
@@ -167,9 +167,7 @@ def test_a_broken_folder_is_refused_in_one_line_that_names_the_thing(
 
 
 @pytest.mark.parametrize("damage", ["emptied", "truncated", "replaced by a web page"])
-def test_a_corrupt_image_is_named_when_it_is_read_and_when_it_is_packed(
-    pets: Path, tmp_path: Path, damage: str
-) -> None:
+def test_a_corrupt_image_is_named_when_read_and_when_packed(pets: Path, tmp_path: Path, damage: str) -> None:
     path = pets / "images" / "american_bulldog_2.jpg"
     whole = path.read_bytes()
     contents = {
@@ -224,7 +222,7 @@ def test_every_kind_of_image_becomes_rgb_of_the_packed_size(pets: Path, mode: st
         assert np.abs(seen - expected[int(60 * y), int(120 * x)]).max() <= 12
 
 
-def test_an_image_of_the_packed_size_is_taken_as_it_is(pets: Path) -> None:
+def test_an_image_of_the_packed_size_is_not_resampled(pets: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(pets / "images" / "Abyssinian_1.jpg", format="PNG")
     assert np.array_equal(open_oxford(pets).read(0)[0], pixels)
@@ -233,7 +231,7 @@ def test_an_image_of_the_packed_size_is_taken_as_it_is(pets: Path) -> None:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_jpeg_of_the_packed_size_has_the_pixels_that_pillow_sees(
+def test_a_jpeg_of_the_packed_size_decodes_as_in_pillow(
     pets: Path, mode: str, subsampling: str, progressive: bool
 ) -> None:
     path = pets / "images" / "Abyssinian_1.jpg"
@@ -251,7 +249,7 @@ def test_a_truncated_jpeg_of_the_packed_size_is_named(pets: Path) -> None:
     assert str(path) in one_line(error)
 
 
-def test_trimaps_are_optional_and_keep_their_three_values_when_they_are_resized(pets: Path) -> None:
+def test_trimaps_are_optional_and_keep_their_three_values_when_resized(pets: Path) -> None:
     (pets / "annotations" / "trimaps" / "Bengal_3.png").unlink()
     source = open_oxford(pets)
     known = [name for name, has in zip(source.names, source.has_trimap, strict=True) if has]

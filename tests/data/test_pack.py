@@ -1,4 +1,4 @@
-"""The pack: what goes in comes out, and a damaged file is named."""
+"""The pack: it round-trips, and a damaged file is named."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def toy_source(with_trimaps: bool = True) -> Source:
     )
 
 
-def test_a_pack_gives_back_what_the_source_holds(tmp_path: Path) -> None:
+def test_a_pack_holds_everything_in_the_source(tmp_path: Path) -> None:
     source = toy_source()
     write_pack(source, tmp_path / "pack.safetensors")
     pack = open_pack(tmp_path / "pack.safetensors")
@@ -93,7 +93,7 @@ def test_a_truncated_pack_is_named_and_not_opened(tmp_path: Path, kept: float) -
     assert "\n" not in str(raised.value)
 
 
-def test_another_safetensors_file_is_not_taken_for_a_pack(tmp_path: Path) -> None:
+def test_another_safetensors_file_is_not_mistaken_for_a_pack(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     safetensors.numpy.save_file({"images": np.zeros(3)}, path)
     with pytest.raises(UserError, match=r"weights\.safetensors: the pack is damaged"):

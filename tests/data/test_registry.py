@@ -1,4 +1,4 @@
-"""The registry of datasets: what it knows of each is what the dataset itself says."""
+"""The dataset registry: its entries match the datasets themselves."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ from catdog.storage import MemoryStore
 DEMO = PRESETS["demo"]
 
 
-def test_an_unknown_name_is_answered_with_the_legal_ones() -> None:
+def test_an_unknown_dataset_is_a_mistake_that_lists_the_choices() -> None:
     with pytest.raises(UserError, match=r"^--dataset pets: choose from drawn, oxford-iiit-pet$"):
         find_entry("pets")
 
@@ -24,7 +24,7 @@ def test_every_preset_names_a_dataset(preset: object) -> None:
     assert find_entry(preset.recipe.dataset).name in DATASETS  # type: ignore[attr-defined]
 
 
-def test_what_is_expected_of_the_drawn_pets_is_what_they_are() -> None:
+def test_the_entry_of_the_drawn_pets_matches_the_dataset() -> None:
     found, source = find_dataset(DEMO, MemoryStore())
     assert found is not None
     assert source is not None
@@ -32,7 +32,7 @@ def test_what_is_expected_of_the_drawn_pets_is_what_they_are() -> None:
     assert find_entry("drawn").image_side == source.size
 
 
-def test_what_is_expected_of_the_real_pets_is_what_they_are(pets_root: Path) -> None:
+def test_the_entry_of_the_real_pets_matches_the_dataset(pets_root: Path) -> None:
     config = dataclasses.replace(PRESETS["pets-frozen"], data_root=str(pets_root))
     found, source = find_dataset(config, MemoryStore())
     assert found is not None
@@ -41,6 +41,6 @@ def test_what_is_expected_of_the_real_pets_is_what_they_are(pets_root: Path) -> 
     assert find_entry("oxford-iiit-pet").image_side == source.size
 
 
-def test_a_folder_for_pets_that_are_made_in_code_is_a_mistake() -> None:
+def test_a_data_folder_for_the_drawn_pets_is_a_mistake() -> None:
     with pytest.raises(UserError, match="--data-root /pets: the drawn pets are made in code; leave the option out"):
         open_dataset(dataclasses.replace(DEMO, data_root="/pets"))

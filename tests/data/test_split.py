@@ -1,4 +1,4 @@
-"""The split: stratified, exact on the official counts, and a function of labels and split seed alone."""
+"""The split: stratified, exact on the official counts, and determined by labels and split seed alone."""
 
 import hashlib
 from pathlib import Path
@@ -28,7 +28,7 @@ def labelled(draw: st.DrawFn) -> Labels:
 
 
 def official() -> Labels:
-    """Labels and is_test as Oxford-IIIT Pet has them: 3,680 trainval and 3,669 test images of 37 breeds."""
+    """Labels and is_test with Oxford-IIIT Pet's counts: 3,680 trainval and 3,669 test images of 37 breeds."""
     trainval, test = np.full(37, 100), np.full(37, 100)
     trainval[[7, 11, 12, 22, 32]] = 96, 93, 96, 96, 99
     test[[0, 7, 8, 11, 18, 30, 34]] = 98, 88, 99, 97, 99, 99, 89
@@ -55,7 +55,7 @@ def assert_stratified(split: Split, labels: npt.NDArray[np.int64], is_test: npt.
 
 @settings(deadline=None)
 @given(labelled(), st.integers(0, 1000))
-def test_every_image_is_in_exactly_one_part_and_breeds_keep_their_share(data: Labels, split_seed: int) -> None:
+def test_every_image_is_in_exactly_one_split_and_breeds_keep_their_share(data: Labels, split_seed: int) -> None:
     labels, is_test = data
     split = split_images(labels, is_test, split_seed)
     assert_whole_and_disjoint(split, is_test)
@@ -78,24 +78,24 @@ def test_the_real_images_are_split_into_2944_and_736(pets_root: Path) -> None:
     assert (len(split.train), len(split.validation), len(split.test)) == (2944, 736, 3669)
     assert_whole_and_disjoint(split, source.is_test)
     assert_stratified(split, source.labels, source.is_test)
-    for test in (False, True):  # what the other tests take for the official counts
+    for test in (False, True):  # the counts that `official` assumes
         labels, is_test = official()
         real = np.bincount(source.labels[source.is_test == test])
         assert np.array_equal(np.bincount(labels[is_test == test]), real)
 
 
-def test_the_split_seed_and_nothing_else_decides_the_split() -> None:
+def test_only_the_split_seed_determines_the_split() -> None:
     labels, is_test = official()
     np.random.seed(1)
     torch.manual_seed(1)
     first = split_images(labels, is_test, split_seed=3)
-    np.random.seed(2)  # what another trial's seed might have left behind
+    np.random.seed(2)  # global state that another trial may have left behind
     torch.manual_seed(2)
     assert same(first, split_images(labels, is_test, split_seed=3))
     assert not same(first, split_images(labels, is_test, split_seed=4))
 
 
-def test_the_split_of_seed_0_stays_what_it_was() -> None:
+def test_the_split_of_seed_0_never_changes() -> None:
     split = split_images(*official(), split_seed=0)
     digest = hashlib.sha256(split.validation.astype("<i8").tobytes()).hexdigest()[:16]
     assert digest == "53c45d81e06cdb12", (
@@ -117,7 +117,7 @@ def test_a_larger_limit_only_adds_images(data: Labels, split_seed: int, limit: i
 
 @settings(deadline=None)
 @given(labelled(), st.integers(0, 1000), st.integers(1, 60))
-def test_a_limit_takes_equally_many_images_of_each_breed_as_far_as_there_are_any(
+def test_a_limit_takes_equally_many_images_of_each_breed_while_they_last(
     data: Labels, split_seed: int, limit: int
 ) -> None:
     labels, is_test = data

@@ -1,8 +1,8 @@
-"""A cluster on this one machine whose nodes come and go: a real Ray head under Ray's autoscaler (v2), with Ray's own
-fake provider, for which a node is a raylet with processes of its own.
+"""A single-machine cluster whose nodes come and go: a real Ray head under Ray's autoscaler (v2), with Ray's own fake
+provider, whose nodes are raylets with their own processes.
 
 The layout is that of `ray up`: the head's home holds ray_bootstrap_config.yaml. Nodes are found by their processes, so
-nothing of Ray is needed on the side of the tests.
+the tests themselves need no Ray.
 """
 
 import json
@@ -26,12 +26,12 @@ HEAD_TYPE = "ray.head.default"
 OBJECT_STORE_BYTES = 80 << 20
 MARKER = "CATDOG_TEST_CLUSTER"
 NODE_ID = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
-"""In the environment of a node's raylet and of all that the raylet starts: the node's name."""
+"""The variable that holds a node's name, in the environment of its raylet and of everything that raylet starts."""
 SECONDS_TO_WAIT = 120
 
 
 class FakeNode(NamedTuple):
-    """A worker node: its raylet's process, its name in Ray, its type and what the type has."""
+    """A worker node: its raylet's process, its name in Ray, its type and the type's resources."""
 
     pid: int
     name: str
@@ -40,10 +40,10 @@ class FakeNode(NamedTuple):
 
 
 class FakeAutoscalingCluster:
-    """A head without CPU (but for `head_cpus`) and GPU, and nodes of the given types while somebody needs them.
+    """A head without GPUs and with `head_cpus` CPUs, and nodes of the given types on demand.
 
     `node_types` maps a name to {"resources": {"CPU": 1, ...}, "max_workers": 2};
-    `environment` is for all processes, drivers included.
+    `environment` applies to all processes, drivers included.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FakeAutoscalingCluster:
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self.highest = 0
-        """The largest number of worker nodes that were there at the same time."""
+        """The largest number of worker nodes up at the same time."""
 
     @property
     def address(self) -> str:
@@ -76,7 +76,7 @@ class FakeAutoscalingCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a driver's process needs to be one on the head of this cluster."""
+        """The environment variables that make a process a driver on this cluster's head."""
         return self._environment | {
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
@@ -84,7 +84,7 @@ class FakeAutoscalingCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "HOME": str(self._folder),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")),  # its list of fonts
+            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")),  # the font cache
             MARKER: str(self._folder),
         }
 
@@ -93,7 +93,7 @@ class FakeAutoscalingCluster:
         return self._folder / "head.log"
 
     def files_with(self, text: str) -> list[Path]:
-        """Return all files that Ray and what ran on it have written, logs above all, that hold `text`."""
+        """Return all files written by Ray or by jobs on it, mostly logs, that contain `text`."""
         return [path for path in self._folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
     def __enter__(self) -> "FakeAutoscalingCluster":
@@ -151,13 +151,13 @@ class FakeAutoscalingCluster:
         return sorted(found, key=lambda node: node.name)
 
     def kill_node(self, node: FakeNode) -> None:
-        """Take a node away without a warning: all its processes end at once, as on a machine that is reclaimed."""
+        """Kill all processes of a node at once and without warning, like a reclaimed machine."""
         for pid, variables in self.processes().items():
             if variables.get(NODE_ID) == node.name:
                 os.kill(pid, signal.SIGKILL)
 
     def wait_for_nodes(self, count: int) -> list[FakeNode]:
-        """Wait until there are `count` worker nodes, and return them."""
+        """Wait for exactly `count` worker nodes, and return them."""
         for _ in range(SECONDS_TO_WAIT * 5):
             if len(nodes := self.nodes()) == count:
                 return nodes
@@ -167,7 +167,7 @@ class FakeAutoscalingCluster:
         raise AssertionError(f"{len(nodes)} nodes instead of {count}")
 
     def processes(self) -> dict[int, dict[str, str]]:
-        """Return the environment of all processes, by pid, that belong to this cluster or to a driver of it."""
+        """Return the environments, by pid, of all processes that belong to this cluster or its drivers."""
         mark = f"{MARKER}={self._folder}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
@@ -175,7 +175,7 @@ class FakeAutoscalingCluster:
                 continue
             try:
                 variables = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:  # ended meanwhile, or not ours
+            except OSError:  # it has ended, or is not ours
                 continue
             if mark in variables:
                 pairs = (variable.decode(errors="replace").partition("=") for variable in variables)
@@ -215,7 +215,7 @@ class FakeAutoscalingCluster:
                 }
             },
             "head_node_type": HEAD_TYPE,
-            # What `ray up` would have filled in.
+            # Filled in by `ray up` on a real cluster.
             "auth": {},
             "file_mounts": {},
             "cluster_synced_files": [],
@@ -232,7 +232,7 @@ class FakeAutoscalingCluster:
             self.highest = max(self.highest, len(self.nodes()))
 
     def _end(self) -> None:
-        """End all of it: the head's command ends what it started, but nodes are orphans of the autoscaler."""
+        """End everything: the head's command ends its own children, but the autoscaler leaves nodes as orphans."""
         assert self._head is not None
         self._head.terminate()
         for _ in range(SECONDS_TO_WAIT * 10):

@@ -1,7 +1,7 @@
-"""A sweep that is disturbed: a cluster of this machine and a driver, whose processes are killed at random moments.
+"""A disturbed sweep: a cluster on this machine and a driver, whose processes are killed at random moments.
 
-A node is a `ray start` with processes of its own, which a mark in their environment tells from all others. What a
-fault must not touch is read from the store just before it: when each epoch of each checkpoint was computed.
+A node is a `ray start` with its own processes, identified by a mark in their environment. Just before each fault, the
+times at which the epochs in each checkpoint were computed are read from the store: faults must not change them.
 """
 
 import io
@@ -33,11 +33,11 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 WORKER_NODES = 2
 OBJECT_STORE_BYTES = 80 << 20
 SECONDS_TO_WAIT = 600
-"""For what must come sooner or later: a hang is a failure, slowness is not."""
+"""Generous, for events that must happen eventually: hanging is a failure, slowness is not."""
 
 
 class Node(NamedTuple):
-    """What was started for a node, and what all its processes have in their environment."""
+    """A node's command, and the mark that all its processes have in their environment."""
 
     mark: str
     command: subprocess.Popen[bytes]
@@ -45,7 +45,7 @@ class Node(NamedTuple):
 
 
 class ChaosCluster:
-    """A head without CPUs, where the driver lives, and worker nodes for one trial each."""
+    """A head without CPUs, where the driver runs, and worker nodes for one trial each."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))  # short: Ray's sockets live in it
@@ -66,11 +66,11 @@ class ChaosCluster:
 
     @property
     def driver_environment(self) -> dict[str, str]:
-        """The variables of a process that lives on the head."""
+        """The environment variables of a process on the head."""
         return self._environment | {"RAY_ADDRESS": self._address, "CATDOG_CHAOS_NODE": _value(self._head.mark)}
 
     def start(self) -> None:
-        """Start a head with its nodes; nodes of an earlier head are left to themselves."""
+        """Start a head with its nodes; nodes of an earlier head are left alone."""
         port, client_port = free_ports(2)
         self._address = f"127.0.0.1:{port}"
         self._head = self._start_node(
@@ -91,16 +91,16 @@ class ChaosCluster:
             self._wait_for(node)
 
     def lose_node(self, node: Node) -> None:
-        """Let a worker node go as by a power cut."""
+        """Kill a worker node, as a power cut would."""
         self.workers.remove(node)
         kill_all(node.mark)
 
     def lose_head(self) -> None:
-        """Let the head go, and the driver with it."""
+        """Kill the head, and the driver with it."""
         kill_all(self._head.mark)
 
     def end(self) -> None:
-        """End every process that was started here, or by what was started here."""
+        """End every process of the cluster, and all their descendants."""
         kill_all(self.mark)
         for node in self._started:
             node.command.wait()
@@ -130,9 +130,9 @@ class ChaosCluster:
 
 
 class Chaos:
-    """A sweep on such a cluster, and what is done to it.
+    """A sweep on such a cluster, and the faults injected into it.
 
-    As a context, it leaves no process behind, and tells with an error what was done before, and what drivers printed.
+    As a context manager, it leaves no process behind, and adds to an error the faults so far and the drivers' output.
     """
 
     def __init__(self, store: Store, arguments: Sequence[str], environment: Mapping[str, str], seed: int) -> None:
@@ -140,7 +140,7 @@ class Chaos:
         self.chance = random.Random(seed)
         self.faults: Counter[Fault] = Counter()
         self.held: list[tuple[str, list[str]]] = []
-        """A trial and when the epochs of its checkpoint were computed, as read before a fault."""
+        """Trials, each with the times at which its saved epochs were computed, as read before a fault."""
         self._command = [sys.executable, "jobs/sweep.py", "demo", "--store", store.url, *arguments]
         self._cluster = ChaosCluster(environment)
         self._launches: list[tuple[subprocess.Popen[bytes], Path]] = []
@@ -169,7 +169,7 @@ class Chaos:
         return len(self._launches)
 
     def inject(self, fault: Fault, pauses: float) -> None:
-        """Do it at a random moment: after a pause (a share of `pauses` of all), or when a trial has gone on."""
+        """Inject a fault at a random moment: after a pause (with probability `pauses`), or after a trial's progress."""
         if self.chance.random() < pauses:
             time.sleep(self.chance.uniform(1, 5))
         else:
@@ -179,7 +179,7 @@ class Chaos:
         self.faults[fault] += 1
 
     def finish(self) -> None:
-        """Wait until the sweep has ended by itself, with success."""
+        """Wait for the sweep to succeed on its own."""
         process, _ = self._launches[-1]
         try:
             code = process.wait(SECONDS_TO_WAIT)
@@ -188,13 +188,13 @@ class Chaos:
         assert code == 0, f"the sweep ended with {code}"
 
     def describe(self) -> str:
-        """Return what was done, and the output of every launch."""
+        """Return the events so far, and the output of every launch."""
         outputs = [f"--- launch {number}\n{log.read_text()}" for number, (_, log) in enumerate(self._launches)]
         failures = [f"--- {key}\n{self.store.get(key).decode()}" for key in self.store.list("demo/failures/")]
         return "\n".join([*self._story, *outputs, *failures])
 
     def saved(self, trial: str) -> list[str]:
-        """Return when each epoch was computed that the store holds of a trial, unfinished or finished."""
+        """Return when each stored epoch of a trial, unfinished or finished, was computed."""
         with suppress(NotFoundError):
             content = torch.load(io.BytesIO(self.store.get(f"{trial}/checkpoint.pt")), weights_only=True)
             return [row["finished_at"] for row in content["state"]["history"]]
@@ -208,7 +208,7 @@ class Chaos:
             self._wait(lambda: bool(self._trial_processes()))
             pid = self.chance.choice(sorted(self._trial_processes()))
             self._remember(f"worker {pid}")
-            with suppress(ProcessLookupError):  # it ended meanwhile
+            with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, signal.SIGKILL)
                 killed = True
 
@@ -232,7 +232,7 @@ class Chaos:
         self._launch()
 
     def _launch(self) -> None:
-        """Run the sweep's command; what still runs of the launch before is told from what this one will start."""
+        """Run the sweep's command; trial processes left by the previous launch are remembered as orphans."""
         if self._launches:
             self._launches[-1][0].wait()
         self._cluster.settle()
@@ -252,14 +252,14 @@ class Chaos:
         self._tell("launched")
 
     def _await_epochs(self, further: int) -> None:
-        """Wait until one of the running trials has saved so many further epochs, or is over."""
+        """Wait until one of the running trials has saved this many further epochs, or has ended."""
         self._wait(lambda: bool(self._running()))
         trial = self.chance.choice(self._running() or [""])
         wanted = len(self.saved(trial)) + further
         self._wait(lambda: len(self.saved(trial)) >= wanted or trial not in self._running())
 
     def _running(self) -> list[str]:
-        """Return the folders of the trials that have a checkpoint and no result."""
+        """Return the folders of trials with a checkpoint but no result."""
         keys = set(self.store.list("demo/trials/"))
         folders = sorted(key.removesuffix("/checkpoint.pt") for key in keys if key.endswith("/checkpoint.pt"))
         return [folder for folder in folders if f"{folder}/result.json" not in keys]
@@ -269,7 +269,7 @@ class Chaos:
         return {pid for pid, command in processes.items() if b"ImplicitFunc" in command} - self._orphans
 
     def _remember(self, victim: str) -> None:
-        """Read what the checkpoints hold before `victim` is killed; a driver that is no more is a failure."""
+        """Read the checkpoints before `victim` is killed; fail if the driver has ended."""
         folders = {"/".join(key.split("/")[:4]) for key in self.store.list("demo/trials/")}
         epochs = {folder: self.saved(folder) for folder in sorted(folders)}
         self.held += [(folder, times) for folder, times in epochs.items() if times]
@@ -294,14 +294,14 @@ class Chaos:
 
 
 def draw_faults(chance: random.Random, count: int, least: int) -> list[Fault]:
-    """Return so many faults in a random order, each kind at least `least` times."""
+    """Return `count` faults in random order, each kind at least `least` times."""
     faults = [*FAULTS * least, *chance.choices(FAULTS, k=count - least * len(FAULTS))]
     chance.shuffle(faults)
     return faults
 
 
 def kill_all(mark: str) -> None:
-    """Kill every process with this in its environment, those that are being started included."""
+    """Kill every process with this mark in its environment, including those just being started."""
     for _ in range(SECONDS_TO_WAIT * 20):
         processes = processes_of(mark)
         if not processes:

@@ -1,7 +1,7 @@
-"""A proxy before an S3 server that gives a client the faults of a bad night, switched on and off while it runs.
+"""A proxy in front of an S3 server that injects faults, switched on and off while it runs.
 
-It forwards what the client signed (method, target, headers with Host, body) as it is, and keeps what it saw for tests
-to look at. As a process of its own, `python -m tests.helpers.faulty_s3 URL --slow-down 0.3`, it says where it listens.
+It forwards everything the client signed (method, target, headers including Host, body) unchanged, and records what it
+saw. As its own process, `python -m tests.helpers.faulty_s3 URL --slow-down 0.3`, it prints its url.
 """
 
 import argparse
@@ -25,9 +25,9 @@ ERRORS = {
     "denied": (403, "AccessDenied", "Access Denied"),
     "not_implemented": (501, "NotImplemented", "A header you provided implies functionality that is not implemented."),
 }
-"""The faults that are S3's own answers; the server does not see these requests."""
+"""Faults that are S3's own answers; these requests never reach the server."""
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "expect", "transfer-encoding", "te", "upgrade"})
-"""Headers that are about one connection. They are never signed."""
+"""Headers that concern a single connection. They are never signed."""
 SECONDS_FOR_THE_SERVER = 60
 SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -47,9 +47,9 @@ class Answer(NamedTuple):
 
 
 class FaultyS3:
-    """Forwards requests to `upstream_url`, but for faults. A context manager; the attributes can be set at any time.
+    """Forwards requests to `upstream_url`, except for faults. A context manager; attributes can be set at any time.
 
-    Each share is that of the requests which meet the fault, drawn from `seed`; together they are 1 at most.
+    Each share is the fraction of requests that get the fault, drawn from `seed`; they sum to at most 1.
     """
 
     def __init__(self, upstream_url: str, seed: int = 0, port: int = 0) -> None:
@@ -57,23 +57,23 @@ class FaultyS3:
         self.slow_down_share = 0.0
         """503 SlowDown."""
         self.lose_answer_share = 0.0
-        """The request is carried out, and the connection is closed without an answer."""
+        """The request is carried out, but the connection is closed without an answer."""
         self.hang_answer_share = 0.0
-        """The same, but the connection hangs for `hang_seconds` before."""
+        """The same, but the connection hangs for `hang_seconds` first."""
         self.hang_seconds = 10.0
         self.cut_share = 0.0
-        """The connection is closed after half of the body of a GET's answer."""
+        """The connection is closed after half of the body of a GET response."""
         self.expired_keys: set[str] = set()
         """Access key ids that are answered 400 ExpiredToken."""
         self.next_faults: list[str] = []
-        """Faults of the next requests in their order, instead of drawn ones: a key of ERRORS, "lose_answer",
+        """Faults for the next requests, in order, instead of drawn ones: a key of ERRORS, "lose_answer",
         "hang_answer", "cut" or "" for none."""
         self.knows_conditions = True
-        """Whether writes on condition are carried out; else they are answered 501 NotImplemented."""
+        """Whether conditional writes are carried out; otherwise they are answered 501 NotImplemented."""
         self.injected: Counter[str] = Counter()
         """How often each fault was injected."""
         self.passed: list[Request] = []
-        """What the server carried out, in the order of its answers."""
+        """The requests that the server carried out, in the order of its answers."""
         self.header_names: defaultdict[str, set[str]] = defaultdict(set)
         """The names of headers that clients sent, in lower case, by method."""
         self.content_encodings: set[str] = set()
@@ -101,18 +101,18 @@ class FaultyS3:
         self._cut_connections(wait=True)
 
     def refuse(self) -> None:
-        """Refuse connections from now on, and cut those that are open."""
+        """Refuse connections from now on, and cut open ones."""
         if not self._listening:
             return
         self._stop_listening()
         port = self._socket.getsockname()[1]
         self._socket.close()
-        self._socket = _bound_socket(port)  # bound without listening: nobody else can take the port
+        self._socket = _bound_socket(port)  # bound but not listening: nobody else can take the port
         self.count("refuse")
         self._cut_connections()
 
     def accept(self) -> None:
-        """Accept connections again, at the same port."""
+        """Accept connections again, on the same port."""
         if self._listening:
             return
         self._listening = True
@@ -136,7 +136,7 @@ class FaultyS3:
         self.accept()
 
     def choose_fault(self, method: str, headers: Mapping[str, str]) -> str:
-        """Return the fault that a request meets, "" for none; the headers' names are in lower case."""
+        """Return the fault for a request, "" for none; header names are in lower case."""
         with self._lock:
             self.header_names[method] |= headers.keys()
             self.content_encodings |= {headers["content-encoding"]} if "content-encoding" in headers else set()
@@ -186,7 +186,7 @@ class FaultyS3:
             self._acceptor.join()
 
     def _converse(self, connection: socket.socket, address: tuple[str, int]) -> None:
-        with connection, suppress(OSError, http.client.HTTPException):  # either side may go away
+        with connection, suppress(OSError, http.client.HTTPException):  # either side may disconnect
             _Conversation(connection, address, self)  # type: ignore[arg-type]
             connection.shutdown(socket.SHUT_RDWR)
         with self._lock:
@@ -236,7 +236,7 @@ class _Conversation(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         if self._is_chunked():
             body = b"".join(iter(self._read_chunk, b""))
-            while self.rfile.readline().strip():  # trailers of HTTP itself, which S3 clients do not send
+            while self.rfile.readline().strip():  # HTTP trailers, which S3 clients do not send
                 pass
             return body
         return self._read(int(self.headers.get("Content-Length", 0)))
@@ -257,7 +257,7 @@ class _Conversation(BaseHTTPRequestHandler):
         return "chunked" in self.headers.get("Transfer-Encoding", "").lower()
 
     def _forward(self, body: bytes) -> Answer:
-        """Return the server's answer, through a connection of its own: an old one may be closed at any time."""
+        """Return the server's answer over a new connection: an old one may be closed at any time."""
         connection = http.client.HTTPConnection(self.server.upstream, timeout=SECONDS_FOR_THE_SERVER)
         is_chunked = self._is_chunked()
         try:
@@ -276,7 +276,7 @@ class _Conversation(BaseHTTPRequestHandler):
             connection.close()
 
     def _send(self, answer: Answer, body: bytes | None = None) -> None:
-        """Send an answer, or as much of its body as is given."""
+        """Send an answer; `body`, if given, is the part of its body to send."""
         self.send_response_only(answer.status, answer.reason)
         for name, value in answer.headers:
             self.send_header(name, value)
@@ -288,7 +288,7 @@ class _Conversation(BaseHTTPRequestHandler):
             self.wfile.write(answer.body if body is None else body)
 
     def _lose(self, seconds: float) -> None:
-        """Say nothing until the client gives up, at most for some time, and close the connection."""
+        """Send nothing until the client gives up or the time is over, then close the connection."""
         select.select([self.connection], [], [], seconds)
         self.close_connection = True
 
@@ -305,7 +305,7 @@ def _end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _access_key(headers: Mapping[str, str]) -> str:
-    """Return the access key id that a request is signed with."""
+    """Return the id of the access key that signed a request."""
     signed = re.search(r"Credential=([^/,\s]+)/", headers.get("authorization", ""))
     return signed[1] if signed else ""
 

@@ -1,4 +1,4 @@
-"""Limits of this process."""
+"""Resource limits of this process."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Make every write of this process fail beyond a file's size, as on a full disk."""
+    """Make this process's writes fail beyond a file size of `size` bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,7 +1,7 @@
-"""Simulated runs: the files that a sweep leaves in a store, without any training.
+"""Simulated runs: the files that a sweep leaves in a store, without training.
 
-Test images have a difficulty of their own and seeds a good or bad luck of their own, so that pairs of trials correlate.
-A variant's effect, in points, raises the probability that an image is right. The same arguments give the same bytes.
+Each test image has its own difficulty and each seed its own luck, so that pairs of trials correlate. A variant's
+effect, in points, raises the probability of a correct prediction. The same arguments give the same bytes.
 """
 
 import dataclasses
@@ -18,6 +18,9 @@ from PIL import Image
 from scipy import stats
 
 from catdog.config.recipe import Recipe
+from catdog.data.datasets.base import trimaps_key
+from catdog.data.trimaps import Trimaps
+from catdog.runs.artifacts import read_attention_npz
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord, MaskHealth
 from catdog.runs.manifest import Identity, Manifest, PlannedTrial
@@ -25,7 +28,7 @@ from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.results import Failure, TrialResult
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.storage import Store, sha256
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import npz_bytes, to_json
 
 Array = npt.NDArray[np.float64]
 Cells = Collection[tuple[str, int]]
@@ -38,17 +41,17 @@ BREEDS = """
     wheaten_terrier yorkshire_terrier
 """.split()
 TEST_ACCURACY = 90.0
-"""Of a variant without an effect."""
+"""The accuracy of a variant without an effect."""
 ALIKE = 0.8
 """Correlation of two trials' luck with the same image."""
 SEED_LUCK = 0.4
-"""Standard deviation of the seeds' luck, in points; that of a single trial is half of it."""
+"""Standard deviation of the seeds' luck, in points; each trial adds half as much."""
 HEAD_PARAMETERS = {"baseline": 47_397, "attention": 48_678, "se": 252_200}
 
 
 @dataclass(frozen=True)
 class MadeImages:
-    """The images of one part: which breed they are and how hard. N images."""
+    """The images of one split: their breeds and difficulties. N images."""
 
     names_N: npt.NDArray[np.str_]
     labels_N: npt.NDArray[np.int16]
@@ -76,7 +79,7 @@ def make_run(
     error_message: str = "shapes do not match",
     hourly_price: float | None = 1.0,
 ) -> RunStatus:
-    """Write a run of these variants × seeds and return its ledger; `effect` is in points, by label."""
+    """Write a run of these variants × seeds and return its status; `effect` maps labels to points."""
     names = [*BREEDS, *(f"breed_{i}" for i in range(37, 999))][:breeds] if isinstance(breeds, int) else list(breeds)
     recipe = recipe or Recipe(backbone="timm/tf_efficientnet_lite0", weights="lite0", freeze=True, precision="float32")
     recipe = dataclasses.replace(recipe, epochs=epochs, probe_images=probes)
@@ -110,7 +113,7 @@ def make_run(
 
 
 class _Maker:
-    """Writes trials; what all of them share is drawn once."""
+    """Writes trials; anything they share is drawn once."""
 
     def __init__(
         self,
@@ -162,7 +165,7 @@ class _Maker:
         self.store.put(self._where(trial).result, result.to_json())
 
     def diverge(self, trial: PlannedTrial) -> None:
-        """In its first epoch: the history is a header alone, and there are no masks."""
+        """Diverge in the first epoch: the history is only a header, and there are no masks."""
         files = {"history.csv": self._history(0.0, 0, None, self._rng(trial), epochs=0)}
         self._put(trial, files)
         result = dataclasses.replace(self._result(trial, files), status="diverged", best_epoch=0, epochs=0, seconds=1.0)
@@ -208,7 +211,7 @@ class _Maker:
     def _predict(
         self, trial: PlannedTrial, part: str, images: MadeImages, rng: np.random.Generator
     ) -> npt.NDArray[np.int16]:
-        """Draw which images are right, each with the variant's probability; wrong ones go to a like breed mostly."""
+        """Draw which predictions are right, with the variant's probability; wrong ones mostly name a similar breed."""
         shared = np.random.default_rng([self.rng_seed, trial.seed, len(part)]).normal(0, SEED_LUCK)
         points = TEST_ACCURACY + self.effect.get(trial.variant.label, 0.0) + shared + rng.normal(0, SEED_LUCK / 2)
         count, breeds = len(images.labels_N), len(self.breeds)
@@ -220,7 +223,7 @@ class _Maker:
         return np.where(right_N, images.labels_N, wrong_N).astype(np.int16)
 
     def _masks(self, trial: PlannedTrial, rng: np.random.Generator) -> npt.NDArray[np.float16] | None:
-        """Return masks (E, P, M, H, W) that form over the epochs around the animal; None for heads without masks."""
+        """Return masks (E, P, M, H, W) that settle on the animal over the epochs; None for heads without masks."""
         if "attention" not in trial.variant.head:
             return None
         count = int(trial.variant.arguments.get("num_masks", 1))
@@ -290,7 +293,7 @@ def _images(part: str, count: int, breeds: int, rng: np.random.Generator) -> Mad
 
 
 def _drawn(animals_P2: Array, side: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return a bright disc on a dull ground for each animal (P, S, S, 3)."""
+    """Return a bright disc on a dull background for each animal (P, S, S, 3)."""
     grid_S = (np.arange(side) + 0.5) / side
     images = []
     for y, x in animals_P2:
@@ -311,7 +314,7 @@ def _class_accuracy(correct_N: npt.NDArray[np.bool_], images: MadeImages) -> flo
 
 
 def _health(masks_PMHW: Array) -> MaskHealth:
-    """Return roughly what `catdog.training.mask_health` does."""
+    """Approximate `catdog.training.mask_health`."""
     flat_PMA = masks_PMHW.reshape(*masks_PMHW.shape[:2], -1)
     share_PMA = flat_PMA / flat_PMA.sum(axis=2, keepdims=True).clip(1e-12)
     unit_PMA = flat_PMA / np.linalg.norm(flat_PMA, axis=2, keepdims=True).clip(1e-12)
@@ -335,11 +338,14 @@ def _dot(epoch: int) -> bytes:
 
 
 def _share(*parts: object) -> float:
-    """Return a number in [0, 1) that depends on the parts alone."""
+    """Return a number in [0, 1) determined by the parts."""
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) / 16**8
 
 
-def npz_bytes(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
+def put_trimaps(store: Store, run_status: RunStatus, outline: npt.NDArray[np.bool_]) -> None:
+    """Store trimaps, all with the same outline, for every image in the run's attention.npz files."""
+    key = next(key for key in store.list(f"{run_status.manifest.run}/trials/") if key.endswith("attention.npz"))
+    splits = read_attention_npz(store.get(key), ["validation", "test"])
+    names = [name for attention in splits.values() for name in attention.images]
+    trimaps = Trimaps(names, np.arange(len(names)) % 3, ["a", "b", "c"], np.stack([outline] * len(names)))
+    store.put(trimaps_key(run_status.manifest.identity.fingerprint), trimaps.to_npz())

@@ -1,4 +1,4 @@
-"""Runs to make pages of, and the text of a page."""
+"""Runs to build pages from, and the text of a page."""
 
 import html
 import re
@@ -17,13 +17,13 @@ def content_of(labels: list[str], seeds: range | list[int], **options: Any) -> R
 
 
 def text_of(page: bytes) -> str:
-    """Return what a reader sees, without scripts and styles, tags replaced by spaces."""
+    """Return the visible text: no scripts or styles, tags replaced by spaces."""
     body = re.sub(r"<(script|style)\b.*?</\1>", " ", page.decode(), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body.replace("<wbr>", ""))).split())
 
 
 def varied_run() -> ReportContent:
-    """Four variants × seven seeds; one trial failed, one diverged before its first epoch was over, one is missing."""
+    """Four variants × seven seeds; one trial failed, one diverged in its first epoch, one is missing."""
     return content_of(
         ["baseline", "attention", "multi-attention", EIGHT],
         range(7),

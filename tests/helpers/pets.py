@@ -6,7 +6,7 @@ from PIL import Image
 
 
 def make_pets(folder: Path, breeds: int = 3, images: int = 12) -> Path:
-    """Write a small dataset in Oxford-IIIT Pet's layout: `images` of every breed, a third of them for test."""
+    """Write a small dataset in Oxford-IIIT Pet's layout: `images` per breed, a third of them in the test split."""
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
     lists: dict[str, list[str]] = {"trainval": [], "test": []}

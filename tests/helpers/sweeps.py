@@ -1,4 +1,4 @@
-"""Small sweeps: started in this process or in one of their own, and what they leave."""
+"""Small sweeps, in this process or their own, and what they leave behind."""
 
 import csv
 import functools
@@ -28,7 +28,7 @@ def run_sweep(store: Path | str, *arguments: str, preset: str = "demo") -> int:
 
 
 def comparable(trials_csv: bytes) -> pd.DataFrame:
-    """trials.csv without the columns that two runs of one plan may differ in."""
+    """trials.csv without the columns that may differ between two runs of the same plan."""
     table = pd.read_csv(io.BytesIO(trials_csv))
     return table.drop(columns=[c for c in table.columns if c == "seconds" or c.endswith(MAY_DIFFER)])
 
@@ -53,7 +53,7 @@ def start_job(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        # Ignored where the tests run in the background of a shell.
+        # A shell's background processes ignore SIGINT.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -68,12 +68,12 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def processes_of(marker: str) -> dict[int, bytes]:
-    """Return the command lines of all processes, by pid, that have `marker` in their environment."""
+    """Return the command lines, by pid, of all processes with `marker` in their environment."""
     found = {}
-    for trial in Path("/proc").iterdir():
+    for entry in Path("/proc").iterdir():
         try:
-            if trial.name.isdigit() and marker.encode() in (trial / "environ").read_bytes():
-                found[int(trial.name)] = (trial / "cmdline").read_bytes()
+            if entry.name.isdigit() and marker.encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes()
         except OSError:
             continue
     return found

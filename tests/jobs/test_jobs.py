@@ -1,4 +1,4 @@
-"""The jobs as a user starts them; what they answer to bad input is in test_mistakes.py."""
+"""The jobs as a user starts them; bad input is covered by test_mistakes.py."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_a_missing_bucket_is_named(s3_environment: dict[str, str], capsys: pytes
         assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
 
 
-def test_status_of_a_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_missing_run_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for job in ("status", "aggregate"):
         assert run_job(JOBS[job], ["--store", str(tmp_path), "--run", "nothing"]) == 2
         assert "there is no such run" in capsys.readouterr().err
@@ -67,7 +67,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: py
     assert not store.exists()
 
 
-def test_prepare_puts_the_pack_where_a_sweep_without_data_finds_it(
+def test_prepare_stores_the_pack_where_a_sweep_without_data_finds_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CATDOG_DATA_ROOT", raising=False)

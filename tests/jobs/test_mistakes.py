@@ -1,6 +1,6 @@
-"""Bad input of every kind: one line on stderr that names the thing and the remedy, exit code 2, and nothing written.
+"""Bad input of every kind: one line on stderr that names the problem and the remedy, exit code 2, and nothing written.
 
-What looks odd but is legal is at the end: unusual images and folders that must work.
+Odd but legal input is at the end: unusual images and folders that must work.
 """
 
 import json
@@ -44,21 +44,21 @@ Change = Callable[[bytes], bytes]
 
 @dataclass(frozen=True)
 class Mistake:
-    """A command line, `{here}` standing for the test's folder and `{bucket}` for a bucket, and what must be said."""
+    """A command line, with `{here}` for the test's folder and `{bucket}` for a bucket, and what the error must name."""
 
     command: str
     thing: str
     remedy: str
     arrange: Arrange = lambda here: None
-    """Makes what the command finds in the test's folder, which is also the folder it is started in."""
+    """Prepares the test's folder, which is also the command's working directory."""
     variables: dict[str, str | None] | None = None
-    """Of the environment; None: not set."""
+    """Environment variables; None: not set."""
     read_only: bool = False
-    """The bucket's policy lets nobody write."""
+    """The bucket's policy forbids writing."""
 
 
 def pets_with(path: str, change: Change | None) -> Arrange:
-    """Return a function that makes a dataset of which one file is changed, or removed where there is no change."""
+    """Return a function that makes a dataset with one file changed, or removed if `change` is None."""
 
     def arrange(here: Path) -> None:
         file = make_pets(here / "pets") / path
@@ -106,7 +106,7 @@ def published_identity(**fields: object) -> object:
 
 
 class Payload:
-    """An object that makes a file where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -328,7 +328,9 @@ WEIGHTS = {
         f"{RESNET} {{bucket}}-2/w.pth", "--weights {bucket}-2: there is no bucket", "create it, or check the endpoint"
     ),
     "of tiny": Mistake("sweep demo --weights imagenet", "tiny", "add --weights none"),
-    "of another backbone by name": Mistake(f"{RESNET} lite0", "belong to timm/tf_efficientnet_lite0", "not to resnet18"),
+    "of another backbone by name": Mistake(
+        f"{RESNET} lite0", "belong to timm/tf_efficientnet_lite0", "not to resnet18"
+    ),
     "wrong keys": Mistake(f"{RESNET} w.pth", "missing (bn1.bias", "give weights of", weights_of_another_backbone),
     "wrong shapes": Mistake(f"{RESNET} w.pth", "conv1.weight (64, 1", "give weights of", weights_of_another_shape),
     "code": Mistake(f"{RESNET} w.pth", "w.pth: not a file of weights", "give a .safetensors file", weights_with_code),
@@ -479,7 +481,7 @@ MakePlace = Callable[[str], Place]
 
 @pytest.fixture
 def make_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakePlace:
-    """A function that makes the place of a mistake, in which the command is then started."""
+    """A function that makes the place in which a mistake's command is run."""
 
     def make(case: str) -> Place:
         mistake = MISTAKES[case]
@@ -506,9 +508,9 @@ def check_what_was_said(mistake: Mistake, place: Place, code: int, output: str, 
     assert "Traceback" not in output + errors
 
 
-@pytest.mark.usefixtures("local_ray")  # for those that are found on a worker, not to start a Ray for each
+@pytest.mark.usefixtures("local_ray")  # shared by the mistakes that only a worker finds
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_that_names_it_and_the_remedy_and_nothing_is_written(
+def test_a_mistake_gives_one_line_with_the_problem_and_the_remedy_and_writes_nothing(
     case: str, make_place: MakePlace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = make_place(case)
@@ -520,7 +522,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_remedy_and_nothing_is_writt
 
 
 @pytest.mark.parametrize("case", AS_PROCESSES)
-def test_a_mistake_ends_a_process_in_the_same_way(case: str, make_place: MakePlace) -> None:
+def test_a_mistake_ends_a_process_the_same_way(case: str, make_place: MakePlace) -> None:
     place = make_place(case)
     before = place.files()
     job, *arguments = place.arguments
@@ -530,15 +532,15 @@ def test_a_mistake_ends_a_process_in_the_same_way(case: str, make_place: MakePla
     assert place.files() == before
 
 
-def test_the_pickle_with_code_is_no_dummy(tmp_path: Path) -> None:
+def test_the_pickle_with_code_really_runs_code(tmp_path: Path) -> None:
     weights_with_code(tmp_path)
     pickle.loads((tmp_path / "w.pth").read_bytes())
     assert (tmp_path / "the code ran").exists(), "the file that the mistake's test does not find"
 
 
 @pytest.mark.parametrize("path", [TRAINVAL, IMAGE])
-def test_a_file_that_cannot_be_read_is_named(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The administrator may read everything: a file of the kernel that gives an error stands for a forbidden one."""
+def test_an_unreadable_file_is_named(path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Root may read everything, so a kernel file that fails on reading stands in for a forbidden one."""
     file = make_pets(tmp_path / "pets") / path
     file.unlink()
     file.symlink_to("/proc/self/mem")
@@ -548,7 +550,7 @@ def test_a_file_that_cannot_be_read_is_named(path: str, tmp_path: Path, capsys: 
 
 
 def quarters() -> Image.Image:
-    """An image of 40 × 20 pixels: dark and light above, light and dark below."""
+    """An image of 40 × 20 pixels: dark and light on top, light and dark below."""
     pixels = np.full((20, 40, 3), 60, dtype=np.uint8)
     pixels[:10, 20:], pixels[10:, :20] = 200, 140
     return Image.fromarray(pixels)
@@ -585,7 +587,7 @@ UNUSUAL: dict[str, Callable[[Image.Image, Path], None]] = {
 
 
 def prepare_pack(pets: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> torch.Tensor:
-    """Pack a dataset through the command, which must have nothing to complain of; returns the packed `IMAGE`."""
+    """Pack a dataset through the command, which must report no error; returns the packed `IMAGE`."""
     assert run_job(prepare.main, ["pets-cpu", "--data-root", str(pets), "--store", str(store)]) == 0
     assert capsys.readouterr().err == ""
     pack = open_pack(next(store.glob("datasets/*/pack.safetensors")))
@@ -593,10 +595,8 @@ def prepare_pack(pets: Path, store: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
-def test_an_unusual_image_is_packed_as_it_is_stored(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An EXIF tag is not followed, as in torchvision: the quarters stay where they are in the file."""
+def test_an_unusual_image_is_packed_as_stored(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """EXIF orientation is ignored, as in torchvision: the quarters stay where they are in the file."""
     pets = make_pets(tmp_path / "pets")
     UNUSUAL[kind](quarters(), pets / IMAGE)
     packed = prepare_pack(pets, tmp_path / "store", capsys)
@@ -605,14 +605,14 @@ def test_an_unusual_image_is_packed_as_it_is_stored(
         assert (packed[y, x].int() - level).abs().max() <= 4
 
 
-def test_an_image_of_one_pixel_is_packed_as_a_plain_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_of_one_pixel_is_packed_as_a_single_colour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets = make_pets(tmp_path / "pets")
     Image.new("RGB", (1, 1), (10, 120, 230)).save(pets / IMAGE, format="PNG")
     packed = prepare_pack(pets, tmp_path / "store", capsys)
     assert (packed == torch.tensor([10, 120, 230], dtype=torch.uint8)).all()
 
 
-def test_a_data_folder_and_a_store_may_have_spaces_and_unicode_in_their_path(
+def test_data_folder_and_store_may_have_spaces_and_unicode_in_their_paths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pets, store = make_pets(tmp_path / "meine Bilder" / "Kätzchen 猫 [1]"), tmp_path / "der Speicher ☂"

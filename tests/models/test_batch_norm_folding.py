@@ -1,4 +1,4 @@
-"""Folded batch norms: the same outputs and gradients but for rounding, of the same parameters, or not folded."""
+"""Folded batch norms: the same outputs and gradients up to rounding, from the same parameters, or no folding."""
 
 import copy
 
@@ -14,7 +14,7 @@ from catdog.models.petnet import PetNet, build_head
 from catdog.training.loop import set_training_mode
 
 BACKBONES = ["tiny", "resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "timm/tf_efficientnet_lite0"]
-"""vgg11_bn has biases before its batch norms, densenet121 has batch norms that follow no convolution."""
+"""vgg11_bn has biases before its batch norms; densenet121 has batch norms that follow no convolution."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def seeded() -> None:
 
 
 def experienced(model: PetNet) -> PetNet:
-    """The model with batch norms as training leaves them, and no dropout."""
+    """The model with batch norms as after training, and no dropout."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.running_mean, module.bias):
@@ -51,8 +51,8 @@ def is_folded(network: FoldedNet) -> bool:
 
 
 @pytest.mark.parametrize(("name", "size"), [*((name, 64) for name in BACKBONES), ("timm/tf_efficientnet_lite0", 71)])
-def test_outputs_and_gradients_are_those_of_the_model(name: str, size: int) -> None:
-    model = pretrained(name).double()  # what is left of rounding cannot hide a mistake
+def test_outputs_and_gradients_equal_those_of_the_model(name: str, size: int) -> None:
+    model = pretrained(name).double()  # in double precision, rounding cannot hide a mistake
     twin = copy.deepcopy(model)
     network, images = FoldedNet(twin), torch.randn(3, 3, size, size, dtype=torch.float64)
     for net in (model, twin):
@@ -71,7 +71,7 @@ def test_outputs_and_gradients_are_those_of_the_model(name: str, size: int) -> N
         torch.testing.assert_close(network(images).logits, model.eval()(images).logits)
 
 
-def test_no_map_is_copied_for_tensorflows_padding_and_wide_depthwise_kernels_are_taken_in_strips() -> None:
+def test_tensorflow_padding_copies_no_map_and_wide_depthwise_kernels_run_in_strips() -> None:
     network = FoldedNet(pretrained("timm/tf_efficientnet_lite0")).eval()
     with torch.inference_mode():
         network(torch.randn(1, 3, 64, 64))
@@ -82,7 +82,7 @@ def test_no_map_is_copied_for_tensorflows_padding_and_wide_depthwise_kernels_are
         assert isinstance(conv, StripedDepthwiseConv2d) == (conv.kernel_size == (5, 5))
 
 
-def test_the_parameters_are_the_models_own_and_keep_their_names() -> None:
+def test_the_model_keeps_its_parameters_and_their_names() -> None:
     model = pretrained("tiny")
     names = list(model.state_dict())
     network = FoldedNet(model)
@@ -95,7 +95,7 @@ def test_the_parameters_are_the_models_own_and_keep_their_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
-def test_new_weights_and_statistics_are_seen_at_once(name: str) -> None:
+def test_new_weights_and_statistics_take_effect_at_once(name: str) -> None:
     model = pretrained(name)
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
@@ -118,7 +118,7 @@ def test_batch_norms_that_learn_are_not_folded() -> None:
         assert torch.equal(tensor, twin.state_dict()[name]), name
 
 
-def test_it_can_be_trained_when_its_first_images_were_of_an_evaluation() -> None:
+def test_it_can_be_trained_after_evaluation_came_first() -> None:
     network = FoldedNet(pretrained("resnet18"))
     with torch.inference_mode():
         network.eval()(torch.randn(2, 3, 64, 64))
@@ -128,7 +128,7 @@ def test_it_can_be_trained_when_its_first_images_were_of_an_evaluation() -> None
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_folding_goes_with_bfloat16() -> None:
+def test_folding_works_with_bfloat16() -> None:
     model = pretrained("resnet18")
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -138,7 +138,7 @@ def test_folding_goes_with_bfloat16() -> None:
 
 
 class UsedTwice(nn.Module):
-    """A convolution whose result goes into a batch norm and past it."""
+    """A convolution whose output is used both by a batch norm and directly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class UsedTwice(nn.Module):
 
 
 class CalledTwice(nn.Module):
-    """A convolution that is called twice, once with a batch norm behind it."""
+    """A convolution called twice, only once followed by a batch norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class CalledTwice(nn.Module):
 
 
 class NamedTwice(nn.Module):
-    """A layer that would be replaced, under two names."""
+    """A replaceable layer under two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class NamedTwice(nn.Module):
 
 
 @pytest.mark.parametrize("backbone", [UsedTwice, CalledTwice, NamedTwice, lambda: nn.Conv2d(3, 4, 3)])
-def test_a_backbone_that_the_folding_does_not_fit_is_computed_as_it_is(backbone: type[nn.Module]) -> None:
+def test_a_backbone_that_cannot_be_folded_runs_unchanged(backbone: type[nn.Module]) -> None:
     model = around(backbone())
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 16, 16)
     assert torch.equal(network(images).logits, model(images).logits)

@@ -1,4 +1,4 @@
-"""Layers for CPUs: PyTorch's numbers, and its gradients, but for the rounding of those that are summed otherwise."""
+"""Layers for CPUs: PyTorch's outputs and gradients, up to rounding where the order of summation differs."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def both(size: tuple[int, int], stride: int, padding: int, bias: bool = True) ->
         ((9, 6), 1, 1, 12),
     ],
 )
-def test_outputs_and_gradients_are_those_of_a_plain_one(
+def test_outputs_and_gradients_equal_those_of_a_plain_convolution(
     size: tuple[int, int], stride: int, padding: int, side: int, bias: bool
 ) -> None:
     plain, striped = both(size, stride, padding, bias)
@@ -52,7 +52,7 @@ def test_outputs_and_gradients_are_those_of_a_plain_one(
         torch.testing.assert_close(gradient, expected)
 
 
-def test_only_the_gradients_that_are_wanted_are_made() -> None:
+def test_only_required_gradients_are_computed() -> None:
     _, striped = both((5, 5), 1, 2)
     maps = torch.randn(2, CHANNELS, 6, 6, dtype=torch.float64)
     striped(maps).sum().backward()
@@ -64,7 +64,7 @@ def test_only_the_gradients_that_are_wanted_are_made() -> None:
     assert striped.weight.grad is None
 
 
-def test_it_goes_with_autocast() -> None:
+def test_it_works_with_autocast() -> None:
     plain, striped = (conv.float() for conv in both((5, 5), 1, 2))
     maps = torch.randn(2, CHANNELS, 6, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -96,7 +96,7 @@ def test_strips_are_for_plain_wide_depthwise_convolutions(conv: nn.Conv2d, gains
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_clamping_in_place_is_relu6_to_the_bit(dtype: torch.dtype) -> None:
+def test_clamping_in_place_is_bit_identical_to_relu6(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     values = torch.cat([torch.randn(1000) * 8, torch.tensor([0.0, -0.0, 6.0, 5.999, 6.001])]).to(dtype)
     results = []
@@ -111,7 +111,7 @@ def test_clamping_in_place_is_relu6_to_the_bit(dtype: torch.dtype) -> None:
         assert torch.equal(expected, result)
 
 
-def test_what_needs_the_values_that_were_clamped_says_so() -> None:
+def test_a_backward_pass_that_needs_the_clamped_values_raises() -> None:
     given = torch.randn(4, requires_grad=True)
     maps = given * 1
     kept = maps.square()

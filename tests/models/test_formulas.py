@@ -1,4 +1,4 @@
-"""Every head against its formula, written out with plain Python numbers: outputs and gradients.
+"""Outputs and gradients of every head against its formula, written out in plain Python numbers.
 
 B batch, C channels, M masks, H × W positions, K classes. No formula here uses an operation of torch.
 """
@@ -16,7 +16,7 @@ from catdog.models import VARIANTS, build_head
 from catdog.models.losses import divergence_loss
 
 Nested = Any
-"""Lists of lists of numbers, indexed as the tensors are."""
+"""Nested lists of numbers, indexed like the tensors."""
 Weights = Mapping[str, Nested]
 
 BATCH, CHANNELS, HEIGHT, WIDTH, CLASSES = 2, 6, 2, 3, 3
@@ -26,7 +26,7 @@ SMALL = {"hidden_features": 7, "reduction": 2, "num_masks": 3}
 
 
 class Written(NamedTuple):
-    """What a formula gives for a batch."""
+    """A formula's results for a batch."""
 
     logits: Nested
     masks: Nested | None
@@ -108,7 +108,7 @@ def softmax_over_positions(scores: Nested) -> Nested:
 
 
 def divergence(batch_of_masks: Nested) -> float:
-    """Normalise each mask by its maximum + 0.01, all inner products, no diagonal, square, average over M²."""
+    """Normalise each mask by its maximum + 0.01; square all off-diagonal inner products; average over M²."""
     total = 0.0
     for masks in batch_of_masks:
         scaled = []
@@ -183,7 +183,7 @@ def plain_weights(head: torch.nn.Module) -> Weights:
 
 
 def central_differences(function: Callable[[Nested], float], at: torch.Tensor) -> torch.Tensor:
-    """The gradient of a function of nested lists, one entry after another."""
+    """The numerical gradient of a function of nested lists, entry by entry."""
     gradient = torch.empty_like(at)
     flat = at.flatten()
     for i in range(len(flat)):
@@ -212,7 +212,7 @@ def test_a_head_computes_its_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_head_that_says_that_it_pools_first_sees_no_more_than_the_means(name: str) -> None:
+def test_exactly_the_heads_that_pool_first_depend_only_on_the_means(name: str) -> None:
     head, _ = small_head(name)
     features, _ = features_and_coefficients()
     means = features.mean(dim=(2, 3), keepdim=True)
@@ -220,7 +220,7 @@ def test_a_head_that_says_that_it_pools_first_sees_no_more_than_the_means(name: 
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_gradient_of_a_head_is_that_of_its_formula(name: str) -> None:
+def test_the_gradient_of_a_head_equals_that_of_its_formula(name: str) -> None:
     write = formula(name)
     head, spec = small_head(name)
     features, coefficients = features_and_coefficients()
@@ -240,7 +240,7 @@ def test_the_gradient_of_a_head_is_that_of_its_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name.startswith("multi-attention")])
-def test_the_loss_of_overlapping_masks_is_in_the_gradient_of_multi_attention_only(name: str) -> None:
+def test_only_multi_attention_has_a_divergence_loss_with_a_gradient(name: str) -> None:
     head, _ = small_head(name)
     features, _ = features_and_coefficients()
     aux_loss = head(features.requires_grad_()).aux_loss
@@ -249,27 +249,27 @@ def test_the_loss_of_overlapping_masks_is_in_the_gradient_of_multi_attention_onl
 
 
 @pytest.mark.parametrize(("count", "height", "width"), [(4, 7, 7), (1, 3, 5), (2, 1, 1), (8, 4, 4)])
-def test_the_divergence_loss_is_its_formula(count: int, height: int, width: int) -> None:
+def test_the_divergence_loss_equals_its_formula(count: int, height: int, width: int) -> None:
     masks = torch.rand(3, count, height, width, generator=torch.Generator().manual_seed(count))
     expected = divergence(masks.tolist())
     assert divergence_loss(masks).item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-def test_the_gradient_of_the_divergence_loss_is_that_of_its_formula() -> None:
+def test_the_gradient_of_the_divergence_loss_equals_that_of_its_formula() -> None:
     masks = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     divergence_loss(masks).backward()
     assert masks.grad is not None
     torch.testing.assert_close(masks.grad, central_differences(divergence, masks.detach()), atol=1e-5, rtol=1e-5)
 
 
-def test_four_equal_masks_of_a_half_diverge_as_computed_by_hand() -> None:
+def test_the_divergence_loss_of_four_masks_of_one_half_is_as_computed_by_hand() -> None:
     # Each entry is 0.5 / 0.51; an inner product over 49 positions is 47.1; 12 of 16 are off the diagonal.
     by_hand = 12 / 16 * (49 * (0.5 / 0.51) ** 2) ** 2
     assert by_hand == pytest.approx(1663.6, rel=1e-4)
     assert divergence_loss(torch.full((2, 4, 7, 7), 0.5)).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_at_the_start_of_training_the_divergence_of_four_masks_is_about_two_hundred() -> None:
+def test_the_divergence_loss_of_four_masks_starts_at_about_two_hundred() -> None:
     losses = []
     for seed in range(20):
         torch.manual_seed(seed)
@@ -278,7 +278,7 @@ def test_at_the_start_of_training_the_divergence_of_four_masks_is_about_two_hund
     assert sum(losses) / len(losses) == pytest.approx(200, rel=0.2)
 
 
-def test_masks_that_do_not_overlap_do_not_diverge() -> None:
+def test_the_divergence_loss_of_masks_that_do_not_overlap_is_zero() -> None:
     masks = torch.zeros(1, 4, 4, 4)
     for m in range(4):
         masks[0, m, m] = 1 + m
@@ -286,7 +286,7 @@ def test_masks_that_do_not_overlap_do_not_diverge() -> None:
     assert divergence_loss(torch.rand(2, 1, 4, 4)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_divergence_loss_of_dead_masks_is_zero_and_has_a_gradient() -> None:
+def test_the_divergence_loss_of_dead_masks_is_zero_with_a_finite_gradient() -> None:
     masks = torch.zeros(2, 4, 3, 3, requires_grad=True)
     loss = divergence_loss(masks)
     loss.backward()
@@ -296,13 +296,13 @@ def test_the_divergence_loss_of_dead_masks_is_zero_and_has_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_divergence_loss_is_computed_in_float32_whatever_the_autocast(dtype: torch.dtype) -> None:
+def test_the_divergence_loss_is_computed_in_float32_even_under_autocast(dtype: torch.dtype) -> None:
     masks = torch.rand(2, 4, 7, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert divergence_loss(masks).item() == pytest.approx(divergence(masks.tolist()), rel=1e-5)
 
 
-def test_a_uniform_softmax_mask_is_plain_average_pooling() -> None:
+def test_a_uniform_softmax_mask_equals_plain_average_pooling() -> None:
     torch.manual_seed(0)
     attention, plain = (build_head(parse_variant(name), 8, 5).eval() for name in ("attention-softmax", "baseline"))
     torch.nn.init.zeros_(attention.mask_conv.weight)
@@ -313,7 +313,7 @@ def test_a_uniform_softmax_mask_is_plain_average_pooling() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_dropout_acts_in_training_and_only_then(name: str) -> None:
+def test_dropout_acts_only_in_training(name: str) -> None:
     torch.manual_seed(0)
     head, features = build_head(parse_variant(name), 32, 5), torch.randn(2, 32, 3, 3)
     assert not torch.equal(head(features).logits, head(features).logits)

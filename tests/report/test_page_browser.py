@@ -1,6 +1,6 @@
-"""The page of a run in a real headless Chromium: what mouse, keyboard, phone and printer make of it.
+"""The page of a run in a real headless Chromium: mouse, keyboard, phone and print.
 
-Skipped where there is none (Debian: apt-get install chromium).
+Skipped without Chromium (Debian: apt-get install chromium).
 """
 
 import importlib.util
@@ -45,7 +45,7 @@ def page_file(page: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Visit:
-    """The page in a tab; complaints and requests are noted."""
+    """The page in a tab; errors and requests are recorded."""
 
     def __init__(self, browser: Any, path: Path, **context: Any) -> None:
         self.complaints: list[str] = []
@@ -64,7 +64,7 @@ class Visit:
         self.loads += 1
 
     def until(self, truth: str) -> None:
-        """Wait for an expression; the page's policy forbids Playwright's own way, which is `eval`."""
+        """Wait until an expression is true; the page's policy forbids `eval`, which Playwright's own wait uses."""
         deadline = time.monotonic() + 10
         while not self.tab.evaluate(truth):
             assert time.monotonic() < deadline, f"{truth} did not come true"
@@ -96,7 +96,7 @@ def visit(browser: Any, page_file: Path) -> Iterator[Callable[..., Visit]]:
         one.context.close()
 
 
-def test_the_slider_changes_the_masks_by_keyboard_and_by_mouse(visit: Callable[..., Visit]) -> None:
+def test_the_epoch_slider_works_by_keyboard_and_by_mouse(visit: Callable[..., Visit]) -> None:
     one = visit()
     assert len(one.pictures()) == 4 * 5, "four probe images, each with four masks"
     assert len(set(one.pictures())) == 20
@@ -121,7 +121,7 @@ def test_the_slider_changes_the_masks_by_keyboard_and_by_mouse(visit: Callable[.
     assert re.search(r"Validation \d\d\.\d\d %, \d of 4 probe images right", one.tab.inner_text("#panel-a > p"))
 
 
-def test_variants_and_seeds_are_chosen_and_two_stand_side_by_side(visit: Callable[..., Visit]) -> None:
+def test_variants_and_seeds_can_be_chosen_and_compared_side_by_side(visit: Callable[..., Visit]) -> None:
     one = visit()
     options = one.tab.eval_on_selector_all("#variant-a option", "all => all.map(one => one.value)")
     assert options == ["attention", "multi-attention", EIGHT]
@@ -143,7 +143,7 @@ def test_variants_and_seeds_are_chosen_and_two_stand_side_by_side(visit: Callabl
     assert left["x"] + left["width"] <= right["x"]
 
 
-def test_a_film_plays_and_pauses(visit: Callable[..., Visit]) -> None:
+def test_the_animation_plays_and_pauses(visit: Callable[..., Visit]) -> None:
     one = visit()
     one.tab.focus("#epoch")
     one.tab.keyboard.press("End")
@@ -162,7 +162,7 @@ def test_a_film_plays_and_pauses(visit: Callable[..., Visit]) -> None:
     assert one.pictures() == last
 
 
-def test_masks_are_seen_through_or_alone(visit: Callable[..., Visit]) -> None:
+def test_masks_are_shown_as_overlays_or_alone(visit: Callable[..., Visit]) -> None:
     one = visit()
     over = one.pictures()
     one.tab.focus("#opacity")
@@ -189,7 +189,7 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Visit], scheme: str
     assert background == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(23, 24, 26)")
 
 
-def test_a_print_shows_the_gallery_as_it_is_without_its_controls(visit: Callable[..., Visit]) -> None:
+def test_a_print_shows_the_gallery_without_its_controls(visit: Callable[..., Visit]) -> None:
     one = visit()
     one.tab.emulate_media(media="print")
     assert one.tab.is_hidden(".controls")
@@ -224,7 +224,7 @@ def test_controls_have_labels_and_headings_are_in_order(visit: Callable[..., Vis
     assert one.tab.get_attribute("html", "lang") == "en"
 
 
-def test_the_policy_stops_a_script_that_was_slipped_in(browser: Any, page: bytes, tmp_path: Path) -> None:
+def test_the_policy_blocks_an_injected_script(browser: Any, page: bytes, tmp_path: Path) -> None:
     slipped = tmp_path / "report.html"
     slipped.write_bytes(page.replace(b"<main", b"<script>document.title = 'taken'</script><main", 1))
     tab = browser.new_page()

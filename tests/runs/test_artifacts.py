@@ -1,10 +1,11 @@
-"""The arrays and the history that a trial leaves: what is read is what was written, and damage is one clear line."""
+"""The arrays and history that a trial leaves: they round-trip, and damage gives one clear line."""
 
 import io
 
 import numpy as np
 import pytest
 
+from catdog.analysis.run_data import read_content
 from catdog.errors import UserError
 from catdog.runs.artifacts import (
     ProbeMasks,
@@ -17,6 +18,8 @@ from catdog.runs.artifacts import (
     read_predictions_npz,
 )
 from catdog.runs.history import epoch_row, history_csv, read_history
+from catdog.storage import MemoryStore
+from tests.helpers.made_runs import make_run, put_trimaps
 
 MASKS = ProbeMasks(
     images_PSSC=np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3),
@@ -31,20 +34,16 @@ ATTENTION = TrimapMasks(["a"], np.ones((1, 1, 2, 2), np.float16))
 
 
 def same(one: object, other: object) -> bool:
-    """Return whether two dataclasses of arrays and lists hold the same."""
+    """Return whether two dataclasses of arrays and lists are equal."""
     return all(np.array_equal(ours, vars(other)[name]) for name, ours in vars(one).items())
 
 
-def test_what_is_read_is_what_was_written() -> None:
+def test_arrays_survive_writing_and_reading() -> None:
     assert same(ProbeMasks.from_npz(MASKS.to_npz()), MASKS)
     breeds, found = read_predictions_npz(predictions_npz(["one", "two"], {"test": PREDICTIONS}), "test")
     assert breeds == ("one", "two")
     assert same(found, PREDICTIONS)
     assert same(read_attention_npz(attention_npz({"test": ATTENTION}), ["test"])["test"], ATTENTION)
-
-
-def test_the_same_arrays_give_the_same_bytes() -> None:
-    assert MASKS.to_npz() == MASKS.to_npz()
 
 
 def an_npz_of_something_else() -> bytes:
@@ -53,13 +52,27 @@ def an_npz_of_something_else() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("parse", [ProbeMasks.from_npz, read_history], ids=["masks", "history"])
+def a_bare_array() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ones(2))
+    return buffer.getvalue()
+
+
+PARSERS = {
+    "masks": ProbeMasks.from_npz,
+    "predictions": lambda data: read_predictions_npz(data, "test"),
+    "attention": lambda data: read_attention_npz(data, ["test"]),
+    "history": read_history,
+}
+
+
+@pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS.keys())
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no archive", MASKS.to_npz()[:-40], an_npz_of_something_else()],
-    ids=["empty", "text", "cut", "other"],
+    [b"", b"no archive", MASKS.to_npz()[:-40], an_npz_of_something_else(), a_bare_array()],
+    ids=["empty", "text", "cut", "other", "bare"],
 )
-def test_a_damaged_file_is_one_line_that_names_it_and_the_remedy(parse: object, data: bytes) -> None:
+def test_a_damaged_file_gives_one_line_that_names_it_and_the_remedy(parse: object, data: bytes) -> None:
     with pytest.raises(
         UserError, match=r"^run/trials/x: not readable \(.*\); run the sweep's command again$"
     ) as caught:
@@ -76,5 +89,27 @@ def test_objects_in_an_archive_are_never_unpickled() -> None:
         parse_artifact("masks.npz", buffer.getvalue(), ProbeMasks.from_npz)
 
 
-def test_a_history_without_epochs_has_no_row_of_any() -> None:
+def test_a_history_without_epochs_has_no_rows() -> None:
     assert epoch_row(read_history(history_csv([])), 0) is None
+
+
+@pytest.mark.parametrize("name", ["masks.npz", "attention.npz", "predictions.npz", "history.csv"])
+def test_a_report_ends_with_one_line_where_a_file_cannot_be_read(name: str) -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ["baseline", "multi-attention"], range(2))
+    put_trimaps(store, run_status, np.eye(64, dtype=bool))
+    key = next(key for key in store.list("made/trials/multi-attention") if key.endswith(name))
+    store.put(key, b"not what it was")
+    with pytest.raises(UserError, match=rf"^{key}: not readable \(.*\); run the sweep's command again$"):
+        read_content(store, run_status)
+
+
+def test_a_history_that_lacks_the_chosen_epoch_is_one_line_too() -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ["multi-attention"], range(1))
+    put_trimaps(store, run_status, np.eye(64, dtype=bool))
+    key = next(key for key in store.list("made/trials") if key.endswith("history.csv"))
+    header = store.get(key).split(b"\n")[0]
+    store.put(key, header + b"\n")
+    with pytest.raises(UserError, match=rf"^{key}: has no epoch [0-9]+, which was chosen"):
+        read_content(store, run_status)

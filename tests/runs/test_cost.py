@@ -1,4 +1,4 @@
-"""What a sweep has used and cost: by hand on a clock that the test sets, and on a real Ray."""
+"""What a sweep has used and cost: computed by hand with a fake clock, and on a real Ray."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ LAUNCH = Launch("abc", "2026-01-01T00:00:00+00:00", "GPU", 2.0)
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -27,7 +27,7 @@ class Clock:
         return self.seconds
 
 
-def test_a_meter_counts_what_is_there_and_what_trials_use() -> None:
+def test_a_meter_counts_available_units_and_those_that_trials_use() -> None:
     clock, units = Clock(), [4.0]
     meter = Meter(LAUNCH, 0.5, lambda: units[0], clock)
     meter.started("baseline", 0)
@@ -48,7 +48,7 @@ def test_a_meter_counts_what_is_there_and_what_trials_use() -> None:
     assert meter.read().closed
 
 
-def test_launches_add_up_and_what_no_trial_used_was_idle() -> None:
+def test_launches_add_up_and_time_that_no_trial_used_is_idle() -> None:
     launches = [
         Launch("a", "", "GPU", 2.0, 3600, 2.0, {"baseline": 1.0}),
         Launch("b", "", "GPU", 1.0, 3600, 4.0, {"baseline": 2.0, "se": 1.0}),
@@ -74,13 +74,13 @@ def test_launches_add_up_and_what_no_trial_used_was_idle() -> None:
         closed=st.booleans(),
     )
 )
-def test_a_launch_survives_its_json(launch: Launch) -> None:
+def test_a_launch_survives_json(launch: Launch) -> None:
     assert Launch.from_json(to_json(launch)) == launch
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_a_sweep_starts_no_more_trials_when_it_has_cost_what_it_may(
+def test_a_sweep_starts_no_more_trials_once_it_has_reached_its_maximum_cost(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> int:
@@ -99,7 +99,7 @@ def test_a_sweep_starts_no_more_trials_when_it_has_cost_what_it_may(
     assert len(list((store_folder / "demo/launches").glob("*.json"))) == 3
 
 
-def test_the_plan_says_what_the_night_will_cost(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_states_the_expected_cost(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["demo", "--store", str(store_folder), "--dry-run"]
     assert run_job(sweep.main, arguments) == 0
     assert "core-hours; its price: --hourly-price" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What is damaged in the store, or on a node's disk, is seen, named and made again; it never enters a table."""
+"""Damage in the store or on a node's disk is detected, named and repaired; it never enters a table."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ from catdog.errors import NotFoundError, UserError
 from catdog.runs.manifest import PlannedTrial, plan_run
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import missing_trials, open_run
-from catdog.runs.weights_file import local_weights, weights_digest
+from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import LocalStore, S3Store, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
 from catdog.trial.context import RunContext
@@ -45,7 +45,7 @@ def alter(path: Path) -> None:
 
 
 def embellish(path: Path) -> None:
-    """Change an accuracy in result.json, which stays proper JSON."""
+    """Change an accuracy in result.json, which stays valid JSON."""
     lines = path.read_text().splitlines()
     path.write_text("\n".join(' "test_accuracy": 99.9,' if '"test_accuracy"' in line else line for line in lines))
 
@@ -66,7 +66,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 @pytest.fixture
 def finished(make_context: Callable[..., RunContext], recipe: Recipe) -> RunContext:
-    """A run of one trial that is over, with its manifest."""
+    """A run of one finished trial, with its manifest."""
     context = make_context(recipe)
     run_trial(context, ATTENTION, 0)
     config = dataclasses.replace(PRESETS["demo"], run="test", variants=("attention",), seeds="1")
@@ -76,7 +76,7 @@ def finished(make_context: Callable[..., RunContext], recipe: Recipe) -> RunCont
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_result_is_named_leaves_the_table_and_is_made_again(
+def test_a_damaged_result_is_named_leaves_the_table_and_is_computed_again(
     damage: str, finished: RunContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, spoil, words = DAMAGES[damage]
@@ -99,7 +99,7 @@ def test_a_damaged_result_is_named_leaves_the_table_and_is_made_again(
             assert store.get(key) == data, key
 
 
-def test_a_trial_with_another_recipe_is_no_damage(finished: RunContext) -> None:
+def test_a_trial_with_another_recipe_is_not_damage(finished: RunContext) -> None:
     trial = PlannedTrial(ATTENTION, 0)
     other = dataclasses.replace(finished.identity, threads=2)
     assert other.trial_hash(trial.variant, 0) != finished.identity.trial_hash(trial.variant, 0)
@@ -108,13 +108,13 @@ def test_a_trial_with_another_recipe_is_no_damage(finished: RunContext) -> None:
 
 
 @pytest.mark.parametrize("spoil", [truncate, alter])
-def test_a_damaged_pack_of_a_local_store_is_made_again_by_the_next_sweep(
+def test_the_next_sweep_rebuilds_a_damaged_pack_in_a_local_store(
     spoil: Callable[[Path], None], store_folder: Path, drawn_fingerprint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, key = LocalStore(store_folder), pack_key(drawn_fingerprint)
     path = store.path(key)
     content = path.read_bytes()
-    path.unlink()  # the fixture's file is shared by all tests
+    path.unlink()  # a hard link to the pack that all tests share
     path.write_bytes(content)
     spoil(path)
     with pytest.raises(NotFoundError, match="damaged; the same command makes it again"):
@@ -128,7 +128,7 @@ def test_a_damaged_pack_of_a_local_store_is_made_again_by_the_next_sweep(
 
 
 @pytest.mark.parametrize("spoil", [truncate, alter])
-def test_damaged_features_are_made_again(
+def test_damaged_features_are_computed_again(
     spoil: Callable[[Path], None], make_context: Callable[..., RunContext], recipe: Recipe
 ) -> None:
     context = make_context(dataclasses.replace(recipe, freeze=True))
@@ -151,7 +151,7 @@ def test_a_damaged_copy_on_a_node_is_fetched_again(s3_bucket: str, tmp_path: Pat
         assert fetch_or_make(store, "datasets/x/pack").read_bytes() == b"content"
 
 
-def test_a_damaged_object_on_s3_is_named_and_made_again(
+def test_a_damaged_object_on_s3_is_named_and_rebuilt(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = StoreLocation.of(s3_bucket).open()
@@ -169,7 +169,7 @@ def test_a_damaged_object_on_s3_is_named_and_made_again(
     assert store.get("datasets/x/pack") == b"content"
 
 
-def test_a_pack_whose_writer_died_before_its_digest_is_made_again(tmp_path: Path) -> None:
+def test_a_pack_whose_writer_died_before_its_digest_is_rebuilt(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("datasets/x/pack", b"half")
     assert (
@@ -178,7 +178,7 @@ def test_a_pack_whose_writer_died_before_its_digest_is_made_again(tmp_path: Path
     )
 
 
-def test_weights_that_changed_since_the_run_began_are_refused(s3_bucket: str) -> None:
+def test_weights_that_changed_since_the_run_began_are_rejected(s3_bucket: str) -> None:
     store, url = StoreLocation.of(s3_bucket).open(), f"{s3_bucket}/weights.pth"
     store.put("weights.pth", b"old")
     digest = weights_digest(url)
@@ -209,7 +209,7 @@ def fill(folder: Path, leave: int) -> None:
             file.write(bytes(65536))
 
 
-def test_a_full_disk_leaves_the_old_file_whole(small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_intact(small_disk: Path) -> None:
     store = LocalStore(small_disk)
     store.put("run/result.json", b"old")
     fill(small_disk, leave=100_000)
@@ -221,13 +221,13 @@ def test_a_full_disk_leaves_the_old_file_whole(small_disk: Path) -> None:
 
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.slow
-def test_a_disk_that_fills_up_ends_the_sweep_with_one_line_and_room_lets_it_go_on(
+def test_a_full_disk_ends_the_sweep_with_one_line_and_the_sweep_resumes_once_there_is_room(
     small_disk: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, store = LocalStore(packed), LocalStore(small_disk)
     for key in source.list(""):
         store.put_file(key, source.path(key))
-    fill(small_disk, leave=600_000)  # enough for the plan and some contact sheets, not for all of a trial
+    fill(small_disk, leave=600_000)  # enough for the plan and some contact sheets, not for a whole trial
     arguments = ["demo", "--store", str(small_disk), *SMALL, "--checkpoint-seconds", "0", "--seeds", "2"]
     assert run_job(sweep.main, arguments) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The code that made a run has a name, in a checkout and outside of one."""
+"""The code version of a run can be named, in a checkout and outside one."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from tests.helpers.project import ROOT
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the code, outside of any checkout."""
+    """A copy of the code, outside any checkout."""
     for name in ("catdog", "jobs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     return tmp_path
@@ -36,7 +36,7 @@ def commit_all(project: Path) -> str:
     return git(project, "rev-parse", "HEAD")
 
 
-def test_in_a_checkout_it_is_the_commit_and_says_where_the_code_differs(project: Path) -> None:
+def test_in_a_checkout_the_version_is_the_commit_and_marks_changed_code(project: Path) -> None:
     commit = commit_all(project)
     assert version_of(project) == commit
     (project / "README").write_text("not code")
@@ -46,13 +46,13 @@ def test_in_a_checkout_it_is_the_commit_and_says_where_the_code_differs(project:
     assert version_of(project) == f"{commit}+changes"
 
 
-def test_without_git_it_is_the_hash_by_which_git_finds_the_folder(project: Path) -> None:
+def test_without_git_the_version_is_the_folders_git_tree_hash(project: Path) -> None:
     version = version_of(project)
     commit_all(project)
     assert version == f"tree {git(project, 'rev-parse', 'HEAD:catdog')}"
 
 
-def test_a_copy_inside_the_checkout_of_something_else_does_not_take_its_commit(project: Path) -> None:
+def test_a_copy_inside_an_unrelated_checkout_does_not_take_its_commit(project: Path) -> None:
     (project / ".gitignore").write_text("catdog/\njobs/\n")
     git(project, "init")
     git(project, "add", ".")

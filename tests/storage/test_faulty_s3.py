@@ -1,4 +1,4 @@
-"""The proxy of bad nights itself: each fault reaches a plain boto3 client as what it is, and all else is unharmed."""
+"""The fault-injecting proxy itself: a plain boto3 client sees each fault as intended, and all else is unaffected."""
 
 import functools
 import os
@@ -50,7 +50,7 @@ def direct(any_server: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def client(any_server: Any, proxy: FaultyS3) -> Iterator[Any]:
-    """A client of the proxy; tries once."""
+    """A client of the proxy, without retries."""
     client = any_server.client(proxy.url, read_timeout=2)
     yield client
     client.close()
@@ -75,7 +75,9 @@ def test_objects_pass_in_both_directions(client: Any, direct: Any, bucket: str, 
         client.head_object(Bucket=bucket, Key=key)
 
 
-def test_large_files_pass_in_parts(client: Any, direct: Any, bucket: str, proxy: FaultyS3, tmp_path: Path) -> None:
+def test_large_files_pass_in_multiple_parts(
+    client: Any, direct: Any, bucket: str, proxy: FaultyS3, tmp_path: Path
+) -> None:
     content = os.urandom(20 * MEGABYTE)
     (tmp_path / "source").write_bytes(content)
     transfer = TransferConfig(multipart_threshold=5 * MEGABYTE, multipart_chunksize=5 * MEGABYTE)
@@ -87,10 +89,10 @@ def test_large_files_pass_in_parts(client: Any, direct: Any, bucket: str, proxy:
     assert not proxy.injected
 
 
-def test_what_was_signed_arrives_as_it_was_sent() -> None:
+def test_everything_signed_is_forwarded_unchanged() -> None:
     target = "//bucket/a%2Fb//c+d?list-type=2&prefix=%20x"
-    body = b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:NhCmhg==\r\n\r\n"  # what S3 calls aws-chunked
-    chunked = b"%X\r\n%b\r\n0\r\n\r\n" % (len(body), body)  # what HTTP calls chunked
+    body = b"5\r\nhello\r\n0\r\nx-amz-checksum-crc32:NhCmhg==\r\n\r\n"  # S3's aws-chunked encoding
+    chunked = b"%X\r\n%b\r\n0\r\n\r\n" % (len(body), body)  # HTTP's chunked encoding
     headers = {
         "Host": "bucket.example.com:9000",
         "authorization": "AWS4-HMAC-SHA256 Credential=KEY/20300101/us-east-1/s3/aws4_request, Signature=0",
@@ -119,7 +121,7 @@ def test_what_was_signed_arrives_as_it_was_sent() -> None:
 
 
 def answer_one(listener: socket.socket, end: bytes) -> bytes:
-    """Return the bytes of one request, up to `end`, and answer it."""
+    """Answer one request; returns its bytes, up to `end`."""
     connection, _ = listener.accept()
     with connection:
         arrived = b""
@@ -129,7 +131,7 @@ def answer_one(listener: socket.socket, end: bytes) -> bytes:
     return arrived
 
 
-def test_sixteen_connections_at_once_do_not_disturb_each_other(client: Any, bucket: str, proxy: FaultyS3) -> None:
+def test_sixteen_concurrent_connections_do_not_disturb_each_other(client: Any, bucket: str, proxy: FaultyS3) -> None:
     contents = {f"key-{number}": os.urandom(1 + number * 3000) for number in range(64)}
 
     def put_and_get(key: str) -> bytes:
@@ -141,7 +143,9 @@ def test_sixteen_connections_at_once_do_not_disturb_each_other(client: Any, buck
     assert {request.path for request in proxy.passed} == {f"/{bucket}/{key}" for key in contents}
 
 
-def test_a_refusal_is_real_cuts_open_connections_and_ends(client: Any, bucket: str, proxy: FaultyS3) -> None:
+def test_refusing_rejects_and_cuts_connections_until_they_are_accepted_again(
+    client: Any, bucket: str, proxy: FaultyS3
+) -> None:
     client.put_object(Bucket=bucket, Key="key", Body=b"content")
     url = proxy.url
     for _ in range(2):
@@ -154,7 +158,7 @@ def test_a_refusal_is_real_cuts_open_connections_and_ends(client: Any, bucket: s
     assert proxy.injected == {"refuse": 2}
 
 
-def test_a_refusal_cuts_an_answer_that_hangs(client: Any, bucket: str, proxy: FaultyS3) -> None:
+def test_refusing_cuts_an_answer_that_hangs(client: Any, bucket: str, proxy: FaultyS3) -> None:
     proxy.hang_answer_share, proxy.hang_seconds = 1.0, 3600
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(client.put_object, Bucket=bucket, Key="key", Body=b"content")
@@ -175,7 +179,7 @@ def test_slow_down_denied_and_expired_are_answered_without_the_server(
             getattr(client, method)(Bucket=bucket, **arguments)
         return str(caught.value.response["Error"]["Code"])
 
-    is_head = method == "head_object"  # an answer to HEAD has no body that could say more
+    is_head = method == "head_object"  # a HEAD response has no body to carry an error code
     proxy.slow_down_share = 1.0
     assert act() == ("503" if is_head else "SlowDown")
     proxy.deny()
@@ -216,9 +220,7 @@ def test_a_put_whose_answer_hangs_is_carried_out_and_times_out(
 
 
 @pytest.mark.parametrize("content", [b"x", bytes(300_000)])
-def test_a_cut_answer_raises_when_it_is_read(
-    client: Any, direct: Any, bucket: str, proxy: FaultyS3, content: bytes
-) -> None:
+def test_a_cut_answer_raises_when_read(client: Any, direct: Any, bucket: str, proxy: FaultyS3, content: bytes) -> None:
     direct.put_object(Bucket=bucket, Key="key", Body=content)
     proxy.cut_share = 1.0
     answer = client.get_object(Bucket=bucket, Key="key")
@@ -231,7 +233,7 @@ def test_a_cut_answer_raises_when_it_is_read(
     assert proxy.injected == {"cut": 1}
 
 
-def test_the_next_faults_come_in_their_order(client: Any, bucket: str, proxy: FaultyS3) -> None:
+def test_the_next_faults_come_in_order(client: Any, bucket: str, proxy: FaultyS3) -> None:
     proxy.next_faults = ["", "slow_down", "lose_answer"]
     client.put_object(Bucket=bucket, Key="key", Body=b"1")
     with pytest.raises(ClientError, match="SlowDown"):
@@ -241,7 +243,7 @@ def test_the_next_faults_come_in_their_order(client: Any, bucket: str, proxy: Fa
     assert stored(client, bucket, "key") == b"3"
 
 
-def test_faults_come_in_their_shares_and_a_seed_gives_the_same_again(moto_server: Any) -> None:
+def test_faults_match_their_shares_and_are_reproducible_by_seed(moto_server: Any) -> None:
     bucket = moto_server.new_bucket()
 
     def codes(seed: int) -> list[str]:
@@ -265,14 +267,14 @@ def test_faults_come_in_their_shares_and_a_seed_gives_the_same_again(moto_server
     assert 20 <= first.count("ConnectionClosedError") <= 60
 
 
-def test_it_keeps_what_clients_sent(client: Any, bucket: str, proxy: FaultyS3) -> None:
+def test_it_records_the_headers_that_clients_sent(client: Any, bucket: str, proxy: FaultyS3) -> None:
     client.put_object(Bucket=bucket, Key="key", Body=b"", ContentEncoding="gzip", ChecksumAlgorithm="CRC32")
     assert {"host", "authorization", "x-amz-checksum-crc32"} <= proxy.header_names["PUT"]
     assert proxy.content_encodings == {"gzip"}
     assert not proxy.header_names["GET"]
 
 
-def test_it_runs_in_a_process_of_its_own(moto_server: Any) -> None:
+def test_it_runs_as_its_own_process(moto_server: Any) -> None:
     bucket = moto_server.new_bucket()
     command = [sys.executable, "-m", "tests.helpers.faulty_s3", moto_server.url, "--slow-down", "1"]
     with subprocess.Popen(
@@ -280,7 +282,7 @@ def test_it_runs_in_a_process_of_its_own(moto_server: Any) -> None:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        # Ignored where the tests run in the background of a shell.
+        # A shell's background processes ignore SIGINT.
         preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None

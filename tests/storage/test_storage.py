@@ -1,4 +1,4 @@
-"""The contract of stores (a folder, a real S3 server over HTTP, memory), and uploads in the background."""
+"""The contract of stores (a folder, a real S3 server over HTTP, memory), and background uploads."""
 
 import hashlib
 import os
@@ -28,11 +28,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def everything_below(folder: Path) -> set[str]:
-    """All files below a folder, hidden ones too."""
+    """All files below a folder, including hidden ones."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_was_put_can_be_got(store: Store) -> None:
+def test_get_returns_what_was_put(store: Store) -> None:
     for key, data in (
         (f"{TRIAL}/result.json", b'{"seed": 0}'),
         ("run/empty", b""),
@@ -50,7 +50,7 @@ def test_a_later_object_replaces_an_earlier_one(store: Store) -> None:
     assert store.list("") == ["run/manifest.json"]
 
 
-def test_what_is_not_there_is_not_found(store: Store) -> None:
+def test_a_missing_object_is_not_found(store: Store) -> None:
     store.put("run/trials/x", b"")
     for key in ("nothing", "run/nothing", "run/trials/x2"):
         assert not store.exists(key)
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_not_found(store: Store) -> None:
     assert not store.exists("run/trials")
 
 
-def test_deleting_takes_one_object_and_does_not_mind_that_it_is_gone(store: Store) -> None:
+def test_deleting_removes_one_object_and_ignores_missing_ones(store: Store) -> None:
     store.put("run/a", b"1")
     store.put("run/ab", b"2")
     store.delete("run/a")
@@ -70,7 +70,7 @@ def test_deleting_takes_one_object_and_does_not_mind_that_it_is_gone(store: Stor
         store.get("run/a")
 
 
-def test_a_listing_is_sorted_and_holds_all_keys_with_the_prefix_and_no_others(store: Store) -> None:
+def test_a_listing_is_sorted_and_holds_exactly_the_keys_with_the_prefix(store: Store) -> None:
     keys = [
         f"run/trials/{name}/seed-{seed:02d}/result.json"
         for name in ("se", "attention-relu", "attention")
@@ -101,12 +101,12 @@ def test_files_are_stored_and_fetched_whole(store: Store, tmp_path: Path) -> Non
     assert everything_below(tmp_path / "new") == {"folder/target"}
 
 
-def test_a_store_that_works_passes_the_check_and_nothing_is_left_of_it(store: Store) -> None:
+def test_a_working_store_passes_the_check_which_leaves_nothing_behind(store: Store) -> None:
     store.check()
     assert store.list("") == []
 
 
-def test_many_objects_are_read_in_order_and_those_that_are_gone_are_left_out(store: Store) -> None:
+def test_many_objects_are_read_in_order_and_missing_ones_are_left_out(store: Store) -> None:
     keys = [f"run/{i}" for i in (5, 3, 9, 1, 7)]
     for key in keys:
         store.put(key, key.encode())
@@ -161,12 +161,12 @@ def test_missing_credentials_are_a_mistake(s3_bucket: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix"])
-def test_an_s3_url_without_bucket_is_a_mistake(url: str) -> None:
+def test_an_s3_url_without_a_bucket_is_a_mistake(url: str) -> None:
     with pytest.raises(UserError, match="names no bucket"):
         StoreLocation.of(url).open()
 
 
-def test_a_location_is_absolute_and_of_a_kind_we_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_location_is_absolute_and_of_a_known_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert StoreLocation.of("results") == StoreLocation(str(tmp_path / "results"))
     assert StoreLocation.of("~/results").url == str(Path.home() / "results")
@@ -209,7 +209,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) ->
     assert store.get("a/result.json") == b"old"
 
 
-def test_a_folder_that_cannot_be_written_is_a_mistake_for_the_check_and_a_store_error_later(
+def test_an_unwritable_folder_is_a_mistake_in_the_check_and_a_store_error_later(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_bytes(b"in the way")
@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_written_is_a_mistake_for_the_check_and_a_store_
         LocalStore(tmp_path).get("run/a")
 
 
-def test_a_half_written_file_of_a_dead_process_is_no_object(tmp_path: Path) -> None:
+def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("run/a", b"1")
     (tmp_path / "run" / ".b.4711-1").write_bytes(b"half")
@@ -235,7 +235,7 @@ def test_a_half_written_file_of_a_dead_process_is_no_object(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "run/../../x"])
-def test_a_key_that_leaves_the_folder_is_refused(key: str, tmp_path: Path) -> None:
+def test_a_key_outside_the_folder_is_rejected(key: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="key"):
         LocalStore(tmp_path / "store").put(key, b"")
 
@@ -259,7 +259,7 @@ def test_readers_never_see_half_an_object_while_writers_replace_it(tmp_path: Pat
 
 
 class FlakyStore(MemoryStore):
-    """A store that is away for the first so many writes."""
+    """A store that is unavailable for its first `failures` writes."""
 
     def __init__(self, failures: int, error: type[Exception] = StoreError) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ def upload(
     objects: Mapping[str, Callable[[], bytes]],
     then: Callable[[BackgroundUploads], None] = lambda uploads: None,
 ) -> None:
-    """Queue objects, do something else, and leave."""
+    """Queue objects, call `then`, and leave the context."""
     with BackgroundUploads(store) as uploads:
         for key, make in objects.items():
             uploads.put(key, make)
@@ -327,7 +327,7 @@ def test_a_flush_waits_until_everything_is_stored() -> None:
         assert store.exists("third")
 
 
-def test_the_same_key_ends_with_what_was_put_last() -> None:
+def test_a_key_put_repeatedly_ends_with_its_last_content() -> None:
     store = MemoryStore()
     with BackgroundUploads(store) as uploads:
         for i in range(20):
@@ -359,7 +359,7 @@ def test_an_error_while_making_an_object_surfaces_and_nothing_after_it_is_stored
     assert not upload_threads()
 
 
-def test_uploads_end_with_the_error_of_a_store_that_stayed_away() -> None:
+def test_uploads_end_with_the_error_of_an_unavailable_store() -> None:
     store = FlakyStore(failures=1)
     with pytest.raises(StoreError, match="away"):
         upload(store, {"a": lambda: b"1", "b": lambda: b"2"})
@@ -368,7 +368,7 @@ def test_uploads_end_with_the_error_of_a_store_that_stayed_away() -> None:
     assert not upload_threads()
 
 
-def test_leaving_with_an_exception_drops_what_waits() -> None:
+def test_leaving_with_an_exception_drops_pending_uploads() -> None:
     store, gate = MemoryStore(), threading.Event()
 
     def make() -> bytes:
@@ -393,7 +393,7 @@ def test_more_uploads_than_the_queue_holds_are_all_stored() -> None:
     assert len(store.objects) == 100
 
 
-def test_an_object_that_is_put_again_while_it_waits_is_stored_once_and_behind_what_came_before() -> None:
+def test_an_object_put_again_while_pending_is_stored_once_after_everything_queued_before_it() -> None:
     store, gate = MemoryStore(), threading.Event()
 
     def make() -> bytes:
@@ -410,7 +410,7 @@ def test_an_object_that_is_put_again_while_it_waits_is_stored_once_and_behind_wh
     assert store.objects["checkpoint"] == bytes([4]) * 1000
 
 
-def test_an_object_is_put_only_where_there_is_none(store: Store) -> None:
+def test_put_new_never_overwrites_other_content(store: Store) -> None:
     assert store.put_new("run/claim", b"mine")
     assert store.put_new("run/claim", b"mine")
     assert not store.put_new("run/claim", b"yours")
@@ -418,7 +418,7 @@ def test_an_object_is_put_only_where_there_is_none(store: Store) -> None:
     assert store.list("") == ["run/claim"]
 
 
-def test_tidying_removes_what_dead_processes_left_and_empty_folders(tmp_path: Path) -> None:
+def test_tidying_removes_leftovers_of_dead_processes_and_empty_folders(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("run/trials/a", b"1")
     dead = 2**22 + 1  # above the kernel's highest pid
@@ -430,6 +430,6 @@ def test_tidying_removes_what_dead_processes_left_and_empty_folders(tmp_path: Pa
     assert not (tmp_path / "run/failures").exists()
 
 
-def test_a_check_writes_nothing_that_stays_not_even_the_folder(tmp_path: Path) -> None:
+def test_a_check_leaves_nothing_behind_not_even_the_folder(tmp_path: Path) -> None:
     LocalStore(tmp_path / "new" / "store").check()
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""Sweeps on a cluster whose nodes come when trials need them, are taken away, and go when nothing is left to do."""
+"""Sweeps on a cluster whose nodes start on demand, get reclaimed, and stop when idle."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def s3_store(s3_bucket: str, packed: Path) -> str:
-    """A store on S3 that holds the drawn pets; its url."""
+    """The url of a store on S3 that holds the drawn pets."""
     store, source = StoreLocation.of(s3_bucket).open(), LocalStore(packed)
     for key in source.list(""):
         store.put_file(key, source.path(key))
@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 @pytest.mark.slow
-def test_a_node_comes_for_a_task_that_needs_a_gpu_and_goes_when_idle(cluster: FakeAutoscalingCluster) -> None:
+def test_a_node_starts_for_a_task_that_needs_a_gpu_and_stops_when_idle(cluster: FakeAutoscalingCluster) -> None:
     script = (
         "import ray\n"
         "ray.init(logging_level='ERROR', log_to_driver=False)\n"
@@ -82,7 +82,7 @@ def test_a_node_comes_for_a_task_that_needs_a_gpu_and_goes_when_idle(cluster: Fa
         ),
     ],
 )
-def test_what_no_node_can_ever_have_is_refused_before_any_is_started(
+def test_resources_that_no_node_can_have_are_rejected_before_any_node_starts(
     cluster: FakeAutoscalingCluster, s3_store: str, arguments: list[str], message: str
 ) -> None:
     cluster.wait_for_nodes(0)
@@ -94,7 +94,7 @@ def test_what_no_node_can_ever_have_is_refused_before_any_is_started(
 
 
 @pytest.mark.slow
-def test_a_folder_is_refused_as_the_store_of_a_cluster_that_can_start_nodes(
+def test_a_folder_is_rejected_as_the_store_of_a_cluster_that_can_start_nodes(
     cluster: FakeAutoscalingCluster, store_folder: Path
 ) -> None:
     process = start_job(store_folder, *SMALL, environment=cluster.environment)
@@ -105,7 +105,7 @@ def test_a_folder_is_refused_as_the_store_of_a_cluster_that_can_start_nodes(
 
 
 @pytest.mark.slow
-def test_without_a_type_that_has_gpus_the_sweep_says_that_there_is_none(
+def test_without_a_node_type_with_gpus_the_sweep_reports_that_there_is_no_gpu(
     cluster: FakeAutoscalingCluster, s3_store: str, tmp_path: Path
 ) -> None:
     config = {"max_workers": 2, "head_node_type": "head", "available_node_types": {"head": {}, "cpu": CPU_TYPE}}
@@ -119,12 +119,12 @@ def test_without_a_type_that_has_gpus_the_sweep_says_that_there_is_none(
 
 
 @pytest.mark.slow
-def test_a_sweep_has_its_nodes_come_survives_their_loss_and_lets_them_go(
+def test_a_sweep_starts_its_nodes_survives_their_loss_and_releases_them(
     cluster: FakeAutoscalingCluster, s3_store: str
 ) -> None:
     cluster.wait_for_nodes(0)
     cluster.highest = 0
-    arguments = [  # many epochs: the last trials are to be far from their end when their nodes go
+    arguments = [  # many epochs, so that the last trials are far from finished when their nodes are killed
         *SMALL, "--epochs", "100", "--seeds", "3", "--variants", "baseline", "attention",
         "--gpus-per-trial", "1", "--cpus-per-trial", "1", "--checkpoint-seconds", "0",
     ]  # fmt: skip
@@ -134,13 +134,13 @@ def test_a_sweep_has_its_nodes_come_survives_their_loss_and_lets_them_go(
     def keys(part: str) -> list[str]:
         return [key for key in store.list("demo/trials/") if part in key]
 
-    # Seed by seed: the last begins when all trials of the first have begun and only one of all before it is running.
+    # Trials start seed by seed: once the last seed has started, at most one trial of an earlier seed is still running.
     wait_until(lambda: bool(keys("/seed-02/")), process)
     assert {key.split("/")[2] for key in keys("/seed-00/")} == {"baseline", "attention"}
     assert 3 <= len(keys("/result.json")) < 6
 
     lost = cluster.nodes()
-    for node in lost:  # of both, as of a capacity that is reclaimed: what follows needs new ones
+    for node in lost:  # both of them, as when capacity is reclaimed: the pending trials need new ones
         cluster.kill_node(node)
     names = {node.name for node in lost}
     wait_until(lambda: any(node.name not in names for node in cluster.nodes()), process)
@@ -156,7 +156,7 @@ def test_a_sweep_has_its_nodes_come_survives_their_loss_and_lets_them_go(
 
 
 @pytest.mark.slow
-def test_the_doctor_starts_a_node_of_each_type_and_looks_at_it(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
+def test_the_doctor_starts_and_checks_a_node_of_each_type(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
     cluster.wait_for_nodes(0)
     process = start_job(s3_store, *SMALL, "--variants", "baseline", environment=cluster.environment, job="doctor")
     output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
@@ -167,7 +167,7 @@ def test_the_doctor_starts_a_node_of_each_type_and_looks_at_it(cluster: FakeAuto
     cluster.wait_for_nodes(0)
 
 
-def test_nodes_that_can_be_started_are_those_of_the_autoscalers_configuration(
+def test_the_nodes_that_can_start_are_read_from_the_autoscalers_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, wanted = tmp_path / "ray_bootstrap_config.yaml", {"CPU": 1.0, "GPU": 0.5}
@@ -192,7 +192,7 @@ def test_nodes_that_can_be_started_are_those_of_the_autoscalers_configuration(
     assert not large.matches({"CPU": 4.0, "GPU": 4.0})
 
 
-def test_kubernetes_does_not_say_what_it_can_start_and_is_believed(
+def test_kubernetes_does_not_say_what_it_can_start_so_any_request_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")

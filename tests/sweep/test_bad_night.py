@@ -1,5 +1,5 @@
-"""How the product fares when S3 has a bad night: refused connections, SlowDown, lost, hanging and cut answers, expired
-credentials, denied access; on two servers, through a proxy that makes the faults.
+"""Stores, uploads and sweeps when S3 has a bad night: refused connections, SlowDown, lost, hanging and cut answers,
+expired credentials, denied access; on two servers, through a proxy that injects the faults.
 """
 
 import dataclasses
@@ -30,15 +30,15 @@ pytest_plugins = ["tests.helpers.s3_servers"]
 
 CONTENT = bytes(range(256)) * 400
 LONG = 3600.0
-"""A patience that no test can wait for."""
+"""A patience longer than any test's timeout."""
 MEGABYTE = 1 << 20
 LARGE = 100_000
-"""Bytes of an object that waits on the disk."""
+"""Bytes of an object large enough to be spooled to disk."""
 
 
 @dataclass
 class Night:
-    """A server behind the proxy, and an empty bucket in it."""
+    """A server behind the proxy, with an empty bucket."""
 
     server: Any
     proxy: FaultyS3
@@ -50,11 +50,11 @@ class Night:
         return f"s3://{self.bucket}/team/pets"
 
     def store(self, patience: float = 120.0) -> S3Store:
-        """A store as a process opens it that has not asked the server for anything yet."""
+        """A store as in a new process, which has not yet contacted the server."""
         return open_store(self.url, patience)
 
     def used_store(self, patience: float = 120.0) -> S3Store:
-        """The same, after it has worked."""
+        """The same store after a first success."""
         store = self.store(patience)
         store.put("there", CONTENT)
         return store
@@ -70,7 +70,7 @@ class Night:
         self.credentials.write_text("\n".join(["[default]", *lines, ""]))
 
     def keys_put(self) -> list[str]:
-        """The keys below the store's url that the server was given, in order."""
+        """The keys, relative to the store's url, that reached the server, in order."""
         prefix = f"/{self.bucket}/team/pets/"
         return [path.removeprefix(prefix) for method, path in self.proxy.passed if method == "PUT"]
 
@@ -104,7 +104,7 @@ def night(any_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 @pytest.fixture
 def moto_night(moto_server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Night]:
-    """A night on a server that takes any credentials."""
+    """A night on a server that accepts any credentials."""
     yield from night_of(moto_server, monkeypatch, tmp_path)
 
 
@@ -134,7 +134,7 @@ OPERATIONS: dict[str, tuple[Callable[[S3Store, Path], object], object]] = {
     "list": (lambda store, folder: store.list("the"), ["there"]),
     "exists": (lambda store, folder: store.exists("there"), True),
 }
-"""Every operation, of a store with an object "there", and what it returns."""
+"""Every operation on a store with an object "there", and its expected return value."""
 
 
 def set_share(name: str, share: float) -> Callable[[FaultyS3], None]:
@@ -152,7 +152,7 @@ AWAY: dict[str, Callable[[FaultyS3], None]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("away", AWAY)
-def test_every_operation_outlasts_a_store_that_is_away(night: Night, away: str, tmp_path: Path) -> None:
+def test_every_operation_retries_until_the_store_is_available_again(night: Night, away: str, tmp_path: Path) -> None:
     store = night.used_store()
     AWAY[away](night.proxy)
     with ThreadPoolExecutor(len(OPERATIONS)) as pool:
@@ -185,7 +185,7 @@ def test_every_operation_finds_renewed_credentials(moto_night: Night, operation:
     ["", "[defau", "[default]\naws_access_key_id = renewed\n"],
     ids=["empty", "half a line", "half a pair"],
 )
-def test_credentials_that_are_just_being_written_are_waited_for(moto_night: Night, unfinished: str) -> None:
+def test_operations_retry_while_the_credentials_file_is_being_written(moto_night: Night, unfinished: str) -> None:
     store = moto_night.used_store()
     moto_night.proxy.expired_keys.add(moto_night.server.access_key)
     moto_night.credentials.write_text(unfinished)
@@ -205,7 +205,7 @@ def test_credentials_that_are_just_being_written_are_waited_for(moto_night: Nigh
         ("expired", "Expired|400"),
     ],
 )
-def test_an_operation_gives_up_when_the_patience_is_over(
+def test_an_operation_gives_up_when_its_patience_runs_out(
     moto_night: Night, away: str, reason: str, tmp_path: Path
 ) -> None:
     store = moto_night.used_store(patience=1)
@@ -229,7 +229,7 @@ def test_an_operation_gives_up_when_the_patience_is_over(
 
 
 @pytest.mark.timeout(60)
-def test_who_is_in_a_hurry_waits_no_longer(moto_night: Night) -> None:
+def test_retrying_can_be_switched_off_while_an_operation_retries(moto_night: Night) -> None:
     store = moto_night.used_store(LONG)
     moto_night.proxy.refuse()
     timer = threading.Timer(3, store.set_retrying, [False])
@@ -241,13 +241,13 @@ def test_who_is_in_a_hurry_waits_no_longer(moto_night: Night) -> None:
         store.put("there", CONTENT)
     timer = threading.Timer(2, moto_night.proxy.accept)
     timer.start()
-    with give_up_on_interrupt(store):  # of the next sweep in this process
+    with give_up_on_interrupt(store):  # used by the next sweep in this process
         store.put("there", CONTENT)
     timer.join()
 
 
 @pytest.mark.timeout(60)
-def test_an_object_that_is_not_there_is_said_at_once(night: Night, tmp_path: Path) -> None:
+def test_a_missing_object_is_reported_at_once(night: Night, tmp_path: Path) -> None:
     store = night.used_store(LONG)
     with pytest.raises(NotFoundError):
         store.get("nothing")
@@ -258,9 +258,9 @@ def test_an_object_that_is_not_there_is_said_at_once(night: Night, tmp_path: Pat
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_is_refused_from_the_start_is_said_at_once(night: Night, operation: str, tmp_path: Path) -> None:
+def test_a_refusal_from_the_start_is_reported_at_once(night: Night, operation: str, tmp_path: Path) -> None:
     act, _ = OPERATIONS[operation]
-    if operation != "exists":  # which S3 answers with a bare 404
+    if operation != "exists":  # which S3 answers with just a 404
         with pytest.raises(StoreRefusedError, match="there is no bucket 'no-such-bucket'"):
             act(open_store("s3://no-such-bucket/x", LONG), tmp_path)
     night.proxy.deny()
@@ -271,7 +271,7 @@ def test_what_is_refused_from_the_start_is_said_at_once(night: Night, operation:
         act(night.store(LONG), tmp_path)
 
 
-def test_a_new_object_is_put_once(night: Night) -> None:
+def test_a_new_object_is_put_only_once(night: Night) -> None:
     store = night.store()
     assert store.put_new("key", b"first")
     assert store.put_new("key", b"first"), "equal content is as good as our own"
@@ -280,7 +280,7 @@ def test_a_new_object_is_put_once(night: Night) -> None:
     assert is_second != night.server.keeps_what_is_there
 
 
-def test_a_store_that_knows_no_conditional_writes_is_looked_into_before(night: Night) -> None:
+def test_without_conditional_writes_the_store_is_checked_before_writing(night: Night) -> None:
     night.proxy.knows_conditions = False
     store = night.store()
     assert store.abilities()["conditional writes"] is False
@@ -290,7 +290,7 @@ def test_a_store_that_knows_no_conditional_writes_is_looked_into_before(night: N
     assert store.get("key") == b"first"
 
 
-def test_a_worker_waits_where_another_process_was_let_in(night: Night) -> None:
+def test_a_worker_retries_a_denied_store_that_has_answered_another_process(night: Night) -> None:
     night.used_store()
     night.proxy.deny()
     location = dataclasses.replace(StoreLocation.of(night.url, patience=120.0), has_answered=True)
@@ -301,7 +301,7 @@ def test_a_worker_waits_where_another_process_was_let_in(night: Night) -> None:
     assert night.proxy.injected["denied"] > 0
 
 
-def test_a_disk_of_this_machine_that_cannot_be_written_is_not_the_store_s_fault(night: Night, tmp_path: Path) -> None:
+def test_an_unwritable_local_disk_is_not_a_store_error(night: Night, tmp_path: Path) -> None:
     store = night.used_store(LONG)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot be written .*CATDOG_CACHE") as caught:
@@ -310,7 +310,7 @@ def test_a_disk_of_this_machine_that_cannot_be_written_is_not_the_store_s_fault(
 
 
 @pytest.mark.timeout(60)
-def test_a_full_disk_of_this_machine_is_not_waited_for(night: Night, tmp_path: Path) -> None:
+def test_a_full_local_disk_is_not_retried(night: Night, tmp_path: Path) -> None:
     store = night.used_store(LONG)
     with files_of_at_most(1000), pytest.raises(UserError, match=r"cannot be written .*make room"):
         store.get_file("there", tmp_path / "copy")
@@ -318,7 +318,7 @@ def test_a_full_disk_of_this_machine_is_not_waited_for(night: Night, tmp_path: P
     assert [request.method for request in night.proxy.passed].count("GET") == 1, "it was asked for once"
 
 
-def test_a_new_object_whose_answer_was_lost_is_ours(night: Night) -> None:
+def test_a_new_object_is_ours_even_if_the_answer_was_lost(night: Night) -> None:
     store = night.store()
     night.proxy.next_faults = ["lose_answer", "lose_answer", "slow_down"]
     assert store.put_new("key", CONTENT)
@@ -331,7 +331,7 @@ def make_noise(proxy: FaultyS3) -> None:
 
 
 @pytest.mark.slow
-def test_every_object_is_whole_whatever_happens_on_the_way(night: Night) -> None:
+def test_every_object_arrives_whole_despite_faults(night: Night) -> None:
     store, random = night.used_store(LONG), np.random.default_rng(0)
     sizes = np.exp(random.uniform(0, np.log(3 * MEGABYTE), 200)).astype(int)
     contents = {f"run/{number:03d}": random.bytes(size) for number, size in enumerate(sizes)}
@@ -346,7 +346,7 @@ def test_every_object_is_whole_whatever_happens_on_the_way(night: Night) -> None
 
 
 @pytest.mark.slow
-def test_large_files_are_whole_whatever_happens_on_the_way(night: Night, tmp_path: Path) -> None:
+def test_large_files_arrive_whole_despite_faults(night: Night, tmp_path: Path) -> None:
     store, content = night.used_store(LONG), os.urandom(20 * MEGABYTE)
     (tmp_path / "source").write_bytes(content)
     make_noise(night.proxy)
@@ -358,7 +358,7 @@ def test_large_files_are_whole_whatever_happens_on_the_way(night: Night, tmp_pat
     assert night.proxy.injected.total() > 0
 
 
-def test_no_optional_checksums_are_sent_to_an_endpoint_of_its_own(night: Night, tmp_path: Path) -> None:
+def test_no_optional_checksums_are_sent_to_a_custom_endpoint(night: Night, tmp_path: Path) -> None:
     store = night.used_store()
     (tmp_path / "large").write_bytes(bytes(20 * MEGABYTE))
     store.put_file("large", tmp_path / "large")
@@ -375,7 +375,7 @@ def test_no_optional_checksums_are_sent_to_an_endpoint_of_its_own(night: Night, 
     assert not night.proxy.content_encodings
 
 
-def test_uploads_go_on_while_the_store_is_away_and_arrive_in_order(night: Night) -> None:
+def test_uploads_are_accepted_while_the_store_is_unavailable_and_arrive_in_order(night: Night) -> None:
     contents = {f"run/{number:02d}": os.urandom(1000 * number) for number in range(40)}
     with BackgroundUploads(night.used_store()) as uploads:
         night.proxy.refuse()
@@ -390,7 +390,7 @@ def test_uploads_go_on_while_the_store_is_away_and_arrive_in_order(night: Night)
     assert set(uploads.digests) == set(contents)
 
 
-def test_of_an_object_that_is_put_again_only_the_newest_is_kept(night: Night) -> None:
+def test_only_the_newest_version_of_a_pending_object_is_kept(night: Night) -> None:
     with BackgroundUploads(night.used_store(), memory_bytes=1000) as uploads:
         night.proxy.refuse()
         uploads.put("first", b"")
@@ -407,8 +407,8 @@ def test_of_an_object_that_is_put_again_only_the_newest_is_kept(night: Night) ->
 
 
 def unnamed_files() -> list[int]:
-    """Return the sizes of this process's open files that have no name any more, but for pytest's own small ones."""
-    gc.collect()  # a traceback may hold the last one for a while
+    """Return the sizes of this process's open but deleted files, except for pytest's own small ones."""
+    gc.collect()  # a traceback may keep the last one open for a while
     sizes = []
     for link in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
@@ -417,7 +417,7 @@ def unnamed_files() -> list[int]:
     return [size for size in sizes if size >= LARGE]
 
 
-def test_what_waits_and_is_large_waits_on_the_disk(night: Night) -> None:
+def test_large_pending_objects_are_spooled_to_disk(night: Night) -> None:
     contents = {f"run/{number:02d}": os.urandom(LARGE) for number in range(20)}
     with BackgroundUploads(night.used_store(), memory_bytes=50_000) as uploads:
         night.proxy.refuse()
@@ -431,7 +431,7 @@ def test_what_waits_and_is_large_waits_on_the_disk(night: Night) -> None:
     assert {key: direct.get(key) for key in contents} == contents
 
 
-def test_a_full_queue_holds_the_caller_until_the_store_is_back(night: Night) -> None:
+def test_a_full_queue_blocks_the_caller_until_the_store_is_available_again(night: Night) -> None:
     went_on = threading.Event()
 
     def fill(uploads: BackgroundUploads) -> None:
@@ -449,7 +449,7 @@ def test_a_full_queue_holds_the_caller_until_the_store_is_back(night: Night) -> 
     assert len(night.direct().list("run/")) == 20
 
 
-def test_uploads_say_what_could_not_be_stored(night: Night) -> None:
+def test_uploads_name_the_object_that_could_not_be_stored(night: Night) -> None:
     uploads = BackgroundUploads(night.used_store(patience=1))
 
     def upload() -> None:
@@ -466,7 +466,7 @@ def test_uploads_say_what_could_not_be_stored(night: Night) -> None:
     assert set(uploads.digests) == {"run/1"} == set(night.direct().list("run/"))
 
 
-def test_uploads_that_gave_up_take_nothing_more(night: Night) -> None:
+def test_uploads_that_gave_up_accept_nothing_more(night: Night) -> None:
     uploads = BackgroundUploads(night.used_store(patience=1))
 
     def upload_without_end() -> None:
@@ -481,7 +481,7 @@ def test_uploads_that_gave_up_take_nothing_more(night: Night) -> None:
     assert not uploads.digests
 
 
-def test_leaving_uploads_with_an_exception_leaves_nothing_on_its_way(night: Night) -> None:
+def test_leaving_uploads_with_an_exception_leaves_nothing_in_progress(night: Night) -> None:
     """A later attempt of the same trial must not find its objects overwritten by this one."""
 
     def interrupt() -> None:
@@ -489,7 +489,7 @@ def test_leaving_uploads_with_an_exception_leaves_nothing_on_its_way(night: Nigh
             night.proxy.refuse()
             uploads.put("run/1", CONTENT)
             uploads.put("run/2", CONTENT)
-            time.sleep(1)  # the first is on its way
+            time.sleep(1)  # the first is in progress
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -503,7 +503,7 @@ SWEEP = [*SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention", "-
 
 
 def sweep_undisturbed(folder: Path, *arguments: str) -> bytes:
-    """Return trials.csv of a sweep to a local folder."""
+    """Return trials.csv of a sweep with a local store."""
     process = start_job(folder, *arguments)
     output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output
@@ -512,7 +512,7 @@ def sweep_undisturbed(folder: Path, *arguments: str) -> bytes:
 
 @contextmanager
 def sweep_of(night: Night, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A sweep to the night's store, of which nothing is left if the test fails."""
+    """A sweep to the night's store; none of its processes survives a failed test."""
     with start_job(night.url, *arguments) as process:
         try:
             yield process
@@ -547,7 +547,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_sweep_in_a_bad_night_ends_as_an_undisturbed_one(night: Night, undisturbed: bytes) -> None:
+def test_a_sweep_in_a_bad_night_ends_like_an_undisturbed_one(night: Night, undisturbed: bytes) -> None:
     with sweep_of(night, *SWEEP) as process:
         wait_for_a_put(night, "claim.json", process)
         make_noise(night.proxy)
@@ -561,11 +561,11 @@ def test_a_sweep_in_a_bad_night_ends_as_an_undisturbed_one(night: Night, undistu
 
 
 @pytest.mark.slow
-def test_a_sweep_can_be_interrupted_while_the_store_is_away(moto_night: Night) -> None:
+def test_a_sweep_can_be_interrupted_while_the_store_is_unavailable(moto_night: Night) -> None:
     with sweep_of(moto_night, *SWEEP) as process:
         wait_for_a_put(moto_night, "/snapshots/", process)
         moto_night.proxy.refuse()
-        time.sleep(10)  # for all threads to wait for it
+        time.sleep(10)  # until all threads are retrying
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
@@ -580,7 +580,7 @@ LONG_SWEEP = [
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_a_sweep_in_a_night_of_all_faults_ends_as_an_undisturbed_one(night: Night, tmp_path: Path) -> None:
+def test_a_sweep_in_a_night_of_all_faults_ends_like_an_undisturbed_one(night: Night, tmp_path: Path) -> None:
     proxy = night.proxy
     undisturbed = sweep_undisturbed(tmp_path / "undisturbed", *LONG_SWEEP)
     with sweep_of(night, *LONG_SWEEP) as process:
@@ -601,7 +601,7 @@ def test_a_sweep_in_a_night_of_all_faults_ends_as_an_undisturbed_one(night: Nigh
 
 
 def expire_and_renew(night: Night) -> None:
-    """Let the credentials expire for a while; a server that verifies them takes the same ones later."""
+    """Let the credentials expire for a while; a server that verifies them then accepts the same ones again."""
     night.proxy.expired_keys.add(night.server.access_key)
     time.sleep(20)
     if night.server.takes_any_key:
@@ -611,7 +611,7 @@ def expire_and_renew(night: Night) -> None:
 
 
 @pytest.mark.chaos
-def test_an_answer_that_hangs_is_not_waited_for_without_end(night: Night) -> None:
+def test_an_answer_that_hangs_times_out_and_is_retried(night: Night) -> None:
     store = night.used_store()
     night.proxy.hang_seconds = LONG
     night.proxy.next_faults = ["hang_answer"]

@@ -1,4 +1,4 @@
-"""Kill anything: a disturbed sweep ends as an undisturbed one, and computes no saved epoch again."""
+"""Kill anything: a disturbed sweep ends like an undisturbed one and recomputes no saved epoch."""
 
 import os
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def test_a_few_faults_change_nothing(
 def test_twenty_faults_change_nothing(s3_bucket: str, s3_environment: dict[str, str], store_folder: Path) -> None:
     seed = int(os.environ.get("CATDOG_CHAOS_SEED", "0"))
     undisturbed = run_undisturbed(store_folder, A_NIGHT)
-    store = StoreLocation.of(f"{s3_bucket}/night").open()  # empty: the images are packed under fire, too
+    store = StoreLocation.of(f"{s3_bucket}/night").open()  # empty: packing the images is disturbed, too
     with Chaos(store, A_NIGHT, s3_environment, seed) as chaos:
         for fault in draw_faults(chaos.chance, count=20, least=3):
             chaos.inject(fault, pauses=0.3)
@@ -57,7 +57,7 @@ def run_undisturbed(folder: Path, arguments: Sequence[str]) -> Store:
 
 
 def assert_nothing_changed(chaos: Chaos, undisturbed: Store) -> None:
-    """Compare what the disturbed sweep has left with what an undisturbed one leaves, and say it in one line."""
+    """Compare the files of the disturbed sweep with those of an undisturbed one, and print a one-line summary."""
     store = chaos.store
     trials, expected = table(store, "trials"), table(undisturbed, "trials")
     again = [trial for trial, times in chaos.held if chaos.saved(trial)[: len(times)] != times]
@@ -81,5 +81,5 @@ def table(store: Store, name: str) -> pd.DataFrame:
 
 
 def kept_files(store: Store) -> set[str]:
-    """All keys but those of launches: each has a file of its own, named at random."""
+    """All keys except those of launches, which have random names."""
     return {key for key in store.list("") if not key.startswith("demo/launches/")}

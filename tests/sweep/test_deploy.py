@@ -1,8 +1,8 @@
-"""The files that a user deploys with: cluster.yaml (AWS), deploy/*.json (its rights), deploy/rayjob.yaml (Kubernetes).
+"""The deployment files: cluster.yaml (AWS), deploy/*.json (its permissions), deploy/rayjob.yaml (Kubernetes).
 
-Ray accepts misspelt keys of `provider` and `node_config` and AWS refuses them only when a machine is asked for, so they
-are held against what Ray's source reads and against the model of RunInstances that botocore ships. Then Ray's own
-provider runs them against moto's EC2 and IAM. No machine is started: what happens over ssh is not tested.
+Ray accepts misspelt keys of `provider` and `node_config`, and AWS rejects them only when a machine is requested. So
+they are checked against the keys that Ray's source reads and against botocore's model of RunInstances. Then Ray's own
+provider runs them against moto's EC2 and IAM. No machine is started: setup over ssh is not tested.
 """
 
 import copy
@@ -42,7 +42,7 @@ WORKERS = sorted(set(CLUSTER["available_node_types"]) - {HEAD})
 SERVICE_ACCOUNT, RAY_JOB = yaml.safe_load_all((ROOT / "deploy" / "rayjob.yaml").read_text())
 LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 POLICIES = ("iam-policy.json", "iam-policy-head.json")
-# One of moto's images: it does not look up parameters of SSM.
+# One of moto's images: moto does not resolve SSM parameters.
 MOTO_IMAGE = "ami-0b301ce3ce347599c"
 
 
@@ -51,7 +51,7 @@ def node_config(node_type: str) -> dict[str, Any]:
 
 
 def deployed(name: str) -> dict[str, Any]:
-    """Return one of the JSON files, its placeholders filled in."""
+    """Return one of the JSON files with its placeholders filled in."""
     text = (ROOT / "deploy" / name).read_text()
     return json.loads(text.replace("BUCKET", "pets").replace("PREFIX", "sweeps"))
 
@@ -65,7 +65,7 @@ def keys_of_provider() -> set[str]:
 
 
 def unknown_values(value: Any, shape: Shape, where: str) -> Iterator[str]:
-    """Yield what is not among the values that AWS's model lists for it (which boto3 sends nevertheless)."""
+    """Yield values that AWS's model does not list (boto3 would send them anyway)."""
     if isinstance(shape, StructureShape) and isinstance(value, dict):
         for key in value.keys() & shape.members.keys():
             yield from unknown_values(value[key], shape.members[key], f"{where}.{key}")
@@ -77,7 +77,7 @@ def unknown_values(value: Any, shape: Shape, where: str) -> Iterator[str]:
 
 
 def mistakes(cluster: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a cluster.yaml as far as can be told without an account."""
+    """Return the mistakes in a cluster.yaml that can be found without an account."""
     try:
         prepared = prepare_config(copy.deepcopy(cluster))
         validate_config(prepared)
@@ -89,7 +89,7 @@ def mistakes(cluster: dict[str, Any]) -> list[str]:
         found.append(f"provider: no region {cluster['provider'].get('region')!r}")
     launch = session.get_service_model("ec2").operation_model("RunInstances").input_shape
     for name, node_type in cluster["available_node_types"].items():
-        config = {"MinCount": 1, "MaxCount": 1} | node_type["node_config"]  # the counts are Ray's to set
+        config = {"MinCount": 1, "MaxCount": 1} | node_type["node_config"]  # Ray sets the counts
         report = ParamValidator().validate(config, launch)
         found += [report.generate_report()] if report.has_errors() else []
         found += unknown_values(config, launch, name)
@@ -164,7 +164,7 @@ def test_all_workers_are_spot_machines_and_there_may_be_none() -> None:
         assert CLUSTER["available_node_types"][worker]["min_workers"] == 0
 
 
-def test_commands_on_a_node_have_the_token_and_find_the_environment(tmp_path: Path) -> None:
+def test_commands_on_a_node_have_the_token_and_the_environment(tmp_path: Path) -> None:
     assert CLUSTER["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     (command,) = [command for command in CLUSTER["setup_commands"] if ".bashrc" in command]
     for _ in range(2):
@@ -176,7 +176,7 @@ def test_commands_on_a_node_have_the_token_and_find_the_environment(tmp_path: Pa
     assert printed.stdout.decode().startswith(f"token 0 {tmp_path}/venv/bin:")
 
 
-def test_the_set_up_of_nodes_is_only_what_cluster_yaml_says() -> None:
+def test_the_setup_of_nodes_is_exactly_what_cluster_yaml_says() -> None:
     prepared = prepare_config(copy.deepcopy(CLUSTER))
     assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == CLUSTER["setup_commands"]
     assert prepared["initialization_commands"] == []
@@ -186,7 +186,7 @@ def test_the_set_up_of_nodes_is_only_what_cluster_yaml_says() -> None:
     assert "--dashboard-host" not in CLUSTER["head_start_ray_commands"][-1]  # the default is loopback
 
 
-def test_nodes_install_the_versions_of_the_lock_file() -> None:
+def test_nodes_install_the_versions_in_the_lock_file() -> None:
     python = re.search(r"Python (\d+\.\d+)", (ROOT / "requirements.lock").read_text())
     assert python is not None
     setup = "\n".join(CLUSTER["setup_commands"])
@@ -207,7 +207,7 @@ def test_nodes_install_the_versions_of_the_lock_file() -> None:
 
 @pytest.fixture(scope="module")
 def aws(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An account with the roles and profiles that cluster.yaml names; the server's url."""
+    """The url of a server with the roles and profiles that cluster.yaml names."""
     trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray puts the ssh key there
@@ -232,7 +232,7 @@ def aws(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 @pytest.fixture(scope="module")
 def cluster(aws: str) -> dict[str, Any]:
-    """cluster.yaml after what `ray up` does to it and to the account before it launches the head."""
+    """cluster.yaml after `ray up` has prepared it and the account, just before it launches the head."""
     config = prepare_config(copy.deepcopy(CLUSTER))
     for node_type in config["available_node_types"].values():
         node_type["node_config"]["ImageId"] = MOTO_IMAGE
@@ -241,9 +241,9 @@ def cluster(aws: str) -> dict[str, Any]:
 
 @pytest.fixture
 def authorization(aws: str) -> Iterator[Callable[..., dict[str, str]]]:
-    """A function that makes a user with some of the policies, whose rights count from then on; returns the keys.
+    """A function that creates a user with some of the policies, enforced from then on; returns its keys.
 
-    moto judges actions and resources; conditions it cannot, so they are left out.
+    moto evaluates actions and resources but not conditions, so conditions are left out.
     """
 
     def start_after(requests: str) -> None:
@@ -270,7 +270,7 @@ def authorization(aws: str) -> Iterator[Callable[..., dict[str, str]]]:
 
 
 def launch(provider: AWSNodeProvider, cluster: dict[str, Any], node_type: str) -> str:
-    """Create a node the way Ray does; returns its id."""
+    """Create a node as Ray does; returns its id."""
     tags = {
         ray_tags.TAG_RAY_NODE_KIND: ray_tags.NODE_KIND_HEAD if node_type == HEAD else ray_tags.NODE_KIND_WORKER,
         ray_tags.TAG_RAY_NODE_NAME: f"ray-{cluster['cluster_name']}-{node_type}",
@@ -309,7 +309,7 @@ def test_ray_launches_and_ends_nodes_as_cluster_yaml_says(cluster: dict[str, Any
 
 
 @pytest.mark.slow  # Ray reads all of AWS's instance types, a thousand
-def test_ray_finds_one_gpu_on_every_worker_and_leaves_the_head_without_resources(aws: str) -> None:
+def test_ray_detects_one_gpu_on_every_worker_and_no_resources_on_the_head(aws: str) -> None:
     filled = AWSNodeProvider.fillout_available_node_types_resources(prepare_config(copy.deepcopy(CLUSTER)))
     validate_config(filled)
     found = {name: node_type["resources"] for name, node_type in filled["available_node_types"].items()}
@@ -346,7 +346,7 @@ def test_the_head_may_launch_tag_and_end_workers_and_nothing_else(
         boto3.client("ec2", CLUSTER["provider"]["region"], **keys).describe_vpcs()
 
 
-def test_a_store_can_do_all_it_does_under_its_prefix_and_nothing_beside_it(
+def test_a_store_has_all_the_rights_it_needs_below_its_prefix_and_none_outside(
     aws: str, authorization: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     boto3.client("s3", "us-east-1").create_bucket(Bucket="pets")
@@ -356,7 +356,7 @@ def test_a_store_can_do_all_it_does_under_its_prefix_and_nothing_beside_it(
     store, beside = (StoreLocation(f"s3://pets/{prefix}", aws).open() for prefix in ("sweeps", "others"))
     store.check()
     big = tmp_path / "big"
-    big.write_bytes(bytes(9 << 20))  # in parts
+    big.write_bytes(bytes(9 << 20))  # a multipart upload
     store.put_file("run/big", big)
     store.get_file("run/big", tmp_path / "copy")
     assert store.list("run/") == ["run/big"]
@@ -378,7 +378,7 @@ def test_aws_knows_every_action_of_the_policies(name: str) -> None:
             assert operation.lower() in known[service]["Actions"], action
 
 
-def test_iam_and_s3_take_the_policies_and_the_lifecycle(aws: str) -> None:
+def test_iam_and_s3_accept_the_policies_and_the_lifecycle(aws: str) -> None:
     for name in POLICIES:
         boto3.client("iam").put_role_policy(
             RoleName="catdog-head", PolicyName=Path(name).stem, PolicyDocument=json.dumps(deployed(name))
@@ -391,7 +391,7 @@ def test_iam_and_s3_take_the_policies_and_the_lifecycle(aws: str) -> None:
     assert not any("Expiration" in key for key in rule)  # nothing that a run stored is ever deleted
 
 
-def test_the_rights_name_the_cluster_and_the_profiles_of_cluster_yaml() -> None:
+def test_the_policies_name_the_cluster_and_the_profiles_of_cluster_yaml() -> None:
     head = {statement["Sid"]: statement for statement in deployed("iam-policy-head.json")["Statement"]}
     cluster_tag = f"aws:ResourceTag/{ray_tags.TAG_RAY_CLUSTER_NAME}"
     assert head["ThisClusterOnly"]["Condition"]["StringEquals"] == {cluster_tag: CLUSTER["cluster_name"]}
@@ -402,8 +402,8 @@ def test_the_rights_name_the_cluster_and_the_profiles_of_cluster_yaml() -> None:
         assert f":parameter{image}".startswith(":" + head["FindTheImage"]["Resource"].rpartition(":")[2].rstrip("*"))
 
 
-# The published fields: KubeRay's ray.io/v1 (https://docs.ray.io/en/master/kuberay/references/api.html, v1.7) in full,
-# and of Kubernetes' own (https://kubernetes.io/docs/reference/kubernetes-api/) those that such a manifest may use.
+# The published fields: all of KubeRay's ray.io/v1 (https://docs.ray.io/en/master/kuberay/references/api.html, v1.7),
+# and those of Kubernetes (https://kubernetes.io/docs/reference/kubernetes-api/) that such a manifest may use.
 # "any": a scalar or a free mapping; a list stands for a list of such items.
 FREE = "any"
 METADATA = dict.fromkeys(("name", "namespace", "labels", "annotations"), FREE)
@@ -497,7 +497,7 @@ def test_a_misspelt_field_of_the_manifest_is_reported(key: str, typo: str) -> No
     assert any(name.endswith(f".{typo}") for name in unknown_fields(manifest, RAY_JOB_FIELDS))
 
 
-def test_the_manifest_scales_gpus_from_none_keeps_trials_off_the_head_and_cleans_up() -> None:
+def test_the_manifest_scales_gpus_from_zero_keeps_trials_off_the_head_and_cleans_up() -> None:
     spec = RAY_JOB["spec"]
     cluster = spec["rayClusterSpec"]
     assert spec["shutdownAfterJobFinishes"] is True
@@ -509,7 +509,7 @@ def test_the_manifest_scales_gpus_from_none_keeps_trials_off_the_head_and_cleans
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_the_manifest_runs_the_image_of_the_dockerfile_at_the_version_of_the_lock_file() -> None:
+def test_the_manifest_runs_the_image_of_the_dockerfile_at_the_version_in_the_lock_file() -> None:
     cluster = RAY_JOB["spec"]["rayClusterSpec"]
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     assert cluster["rayVersion"] == LOCK["ray"]
@@ -522,7 +522,7 @@ def test_the_manifest_runs_the_image_of_the_dockerfile_at_the_version_of_the_loc
         assert f"WORKDIR {container['workingDir']}\n" in dockerfile
 
 
-def test_both_ways_run_a_command_that_the_sweep_understands() -> None:
+def test_both_deployments_run_the_same_sweep_command() -> None:
     command = RAY_JOB["spec"]["entrypoint"]
     assert command in re.sub(r"\\\n# +", " ", (ROOT / "cluster.yaml").read_text())
     assert command == "python jobs/sweep.py paper --store s3://BUCKET/PREFIX"

@@ -1,4 +1,4 @@
-"""The doctor: one line for each check, the remedy where something stands in the way, and what --dry-run makes of it."""
+"""The doctor: one line per check, a remedy for each fault, and how --dry-run uses its measurements."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from tests.helpers.sweeps import SMALL
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_where_nothing_stands_in_the_way_the_plan_knows_the_speed(
+def test_when_all_checks_pass_the_plan_uses_the_measured_speed(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["demo", "--store", str(store_folder), *SMALL, "--epochs", "50", "--variants", "baseline", "se"]
@@ -43,9 +43,7 @@ def test_where_nothing_stands_in_the_way_the_plan_knows_the_speed(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_variant_that_does_not_run_is_a_fault_of_its_own(
-    store_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_variant_that_fails_is_a_separate_fault(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     impossible = "multi-attention:num_masks=1024,hidden_features=65536"
     arguments = ["demo", "--store", str(store_folder), *SMALL, "--variants", impossible, "baseline", "--json"]
     assert run_job(doctor.main, arguments) == 2
@@ -56,7 +54,7 @@ def test_a_variant_that_does_not_run_is_a_fault_of_its_own(
     assert by_name["canary baseline"]["status"] == "ok"
 
 
-def test_what_needs_no_cluster_is_checked_before_one_is_started(
+def test_checks_that_need_no_cluster_run_before_one_is_started(
     tmp_path: Path, store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -70,7 +68,7 @@ def test_what_needs_no_cluster_is_checked_before_one_is_started(
     assert "other.pth: do not fit the backbone" in capsys.readouterr().out
 
 
-def test_what_an_s3_store_can_do_is_told(s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_abilities_of_an_s3_store_are_reported(s3_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["demo", "--store", f"{s3_bucket}/team", "--weights", "nowhere.pth", "--backbone", "resnet18"]
     assert run_job(doctor.main, arguments) == 2
     assert "conditional writes: yes, checksums of requests: yes" in capsys.readouterr().out
@@ -84,7 +82,7 @@ def test_what_an_s3_store_can_do_is_told(s3_bucket: str, capsys: pytest.CaptureF
         (0.05, 4.0, "fault", "a trial needs 6% of 80 GB"),
     ],
 )
-def test_the_share_of_a_gpu_follows_from_the_memory(
+def test_the_share_of_a_gpu_follows_from_its_memory(
     asked: float | None, gigabytes: float, status: str, words: str
 ) -> None:
     from catdog.sweep.doctor_nodes import check_packing

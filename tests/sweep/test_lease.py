@@ -1,4 +1,4 @@
-"""One sweep of a run at a time: the claim of a driver, and two drivers that come at once."""
+"""Only one sweep at a time can own a run: a driver's lease, and two drivers that start at once."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ KEY = RunPaths("night").lease
 
 
 def silent(message: str) -> None:
-    """What a claim says is of no interest."""
+    """Ignore the lease's messages."""
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -37,7 +37,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def stranger(store: Store, **fields: object) -> LeaseHolder:
-    """Put the claim of another driver into the store: this process's own, but for `fields`."""
+    """Store the lease of another driver: a copy of this process's own with `fields` replaced."""
     with RunLease(store, "night", "stranger").hold(silent):
         mine = read_lease(store, "night")
     assert mine is not None
@@ -46,7 +46,7 @@ def stranger(store: Store, **fields: object) -> LeaseHolder:
     return holder
 
 
-def test_a_claim_is_there_while_it_is_held_and_nothing_is_left_of_it(store: Store) -> None:
+def test_a_lease_is_in_the_store_while_it_is_held_and_leaves_nothing_behind(store: Store) -> None:
     with RunLease(store, "night", "mine").hold(silent) as lease:
         lease.verify()
         holder = read_lease(store, "night")
@@ -57,7 +57,7 @@ def test_a_claim_is_there_while_it_is_held_and_nothing_is_left_of_it(store: Stor
     require_lease(store, "night", "mine")
 
 
-def test_a_living_process_of_this_machine_is_named_at_once(store: Store) -> None:
+def test_a_live_holder_on_this_machine_is_named_at_once(store: Store) -> None:
     with (
         RunLease(store, "night", "first").hold(silent),
         pytest.raises(UserError, match=rf"run 'night' is being swept by process {os.getpid()} on .*: wait until"),
@@ -67,7 +67,7 @@ def test_a_living_process_of_this_machine_is_named_at_once(store: Store) -> None
     assert store.list("") == []
 
 
-def test_a_process_that_has_ended_is_dead_even_before_its_parent_has_noticed(store: Store) -> None:
+def test_a_zombie_process_counts_as_dead(store: Store) -> None:
     with subprocess.Popen(["true"], stdout=subprocess.PIPE) as zombie:
         assert zombie.stdout is not None
         zombie.stdout.read()
@@ -78,7 +78,7 @@ def test_a_process_that_has_ended_is_dead_even_before_its_parent_has_noticed(sto
             require_lease(store, "night", "mine")
 
 
-def test_a_dead_process_of_this_machine_is_followed_at_once(store: Store) -> None:
+def test_the_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(store: Store) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     stranger(store, pid=ended.pid)
@@ -90,7 +90,7 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(store: Store) -> Non
     assert said == []
 
 
-def test_of_two_that_follow_the_same_dead_process_one_wins(store: Store) -> None:
+def test_only_one_of_two_drivers_takes_over_from_a_dead_process(store: Store) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     stranger(store, pid=ended.pid)
@@ -114,13 +114,13 @@ def test_of_two_that_follow_the_same_dead_process_one_wins(store: Store) -> None
     assert sorted(outcomes) == ["refused", "won"]
 
 
-def test_a_later_process_with_the_pid_of_a_dead_one_is_not_taken_for_it(store: Store) -> None:
+def test_a_later_process_that_reuses_a_dead_ones_pid_is_not_mistaken_for_it(store: Store) -> None:
     stranger(store, pid=os.getppid(), process_started="1")
     with RunLease(store, "night", "mine").hold(silent):
         require_lease(store, "night", "mine")
 
 
-def test_a_driver_elsewhere_that_is_silent_for_a_lease_is_followed(store: Store) -> None:
+def test_the_lease_of_a_remote_driver_that_stops_renewing_it_is_taken_over(store: Store) -> None:
     stranger(store, machine="another one", host="spot-17")
     said: list[str] = []
     with RunLease(store, "night", "mine", lease_seconds=1.0).hold(said.append):
@@ -129,7 +129,7 @@ def test_a_driver_elsewhere_that_is_silent_for_a_lease_is_followed(store: Store)
     assert "on spot-17" in said[0]
 
 
-def test_a_driver_elsewhere_that_renews_its_claim_is_left_alone(store: Store) -> None:
+def test_the_lease_of_a_remote_driver_that_renews_it_is_respected(store: Store) -> None:
     holder = stranger(store, machine="another one", host="spot-17")
     later = to_json(dataclasses.asdict(dataclasses.replace(holder, renewals=1)))
     timer = threading.Timer(0.5, store.put, (KEY, later))
@@ -143,7 +143,7 @@ def test_a_driver_elsewhere_that_renews_its_claim_is_left_alone(store: Store) ->
     assert store.get(KEY) == later
 
 
-def test_a_driver_whose_claim_was_taken_over_finds_out_and_leaves_the_other_one_its_claim(store: Store) -> None:
+def test_a_driver_whose_lease_was_taken_over_notices_and_leaves_the_new_lease_alone(store: Store) -> None:
     with RunLease(store, "night", "first", lease_seconds=0.6).hold(silent) as first:
         other = stranger_of(store)
         with pytest.raises(UserError, match="was taken over by process"):
@@ -158,7 +158,7 @@ def verify_for_a_while(lease: RunLease) -> None:
 
 
 def stranger_of(store: Store) -> LeaseHolder:
-    """Overwrite the claim, as a driver does that takes over."""
+    """Overwrite the lease, as a driver does when it takes over."""
     holder = read_lease(store, "night")
     assert holder is not None
     other = dataclasses.replace(holder, launch="other", machine="another one")
@@ -166,7 +166,7 @@ def stranger_of(store: Store) -> LeaseHolder:
     return other
 
 
-def test_a_damaged_claim_holds_nobody_up(store: Store) -> None:
+def test_a_damaged_lease_blocks_nobody(store: Store) -> None:
     store.put(KEY, b'{"launch": ')
     with RunLease(store, "night", "mine").hold(silent) as lease:
         lease.verify()
@@ -190,7 +190,7 @@ def assert_one_won(codes: list[int], outputs: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_of_two_sweeps_of_a_run_at_once_one_wins(store_folder: Path) -> None:
+def test_only_one_of_two_concurrent_sweeps_of_a_run_wins(store_folder: Path) -> None:
     assert_one_won(*two_at_once(str(store_folder)))
     trials = pd.read_csv(store_folder / "demo/report/trials.csv")
     assert trials["status"].tolist() == ["complete"] * 4
@@ -198,14 +198,16 @@ def test_of_two_sweeps_of_a_run_at_once_one_wins(store_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_two_sweeps_of_a_run_at_once_one_wins_on_s3_too(s3_bucket: str, s3_environment: dict[str, str]) -> None:
+def test_only_one_of_two_concurrent_sweeps_of_a_run_wins_on_s3_too(
+    s3_bucket: str, s3_environment: dict[str, str]
+) -> None:
     assert_one_won(*two_at_once(s3_bucket, s3_environment))
     store = StoreLocation.of(s3_bucket).open()
     assert not store.exists("demo/claim.json")
     assert json.loads(store.get("demo/report/summary.json"))["trials"]["complete"] == 4
 
 
-def test_of_two_processes_that_want_the_same_pack_one_makes_it_and_the_other_waits(tmp_path: Path) -> None:
+def test_only_one_of_several_processes_that_need_the_same_pack_makes_it(tmp_path: Path) -> None:
     command = [sys.executable, "jobs/prepare.py", "demo", "--store", str(tmp_path / "store")]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     outputs = [process.communicate(timeout=240)[0] for process in processes]

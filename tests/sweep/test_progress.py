@@ -17,7 +17,7 @@ from catdog.sweep.progress import ProgressView, SweepProgress, show_progress
 
 @pytest.fixture
 def progress() -> SweepProgress:
-    """Of a run of two variants and two seeds that has just begun."""
+    """The progress of a new run of two variants and two seeds."""
     recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
     seeds = {"baseline": (0, 1), "se": (0, 1)}
     manifest = Manifest("night", "demo", Identity(recipe, "0" * 16, None, 1), tuple(seeds), seeds, "", (), {}, None)
@@ -28,7 +28,7 @@ def progress() -> SweepProgress:
     return progress
 
 
-def test_in_a_log_progress_is_lines(progress: SweepProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_a_log_is_lines(progress: SweepProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LINE_SECONDS", 0.05)
     output = io.StringIO()
     with show_progress(progress, Console(file=output, width=140)):
@@ -44,7 +44,7 @@ def test_in_a_log_progress_is_lines(progress: SweepProgress, monkeypatch: pytest
     assert "ETA 60 s" in lines[-1]
 
 
-def test_on_a_terminal_progress_is_a_table(progress: SweepProgress) -> None:
+def test_progress_on_a_terminal_is_a_table(progress: SweepProgress) -> None:
     progress.started("se", 1)
     progress.epoch("se", 1, 4, 12, 61.25)
     progress.finished("baseline", 0, 90.0, 89.0, 60.0)
@@ -57,7 +57,7 @@ def test_on_a_terminal_progress_is_a_table(progress: SweepProgress) -> None:
     assert "1 started again" in text
 
 
-def test_collapsed_masks_are_warned_about_while_the_run_goes_on(progress: SweepProgress) -> None:
+def test_collapsed_masks_are_warned_about_during_the_run(progress: SweepProgress) -> None:
     progress.epoch("se", 0, 0, 12, 50.0, "dead masks")
     progress.epoch("se", 1, 0, 12, 50.0, "dead masks")
     assert "se: dead masks in 2 of its trials" in ProgressView(progress).line()
@@ -68,5 +68,5 @@ def test_collapsed_masks_are_warned_about_while_the_run_goes_on(progress: SweepP
     assert "se: dead masks in 1 of its trials" in shown.getvalue()
 
 
-def test_durations_are_for_people() -> None:
+def test_durations_are_human_readable() -> None:
     assert [format_seconds(seconds) for seconds in (5, 90, 600, 7200)] == ["5 s", "1.5 min", "10 min", "2.0 h"]

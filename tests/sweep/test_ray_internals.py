@@ -1,4 +1,4 @@
-"""One test for each private part of Ray that the sweep needs: after an upgrade of Ray they tell what broke."""
+"""One test for each private Ray API that the sweep needs: after a Ray upgrade they show what broke."""
 
 import importlib
 import inspect
@@ -21,7 +21,7 @@ from tests.helpers.project import ROOT
 
 @pytest.fixture
 def tune_environment() -> None:
-    """What Tune hands to trials, as Ray has it: a sweep in this process may have trimmed it before."""
+    """Tune's original trial environment: an earlier sweep in this process may have trimmed it."""
     importlib.reload(class_cache)
 
 
@@ -32,27 +32,31 @@ def test_only_the_head_has_the_resource_that_names_it() -> None:
     assert ray_internals.head_nodes([{"CPU": 4.0}]) == []
 
 
-def test_workers_of_a_local_ray_import_the_module_before_they_have_anything_to_do() -> None:
+def test_idle_workers_of_a_local_ray_preload_the_module_and_wait_for_work() -> None:
     script = (
-        "import os, ray\n"
+        "import os, ray, time\n"
         "from catdog.sweep.ray_internals import preload_variables\n"
-        "os.environ.update(preload_variables('colorsys'))\n"
+        "os.environ.update(preload_variables('wave'))\n"
         "ray.init('local', num_cpus=1, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)\n"
         "@ray.remote\n"
-        "def loaded():\n"
+        "def describe():\n"
         "    import sys\n"
-        "    return 'colorsys' in sys.modules\n"
-        "print(ray.get(loaded.remote()))\n"
+        "    from catdog.system.process import process_started\n"
+        "    uptime = float(open('/proc/uptime').read().split()[0])\n"
+        "    started = int(process_started(os.getpid())) / os.sysconf('SC_CLK_TCK')\n"
+        "    return 'wave' in sys.modules, uptime - started > 5\n"
+        "time.sleep(6)  # idle for longer than the second after which Ray ends a worker\n"
+        "print(ray.get(describe.remote()))\n"
     )
     environment = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, timeout=120
     ).stdout
-    assert output.splitlines()[-1] == "True"
+    assert output.splitlines()[-1] == "(True, True)"
 
 
 @pytest.mark.usefixtures("tune_environment")
-def test_tune_hands_no_credentials_to_trials_and_gives_them_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_passes_neither_credentials_nor_environment_to_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(name.startswith("AWS_") for name in class_cache.ENV_VARS_TO_PROPAGATE), "Ray names them no more"
     assert class_cache.DEFAULT_ENV_VARS, "Ray sets none any more"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -73,7 +77,7 @@ class Errors(tune.Callback):
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_trials_error_is_the_one_that_its_code_raised(tmp_path: Path) -> None:
+def test_a_trials_error_is_the_one_its_code_raised(tmp_path: Path) -> None:
     def fail(config: dict[str, Any]) -> None:
         raise ValueError("as it was raised")
 
@@ -83,22 +87,22 @@ def test_a_trials_error_is_the_one_that_its_code_raised(tmp_path: Path) -> None:
     assert [(type(error), str(error)) for error in errors.seen] == [(ValueError, "as it was raised")]
 
 
-def test_ray_still_uses_the_names_that_nothing_public_gives() -> None:
+def test_ray_still_uses_the_names_that_have_no_public_api() -> None:
     assert KUBERAY_ENV == ray_internals.KUBERAY_VARIABLE
     assert str(ray_internals.BOOTSTRAP_CONFIG) in inspect.getsource(cluster_info)
 
 
-def test_a_trial_that_left_no_error_lost_its_process() -> None:
+def test_a_trial_without_an_error_lost_its_process() -> None:
     nothing = SimpleNamespace(pickled_error_file=None)
     assert str(ray_internals.trial_error(nothing)) == "the trial's process was lost"
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_ray_without_a_dashboard_has_no_address_of_one() -> None:
+def test_a_ray_without_a_dashboard_has_no_dashboard_url() -> None:
     assert ray_internals.dashboard_url() is None
 
 
-def test_a_jobs_package_leaves_out_what_rayignore_names(tmp_path: Path) -> None:
+def test_a_jobs_package_leaves_out_files_listed_in_rayignore(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("print()\n")
     small = ray_internals.job_package_bytes(tmp_path)
     (tmp_path / "data.bin").write_bytes(os.urandom(100_000))

@@ -1,4 +1,4 @@
-"""The report of a run that is still running: made again when trials have finished, and it says so."""
+"""The report of a running sweep: rebuilt as trials finish, and marked as still running."""
 
 import functools
 import threading
@@ -11,7 +11,7 @@ from catdog.sweep.report_refresh import refresh_report
 from tests.helpers.made_runs import make_run
 
 
-def test_the_report_is_made_again_when_trials_have_finished_and_says_that_it_is_not_the_last() -> None:
+def test_the_report_is_rebuilt_as_trials_finish_and_says_that_the_sweep_is_still_running() -> None:
     store = MemoryStore()
     make_run(store, ["baseline", "attention"], range(2), missing=[("attention", 1)], epochs=2)
     done = []
@@ -33,7 +33,7 @@ def test_the_report_is_made_again_when_trials_have_finished_and_says_that_it_is_
     assert done == [3, 4]
 
 
-def test_a_run_that_cannot_be_read_is_no_reason_to_end_the_sweep() -> None:
+def test_a_run_that_cannot_be_read_does_not_end_the_sweep() -> None:
     tried = threading.Event()
 
     class Broken(MemoryStore):

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAutoscalingCluster]:
-    """A cluster whose nodes find the credentials of the S3 server by themselves, as by an instance profile."""
+    """A cluster whose nodes have credentials for the S3 server, as from an instance profile."""
     environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache"))
-    # No worker nodes: those of the fake provider share the head's folders and would take the job's working_dir away.
+    # No worker nodes: the fake provider's share the head's folders and would delete the job's working_dir.
     with FakeAutoscalingCluster({}, environment, include_dashboard=True, head_cpus=2) as cluster:
         yield cluster
         assert cluster.files_with("runtime_env"), "the logs are where they are looked for"
@@ -33,7 +33,7 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def ray_job(cluster: FakeAutoscalingCluster, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `ray job VERB`, as a user does from the project's folder on a machine of their own."""
+    """Run `ray job VERB` as a user does: in the project's folder, on their own machine."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {name: value for name, value in cluster.environment.items() if name.startswith("RAY_AUTH")}
     environment.pop("RAY_ADDRESS", None)
@@ -63,7 +63,7 @@ def test_a_submitted_sweep_ends_in_a_table_in_the_store(cluster: FakeAutoscaling
     assert "succeeded" in ray_job(cluster, "status", "whole").stdout
 
 
-def test_the_doctor_is_submitted_in_the_same_way(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
+def test_the_doctor_is_submitted_the_same_way(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
     arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--variants", "baseline"]
     job = submit(cluster, "doctor", *arguments, job="doctor")
     assert job.returncode == 0, job.stdout + job.stderr
@@ -82,7 +82,7 @@ def test_a_failing_trial_makes_the_job_fail(cluster: FakeAutoscalingCluster, s3_
     assert "failed" in ray_job(cluster, "status", "failing").stdout
 
 
-def test_a_job_that_is_stopped_half_way_goes_on_when_it_is_submitted_again(
+def test_a_job_stopped_halfway_resumes_when_submitted_again(
     cluster: FakeAutoscalingCluster, s3_bucket: str, tmp_path: Path
 ) -> None:
     url = f"{s3_bucket}/night"

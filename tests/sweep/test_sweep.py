@@ -1,4 +1,4 @@
-"""Sweeps on a real local Ray: complete, repeated, extended, refused, failing, killed, resumed; and to a real S3."""
+"""Sweeps on a real local Ray: complete, repeated, extended, rejected, failing, killed, resumed; and to a real S3."""
 
 import io
 import json
@@ -36,7 +36,7 @@ from tests.helpers.sweeps import SMALL, comparable, processes_of, report, run_sw
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_sweep_completes_is_repeated_for_free_and_can_be_extended(
+def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_sweep(store_folder, "--seeds", "2") == 0
@@ -55,7 +55,7 @@ def test_a_sweep_completes_is_repeated_for_free_and_can_be_extended(
     ]  # fmt: skip
     before = trials.to_dict("list")
 
-    # What a process leaves that is killed just after it has put its trial's result.
+    # As left by a process killed just after storing its trial's result.
     leftover = store_folder / "demo" / "trials" / "attention" / "seed-01" / "checkpoint.pt"
     leftover.write_bytes(b"epochs")
     assert run_sweep(store_folder, "--seeds", "2") == 0
@@ -97,7 +97,7 @@ def test_a_reused_worker_gives_the_same_result_as_a_new_process(store_folder: Pa
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_trial_does_not_stop_the_others(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     impossible = "multi-attention:num_masks=1024,hidden_features=65536"  # 25 TB of weights
     arguments = ["--seeds", "2", "--variants", "baseline", impossible, "--run", "failing"]
     assert run_sweep(store_folder, *arguments) == 1
@@ -112,7 +112,7 @@ def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pyte
     assert failure["attempts"] == 1
     assert "Traceback" in failure["traceback"]
     assert ".err" in failure["log"]
-    # The same command runs the failed ones again, and only those.
+    # The same command reruns only the failed trials.
     assert run_sweep(store_folder, *arguments) == 1
     assert "2 trials to run, 2 already done" in capsys.readouterr().out
     failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
@@ -120,10 +120,10 @@ def test_a_trial_that_cannot_succeed_ends_alone(store_folder: Path, capsys: pyte
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_diverged_trial_is_listed_and_not_counted_and_stays_as_it_is(
+def test_a_diverged_trial_is_listed_but_not_averaged_and_never_rerun(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Each step multiplies the weights of the mask convolution, which the baseline does not have, by up to -29.
+    # Each step multiplies the weights of the mask convolution, which the baseline lacks, by up to -29.
     exploding = ["--learning-rate", "3", "--weight-decay", "0", "--mask-weight-decay", "9.9", "--epochs", "12"]
     sgd = ["--optimizer", "sgd", "--schedule", "cosine"]
     arguments = ["--seeds", "1", "--variants", "baseline", "attention-relu", *sgd, *exploding]
@@ -167,7 +167,7 @@ def test_one_real_epoch_of_fine_tuning_on_the_real_pets(pets_root: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_weights_that_do_not_fit_are_refused_before_any_trial(
+def test_weights_that_do_not_fit_are_rejected_before_any_trial(
     store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
@@ -188,7 +188,7 @@ def test_a_frozen_backbone_computes_its_features_once(store_folder: Path, capsys
     assert len(list(store_folder.rglob("features-*.safetensors"))) == 1
 
 
-def test_trials_run_in_the_processes_that_ray_starts_at_once(store_folder: Path) -> None:
+def test_trials_run_in_the_processes_that_ray_prestarts(store_folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: Ray's sockets live in it
         process = start_job(store_folder, *SMALL, "--seeds", str(usable_cores()), environment={"RAY_TMPDIR": folder})
         output = process.communicate(timeout=120)[0]
@@ -198,14 +198,16 @@ def test_trials_run_in_the_processes_that_ray_starts_at_once(store_folder: Path)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_more_than_this_machine_has_is_said_at_once(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_asking_for_more_than_this_machine_has_is_rejected_at_once(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_sweep(store_folder, "--cpus-per-trial", "200") == 2
     assert "the largest node here has 2 cores" in capsys.readouterr().err
     assert run_sweep(store_folder, "--gpus-per-trial", "0.5") == 2
     assert "there is no GPU here" in capsys.readouterr().err
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(store_folder: Path) -> None:
+def test_a_cluster_that_does_not_answer_gives_one_line(store_folder: Path) -> None:
     process = start_job(store_folder, environment={"RAY_ADDRESS": "127.0.0.1:9"})
     output = process.communicate(timeout=120)[0]
     assert (process.returncode, output) == (
@@ -228,7 +230,7 @@ def test_the_same_command_runs_on_an_existing_cluster(local_ray: None, store_fol
 
 
 @pytest.mark.slow
-def test_trials_share_a_gpu_by_number(store_folder: Path) -> None:
+def test_trials_share_a_gpu_by_fraction(store_folder: Path) -> None:
     script = (
         "import sys; import catdog.sweep, ray; from jobs import sweep\n"
         "ray.init('local', num_cpus=4, num_gpus=1, include_dashboard=False)\n"
@@ -249,7 +251,7 @@ RESUMED = [
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
     folder = store_folder / "demo/trials/attention/seed-00"
     checkpoint = folder / "checkpoint.pt"
 
@@ -276,7 +278,7 @@ def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folde
     wait_for(lambda: epochs_saved() >= saved + 2, process)
     process.kill()
     process.communicate()
-    for _ in range(100):  # what Ray leaves behind of itself ends by itself, but for two agents
+    for _ in range(100):  # Ray's leftover processes end on their own, except for two agents
         time.sleep(0.1)
         left = processes_of(marker)
         if not any(b"ImplicitFunc" in command for command in left.values()):
@@ -286,7 +288,7 @@ def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folde
     later = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
     assert later[: len(computed)] == computed, "epochs before the interruption were computed again"
 
-    # To the end.
+    # Run to the end.
     assert run_job(sweep.main, ["demo", "--store", str(store_folder), *RESUMED]) == 0
     final = times_computed((folder / "history.csv").read_text())
     assert final[: len(later)] == later, "epochs before the kill were computed again"
@@ -308,7 +310,7 @@ def test_an_interrupted_and_a_killed_sweep_end_as_an_undisturbed_one(store_folde
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_its_trial_goes_on(store_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_trial_resumes(store_folder: Path, tmp_path: Path) -> None:
     process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
     folder = store_folder / "demo/trials/attention/seed-00"
     wait_for(lambda: (folder / "snapshots/epoch-002.png").exists(), process)
@@ -323,10 +325,10 @@ def test_a_killed_worker_is_replaced_and_its_trial_goes_on(store_folder: Path, t
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_worker_that_is_lost_between_two_trials_costs_none_of_them(
+def test_losing_a_worker_between_two_trials_costs_neither(
     store_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tune, left alone, gives up a trial whose worker ends just when it is handed the trial."""
+    """Tune on its own gives up a trial whose worker dies just as it receives the trial."""
     hand_over = TuneController._schedule_trial_reset
     lost = []
 
@@ -344,7 +346,7 @@ def test_a_worker_that_is_lost_between_two_trials_costs_none_of_them(
     assert not (store_folder / "demo" / "failures").exists()
 
 
-def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
+def test_a_sweep_to_s3_leaves_everything_its_tables_need_in_the_store(
     s3_bucket: str, s3_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store_url = f"{s3_bucket}/team/pets"
@@ -388,15 +390,15 @@ def test_a_sweep_to_s3_and_its_table_from_the_store_alone(
         (KeyError("epoch"), False),
     ],
 )
-def test_errors_of_memory_and_gpu_spoil_a_process(error: Exception, spoils: bool) -> None:
+def test_memory_and_gpu_errors_spoil_a_process(error: Exception, spoils: bool) -> None:
     assert needs_new_process(error) == spoils
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_that_an_earlier_version_began_is_extended_and_nothing_finished_runs_again(
+def test_a_run_begun_by_an_earlier_version_is_extended_without_rerunning_finished_trials(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """earlier_run/ was written by version 0.1.0, by this command with `--seeds 1`."""
+    """Version 0.1.0 wrote earlier_run/ with this command and `--seeds 1`."""
     shutil.copytree(Path(__file__).parent / "earlier_run", store_folder / "earlier")
     arguments = ["--run", "earlier", "--variants", "baseline", "attention", "--probe-images", "1"]
     before = {path: path.read_bytes() for path in (store_folder / "earlier" / "trials").rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Trackers that people already use: MLflow against a local store of its own."""
+"""Trackers that people already use: MLflow, with its own local store."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.helpers.sweeps import SMALL
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # MLflow's own
 @pytest.mark.usefixtures("local_ray")
-def test_trials_are_filed_in_mlflow_and_a_tracker_out_of_reach_is_said_at_once(
+def test_trials_are_logged_to_mlflow_and_an_unreachable_tracker_is_reported_at_once(
     store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
@@ -37,7 +37,7 @@ def test_trials_are_filed_in_mlflow_and_a_tracker_out_of_reach_is_said_at_once(
     assert capsys.readouterr().err.startswith("error: --tracker mlflow: ")
 
 
-def test_a_tracker_that_fails_later_is_left_behind() -> None:
+def test_a_tracker_that_fails_later_is_dropped() -> None:
     from catdog.sweep.trackers import Guarded
 
     class Failing(tune.Callback):

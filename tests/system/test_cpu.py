@@ -1,4 +1,4 @@
-"""Work on all cores keeps its order and its errors."""
+"""Work on all cores keeps its order and raises its errors."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from catdog.system.cpu import map_on_cores, usable_cores
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 1000])
-def test_results_stand_in_the_order_of_their_items(count: int) -> None:
+def test_results_are_in_the_order_of_their_items(count: int) -> None:
     assert map_on_cores(lambda item: item * item, range(count)) == [item * item for item in range(count)]
 
 
@@ -20,5 +20,5 @@ def test_the_first_error_is_raised() -> None:
         map_on_cores(work, range(10_000))
 
 
-def test_there_is_a_core() -> None:
+def test_there_is_at_least_one_core() -> None:
     assert usable_cores() >= 1

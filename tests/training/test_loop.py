@@ -1,4 +1,4 @@
-"""The training loop, on the drawn pets: the same bits whether interrupted or not, without a look at Test."""
+"""The training loop on the drawn pets: bit-identical whether interrupted or not, and blind to the test split."""
 
 import contextlib
 import dataclasses
@@ -82,7 +82,7 @@ def assert_equal_weights(mine: dict[str, torch.Tensor], theirs: dict[str, torch.
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_training_that_was_interrupted_gives_the_same_bits(name: str, setup: Setup) -> None:
+def test_interrupted_training_gives_the_same_bits(name: str, setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, epochs=4)
     whole = setup.start(name, recipe)
     setup.train(whole, recipe)
@@ -91,7 +91,7 @@ def test_training_that_was_interrupted_gives_the_same_bits(name: str, setup: Set
     setup.train(first, recipe, epochs=2)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
-    torch.rand(7)  # the next process has drawn other numbers before
+    torch.rand(7)  # a new process would have another random state
     second = setup.start(name, recipe, seed=99)
     second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     assert second.next_epoch == 2
@@ -107,7 +107,7 @@ def test_training_that_was_interrupted_gives_the_same_bits(name: str, setup: Set
 @pytest.mark.parametrize(
     "changes", [{"optimizer": "sgd", "schedule": "cosine"}, {"precision": "bfloat16", "label_smoothing": 0.1}]
 )
-def test_other_optimisers_and_precisions_resume_as_well(changes: dict[str, object], setup: Setup) -> None:
+def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, **changes)  # type: ignore[arg-type]
     whole, second = setup.start("multi-attention", recipe), setup.start("multi-attention", recipe, seed=99)
     setup.train(whole, recipe)
@@ -118,7 +118,7 @@ def test_other_optimisers_and_precisions_resume_as_well(changes: dict[str, objec
     assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
 
 
-def test_a_seed_gives_the_same_numbers_again_and_another_seed_gives_others(setup: Setup) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_gives_others(setup: Setup) -> None:
     states = []
     for seed in (0, 0, 1):
         state = setup.start("multi-attention", setup.recipe, seed)
@@ -140,7 +140,7 @@ def test_each_source_of_randomness_alone_changes_the_result(purpose: str, setup:
 
 
 def as_pretrained(recipe: Recipe) -> Recipe:
-    """The recipe of a backbone that has weights; this loop does not ask which."""
+    """The recipe of a pretrained backbone; the loop does not load the weights."""
     return dataclasses.replace(recipe, backbone="resnet18", weights="file.pth", freeze_batch_norm=True)
 
 
@@ -196,7 +196,7 @@ def test_every_trained_weight_has_its_own_rate_and_decay(name: str, setup: Setup
             assert settings[id(parameter)] == (1e-3, 0.25)
 
 
-def test_the_best_epoch_is_the_earliest_of_equals(setup: Setup) -> None:
+def test_the_best_epoch_is_the_earliest_of_tied_epochs(setup: Setup) -> None:
     state = setup.start("baseline", setup.recipe)
     blank = EpochRecord(0, 1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 0.0, "")
     accuracies = [50.0, 60.0, 60.0, 55.0, 60.0]
@@ -230,7 +230,7 @@ def test_the_best_weights_are_those_of_the_chosen_epoch(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(value: float, setup: Setup) -> None:
+def test_a_loss_that_is_not_finite_ends_training_and_names_the_epoch(value: float, setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, epochs=3)
     state = setup.start("multi-attention", recipe)
     setup.train(state, recipe, epochs=1)
@@ -270,7 +270,7 @@ def test_test_images_and_labels_do_not_change_the_history_or_the_choice_of_epoch
     assert_equal_weights(states[0].best_weights, states[1].best_weights)
 
 
-def test_one_cycle_rises_over_the_first_third_and_falls_to_nothing() -> None:
+def test_one_cycle_rises_over_the_first_third_and_falls_to_almost_zero() -> None:
     steps = [one_cycle(i / 100) for i in range(101)]
     assert (steps[0], steps[30], steps[100]) == pytest.approx((1 / 25, 1.0, 1e-5))
     assert steps[:31] == sorted(steps[:31])
@@ -284,7 +284,7 @@ def test_cosine_falls_from_the_peak_to_zero() -> None:
 
 
 @pytest.mark.parametrize(("schedule", "end"), [("one-cycle", 1e-5), ("cosine", 0.0)])
-def test_the_rate_reaches_its_end_with_the_last_step(schedule: str, end: float, setup: Setup) -> None:
+def test_the_rate_reaches_its_final_value_at_the_last_step(schedule: str, end: float, setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, schedule=schedule)  # type: ignore[arg-type]
     state = setup.start("baseline", recipe)
     records = setup.train(state, recipe)
@@ -304,7 +304,7 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
     assert EpochRecord.from_row(record.row()) == record
 
 
-def test_the_smallest_numbers_are_zero_in_a_trial_only() -> None:
+def test_denormals_are_flushed_to_zero_only_within_a_trial() -> None:
     denormal = torch.tensor(1e-40)
     with contextlib.suppress(KeyError), flush_denormals():
         assert (denormal * 1).item() == 0

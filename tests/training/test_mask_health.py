@@ -1,4 +1,4 @@
-"""The health of masks, against plain loops, and what counts as a collapse."""
+"""Mask health against plain loops, and what counts as a collapse."""
 
 import math
 
@@ -9,7 +9,7 @@ from catdog.runs.history import mask_collapse
 from catdog.training.mask_health import mask_health
 
 
-def test_mask_health_against_plain_loops() -> None:
+def test_mask_health_agrees_with_plain_loops() -> None:
     torch.manual_seed(0)
     masks = torch.rand(5, 3, 4, 6)
     masks[:, 2] *= 0.005
@@ -33,7 +33,7 @@ def test_mask_health_against_plain_loops() -> None:
     assert health.mask_dead == pytest.approx(1 / 3)
 
 
-def test_a_collapse_is_named_and_healthy_masks_are_not_accused() -> None:
+def test_a_collapse_is_named_and_healthy_masks_give_no_warning() -> None:
     torch.manual_seed(0)
     healthy = torch.rand(8, 4, 7, 7)
     dead = healthy.clone()

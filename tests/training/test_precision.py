@@ -1,4 +1,4 @@
-"""The precision that `auto` stands for."""
+"""The precision that `auto` chooses."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def test_bfloat16_must_be_clearly_faster(bfloat16: float, chosen: str) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_is_measured_once_and_keeps_what_was_found(
+def test_a_run_is_measured_once_and_keeps_the_chosen_precision(
     store_folder: Path,
     capsys: pytest.CaptureFixture[str],
     drawn: Callable[..., list[str]],

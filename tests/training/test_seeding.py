@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from catdog.config.recipe import PURPOSES, Purpose
 from catdog.training.seeding import derive_seed, trial_seeds
 
-SEEDS = st.integers(0, 999_999_999)  # what --seeds accepts
+SEEDS = st.integers(0, 999_999_999)  # the range that --seeds accepts
 EPOCHS = st.integers(0, 10_000)
 KEYS = st.tuples(SEEDS, st.sampled_from(PURPOSES), EPOCHS)
 
@@ -25,11 +25,11 @@ def test_the_generators_of_thirty_seeds_and_sixty_epochs_are_all_distinct() -> N
 
 @settings(deadline=None)
 @given(KEYS)
-def test_a_derived_seed_is_one_that_torch_takes(key: tuple[int, Purpose, int]) -> None:
+def test_a_derived_seed_is_valid_for_torch(key: tuple[int, Purpose, int]) -> None:
     assert 0 <= derive_seed(*key) < 2**63
 
 
-def test_derived_seeds_stay_what_they_were_so_that_old_trials_can_be_resumed() -> None:
+def test_derived_seeds_never_change_so_that_old_trials_can_resume() -> None:
     pinned = {
         "init": 5_093_101_976_529_578_930,
         "order": 7_964_965_305_340_474_863,

@@ -1,7 +1,7 @@
-"""On a GPU a step must not wait for the host: an epoch asks the device for values a fixed number of times, at its end.
+"""On a GPU, no step may synchronise with the host: an epoch reads from the device a fixed number of times, at its end.
 
-What would make a GPU wait are operations that hand a value, or a shape that depends on values, to Python; they are
-counted by torch's own dispatcher, which sees the same operations on a CPU.
+Operations that return a value, or a shape that depends on values, to Python would synchronise. They are counted in
+torch's dispatcher, which sees the same operations on a CPU.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ WAITING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "
 
 
 class CountWaits(TorchDispatchMode):
-    """Counts operations whose result a GPU would have to send to the host first."""
+    """Counts operations that would make a GPU send a value to the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def waits_of_an_epoch(context: RunContext, label: str) -> int:
 
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("label", VARIANTS)
-def test_an_epoch_waits_for_the_device_twice_however_many_steps_it_has(
+def test_an_epoch_waits_for_the_device_twice_regardless_of_its_number_of_steps(
     label: str, freeze: bool, recipe: Recipe, make_context: Callable[..., RunContext]
 ) -> None:
     for batch_size in (12, 4):  # two steps, six steps
@@ -60,7 +60,7 @@ def test_an_epoch_waits_for_the_device_twice_however_many_steps_it_has(
         assert waits_of_an_epoch(make_context(changed), label) == 2
 
 
-def test_what_would_wait_is_counted() -> None:
+def test_waiting_operations_are_counted() -> None:
     values = torch.arange(4.0)
     with CountWaits() as waits:
         values.sum().item()

@@ -1,4 +1,4 @@
-"""Contact sheets: the same bytes for the same arrays, colours as the captions say, and no crashes."""
+"""Contact sheets: the same bytes for the same arrays, colours that match the captions, and no crashes."""
 
 import io
 
@@ -29,13 +29,13 @@ def pixels(sheet: bytes) -> npt.NDArray[np.uint8]:
 
 
 def cell(sheet: npt.NDArray[np.uint8], row: int, column: int) -> npt.NDArray[np.uint8]:
-    """A picture of the sheet; column 0 is the image, the masks follow."""
+    """One cell of the sheet; column 0 is the image, the masks follow."""
     top, left = TITLE + row * (CELL + GAP + CAPTION), GAP + column * (CELL + GAP)
     return sheet[top : top + CELL, left : left + CELL]
 
 
 def enlarged(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Colours of a mask of side 4 as squares of a cell."""
+    """The colours of a 4 × 4 mask, enlarged to fill a cell."""
     return colours.repeat(CELL // 4, axis=0).repeat(CELL // 4, axis=1)
 
 
@@ -72,7 +72,7 @@ def test_several_masks_share_the_scale_from_0_to_1() -> None:
     assert np.all(cell(sheet, 0, 2) == table[230])
 
 
-def test_a_single_mask_is_painted_on_its_own_range_which_is_printed() -> None:
+def test_a_single_mask_is_scaled_to_its_own_range_which_is_printed() -> None:
     mask = (0.93 + 0.01 * np.arange(16).reshape(4, 4) / 15)[None]
     low, high = mask_range(mask)
     assert [low, high] == pytest.approx([0.93, 0.94])
@@ -101,14 +101,14 @@ def test_a_uniform_mask_is_one_colour(num_masks: int, value: float) -> None:
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("num_masks", [1, 4])
-def test_masks_of_a_network_that_diverges_are_drawn_all_the_same(num_masks: int, broken: float) -> None:
+def test_masks_of_a_diverging_network_are_still_drawn(num_masks: int, broken: float) -> None:
     masks = random_masks(2, num_masks)
     masks[0, 0, 0, 0] = masks[1] = broken
     sheet = contact_sheet(probes(), masks, np.array([0, 1]), "title")
     assert Image.open(io.BytesIO(sheet)).format == "PNG"
 
 
-def test_a_right_and_a_wrong_prediction_are_told_apart_by_colour() -> None:
+def test_right_and_wrong_predictions_differ_in_colour() -> None:
     def colours(predicted: int) -> set[tuple[int, ...]]:
         sheet = pixels(contact_sheet(probes(1), random_masks(1, 2), np.array([predicted]), "title"))
         below = sheet[TITLE + CELL :, : GAP + CELL]
@@ -121,7 +121,7 @@ def test_a_right_and_a_wrong_prediction_are_told_apart_by_colour() -> None:
 
 
 @pytest.mark.parametrize("num_masks", [1, 4])
-def test_long_titles_and_names_are_shortened_to_their_column(num_masks: int) -> None:
+def test_long_titles_and_names_are_shortened_to_fit(num_masks: int) -> None:
     long = probes(2, ("a_breed_with_a_name_as_long_as_a_sentence", "𓃠 ねこ " * 8))
     sheet = pixels(contact_sheet(long, random_masks(2, num_masks), np.array([1, 0]), "title " * 30))
     assert sheet.shape[1] == GAP + (1 + num_masks) * (CELL + GAP)

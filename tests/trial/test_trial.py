@@ -1,4 +1,4 @@
-"""One trial from start to result: what it leaves in the store, whether it was interrupted or not."""
+"""One trial from start to result: what it leaves in the store, interrupted or not."""
 
 import csv
 import dataclasses
@@ -40,12 +40,12 @@ MakeContext = Callable[..., RunContext]
 
 
 class Killed(Exception):
-    """Stands for whatever ends a process."""
+    """Stands in for anything that ends a process."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A trial that ran to its end without a disturbance."""
+    """A trial that ran to the end undisturbed."""
 
     context: RunContext
     spec: VariantSpec
@@ -69,7 +69,7 @@ def open_store(context: RunContext) -> LocalStore:
 
 
 def files_of(context: RunContext, spec: VariantSpec, seed: int = 0) -> dict[str, bytes]:
-    """All files of a trial by their path below its folder."""
+    """All files of a trial, by path relative to its folder."""
     store, folder = open_store(context), f"{context.trial_paths(spec, seed).folder}/"
     return {key.removeprefix(folder): store.get(key) for key in store.list(folder)}
 
@@ -92,7 +92,7 @@ def epochs_in_checkpoint(context: RunContext, spec: VariantSpec, seed: int = 0) 
 
 
 def interrupt(context: RunContext, spec: VariantSpec, after_epoch: int, seed: int = 0) -> None:
-    """Start a trial and kill it after an epoch, as soon as the checkpoint of that epoch is in the store."""
+    """Start a trial and kill it as soon as the checkpoint of `after_epoch` is in the store."""
 
     def kill(record: EpochRecord) -> None:
         if record.epoch == after_epoch:
@@ -107,14 +107,14 @@ def interrupt(context: RunContext, spec: VariantSpec, after_epoch: int, seed: in
 
 
 def run_and_watch(context: RunContext, spec: VariantSpec, seed: int = 0) -> tuple[TrialResult, tuple[int, ...]]:
-    """Run a trial; returns its result and the epochs that were computed for it."""
+    """Run a trial; returns its result and the epochs it computed."""
     epochs: list[int] = []
     result = run_trial(context, spec, seed, lambda record: epochs.append(record.epoch))
     return result, tuple(epochs)
 
 
 def lasting(files: dict[str, bytes]) -> dict[str, Any]:
-    """What must be equal in two runs of the same trial: everything but seconds, times of day and hosts."""
+    """Everything that must be equal in two runs of the same trial: all but durations, timestamps and hosts."""
 
     def timeless(row: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in row.items() if not name.endswith(("seconds", "_at", "_host"))}
@@ -137,7 +137,7 @@ def assert_same(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
 def shared_context(
     tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe
 ) -> RunContext:
-    """A store for all trials of this file that run undisturbed."""
+    """One store for all undisturbed trials in this file."""
     folder = tmp_path_factory.mktemp("store")
     shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
     identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1)
@@ -176,7 +176,7 @@ def test_a_trial_ends_with_a_complete_result(finished: Finished) -> None:
     assert TrialResult.from_json(finished.files["result.json"]) == result
 
 
-def test_a_trial_leaves_exactly_the_files_of_the_layout(finished: Finished) -> None:
+def test_a_trial_leaves_exactly_the_files_in_the_layout(finished: Finished) -> None:
     expected = {"result.json", "history.csv", "predictions.npz", "model.safetensors"}
     if finished.has_masks:
         expected |= {
@@ -198,7 +198,7 @@ def test_the_result_holds_the_digests_of_the_other_files(finished: Finished) -> 
     assert finished.result.files == expected
 
 
-def test_the_accuracies_are_those_of_the_stored_predictions(finished: Finished) -> None:
+def test_the_accuracies_match_the_stored_predictions(finished: Finished) -> None:
     arrays = arrays_of(finished.files["predictions.npz"])
     assert len(arrays["breeds"]) == 12
     for part, accuracy in (
@@ -213,7 +213,7 @@ def test_the_accuracies_are_those_of_the_stored_predictions(finished: Finished) 
     assert not set(arrays["validation_images"]) & set(arrays["test_images"])
 
 
-def test_the_epoch_is_the_one_with_the_best_validation_accuracy(finished: Finished) -> None:
+def test_the_chosen_epoch_has_the_best_validation_accuracy(finished: Finished) -> None:
     rows = rows_of(finished.files["history.csv"])
     assert [int(row["epoch"]) for row in rows] == list(range(EPOCHS))
     accuracies = [float(row["val_accuracy"]) for row in rows]
@@ -253,7 +253,7 @@ def test_a_finished_trial_is_not_run_again(finished: Finished) -> None:
     assert finished.files == before
 
 
-def test_an_interrupted_trial_goes_on_and_ends_with_the_same_files(finished: Finished) -> None:
+def test_an_interrupted_trial_resumes_and_ends_with_the_same_files(finished: Finished) -> None:
     context = dataclasses.replace(finished.context, run="interrupted")
     interrupt(context, finished.spec, after_epoch=1)
     store, where = open_store(context), context.trial_paths(finished.spec, 0)
@@ -308,7 +308,7 @@ def spoil_other_content(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "spoil", [spoil_nothing, spoil_text, spoil_half, spoil_end, spoil_one_byte, spoil_other_content]
 )
-def test_a_damaged_checkpoint_is_ignored_and_the_trial_starts_again(
+def test_a_damaged_checkpoint_is_ignored_and_the_trial_starts_over(
     spoil: Callable[[bytes], bytes], shared_context: RunContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     undisturbed = finish(shared_context, "attention")
@@ -351,7 +351,7 @@ def test_a_result_of_another_recipe_does_not_count(make_context: MakeContext, re
     assert run_and_watch(new, spec)[1] == (0, 1)
 
 
-def test_a_trial_that_ends_well_removes_the_record_of_its_failure(make_context: MakeContext, recipe: Recipe) -> None:
+def test_a_trial_that_succeeds_removes_the_record_of_its_failure(make_context: MakeContext, recipe: Recipe) -> None:
     context, spec = make_context(dataclasses.replace(recipe, epochs=1)), parse_variant("baseline")
     store, where = open_store(context), context.trial_paths(spec, 0)
     store.put(where.failure, b"{}")
@@ -370,7 +370,7 @@ EXPLODING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ["attention", "diverging"])
-def test_a_trial_that_is_not_to_end_writes_neither_its_last_files_nor_a_result(
+def test_a_trial_whose_run_was_taken_over_writes_neither_its_final_files_nor_a_result(
     name: str, make_context: MakeContext, recipe: Recipe
 ) -> None:
     diverging = name == "diverging"
@@ -388,7 +388,7 @@ def test_a_trial_that_is_not_to_end_writes_neither_its_last_files_nor_a_result(
 @pytest.mark.parametrize(
     ("name", "batch_size"), [("baseline", 24), ("multi-attention", 24), ("attention-relu", 24), ("baseline", 1)]
 )
-def test_a_diverged_trial_says_in_which_epoch_and_is_not_run_again(
+def test_a_diverged_trial_names_its_epoch_and_is_not_run_again(
     name: str, batch_size: int, make_context: MakeContext, recipe: Recipe
 ) -> None:
     context = make_context(dataclasses.replace(recipe, epochs=12, batch_size=batch_size, **EXPLODING))
@@ -411,7 +411,7 @@ def test_a_diverged_trial_says_in_which_epoch_and_is_not_run_again(
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_kept_weights_load_into_a_model_and_give_the_same_test_predictions(
+def test_kept_weights_load_into_a_model_and_reproduce_the_test_predictions(
     freeze: bool, make_context: MakeContext, recipe: Recipe
 ) -> None:
     context = make_context(dataclasses.replace(recipe, freeze=freeze), keep_weights="all")
@@ -430,7 +430,7 @@ def test_kept_weights_load_into_a_model_and_give_the_same_test_predictions(
 
 
 def images_identity(context: RunContext) -> Identity:
-    """The identity whose batches are images, not cached features."""
+    """The same identity, but with batches of images instead of cached features."""
     return dataclasses.replace(
         context.identity, recipe=dataclasses.replace(context.identity.recipe, freeze=False, batch_size=7)
     )
@@ -461,7 +461,7 @@ def test_a_frozen_backbone_computes_its_features_once_for_all_trials(make_contex
 
 
 @pytest.mark.parametrize("name", ["baseline", "se"])
-def test_a_head_that_pools_first_learns_the_same_bits_from_features_that_are_pooled(
+def test_a_head_that_pools_first_learns_the_same_bits_from_pooled_features(
     name: str, make_context: MakeContext, recipe: Recipe
 ) -> None:
     context = make_context(dataclasses.replace(recipe, freeze=True))

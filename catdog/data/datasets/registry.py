@@ -70,13 +70,19 @@ def find_entry(name: str) -> DatasetEntry:
     return DATASETS[name]
 
 
+def check_dataset(config: SweepConfig) -> DatasetEntry:
+    """Return the sweep's dataset; raises `UserError` for an unknown name, or a folder for images made in code."""
+    entry = find_entry(config.recipe.dataset)
+    if entry.open_folder is None and config.data_root is not None:
+        raise UserError(f"--data-root {config.data_root}: {entry.title} are made in code; leave the option out")
+    return entry
+
+
 def open_dataset(config: SweepConfig) -> Source | None:
     """Return the dataset if this machine has it: made in code, in the user's folder, or downloaded earlier."""
-    entry = find_entry(config.recipe.dataset)
+    entry = check_dataset(config)
     if entry.open_folder is None:
         assert entry.make is not None
-        if config.data_root is not None:
-            raise UserError(f"--data-root {config.data_root}: {entry.title} are made in code; leave the option out")
         return entry.make()
     if config.dataset_root is not None:
         return entry.open_folder(Path(os.path.expanduser(config.dataset_root)))

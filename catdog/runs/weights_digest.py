@@ -1,4 +1,4 @@
-"""Backbone weights from a file or an s3:// URL: a copy on this node, and their sha256."""
+"""The backbone's weights where they are a file or an s3:// url: their sha256, and a copy on this node."""
 
 import os
 from pathlib import Path
