@@ -13,7 +13,7 @@ sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this 
 	$(BIN)/python jobs/sweep.py demo
 
 test: .venv/installed-dev  ## the test suite, on the CPU
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not chaos"
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow and not chaos"
 
 test-all: test  ## the slow tests too, one at a time: each starts its own clusters
 	$(BIN)/python -m pytest -m "slow and not chaos"
@@ -25,7 +25,7 @@ bench: .venv/installed-bench  ## overhead over bare training: writes benchmarks/
 	$(BIN)/python benchmarks/run.py
 
 coverage: .venv/installed-dev  ## line coverage of catdog/ and jobs/, workers included; fails below the floor
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow and not chaos" --cov --cov-report=
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow and not chaos" --cov --cov-report=
 	$(BIN)/coverage report
 
 check: .venv/installed-dev  ## lint, types, spelling

@@ -11,7 +11,7 @@ from catdog.sweep.budget import Meter
 from catdog.sweep.lease import RunLease
 from catdog.sweep.progress import SweepProgress
 from catdog.sweep.ray_internals import trial_error
-from catdog.sweep.retries import LostTrials
+from catdog.sweep.trial_retries import LostTrials
 from catdog.trial.context import RunContext
 
 

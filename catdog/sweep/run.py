@@ -34,9 +34,9 @@ from catdog.sweep.plan import Plan, make_plan, resolve_run
 from catdog.sweep.progress import SweepProgress, show_progress
 from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
-from catdog.sweep.retries import LostTrials, is_out_of_memory
 from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import prepare_worker, train_trial
+from catdog.sweep.trial_retries import LostTrials, is_out_of_memory
 from catdog.trial.context import RunContext
 
 
