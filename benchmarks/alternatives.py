@@ -24,7 +24,7 @@ from catdog.models import batch_norm_folding
 from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.heads import attention
 from catdog.models.heads.attention import mask_scores
-from catdog.system.cpu import ENVIRONMENT
+from catdog.system.process import ENVIRONMENT
 from catdog.training.loop import evaluate
 from catdog.trial.inputs import forget_inputs, shared_inputs
 

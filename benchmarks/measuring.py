@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from catdog.system.cpu import usable_cores
+from catdog.system.process import usable_cores
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from made_data import made_context, preset_recipe
 from measuring import Figure, data_root, ratios
 from torch import nn
 
-from catdog.system.cpu import ENVIRONMENT
+from catdog.system.process import ENVIRONMENT
 
 HERE = Path(__file__).parent
 REPEATS = 3

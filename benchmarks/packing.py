@@ -10,7 +10,7 @@ from measuring import Figure, data_root, ratios
 
 from catdog.data.datasets.oxford_pets import dataset_folder, open_oxford
 from catdog.data.pack import write_pack
-from catdog.system.cpu import map_on_cores, usable_cores
+from catdog.system.process import map_on_cores, usable_cores
 
 REPEATS = 9
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from measuring import HEADER, Figure, machine
 
 from catdog.runs.provenance import code_version
-from catdog.system.cpu import ENVIRONMENT
+from catdog.system.process import ENVIRONMENT
 
 HERE = Path(__file__).parent
 MEASUREMENTS = {

@@ -13,7 +13,7 @@ from measuring import Figure, data_root
 
 from catdog.runs.status import open_run
 from catdog.storage import LocalStore, StoreLocation
-from catdog.system.cpu import usable_cores
+from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
 ROOT = Path(__file__).parent.parent

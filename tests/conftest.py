@@ -23,7 +23,7 @@ from catdog.data.pack import write_pack
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
-from catdog.system.cpu import ENVIRONMENT
+from catdog.system.process import ENVIRONMENT
 from catdog.trial.context import RunContext
 from tests.helpers.s3_servers import s3_variables
 

@@ -67,12 +67,12 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("baseline", "plain.PlainHead", (DROPOUT,)),
+        Variant("baseline", "pooled.PlainHead", (DROPOUT,)),
         Variant("attention", "attention.AttentionHead", (DROPOUT,), {"activation": "sigmoid"}),
         Variant("multi-attention", "attention.MultiAttentionHead", (NUM_MASKS, LAMBDA, HIDDEN, DROPOUT)),
         Variant("attention-relu", "attention.AttentionHead", (DROPOUT,), {"activation": "relu"}),
         Variant("attention-softmax", "attention.AttentionHead", (DROPOUT,), {"activation": "softmax"}),
-        Variant("se", "squeeze_excitation.SqueezeExcitationHead", (REDUCTION, DROPOUT)),
+        Variant("se", "pooled.SqueezeExcitationHead", (REDUCTION, DROPOUT)),
         Variant(
             "multi-attention-free",
             "attention.MultiAttentionHead",

@@ -25,7 +25,7 @@ import torch
 from catdog.data.datasets.base import Source
 from catdog.data.trimaps import BACKGROUND, Trimaps
 from catdog.errors import UserError
-from catdog.system.cpu import map_on_cores
+from catdog.system.process import map_on_cores
 
 _PAGE = 4096
 _SAFETENSORS_NAMES = {"int64": "I64", "uint8": "U8"}

@@ -19,7 +19,7 @@ from catdog.runs.paths import RunPaths
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
 from catdog.sweep.progress import SweepProgress
-from catdog.system.cpu import in_background
+from catdog.system.process import in_background
 
 logger = logging.getLogger(__name__)
 READ_SECONDS = 5.0

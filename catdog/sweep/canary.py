@@ -17,7 +17,7 @@ from catdog.formatting import ReportProgress
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import digest_key, fetch_or_make
-from catdog.system.cpu import usable_cores
+from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import forget_inputs, shared_inputs
 from catdog.trial.run import run_trial

@@ -26,7 +26,7 @@ from catdog.sweep.placement import (
     settle_resources,
 )
 from catdog.sweep.ray_internals import preload_variables
-from catdog.system.cpu import ENVIRONMENT, usable_cores
+from catdog.system.process import ENVIRONMENT, usable_cores
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Enough for a local Ray: data travels through the store and the page cache, never through Ray."""

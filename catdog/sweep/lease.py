@@ -21,8 +21,7 @@ from catdog.formatting import ReportProgress, now
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
-from catdog.system.cpu import in_background
-from catdog.system.process import machine_id, process_started
+from catdog.system.process import in_background, machine_id, process_started
 
 LEASE_SECONDS = 60.0
 _RENEWALS = 6

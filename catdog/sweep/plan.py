@@ -20,7 +20,7 @@ from catdog.runs.manifest import Identity, PlannedTrial, plan_run, read_manifest
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.weights_digest import weights_digest
 from catdog.storage import Store, StoreLocation
-from catdog.system.cpu import usable_cores
+from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
 """Training images per second of one single-threaded trial, with two at once on two cores of an AMD EPYC."""

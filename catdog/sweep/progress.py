@@ -15,7 +15,7 @@ from rich.text import Text
 
 from catdog.formatting import format_accuracy, format_seconds
 from catdog.runs.status import RunStatus
-from catdog.system.cpu import in_background
+from catdog.system.process import in_background
 
 LINE_SECONDS = 30.0
 

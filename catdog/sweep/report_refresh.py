@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from catdog.errors import StoreError, UserError
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store
-from catdog.system.cpu import in_background
+from catdog.system.process import in_background
 
 logger = logging.getLogger(__name__)
 

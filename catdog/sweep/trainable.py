@@ -21,7 +21,7 @@ from catdog.storage import Store
 from catdog.storage.serialization import to_json
 from catdog.sweep.lease import require_lease
 from catdog.sweep.trial_retries import describe_failure, failed_attempts, needs_new_process
-from catdog.system.cpu import usable_cores
+from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
 

@@ -10,7 +10,7 @@ from catdog.config.variant_registry import VariantSpec
 from catdog.data.batches import Batches
 from catdog.runs.paths import TrialPaths
 from catdog.storage import Store
-from catdog.system.cpu import tune_malloc
+from catdog.system.process import tune_malloc
 from catdog.training.loop import TrainState, new_state
 from catdog.training.seeding import DeriveSeed, trial_seeds
 from catdog.trial.checkpoint import resume

@@ -25,7 +25,7 @@ from catdog.runs.manifest import read_manifest
 from catdog.runs.status import read_run_status
 from catdog.storage import StoreLocation
 from catdog.sweep.trial_retries import needs_new_process
-from catdog.system.cpu import usable_cores
+from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 from catdog.trial.run import run_trial
 from jobs import aggregate, status, sweep

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from catdog.data.datasets.base import Source, UInt8Array
 from catdog.data.split import validation_sizes
 from catdog.errors import UserError
-from catdog.system.cpu import map_on_cores
+from catdog.system.process import map_on_cores
 
 DATASET = "oxford-iiit-pet"
 OFFICIAL_COUNTS = {"trainval": 3680, "test": 3669}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from catdog.system.cpu import map_on_cores, usable_cores
+from catdog.system.process import map_on_cores, usable_cores
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 1000])
