@@ -6,7 +6,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.training.loop import new_state, set_training_mode
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.seeding import trial_seeds

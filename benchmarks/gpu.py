@@ -17,7 +17,7 @@ from starting import later_trials
 from training import compare
 
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.sweep.canary import run_canary
 
 BATCHES = (64, 128, 256)

@@ -8,7 +8,7 @@ from measuring import Figure
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.models.petnet import build_head
 
 BATCH, CHANNELS, SIDE, CLASSES = 64, 512, 7, 37

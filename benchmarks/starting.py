@@ -14,7 +14,7 @@ from made_data import made_context, preset_recipe
 from measuring import Figure, data_root
 
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.trial.run import run_trial
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from made_data import made_context, preset_recipe
 from measuring import Figure, ratios
 
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.runs.history import EpochRecord
 from catdog.trial.context import RunContext
 from catdog.trial.run import run_trial

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from catdog.analysis.studies import lambda_table, scatter_table
 from catdog.cli import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
-from catdog.config.studies import lambda_config, scatter_configs
+from catdog.config.presets import lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.runs.paths import RunPaths

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from catdog.cli import parse_sweep
+from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
-from catdog.config.variant_registry import VARIANTS, parse_variant
+from catdog.config.variants import parse_variant
 from tests.helpers.project import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

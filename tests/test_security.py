@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from catdog.config.head_registry import VARIANTS
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import VARIANTS, parse_variant
+from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.models.backbones.weights import read_weights
 from catdog.storage import LocalStore

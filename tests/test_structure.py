@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "training": "config runs.history data.batches models",
     "trial": "system config storage runs data models training",
     "sweep": "system config storage runs data models training trial",
-    "analysis": "config.studies storage runs data.trimaps",
+    "analysis": "config.presets storage runs data.trimaps",
     "report": "storage runs analysis",
 }
 """By room, besides errors and formatting. Rooms that write runs (up to sweep) and rooms that read them never meet."""

@@ -29,7 +29,7 @@ SPLITS = ("validation", "test")
 HEALTH = {
     "overlap": "mask_overlap", "entropy": "mask_entropy", "corner_mass": "mask_corner_mass", "dead": "mask_dead",
 }  # fmt: skip
-"""Table columns taken from the chosen epoch, with their names in history.csv (see `catdog.training.mask_health`)."""
+"""Table columns taken from the chosen epoch, with their names in history.csv (see `catdog.training.mask_metrics`)."""
 
 Array = npt.NDArray[np.float64]
 

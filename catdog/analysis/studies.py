@@ -7,7 +7,7 @@ import pandas as pd
 
 from catdog.analysis.intervals import std_interval, summarise, variance_share
 from catdog.analysis.tables import summarise_accuracies
-from catdog.config.studies import ALL, WITHOUT
+from catdog.config.presets import ALL, WITHOUT
 from catdog.runs.artifacts import parse_artifact
 from catdog.runs.history import epoch_row, read_history
 from catdog.runs.paths import RunPaths

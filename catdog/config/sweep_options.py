@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from catdog.config.recipe import Recipe, option_name, require
-from catdog.config.variant_registry import VariantSpec, parse_variants
+from catdog.config.variants import VariantSpec, parse_variants
 from catdog.formatting import shorten
 
 Tracker = Literal["none", "mlflow", "wandb"]

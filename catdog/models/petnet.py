@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.config.variants import VariantSpec, parse_variant
 from catdog.models.backbones.build import build_backbone, feature_shape
 
 _SHAPE_PROBE_SIZE = 96

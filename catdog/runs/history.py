@@ -16,7 +16,7 @@ IN_CORNERS = 3.0
 
 @dataclass(frozen=True)
 class MaskHealth:
-    """Statistics of the masks in one epoch, averaged over the validation images; see `catdog.training.mask_health`."""
+    """Statistics of the masks in one epoch, averaged over the validation images; see `catdog.training.mask_metrics`."""
 
     mask_mean: float
     mask_entropy: float

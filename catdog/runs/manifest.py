@@ -9,7 +9,7 @@ from typing import Any
 
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig, check_run_name
-from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import now
 from catdog.runs.paths import RunPaths

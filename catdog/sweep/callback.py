@@ -7,11 +7,11 @@ from ray.tune.experiment import Trial
 
 from catdog.errors import StoreError, StoreRefusedError, UserError, first_line
 from catdog.runs.manifest import TrialId
-from catdog.sweep.budget import Meter
 from catdog.sweep.lease import RunLease
 from catdog.sweep.progress import SweepProgress
 from catdog.sweep.ray_internals import trial_error
 from catdog.sweep.trial_retries import LostTrials
+from catdog.sweep.usage_meter import Meter
 from catdog.trial.context import RunContext
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from catdog.config.variant_registry import VariantSpec
+from catdog.config.variants import VariantSpec
 from catdog.data.datasets.base import pack_key
 from catdog.errors import first_line
 from catdog.formatting import ReportProgress

@@ -26,7 +26,6 @@ from catdog.runs.results import best_run
 from catdog.runs.status import RunStatus, open_run
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
-from catdog.sweep.budget import Budget, Meter
 from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.lease import RunLease
@@ -37,6 +36,7 @@ from catdog.sweep.report_refresh import refresh_report
 from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import prepare_worker, train_trial
 from catdog.sweep.trial_retries import LostTrials, is_out_of_memory
+from catdog.sweep.usage_meter import Budget, Meter
 from catdog.trial.context import RunContext
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.errors import NotFoundError, StoreError
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord, mask_collapse

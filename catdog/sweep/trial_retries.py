@@ -12,7 +12,7 @@ import platform
 import traceback
 from collections import Counter
 
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.errors import NotFoundError, StoreError, first_line
 from catdog.formatting import now
 from catdog.runs.manifest import PlannedTrial, TrialId

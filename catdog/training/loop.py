@@ -24,7 +24,7 @@ from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.losses import classification_loss
 from catdog.models.petnet import PetNet
 from catdog.runs.history import EpochRecord
-from catdog.training.mask_health import mask_health
+from catdog.training.mask_metrics import mask_health
 from catdog.training.precision import autocast_for
 from catdog.training.schedule import new_optimizer, new_scheduler
 from catdog.training.seeding import DeriveSeed

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from catdog.config.recipe import Precision, Recipe
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.models.backbones.build import build_backbone, feature_shape
 from catdog.models.losses import classification_loss
 from catdog.models.petnet import PetNet, build_head

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from catdog.config.sweep_options import SweepConfig
-from catdog.config.variant_registry import VariantSpec
+from catdog.config.variants import VariantSpec
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.storage import StoreLocation

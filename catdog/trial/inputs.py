@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from catdog.config.variant_registry import VariantSpec
+from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches, FeatureBatches, ImageBatches
 from catdog.data.datasets.base import features_key, pack_key
 from catdog.data.features import compute_features, features_digest, open_features, write_features

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from catdog.config.variant_registry import VariantSpec
+from catdog.config.variants import VariantSpec
 from catdog.errors import DivergedError
 from catdog.runs.history import EpochRecord
 from catdog.runs.results import TrialResult, read_result

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import VariantSpec
+from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches
 from catdog.runs.paths import TrialPaths
 from catdog.storage import Store

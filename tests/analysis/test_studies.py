@@ -12,10 +12,9 @@ from PIL import Image
 from catdog.analysis.intervals import std_interval, variance_share
 from catdog.analysis.studies import lambda_table, scatter_table
 from catdog.cli import run_job
-from catdog.config.presets import preset_config
+from catdog.config.presets import LAMBDAS, lambda_config, preset_config, scatter_configs
 from catdog.config.recipe import Recipe
-from catdog.config.studies import LAMBDAS, lambda_config, scatter_configs
-from catdog.config.variant_registry import parse_variants
+from catdog.config.variants import parse_variants
 from catdog.errors import UserError
 from catdog.report.study_figures import lambda_figure, scatter_figure
 from catdog.storage import MemoryStore

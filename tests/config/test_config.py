@@ -12,7 +12,7 @@ from catdog.cli import parse_sweep
 from catdog.config.presets import PRESETS, preset_config
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig, parse_seeds
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.runs.manifest import Identity
 

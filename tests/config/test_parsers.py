@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from catdog.cli import parse_sweep
+from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
-from catdog.config.variant_registry import VARIANTS
 from catdog.errors import UserError
 from catdog.runs.cost import Canary, CanaryStep, Launch
 from catdog.runs.manifest import Identity, Manifest

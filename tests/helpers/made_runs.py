@@ -314,7 +314,7 @@ def _class_accuracy(correct_N: npt.NDArray[np.bool_], images: MadeImages) -> flo
 
 
 def _health(masks_PMHW: Array) -> MaskHealth:
-    """Approximate `catdog.training.mask_health`."""
+    """Approximate `catdog.training.mask_metrics`."""
     flat_PMA = masks_PMHW.reshape(*masks_PMHW.shape[:2], -1)
     share_PMA = flat_PMA / flat_PMA.sum(axis=2, keepdims=True).clip(1e-12)
     unit_PMA = flat_PMA / np.linalg.norm(flat_PMA, axis=2, keepdims=True).clip(1e-12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.models import build_model
 from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.cpu_layers import StripedDepthwiseConv2d

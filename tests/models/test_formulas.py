@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.config.variants import VariantSpec, parse_variant
 from catdog.models import VARIANTS, build_head
 from catdog.models.losses import divergence_loss
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from catdog.config.variant_registry import VARIANTS
+from catdog.config.head_registry import VARIANTS
 from catdog.report.page import build_page
 from tests.helpers.pages import EIGHT, content_of, varied_run
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from catdog.cli import run_job
 from catdog.runs.cost import Launch, launch_cost, summarise_spending
 from catdog.storage.serialization import to_json
-from catdog.sweep.budget import Meter
+from catdog.sweep.usage_meter import Meter
 from jobs import sweep
 from tests.helpers.sweeps import SMALL
 

@@ -12,7 +12,7 @@ from catdog.analysis.tables import comparison_table
 from catdog.cli import run_job
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.data.datasets.base import pack_key
 from catdog.data.datasets.drawn import open_drawn
 from catdog.data.pack import open_pack

@@ -20,7 +20,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from catdog.cli import run_job
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.runs.manifest import read_manifest
 from catdog.runs.status import read_run_status
 from catdog.storage import StoreLocation

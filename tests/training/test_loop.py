@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import parse_variant
+from catdog.config.variants import parse_variant
 from catdog.data.batches import Batches, ImageBatches
 from catdog.errors import DivergedError
 from catdog.models import VARIANTS

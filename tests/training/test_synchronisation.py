@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from catdog.config.head_registry import VARIANTS
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import VARIANTS, parse_variant
+from catdog.config.variants import parse_variant
 from catdog.training.loop import _train_epoch, new_state
 from catdog.training.precision import autocast_for
 from catdog.training.seeding import trial_seeds

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from catdog.config.recipe import Recipe
-from catdog.config.variant_registry import VariantSpec, parse_variant
+from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
 from catdog.models import VARIANTS, build_model
 from catdog.runs.history import EpochRecord

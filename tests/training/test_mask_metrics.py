@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from catdog.runs.history import mask_collapse
-from catdog.training.mask_health import mask_health
+from catdog.training.mask_metrics import mask_health
 
 
 def test_mask_health_agrees_with_plain_loops() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catdog.config.variant_registry import VARIANTS, Number, VariantSpec, format_number, parse_variant, parse_variants
+from catdog.config.head_registry import VARIANTS, Number
+from catdog.config.variants import VariantSpec, format_number, parse_variant, parse_variants
 from catdog.errors import UserError
 
 
