@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import enum
 import gc
 import io
 import os
@@ -20,8 +21,22 @@ from catdog.errors import StoreError, UserError
 
 T = TypeVar("T")
 
-COMPLETE, INCOMPLETE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes of all jobs."""
+
+class ExitCode(enum.IntEnum):
+    """How a job ends."""
+
+    COMPLETE = 0
+    INCOMPLETE = 1
+    """Some trials failed or are missing; the table is built and lists them."""
+    MISTAKE = 2
+    """In options, data or store: one line on stderr."""
+    INTERRUPTED = 130
+    """Nothing is lost."""
+
+    @classmethod
+    def of(cls, is_complete: bool) -> "ExitCode":
+        """Return the code of a job that built its table."""
+        return cls.COMPLETE if is_complete else cls.INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -84,13 +99,13 @@ def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | Non
         return main(sys.argv[1:] if arguments is None else arguments)
     except (UserError, StoreError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return MISTAKE
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print(
             "interrupted: nothing that was finished is lost; the same command resumes from here",
             file=sys.stderr,
         )
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 def output_console() -> Console:

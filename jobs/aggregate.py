@@ -11,7 +11,7 @@ from pathlib import Path
 import rich.progress
 
 from catdog.analysis.predictions import Objects
-from catdog.cli import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
+from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
 from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.out) if options.out is not None else None
     content = write_report(store, run_status, folder, track=track)
     print_outcome(console, store.url, run_status, content.table, content.contrasts, folder)
-    return COMPLETE if run_status.is_complete else INCOMPLETE
+    return ExitCode.of(run_status.is_complete)
 
 
 if __name__ == "__main__":

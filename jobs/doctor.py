@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.cli import COMPLETE, MISTAKE, output_console, parse, run_job, take_preset
+from catdog.cli import ExitCode, output_console, parse, run_job, take_preset
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
             if not faults
             else f"the sweep would fail: {faults} check{'s' * (faults > 1)} failed"
         )
-    return MISTAKE if faults else COMPLETE
+    return ExitCode.MISTAKE if faults else ExitCode.COMPLETE
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.cli import COMPLETE, output_console, parse, run_job, take_preset
+from catdog.cli import ExitCode, output_console, parse, run_job, take_preset
 from catdog.data.datasets.base import pack_key
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     dataset = prepare_dataset(config, store, lambda message: console.print(message, highlight=False))
     place = f"{store.url}/{pack_key(dataset.fingerprint)}"
     console.print(f"{dataset.name} {dataset.fingerprint}: {place}", soft_wrap=True, highlight=False)
-    return COMPLETE
+    return ExitCode.COMPLETE
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from catdog.analysis.tables import comparison_table
-from catdog.cli import COMPLETE, INCOMPLETE, RunOptions, output_console, parse, run_job
+from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
 from catdog.report.terminal import print_status
 from catdog.runs.status import open_run
 from catdog.storage import StoreLocation
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     store = StoreLocation.of(options.store).open()
     run_status = open_run(store, options.run)
     print_status(output_console(), store.url, run_status, comparison_table(run_status))
-    return COMPLETE if run_status.is_complete else INCOMPLETE
+    return ExitCode.of(run_status.is_complete)
 
 
 if __name__ == "__main__":

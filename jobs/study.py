@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from catdog.analysis.studies import lambda_table, scatter_table
-from catdog.cli import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
+from catdog.cli import ExitCode, output_console, parse_sweep, run_job
 from catdog.config.presets import lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
@@ -38,10 +38,10 @@ def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console
     config = lambda_config(config)
     run_status = _sweep(config, command, console)
     if run_status is None:
-        return COMPLETE
+        return ExitCode.COMPLETE
     table = lambda_table(StoreLocation.of(config.store).open(), run_status)
     _put(config, "lambda", table.to_csv(index=False, float_format="%.6f"), lambda_figure(table), console)
-    return COMPLETE if run_status.is_complete else INCOMPLETE
+    return ExitCode.of(run_status.is_complete)
 
 
 def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
@@ -52,11 +52,11 @@ def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Consol
     run_statuses = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
     done = {purpose: run_status for purpose, run_status in run_statuses.items() if run_status is not None}
     if not done:
-        return COMPLETE
+        return ExitCode.COMPLETE
     table = scatter_table(done)
     *_, last = configs.values()
     _put(last, "scatter", table.to_csv(index=False, float_format="%.6f"), scatter_figure(table), console)
-    return COMPLETE if all(run_status.is_complete for run_status in done.values()) else INCOMPLETE
+    return ExitCode.of(all(run_status.is_complete for run_status in done.values()))
 
 
 STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from catdog.cli import COMPLETE, INCOMPLETE, output_console, parse_sweep, run_job
+from catdog.cli import ExitCode, output_console, parse_sweep, run_job
 from catdog.runs.status import RunStatus
 from catdog.storage import Store, StoreLocation
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         from catdog.sweep.plan import print_plan
 
         print_plan(console, config)
-        return COMPLETE
+        return ExitCode.COMPLETE
     from catdog.sweep.run import run_sweep
 
     run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, run_status)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)
-    return COMPLETE if run_status.is_complete else INCOMPLETE
+    return ExitCode.of(run_status.is_complete)
 
 
 def refresh(store: Store, run_status: RunStatus) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.errors import UserError
-from catdog.storage.background_uploads import BackgroundUploads
 from catdog.storage.local import LocalStore, scratch_beside
 from catdog.storage.s3 import S3Store
 from catdog.storage.store import MemoryStore, Store, digest_many, give_up_on_interrupt, read_many, sha256
+from catdog.storage.upload_queue import BackgroundUploads
 
 __all__ = [
     "BackgroundUploads",
