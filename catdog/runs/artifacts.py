@@ -24,7 +24,9 @@ def parse_artifact(key: str, data: bytes, parse: Callable[[bytes], T]) -> T:
     try:
         return parse(data)
     except ValueError as error:
-        raise UserError(f"{key}: not readable ({error}); run the sweep's command again") from None
+        raise UserError(
+            f"{key}: not readable ({error}); delete its trial's result.json, then run the sweep's command again"
+        ) from None
 
 
 @dataclass(frozen=True)

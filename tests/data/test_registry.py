@@ -15,7 +15,7 @@ DEMO = PRESETS["demo"]
 
 
 def test_an_unknown_dataset_is_a_mistake_that_lists_the_choices() -> None:
-    with pytest.raises(UserError, match=r"^--dataset pets: choose from drawn, oxford-iiit-pet$"):
+    with pytest.raises(UserError, match=f"^--dataset pets: choose from {', '.join(DATASETS)}$"):
         find_entry("pets")
 
 

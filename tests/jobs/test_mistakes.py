@@ -142,7 +142,7 @@ OPTIONS = {
     "unknown option": Mistake("sweep demo --colour red", "--colour", "see sweep.py demo --help"),
     "misspelt option": Mistake("sweep demo --epoch 3", "--epoch", "perhaps --epochs"),
     "option of another job": Mistake("prepare demo --epochs 3", "--epochs", "see prepare.py demo --help"),
-    "unknown dataset": Mistake("sweep demo --dataset cats", "--dataset cats", "choose from drawn, oxford-iiit-pet"),
+    "unknown dataset": Mistake("sweep demo --dataset cats", "--dataset cats", "choose from drawn"),
     "word too many": Mistake("sweep demo --epochs 3 4", "options: 4", "see sweep.py demo --help"),
     "missing value": Mistake("sweep demo --epochs", "--epochs", "its value is missing"),
     "missing option": Mistake("aggregate", "--run", "Name of the run"),

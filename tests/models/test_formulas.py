@@ -158,7 +158,7 @@ FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
 
 def formula(name: str) -> Callable[[Nested, Weights, Mapping[str, Any]], Written]:
     assert name in FORMULAS, (
-        f"variant {name!r} has no formula: write it out in tests/test_formulas.py and add it to FORMULAS"
+        f"variant {name!r} has no formula: write it out in tests/models/test_formulas.py and add it to FORMULAS"
     )
     return FORMULAS[name]
 

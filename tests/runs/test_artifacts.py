@@ -74,7 +74,8 @@ PARSERS = {
 )
 def test_a_damaged_file_gives_one_line_that_names_it_and_the_remedy(parse: object, data: bytes) -> None:
     with pytest.raises(
-        UserError, match=r"^run/trials/x: not readable \(.*\); run the sweep's command again$"
+        UserError,
+        match=r"^run/trials/x: not readable \(.*\); delete its trial's result.json, then run the sweep's command again$",
     ) as caught:
         parse_artifact("run/trials/x", data, parse)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
@@ -100,7 +101,10 @@ def test_a_report_ends_with_one_line_where_a_file_cannot_be_read(name: str) -> N
     put_trimaps(store, run_status, np.eye(64, dtype=bool))
     key = next(key for key in store.list("made/trials/multi-attention") if key.endswith(name))
     store.put(key, b"not what it was")
-    with pytest.raises(UserError, match=rf"^{key}: not readable \(.*\); run the sweep's command again$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{key}: not readable \(.*\); delete its trial's result.json, then",
+    ):
         read_content(store, run_status)
 
 
