@@ -10,11 +10,11 @@ from pathlib import Path
 
 import rich.progress
 
-from catdog.analysis.predictions import Objects
 from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
 from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
+from catdog.runs.trial_files import Objects
 from catdog.storage import StoreLocation
 
 

@@ -99,6 +99,6 @@ def test_the_folder_of_a_variant_is_a_single_path_component(name: str) -> None:
 def test_a_key_does_not_leave_the_store(key: str, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     for act in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
-        with pytest.raises(AssertionError):
+        with pytest.raises(UserError, match="lies outside the store"):
             act()
     assert not list(tmp_path.rglob("x"))

@@ -17,15 +17,13 @@ import pandas as pd
 
 from catdog.analysis.intervals import summarise
 from catdog.data.trimaps import Trimaps, read_trimaps
-from catdog.errors import UserError
-from catdog.runs.artifacts import parse_artifact, read_attention_npz
+from catdog.runs.artifacts import SPLITS, read_attention_npz
 from catdog.runs.history import epoch_row, read_history
-from catdog.runs.paths import RunPaths
 from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
-from catdog.storage import Store, read_many
+from catdog.runs.trial_files import read_files
+from catdog.storage import Store
 
-SPLITS = ("validation", "test")
 HEALTH = {
     "overlap": "mask_overlap", "entropy": "mask_entropy", "corner_mass": "mask_corner_mass", "dead": "mask_dead",
 }  # fmt: skip
@@ -158,35 +156,25 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
 
 
 def _measure_trials(store: Store, run_status: RunStatus, trimaps: Trimaps) -> Iterator[Measured]:
-    run = RunPaths(run_status.manifest.run)
-    results = [result for label in run_status.manifest.variants for result in run_status.results(label)]
-    places = [run.trial(run_status.manifest.spec(result.variant).folder, result.seed) for result in results]
-    owners = {where.attention: result for where, result in zip(places, results, strict=True)}
-    histories = dict(read_many(store, [where.history for where in places]))
-    health = {
-        where.attention: _health(where.history, histories[where.history], result)
-        for where, result in zip(places, results, strict=True)
-        if where.history in histories
-    }
-    row_of = {name: row for row, name in enumerate(trimaps.names)}
+    histories = read_files(store, run_status.finished, "history.csv", read_history)
+    health = {(result.variant, result.seed): _health(history, result) for result, history in histories}
     grids: dict[tuple[str, int, int], tuple[Outlines, LocalizationScores, LocalizationScores]] = {}
-    for key, data in read_many(store, owners):
-        content = parse_artifact(key, data, lambda npz: read_attention_npz(npz, SPLITS))
+    for result, content in read_files(store, run_status.finished, "attention.npz", read_attention_npz):
         for split, attention in content.items():
             names, masks = attention.images, attention.masks_TMHW
             if not names:
                 continue
             grid = (split, *masks.shape[2:])
             if grid not in grids:
-                rows = [row_of[name] for name in names]
+                rows = trimaps.rows(names)
                 outlines = Outlines.of(trimaps.animals_TSS[rows], trimaps.labels_T[rows], *masks.shape[2:])
                 grids[grid] = outlines, *_blind(outlines)
             outlines, uniform, gaussian = grids[grid]
             scores = measure(masks, outlines)
             if scores is not None:
                 breeds = len(np.unique(outlines.breeds_T))
-                values = _row(scores, uniform, gaussian) | health.get(key, {})
-                yield Measured(owners[key].variant, split, len(names), breeds, values)
+                values = _row(scores, uniform, gaussian) | health[result.variant, result.seed]
+                yield Measured(result.variant, split, len(names), breeds, values)
 
 
 def _blind(outlines: Outlines) -> tuple[LocalizationScores, LocalizationScores]:
@@ -211,9 +199,7 @@ def _row(scores: LocalizationScores, uniform: LocalizationScores, gaussian: Loca
     }
 
 
-def _health(key: str, history_csv: bytes, result: TrialResult) -> dict[str, float]:
+def _health(history: pd.DataFrame, result: TrialResult) -> dict[str, float]:
     """Return what the masks were like in the chosen epoch."""
-    chosen = epoch_row(parse_artifact(key, history_csv, read_history), result.best_epoch)
-    if chosen is None:
-        raise UserError(f"{key}: has no epoch {result.best_epoch}, which was chosen; run the sweep's command again")
-    return {column: float(chosen[name]) for column, name in HEALTH.items()}
+    chosen = epoch_row(history, result.best_epoch)
+    return {} if chosen is None else {column: float(chosen[name]) for column, name in HEALTH.items()}

@@ -3,21 +3,16 @@
 Shapes: S trials of a variant (its seeds), N test images, K breeds.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from catdog.errors import UserError
-from catdog.runs.artifacts import SplitPredictions, parse_artifact, read_predictions_npz
-from catdog.runs.paths import RunPaths
+from catdog.runs.artifacts import SplitPredictions, read_predictions_npz
 from catdog.runs.status import RunStatus
-from catdog.storage import Store, read_many
-
-Objects = Iterable[tuple[str, bytes]]
-Track = Callable[[Objects, int], Objects]
-"""Passes objects through and shows progress towards the total."""
+from catdog.runs.trial_files import Track, read_files
+from catdog.storage import Store
 
 
 @dataclass(frozen=True)
@@ -52,37 +47,23 @@ class Predictions:
 def read_predictions(
     store: Store, run_status: RunStatus, track: Track = lambda objects, total: objects
 ) -> Predictions | None:
-    """Read the predictions of all complete trials, in parallel; None if there are none.
-
-    Raises:
-        UserError: a file is damaged, or covers other images than the rest.
-    """
-    run = RunPaths(run_status.manifest.run)
-    owners = {
-        run.trial(run_status.manifest.spec(label).folder, result.seed).predictions: (label, result.seed)
-        for label in run_status.manifest.variants
-        for result in run_status.results(label)
-    }
+    """Read the predictions of all complete trials, in parallel; None if there are none."""
     found: dict[str, dict[int, npt.NDArray[np.int16]]] = {label: {} for label in run_status.manifest.variants}
-    breeds: tuple[str, ...] = ()
-    first: SplitPredictions | None = None
-    for key, data in track(read_many(store, owners), len(owners)):
-        names, test = parse_artifact(key, data, lambda content: read_predictions_npz(content, "test"))
-        if first is None:
-            breeds, first = names, test
-        if not np.array_equal(first.images_N, test.images_N):
-            raise UserError(f"{key}: is about other images than the files before it; run the sweep's command again")
-        label, seed = owners[key]
-        found[label][seed] = test.logits_NK.argmax(axis=1).astype(np.int16)
-    if first is None:
+    last: SplitPredictions | None = None
+    for result, test in read_files(
+        store, run_status.finished, "predictions.npz", lambda data: read_predictions_npz(data, "test"), track
+    ):
+        found[result.variant][result.seed] = test.predicted_N
+        last = test
+    if last is None:
         return None
     return Predictions(
-        breeds=breeds,
-        images_N=first.images_N,
-        labels_N=first.labels_N,
+        breeds=last.breeds,
+        images_N=last.images_N,
+        labels_N=last.labels_N,
         seeds={label: tuple(rows) for label, rows in found.items()},
         predicted_SN={
-            label: np.array(list(rows.values()), dtype=np.int16).reshape(len(rows), len(first.images_N))
+            label: np.array(list(rows.values()), dtype=np.int16).reshape(len(rows), len(last.images_N))
             for label, rows in found.items()
         },
     )

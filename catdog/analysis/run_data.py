@@ -1,6 +1,7 @@
 """Everything a report shows about a run, read from the store once. Imports neither Ray nor torch."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,15 +11,18 @@ import pandas as pd
 
 from catdog.analysis.contrasts import Contrast, compare
 from catdog.analysis.localization import attention_table
-from catdog.analysis.predictions import Predictions, Track, read_predictions
+from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.tables import comparison_table, trials_table
-from catdog.runs.artifacts import ProbeMasks, parse_artifact
+from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.history import read_history
 from catdog.runs.manifest import TrialId
-from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.paths import RunPaths
 from catdog.runs.results import best_run
 from catdog.runs.status import RunStatus
-from catdog.storage import Store, read_many
+from catdog.runs.trial_files import Track, read_files
+from catdog.storage import Store, read_many, sha256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,36 +64,33 @@ def read_content(store: Store, run_status: RunStatus, track: Track = lambda obje
 
 
 def _read_histories(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, pd.DataFrame]:
-    owners = {paths.history: trial_id for trial_id, paths in _over(run_status).items()}
-    objects = track(read_many(store, owners), len(owners))
-    return {owners[key]: parse_artifact(key, data, read_history) for key, data in objects}
+    found = read_files(store, run_status.finished, "history.csv", read_history, track)
+    return {(result.variant, result.seed): history for result, history in found}
 
 
 def _read_probe_masks(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, ProbeMasks]:
-    """Read the probe masks, keeping the probe images that all trials share once."""
-    owners = {paths.masks: trial_id for trial_id, paths in _over(run_status).items()}
+    """Read the probe masks, keeping the probe images, which all trials share, once."""
     probe_masks: dict[TrialId, ProbeMasks] = {}
     images: npt.NDArray[np.uint8] | None = None
-    for key, data in track(read_many(store, owners), len(owners)):
-        masks = parse_artifact(key, data, ProbeMasks.from_npz)
-        if images is None or not np.array_equal(images, masks.images_PSSC):
-            images = masks.images_PSSC
-        probe_masks[owners[key]] = dataclasses.replace(masks, images_PSSC=images)
+    for result, masks in read_files(store, run_status.finished, "masks.npz", ProbeMasks.from_npz, track):
+        images = masks.images_PSSC if images is None else images
+        probe_masks[result.variant, result.seed] = dataclasses.replace(masks, images_PSSC=images)
     return probe_masks
 
 
 def _read_contact_sheets(store: Store, run_status: RunStatus) -> dict[str, bytes]:
-    owners = {}
+    owners: dict[str, tuple[str, str]] = {}
     for label in run_status.manifest.variants:
         best = best_run(run_status.results(label))
         if best is not None and best.best_epoch is not None:
-            folder = run_status.manifest.spec(label).folder
-            owners[RunPaths(run_status.manifest.run).trial(folder, best.seed).snapshot(best.best_epoch)] = label
-    return {owners[key]: data for key, data in read_many(store, owners)}
-
-
-def _over(run_status: RunStatus) -> dict[TrialId, TrialPaths]:
-    """Return the paths of all complete and diverged trials, by label and seed."""
-    run = RunPaths(run_status.manifest.run)
-    trials = (trial.planned for trial in run_status.trials if trial.result is not None)
-    return {(trial.variant.label, trial.seed): run.trial(trial.variant.folder, trial.seed) for trial in trials}
+            where = RunPaths(run_status.manifest.run).trial(run_status.manifest.spec(label).folder, best.seed)
+            sheet = where.snapshot(best.best_epoch)
+            owners[sheet] = label, best.files.get(sheet.removeprefix(f"{where.folder}/"), "")
+    sheets = {}
+    for key, data in read_many(store, owners):
+        label, digest = owners[key]
+        if sha256(data) == digest:
+            sheets[label] = data
+        else:
+            logger.warning("%s is damaged: its sha256 is not what result.json says; it is left out", key)
+    return sheets

@@ -8,11 +8,10 @@ import pandas as pd
 from catdog.analysis.intervals import std_interval, summarise, variance_share
 from catdog.analysis.tables import summarise_accuracies
 from catdog.config.presets import ALL, WITHOUT
-from catdog.runs.artifacts import parse_artifact
 from catdog.runs.history import epoch_row, read_history
-from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus
-from catdog.storage import Store, read_many
+from catdog.runs.trial_files import read_files
+from catdog.storage import Store
 
 
 def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
@@ -86,10 +85,9 @@ def _lambda(run_status: RunStatus, label: str) -> float | None:
 
 def _overlaps(store: Store, run_status: RunStatus, label: str) -> list[float]:
     """Return each complete trial's mean cosine between masks, on Validation in its chosen epoch."""
-    run, folder = RunPaths(run_status.manifest.run), run_status.manifest.spec(label).folder
-    epochs = {run.trial(folder, result.seed).history: result.best_epoch for result in run_status.results(label)}
+    results = {where: result for where, result in run_status.finished.items() if result.variant == label}
     overlaps = []
-    for key, data in read_many(store, epochs):
-        chosen = epoch_row(parse_artifact(key, data, read_history), epochs[key])
-        overlaps += [chosen["mask_overlap"]] if chosen else []
+    for result, history in read_files(store, results, "history.csv", read_history):
+        chosen = epoch_row(history, result.best_epoch)
+        overlaps += [chosen["mask_overlap"]] if chosen and result.status == "complete" else []
     return overlaps

@@ -3,7 +3,6 @@
 A pack is made once, by whoever needs it first, and stored for the others.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import Source, dataset_pointer, pack_key, trimaps_key
 from catdog.data.datasets.registry import find_entry, open_dataset
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import ReportProgress
+from catdog.formatting import ReportProgress, shorten
 from catdog.storage import Store
 from catdog.storage.node_cache import fetch_or_make, is_stored
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import from_fields, read_json, to_json
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,20 @@ def expected_dataset(config: SweepConfig) -> DatasetInfo:
 
 
 def stored_dataset(config: SweepConfig, store: Store) -> DatasetInfo | None:
-    """Return the sweep's dataset as last stored, or None if its pack is not in the store."""
+    """Return the sweep's dataset as last stored, or None if its pack is not in the store.
+
+    Raises:
+        UserError: what the store says of the dataset is damaged.
+    """
+    key = dataset_pointer(config.recipe.dataset)
     try:
-        content = json.loads(store.get(dataset_pointer(config.recipe.dataset)))
-        dataset = DatasetInfo(**content)
-    except (NotFoundError, TypeError, ValueError):
+        dataset = from_fields(DatasetInfo, read_json(store.get(key)))
+    except NotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(f"{key} is damaged ({error}): delete it, then run prepare.py") from None
+    if dataset.name != config.recipe.dataset:
+        raise UserError(f"{key} is about {shorten(dataset.name)!r}: delete it, then run prepare.py")
     return dataset if is_stored(store, pack_key(dataset.fingerprint)) else None
 
 
@@ -66,8 +73,9 @@ def prepare_dataset(config: SweepConfig, store: Store, report_progress: ReportPr
     assert dataset is not None
     if source is not None:
         _store_pack(source, store, report_progress)
-        if stored_dataset(config, store) != dataset:
-            store.put(dataset_pointer(dataset.name), to_json(dataset))
+        pointer, content = dataset_pointer(dataset.name), to_json(dataset)
+        if not store.exists(pointer) or store.get(pointer) != content:
+            store.put(pointer, content)
     return dataset
 
 

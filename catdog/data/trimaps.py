@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.data.datasets.base import trimaps_key
-from catdog.errors import NotFoundError
+from catdog.errors import NotFoundError, UserError
+from catdog.formatting import shorten
 from catdog.storage import Store
 from catdog.storage.serialization import npz_bytes, read_npz
 
@@ -33,6 +34,13 @@ class Trimaps:
     animals_TSS: npt.NDArray[np.bool_]
     """Whether a pixel is on the animal or its border."""
 
+    def rows(self, names: Sequence[str]) -> list[int]:
+        """Return the rows of these images; raises `UserError` if one is missing."""
+        row_of = {name: row for row, name in enumerate(self.names)}
+        if unknown := set(names) - row_of.keys():
+            raise UserError(f"the dataset's trimaps.npz lacks {shorten(min(unknown))}: delete it, then run prepare.py")
+        return [row_of[name] for name in names]
+
     def to_npz(self) -> bytes:
         """Return the content of trimaps.npz."""
         return npz_bytes(
@@ -45,12 +53,13 @@ class Trimaps:
 
 def read_trimaps(store: Store, fingerprint: str) -> Trimaps | None:
     """Return the trimaps of a dataset; None if it has none or the file is damaged (which is logged)."""
+    key = trimaps_key(fingerprint)
     try:
-        content = read_npz(store.get(trimaps_key(fingerprint)), "names", "labels", "breeds", "animals")
+        content = read_npz(store.get(key), {"names": "U T", "labels": "iu T", "breeds": "U K", "animals": "b TSS"})
     except NotFoundError:
         return None
     except ValueError as error:
-        logger.warning("the trimaps are damaged (%s): attention is not measured", error)
+        logger.warning("%s is damaged (%s): attention is not measured; delete it, then run prepare.py", key, error)
         return None
     names: list[str] = content["names"].tolist()
     return Trimaps(names, content["labels"], content["breeds"].tolist(), content["animals"]) if names else None

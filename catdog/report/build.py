@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 from catdog.analysis.contrasts import contrasts_table
-from catdog.analysis.predictions import Track
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import summary
 from catdog.formatting import format_accuracy, format_count
@@ -14,6 +13,7 @@ from catdog.report.figures import accuracy_figure
 from catdog.report.page import build_page
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
+from catdog.runs.trial_files import Track
 from catdog.storage import LocalStore, Store
 from catdog.storage.serialization import to_json
 

@@ -1,32 +1,21 @@
 """The arrays that a trial stores, each written and read here: masks.npz, predictions.npz, attention.npz.
 
-A run's status counts only trials whose files match result.json, so an unreadable array is never skipped silently:
-`parse_artifact` raises `UserError`.
+Readers check dtypes, shapes and ranges, and raise `ValueError` for anything that a trial cannot have written.
 
 Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, M masks, K breeds, S side in pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from catdog.errors import UserError
 from catdog.storage.serialization import npz_bytes, read_npz
 
-T = TypeVar("T")
-
-
-def parse_artifact(key: str, data: bytes, parse: Callable[[bytes], T]) -> T:
-    """Return what `parse` reads from the file of `key`; raises `UserError` if it is damaged."""
-    try:
-        return parse(data)
-    except ValueError as error:
-        raise UserError(
-            f"{key}: not readable ({error}); delete its trial's result.json, then run the sweep's command again"
-        ) from None
+SPLITS: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
+"""The splits that trials are evaluated on."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +43,14 @@ class ProbeMasks:
     @classmethod
     def from_npz(cls, data: bytes) -> "ProbeMasks":
         """Read masks.npz; raises `ValueError` if it is damaged."""
-        content = read_npz(data, "images", "names", "labels", "breeds", "masks", "predicted")
+        layouts = {
+            "images": "u PSS3", "names": "U P", "labels": "iu P", "breeds": "U K", "masks": "f EPMHW",
+            "predicted": "iu EP",
+        }  # fmt: skip
+        content = read_npz(data, layouts)
+        _check_classes(content, "labels", "predicted")
         return cls(
-            content["images"],
+            content["images"].astype(np.uint8),
             content["names"].tolist(),
             content["labels"],
             tuple(content["breeds"].tolist()),
@@ -66,8 +60,8 @@ class ProbeMasks:
 
 
 @dataclass(frozen=True)
-class SplitPredictions:
-    """The predictions of a trial's chosen epoch on one split."""
+class SplitLogits:
+    """The outputs of a trial's chosen epoch on one split."""
 
     images_N: npt.NDArray[np.str_]
     """Image names."""
@@ -75,21 +69,55 @@ class SplitPredictions:
     logits_NK: npt.NDArray[np.float16]
 
 
-def predictions_npz(breeds: Sequence[str], splits: Mapping[str, SplitPredictions]) -> bytes:
+@dataclass(frozen=True)
+class SplitPredictions:
+    """The predictions of a trial's chosen epoch on one split."""
+
+    breeds: tuple[str, ...]
+    """Names of the K classes, by label."""
+    images_N: npt.NDArray[np.str_]
+    """Image names."""
+    labels_N: npt.NDArray[np.int16]
+    predicted_N: npt.NDArray[np.int16]
+    log_probability_N: npt.NDArray[np.float32]
+    """Natural logarithm of the true class's probability."""
+
+    @property
+    def accuracy(self) -> float:
+        """Return the percentage of images classified correctly."""
+        return float(100 * (self.predicted_N == self.labels_N).mean())
+
+
+def predictions_npz(breeds: Sequence[str], splits: Mapping[str, SplitLogits]) -> bytes:
     """Return predictions.npz: the breeds' names and, for each split, image names, labels and logits."""
     arrays: dict[str, Any] = {"breeds": np.array(breeds)}
-    for split, predictions in splits.items():
-        arrays[f"{split}_images"] = predictions.images_N
-        arrays[f"{split}_labels"] = predictions.labels_N
-        arrays[f"{split}_logits"] = predictions.logits_NK
+    for split, outputs in splits.items():
+        arrays[f"{split}_images"] = outputs.images_N
+        arrays[f"{split}_labels"] = outputs.labels_N
+        arrays[f"{split}_logits"] = outputs.logits_NK
     return npz_bytes(**arrays)
 
 
-def read_predictions_npz(data: bytes, split: str) -> tuple[tuple[str, ...], SplitPredictions]:
-    """Return the breeds' names and the predictions on one split; raises `ValueError` if damaged."""
-    content = read_npz(data, "breeds", f"{split}_images", f"{split}_labels", f"{split}_logits")
-    return tuple(content["breeds"].tolist()), SplitPredictions(
-        content[f"{split}_images"], content[f"{split}_labels"], content[f"{split}_logits"]
+def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
+    """Return the predictions on one split; raises `ValueError` if damaged."""
+    images, labels, logits = (f"{split}_{kind}" for kind in ("images", "labels", "logits"))
+    content = read_npz(data, {"breeds": "U K", images: "U N", labels: "iu N", logits: "f NK"})
+    _check_classes(content, labels)
+    finite = np.finfo(np.float16)
+    logits_NK = content[logits].astype(np.float32).clip(finite.min, finite.max)  # as far as float16 could hold them
+    if not len(logits_NK) or np.isnan(logits_NK).any():
+        raise ValueError(f"{logits} is empty or has NaN")
+    if len(np.unique(content[images])) < len(logits_NK):
+        raise ValueError(f"{images} names an image twice")
+    labels_N = content[labels].astype(np.int16)
+    above_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
+    true_N = np.take_along_axis(above_NK, labels_N[:, None].astype(np.intp), axis=1)[:, 0]
+    return SplitPredictions(
+        tuple(content["breeds"].tolist()),
+        content[images],
+        labels_N,
+        logits_NK.argmax(axis=1).astype(np.int16),
+        true_N - np.log(np.exp(above_NK).sum(axis=1)),
     )
 
 
@@ -111,7 +139,18 @@ def attention_npz(splits: Mapping[str, TrimapMasks]) -> bytes:
     return npz_bytes(**arrays)
 
 
-def read_attention_npz(data: bytes, splits: Sequence[str]) -> dict[str, TrimapMasks]:
-    """Return the masks of these splits; raises `ValueError` if damaged."""
-    content = read_npz(data, *(f"{split}_{kind}" for split in splits for kind in ("images", "masks")))
-    return {split: TrimapMasks(content[f"{split}_images"].tolist(), content[f"{split}_masks"]) for split in splits}
+def read_attention_npz(data: bytes) -> dict[str, TrimapMasks]:
+    """Return the masks of both splits; raises `ValueError` if damaged."""
+    found: dict[str, TrimapMasks] = {}
+    for split in SPLITS:
+        images, masks = f"{split}_images", f"{split}_masks"
+        content = read_npz(data, {images: "U T", masks: "f TMHW"})
+        found[split] = TrimapMasks(content[images].tolist(), content[masks])
+    return found
+
+
+def _check_classes(content: Mapping[str, npt.NDArray[Any]], *names: str) -> None:
+    """Raise `ValueError` unless these arrays hold labels of the breeds in `content`."""
+    for name in names:
+        if content[name].size and not (content[name].min() >= 0 and content[name].max() < len(content["breeds"])):
+            raise ValueError(f"{name} has a class that is none of the {len(content['breeds'])} breeds")

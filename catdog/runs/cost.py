@@ -44,7 +44,11 @@ class Launch:
     @classmethod
     def from_json(cls, data: bytes) -> "Launch":
         """Read a launch; raises `ValueError` if it is invalid."""
-        return from_fields(cls, read_json(data))
+        launch = from_fields(cls, read_json(data))
+        amounts = [launch.hourly_price or 0.0, launch.seconds, launch.unit_hours, *launch.busy_hours.values()]
+        if not all(0 <= amount < 1e12 for amount in amounts):
+            raise ValueError("an amount is negative or makes no sense")
+        return launch
 
 
 @dataclass(frozen=True)

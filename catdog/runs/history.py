@@ -4,9 +4,10 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd  # takes a while to import, and a mistake in an option is answered without it
 
 ALIKE = 0.99
 """Masks whose mean cosine exceeds this are in effect one mask."""
@@ -77,18 +78,29 @@ COLUMNS = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if
 
 def history_csv(history: Sequence[EpochRecord]) -> bytes:
     """Return history.csv: one row per epoch; the header alone if the trial diverged in its first epoch."""
+    import pandas as pd
+
     return pd.DataFrame([record.row() for record in history], columns=COLUMNS).to_csv(index=False).encode()
 
 
-def read_history(data: bytes) -> pd.DataFrame:
-    """Read history.csv; raises `ValueError` if it is invalid."""
+def read_history(data: bytes) -> "pd.DataFrame":
+    """Read history.csv; raises `ValueError` unless it has a row of numbers for every epoch from 0."""
+    import pandas as pd
+
     history = pd.read_csv(io.BytesIO(data))
     if lacking := [column for column in COLUMNS if column not in history]:
         raise ValueError(f"it has no column {', '.join(lacking)}")
+    if history["epoch"].tolist() != list(range(len(history))):
+        raise ValueError("its epochs are not 0, 1, 2, …")
+    numbers = history[[column for column in COLUMNS if column != "finished_at"]]
+    if len(history) and not all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)):
+        raise ValueError("a column of numbers has something else")
+    if not all(history[name].between(0, 100).all() for name in ("train_accuracy", "val_accuracy")):
+        raise ValueError("an accuracy is not from 0 to 100")
     return history
 
 
-def epoch_row(history: pd.DataFrame, epoch: int | None) -> dict[str, Any] | None:
+def epoch_row(history: "pd.DataFrame", epoch: int | None) -> dict[str, Any] | None:
     """Return the row of one epoch; None if there is none."""
     rows = history[history["epoch"] == epoch].to_dict("records")
     return {str(name): value for name, value in rows[0].items()} if rows else None

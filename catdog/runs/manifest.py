@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from catdog.config.recipe import Recipe
-from catdog.config.sweep_options import SweepConfig, check_run_name
+from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import now
+from catdog.formatting import now, shorten
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_version, package_versions
 from catdog.storage import Store
@@ -124,24 +124,37 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
-        """Read manifest.json; raises `UserError` if it is damaged."""
+        """Read manifest.json; raises `ValueError` if it is damaged or plans what this version does not know."""
+        manifest = from_fields(cls, read_json(data))
+        labels = list(manifest.variants)
+        if not labels or len(set(labels)) < len(labels) or set(labels) != manifest.seeds.keys():
+            raise ValueError(f"variants and seeds do not fit together ({shorten(', '.join(labels)) or 'no variants'})")
+        for label, seeds in manifest.seeds.items():
+            if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+                raise ValueError(f"the seeds of {label} are empty, negative or listed twice")
         try:
-            manifest = from_fields(cls, read_json(data))
-            check_run_name(manifest.run)
-            manifest.planned()
-        except (KeyError, ValueError, UserError) as error:
-            raise UserError(
-                f"manifest.json of the run is damaged ({error}): restore it, or choose another --run"
-            ) from None
+            if unlike := [label for label in labels if manifest.spec(label).label != label]:
+                raise ValueError(f"{shorten(unlike[0])!r} is not how a variant is written")
+        except UserError as error:  # an unknown variant
+            raise ValueError(str(error)) from None
         return manifest
 
 
 def read_manifest(store: Store, run: str) -> Manifest | None:
-    """Return the run's manifest, or None if there is no such run."""
+    """Return the run's manifest, or None if there is no such run; raises `UserError` if it cannot be used."""
+    key = RunPaths(run).manifest
     try:
-        return Manifest.from_json(store.get(RunPaths(run).manifest))
+        manifest = Manifest.from_json(store.get(key))
+        if manifest.run != run:
+            raise ValueError(f"it is about the run {shorten(manifest.run)!r}")
     except NotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(
+            f"{key} cannot be used ({error}): restore it, use the version of catdog that wrote it, or choose another "
+            "--run"
+        ) from None
+    return manifest
 
 
 def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:

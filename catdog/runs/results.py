@@ -1,23 +1,14 @@
-"""result.json, which marks a trial as finished, and the record of a failure.
-
-A damaged result does not count: its trial runs again. `result.json` holds the sha256 of itself and of the trial's other
-files. Every file that tables depend on is checked against it; contact sheets, from which nothing is computed, need only
-exist.
-"""
+"""result.json, which marks a trial as finished, and the record of a failure."""
 
 import dataclasses
 import hashlib
-import logging
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from catdog.errors import NotFoundError
-from catdog.runs.paths import TrialPaths
-from catdog.storage import Store, digest_many
+from catdog.formatting import shorten
 from catdog.storage.serialization import from_fields, read_json, to_json
-
-logger = logging.getLogger(__name__)
 
 Status = Literal["complete", "failed", "diverged", "missing"]
 
@@ -71,7 +62,7 @@ class TrialResult:
 
     @classmethod
     def from_json(cls, data: bytes) -> "TrialResult":
-        """Read result.json; raises `ValueError` if it is invalid or was altered."""
+        """Read result.json; raises `ValueError` if it is invalid, was altered, or no trial can have written it."""
         try:
             content = read_json(data)
             digest = content.pop("sha256")
@@ -80,7 +71,24 @@ class TrialResult:
             raise ValueError(f"not a result.json: {error}") from None
         if digest != _digest(content):
             raise ValueError("its content is not what its sha256 says")
+        if problem := result._problem():
+            raise ValueError(f"not a result.json: {problem}")
         return result
+
+    def _problem(self) -> str | None:
+        """Return what no trial can have written, or None."""
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        if below := [name for name, value in numbers.items() if value < 0]:
+            return f"{below[0]} is negative"
+        if above := [name for name, value in numbers.items() if name.endswith("_accuracy") and value > 100]:
+            return f"{above[0]} is above 100"
+        if self.status not in ("complete", "diverged"):
+            return f"status is {self.status}"
+        if None in (self.best_epoch, *((self.val_accuracy, self.test_accuracy) if self.status == "complete" else ())):
+            return "an accuracy or the epoch is missing"
+        if strange := [name for name in self.files if not re.fullmatch(r"(snapshots/)?[\w-]+\.\w+", name, re.ASCII)]:
+            return f"files names {shorten(repr(strange[0]))}"
+        return None
 
     def row(self) -> dict[str, Any]:
         """Return the result as one flat row of trials.csv."""
@@ -109,43 +117,6 @@ class Failure:
     def from_json(cls, data: bytes) -> "Failure":
         """Read a failure; raises `ValueError` if it is invalid."""
         return from_fields(cls, read_json(data))
-
-
-def read_result(store: Store, where: TrialPaths, config_hash: str) -> TrialResult | None:
-    """Return the trial's result if it has this config hash and is undamaged, else None."""
-    try:
-        result = TrialResult.from_json(store.get(where.result))
-    except NotFoundError:
-        return None
-    except ValueError as error:
-        logger.warning("%s: %s", where.result, error)
-        return None
-    if result.config_hash != config_hash:
-        return None
-    keys = set(store.list(f"{where.folder}/"))
-    damage = find_damage(where, result, keys, digest_many(store, checked_keys(where, result)))
-    if damage:
-        logger.warning("%s", damage)
-    return None if damage else result
-
-
-def checked_keys(where: TrialPaths, result: TrialResult) -> list[str]:
-    """Return the keys of the trial's files whose content is checked."""
-    return [f"{where.folder}/{name}" for name in result.files if not name.startswith("snapshots/")]
-
-
-def find_damage(
-    where: TrialPaths, result: TrialResult, keys: Collection[str], digests: Mapping[str, str]
-) -> str | None:
-    """Return what is wrong with the trial's files, or None; `keys` exist, `digests` are their sha256."""
-    checked = set(checked_keys(where, result))
-    for name, digest in result.files.items():
-        key = f"{where.folder}/{name}"
-        if key not in keys:
-            return f"{key} is missing"
-        if key in checked and digests.get(key) != digest:
-            return f"{key} is damaged: its sha256 is not what result.json says"
-    return None
 
 
 def best_run(results: Sequence[TrialResult]) -> TrialResult | None:

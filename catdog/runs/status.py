@@ -9,8 +9,9 @@ from catdog.errors import UserError
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
-from catdog.runs.results import Failure, Status, TrialResult, checked_keys, find_damage
-from catdog.storage import Store, digest_many, read_many
+from catdog.runs.results import Failure, Status, TrialResult
+from catdog.runs.trial_files import find_damage, parse_result
+from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,16 @@ class RunStatus:
         """Return whether no trial failed or is missing."""
         return not self.counts["failed"] and not self.counts["missing"]
 
+    @property
+    def finished(self) -> dict[TrialPaths, TrialResult]:
+        """Return the results of all complete and diverged trials."""
+        run = RunPaths(self.manifest.run)
+        return {
+            run.trial(trial.planned.variant.folder, trial.planned.seed): trial.result
+            for trial in self.trials
+            if trial.result is not None
+        }
+
     def results(self, label: str) -> list[TrialResult]:
         """Return the complete trials of a variant, by seed."""
         trials = (trial for trial in self.trials if trial.planned.variant.label == label)
@@ -83,17 +94,16 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
     hashes = {where: manifest.identity.trial_hash(trial.variant, trial.seed) for trial, where in planned}
     damage: dict[TrialPaths, str] = {}
     results: dict[TrialPaths, TrialResult] = {}
-    for where, config_hash in hashes.items():
+    for trial, where in planned:
+        if where.result not in contents:
+            continue
         try:
-            result = _parse_result(contents.get(where.result), config_hash)
+            result = parse_result(contents[where.result], trial, hashes[where])
         except ValueError as error:
             damage[where] = f"{where.result}: {error}"
         else:
             results |= {where: result} if result else {}
-    digests = digest_many(store, [key for where, result in results.items() for key in checked_keys(where, result)])
-    for where, result in results.items():
-        if wrong := find_damage(where, result, keys, digests):
-            damage[where] = wrong
+    damage |= find_damage(store, results, keys)
     trials = [
         TrialStatus(
             trial,
@@ -106,11 +116,6 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
         for trial, where in planned
     ]
     return RunStatus(manifest, trials, _parse_launches({key: contents[key] for key in launches if key in contents}))
-
-
-def _parse_result(data: bytes | None, config_hash: str) -> TrialResult | None:
-    result = None if data is None else TrialResult.from_json(data)
-    return result if result is not None and result.config_hash == config_hash else None
 
 
 def _parse_launches(contents: Mapping[str, bytes]) -> list[Launch]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from catdog.errors import UserError
 from catdog.storage.local import LocalStore, scratch_beside
 from catdog.storage.s3 import S3Store
-from catdog.storage.store import MemoryStore, Store, digest_many, give_up_on_interrupt, read_many, sha256
+from catdog.storage.store import MemoryStore, Store, give_up_on_interrupt, map_objects, read_many, sha256
 from catdog.storage.upload_queue import BackgroundUploads
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "S3Store",
     "Store",
     "StoreLocation",
-    "digest_many",
     "give_up_on_interrupt",
+    "map_objects",
     "read_many",
     "scratch_beside",
     "sha256",

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError
+from catdog.storage.store import check_key
 from catdog.system.process import is_alive
 
 REMEDIES = {
@@ -58,11 +59,8 @@ class LocalStore:
         return self.path(key)
 
     def path(self, key: str) -> Path:
-        """Return the file of a key; a key that leaves the folder is a bug."""
-        assert key, "an empty key"
-        assert not key.startswith("/"), f"not a relative key: {key!r}"
-        assert ".." not in key.split("/"), f"a key that leaves the store: {key!r}"
-        return self.root / key
+        """Return the file of a key."""
+        return self.root / check_key(key)
 
     def put(self, key: str, data: bytes) -> None:
         """Write the object atomically."""

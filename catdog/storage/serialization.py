@@ -46,13 +46,50 @@ def npz_bytes(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(data: bytes, *names: str) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of these names; raises `ValueError` unless `data` is an .npz that holds them all."""
+MOST_UNPACKED = 1 << 30
+"""Size limit of an array in an .npz, in bytes; a small archive can unpack to any size."""
+
+
+def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of an .npz that `layouts` names, checked against their layouts.
+
+    A layout is numpy's kinds of dtype and the axes: `{"names": "U P", "masks": "f EPMHW"}`. A letter stands for one
+    length throughout, a digit for itself. Only the first axis may be empty.
+
+    Raises:
+        ValueError: an array is missing, damaged or too large, or does not have its layout.
+    """
     try:
-        with np.load(io.BytesIO(data)) as content:
-            return {name: content[name] for name in names}
-    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            arrays = {name: _read_array(archive, f"{name}.npy") for name in layouts}
+    except (EOFError, KeyError, NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(first_line(error)) from None
+    lengths: dict[str, int] = {}
+    for name, layout in layouts.items():
+        kinds, axes = layout.split()
+        array = arrays[name]
+        if array.dtype.kind not in kinds:
+            raise ValueError(f"{name} has dtype {array.dtype}")
+        fits = len(axes) == array.ndim and all(
+            size == (int(axis) if axis.isdigit() else lengths.setdefault(axis, size))
+            for axis, size in zip(axes, array.shape, strict=True)
+        )
+        if not fits or 0 in array.shape[1:]:
+            raise ValueError(f"{name} has shape {array.shape}, which does not fit the other arrays")
+    return arrays
+
+
+def _read_array(archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:
+    """Read one array, no more bytes of it than the archive announces; objects are never unpickled."""
+    size = archive.getinfo(member).file_size
+    if size > MOST_UNPACKED:
+        raise ValueError(f"{member} unpacks to {size:,} bytes; the limit is {MOST_UNPACKED:,}")
+    with archive.open(member) as file:
+        try:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        except (MemoryError, OverflowError, TypeError, ValueError):
+            raise ValueError(f"{member} is no array of numbers or text") from None
+    return array
 
 
 T = TypeVar("T")
@@ -78,11 +115,18 @@ def from_fields(kind: type[T], content: Any) -> T:
         raise ValueError(f"{shorten(repr(content))} is no {kind.__name__}")
     hints = typing.get_type_hints(kind)
     if unknown := content.keys() - hints.keys():
-        raise ValueError(f"a {kind.__name__} has no {', '.join(sorted(unknown))}")
+        raise ValueError(f"a {kind.__name__} has no {shorten(', '.join(sorted(unknown)))}")
+    required = {field.name for field in dataclasses.fields(kind) if _is_required(field)}  # type: ignore[arg-type]
+    if missing := required - content.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     try:
         return kind(**{name: _convert(value, hints[name], name) for name, value in content.items()})
-    except (TypeError, UserError) as error:  # a field is missing, or the dataclass itself rejects a value
+    except UserError as error:  # the dataclass itself rejects a value
         raise ValueError(str(error)) from None
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _convert(value: Any, hint: Any, name: str) -> Any:
@@ -114,6 +158,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in typing.get_args(hint)
     if hint is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # neither NaN nor infinite
+    if hint is int and type(value) is int:
+        return abs(value) < 2**63  # as tables hold it
     return type(value) is hint  # True is not an integer here
 
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from catdog.errors import NotFoundError
+from catdog.errors import NotFoundError, UserError
+from catdog.formatting import shorten
 
 READERS = 16
 """Number of objects read in parallel."""
@@ -99,28 +100,32 @@ def give_up_on_interrupt(store: Store) -> Iterator[None]:
 
 def read_many(store: Store, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Read objects in parallel, yielding each with its key in the order of `keys`; missing ones are skipped."""
-    return _map_objects(store, keys, lambda data: data)
+    return map_objects(store, keys, lambda key, data: data)
 
 
-def digest_many(store: Store, keys: Iterable[str]) -> dict[str, str]:
-    """Return the sha256 of objects by key, read in parallel; missing ones are skipped."""
-    return dict(_map_objects(store, keys, sha256))
+def check_key(key: str) -> str:
+    """Return the key; raises `UserError` for one outside the store, which only a damaged file can have named."""
+    if not key or key.startswith("/") or "\0" in key or ".." in key.split("/"):
+        raise UserError(f"{shorten(key)!r} lies outside the store: the file that names it is damaged")
+    return key
 
 
-def sha256(data: bytes) -> str:
-    """Return the sha256 of `data` in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+def map_objects(store: Store, keys: Iterable[str], function: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
+    """Yield each key with `function(key, object)`, computed in parallel, in order; missing objects are skipped."""
 
-
-def _map_objects(store: Store, keys: Iterable[str], function: Callable[[bytes], T]) -> Iterator[tuple[str, T]]:
     def read(key: str) -> tuple[str, T] | None:
         try:
-            return key, function(store.get(key))
+            return key, function(key, store.get(key))
         except NotFoundError:
             return None
 
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         yield from (item for item in pool.map(read, keys) if item is not None)
+
+
+def sha256(data: bytes) -> str:
+    """Return the sha256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 class MemoryStore:
@@ -154,7 +159,7 @@ class MemoryStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write the object atomically."""
-        self.objects[key] = bytes(data)
+        self.objects[check_key(key)] = bytes(data)
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write the object unless the key exists; return whether the key now holds `data`."""
@@ -163,7 +168,7 @@ class MemoryStore:
     def get(self, key: str) -> bytes:
         """Return the object; raises `NotFoundError` if there is none."""
         try:
-            return self.objects[key]
+            return self.objects[check_key(key)]
         except KeyError:
             raise NotFoundError(f"memory/{key}: no such object") from None
 

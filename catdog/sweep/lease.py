@@ -7,20 +7,19 @@ conditional writes decide; on stores without them the later one wins, and the ea
 """
 
 import contextlib
-import json
 import logging
 import os
 import platform
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
-from catdog.errors import NotFoundError, StoreError, UserError
+from catdog.errors import CatdogError, NotFoundError, StoreError, UserError
 from catdog.formatting import ReportProgress, now
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import from_fields, read_json, to_json
 from catdog.system.process import in_background, machine_id, process_started
 
 LEASE_SECONDS = 60.0
@@ -138,11 +137,11 @@ class RunLease:
                     return
                 renewals += 1
                 self._store.put(self._key, _to_json(replace(self._mine, renewals=renewals)))
-            except StoreError as error:
+            except CatdogError as error:
                 logging.getLogger(__name__).warning("the lease could not be renewed: %s", error)
 
     def _release(self) -> None:
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(CatdogError):
             holder = read_lease(self._store, self._run)
             if holder is not None and holder.launch == self._mine.launch:
                 self._store.delete(self._key)
@@ -150,16 +149,29 @@ class RunLease:
 
 
 def read_lease(store: Store, run: str) -> LeaseHolder | None:
-    """Return who owns a run now; None without a readable lease."""
+    """Return who owns a run now; None without a lease, or if it is damaged.
+
+    Raises:
+        UserError: it is a lease of another version, in which this one cannot find the holder.
+    """
+    key = RunPaths(run).lease
     try:
-        return LeaseHolder(**json.loads(store.get(RunPaths(run).lease)))
-    except (NotFoundError, TypeError, ValueError):
+        content = read_json(store.get(key))
+    except (NotFoundError, ValueError):
         return None
+    known = {field.name for field in fields(LeaseHolder)}
+    try:
+        return from_fields(LeaseHolder, {name: value for name, value in content.items() if name in known})
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"{key} cannot be read ({error}): delete it if no other process is sweeping this run") from None
 
 
 def require_lease(store: Store, run: str, launch: str) -> None:
     """Raise `StoreError` if another launch has taken over: an orphaned worker must not continue."""
-    holder = read_lease(store, run)
+    try:
+        holder = read_lease(store, run)
+    except UserError as error:
+        raise StoreError(str(error)) from None
     if holder is not None and holder.launch != launch:
         raise StoreError(f"run {run!r} was taken over by {holder.text}")
 

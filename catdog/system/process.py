@@ -105,7 +105,7 @@ def is_alive(pid: int) -> bool:
     """Return whether a process with this number exists, zombies included."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (OverflowError, ProcessLookupError):  # a file's name may hold any number
         return False
     except PermissionError:
         return True

@@ -1,12 +1,13 @@
 """checkpoint.pt: the progress of an unfinished trial, and resuming from it."""
 
+import copy
 import io
 import logging
 import zipfile
 
 import torch
 
-from catdog.errors import NotFoundError
+from catdog.errors import NotFoundError, first_line
 from catdog.storage import Store
 from catdog.training.loop import TrainState
 from catdog.trial.contact_sheet import ProbeHistory
@@ -36,16 +37,37 @@ def resume(store: Store, key: str, config_hash: str, state: TrainState) -> Probe
         data = store.get(key)
     except NotFoundError:
         return ProbeHistory()
+    fresh = copy.deepcopy(state.state_dict())
     try:
         _check_archive(data)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["config_hash"] != config_hash:
             return ProbeHistory()
+        state.load_state_dict(content["state"])
+        probe_history = ProbeHistory(content["probe_masks"], content["probe_predicted"])
+        _check_fit(state, probe_history)
     except Exception as error:  # a damaged file can make the unpickler raise anything
-        logger.warning("%s is damaged (%r): starting again", key, error)
+        logger.warning("%s is damaged (%s: %s): starting again", key, type(error).__name__, first_line(error))
+        state.load_state_dict(fresh)
         return ProbeHistory()
-    state.load_state_dict(content["state"])
-    return ProbeHistory(content["probe_masks"], content["probe_predicted"])
+    return probe_history
+
+
+def _check_fit(state: TrainState, probe_history: ProbeHistory) -> None:
+    """Raise `ValueError` unless the parts of a loaded state fit together: the optimiser itself does not look."""
+    for parameter, moments in state.optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(moment.shape)}, its parameter {tuple(parameter.shape)}")
+    weights = state.model.state_dict()
+    if {name: value.shape for name, value in state.best_weights.items()} != {n: v.shape for n, v in weights.items()}:
+        raise ValueError("the best weights are another model's")
+    best = state.best_validation
+    if best is None or best.logits_NK.ndim != 2 or len(best.logits_NK) != len(best.labels_N):
+        raise ValueError("it lacks the outputs on the validation images")
+    epochs = [record.epoch for record in state.history]
+    if epochs != list(range(len(epochs))) or len(probe_history.masks_PMHW) not in (0, len(epochs)):
+        raise ValueError("its epochs do not fit together")
 
 
 def _check_archive(data: bytes) -> None:

@@ -11,7 +11,7 @@ import torch
 from catdog.data.batches import EvaluationSplit
 from catdog.formatting import now
 from catdog.models.petnet import PetNet, count_parameters
-from catdog.runs.artifacts import ProbeMasks, SplitPredictions, TrimapMasks, attention_npz, predictions_npz
+from catdog.runs.artifacts import ProbeMasks, SplitLogits, TrimapMasks, attention_npz, predictions_npz
 from catdog.runs.history import history_csv
 from catdog.runs.results import Status, TrialResult
 from catdog.storage import BackgroundUploads, sha256
@@ -130,7 +130,7 @@ def _predictions_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation
     return predictions_npz(
         pack.breeds,
         {
-            name: SplitPredictions(
+            name: SplitLogits(
                 images_N=np.array([pack.names[i] for i in split.indices(name)]),
                 labels_N=evaluation.labels_N.numpy().astype(np.int16),
                 logits_NK=evaluation.logits_NK.half().numpy(),

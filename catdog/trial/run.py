@@ -14,7 +14,9 @@ import torch
 from catdog.config.variants import VariantSpec
 from catdog.errors import DivergedError
 from catdog.runs.history import EpochRecord
-from catdog.runs.results import TrialResult, read_result
+from catdog.runs.manifest import PlannedTrial
+from catdog.runs.results import TrialResult
+from catdog.runs.trial_files import read_result
 from catdog.storage import BackgroundUploads
 from catdog.training.loop import fit
 from catdog.training.precision import autocast_for, flush_denormals
@@ -42,7 +44,8 @@ def run_trial(
     """
     store = context.location.open()
     where = context.trial_paths(variant, seed)
-    finished = read_result(store, where, context.identity.trial_hash(variant, seed))
+    planned = PlannedTrial(variant, seed)
+    finished = read_result(store, where, planned, context.identity.trial_hash(variant, seed))
     if finished is not None:
         return finished
     with flush_denormals():

@@ -46,8 +46,8 @@ RECORDS: dict[str, Any] = {
     ),
     "identity": IDENTITY,
 }  # fmt: skip
+ONE_LINE = r"^[^\n]+\Z"
 PUBLISHED = sorted((ROOT / "results" / "published").glob("*/manifest.json"))
-REFUSED = {name: UserError if name == "manifest" else ValueError for name in RECORDS}
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(), inner, max_size=4)),
@@ -122,7 +122,7 @@ def test_a_record_survives_json(name: str) -> None:
 @given(st.data())
 def test_any_json_is_a_record_or_is_rejected(name: str, data: st.DataObject) -> None:
     content = data.draw(st.one_of(JSON, nearly_right(name)))
-    with contextlib.suppress(REFUSED[name]):
+    with contextlib.suppress(ValueError):
         record = read(name, written(name, content))
         assert type(record) is type(RECORDS[name])
 
@@ -134,7 +134,7 @@ def test_any_json_is_a_record_or_is_rejected(name: str, data: st.DataObject) -> 
 @example(b"\xff")
 @example(b"9" * 5000)
 def test_any_bytes_are_a_record_or_are_rejected(name: str, data: bytes) -> None:
-    with pytest.raises(REFUSED[name]):
+    with pytest.raises(ValueError, match=ONE_LINE):
         read(name, data)
 
 
@@ -143,7 +143,7 @@ def test_any_bytes_are_a_record_or_are_rejected(name: str, data: bytes) -> None:
 def test_a_truncated_record_is_rejected(name: str, data: st.DataObject) -> None:
     whole = written(name, content_of(name))
     end = data.draw(st.integers(0, len(whole.rstrip()) - 1))
-    with pytest.raises(REFUSED[name]):
+    with pytest.raises(ValueError, match=ONE_LINE):
         read(name, whole[:end])
 
 
@@ -155,11 +155,17 @@ WRONG_TYPES: list[tuple[str, tuple[Any, ...], Any]] = [
     *(("result", ("files",), value) for value in (None, [], {"history.csv": 1})),
     ("result", ("variant",), 5),
     ("result", ("best_epoch",), 4.5),
-    ("result", ("epochs",), None),
+    *(("result", ("epochs",), value) for value in (None, -1, 10**40)),
+    *(("result", ("head_parameters",), value) for value in (-1, 10**40)),
+    *(("result", ("test_accuracy",), value) for value in (-0.1, 100.1, None)),
+    *(("result", ("status",), value) for value in ("failed", "missing")),
+    *(("result", ("files",), {name: "ab"}) for name in ("../../x.csv", "/etc/passwd.x", "a/b.csv", "", "x")),
     *(("failure", ("attempts",), value) for value in ("2", True, None, 1.5)),
     ("failure", ("message",), None),
     *(("launch", ("unit",), value) for value in ("TPU", None, ["GPU"])),
     *(("launch", ("busy_hours",), value) for value in (None, [], {"se": "1"})),
+    *(("launch", (name,), -1.0) for name in ("seconds", "unit_hours", "hourly_price")),
+    ("launch", ("busy_hours", "baseline"), 1e300),
     ("launch", ("closed",), 1),
     ("launch", ("hourly_price",), "1.01"),
     *(("launch", ("seconds",), value) for value in (float("nan"), float("inf"), 10**400)),
@@ -167,9 +173,11 @@ WRONG_TYPES: list[tuple[str, tuple[Any, ...], Any]] = [
     ("canary", ("steps", 0, "peak_memory_bytes"), "much"),
     ("canary", ("identity", "recipe", "epochs"), "many"),
     *(("manifest", ("seeds",), value) for value in ([], {}, {"baseline": [0]}, {LABELS[0]: "01", LABELS[1]: [0]})),
+    *(("manifest", ("seeds", "baseline"), value) for value in ([], [0] * 50, [-1], [2**63])),
+    *(("manifest", ("variants",), value) for value in ([], [LABELS[0]] * 2, [LABELS[0]], [*LABELS, "se"])),
     *(("manifest", ("seeds", "baseline", 0), value) for value in ("0", True, None, 0.0)),
     *(("manifest", ("variants",), value) for value in ("baseline", None, ["unknown"], [1])),
-    *(("manifest", ("run",), value) for value in ("..", "a/b", "", "datasets", None)),
+    ("manifest", ("run",), None),
     ("manifest", ("commands",), "python"),
     ("manifest", ("commands", 0), "python"),
     ("manifest", ("identity", "threads"), "2"),
@@ -184,9 +192,8 @@ WRONG_TYPES: list[tuple[str, tuple[Any, ...], Any]] = [
 
 @pytest.mark.parametrize(("name", "path", "value"), WRONG_TYPES, ids=lambda value: str(value)[:30])
 def test_a_field_of_the_wrong_type_is_rejected(name: str, path: tuple[Any, ...], value: Any) -> None:
-    with pytest.raises(REFUSED[name]) as error:
+    with pytest.raises(ValueError, match=ONE_LINE) as error:
         read(name, written(name, replaced(content_of(name), path, value)))
-    assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
 
 

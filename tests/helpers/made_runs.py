@@ -345,7 +345,7 @@ def _share(*parts: object) -> float:
 def put_trimaps(store: Store, run_status: RunStatus, outline: npt.NDArray[np.bool_]) -> None:
     """Store trimaps, all with the same outline, for every image in the run's attention.npz files."""
     key = next(key for key in store.list(f"{run_status.manifest.run}/trials/") if key.endswith("attention.npz"))
-    splits = read_attention_npz(store.get(key), ["validation", "test"])
+    splits = read_attention_npz(store.get(key))
     names = [name for attention in splits.values() for name in attention.images]
     trimaps = Trimaps(names, np.arange(len(names)) % 3, ["a", "b", "c"], np.stack([outline] * len(names)))
     store.put(trimaps_key(run_status.manifest.identity.fingerprint), trimaps.to_npz())

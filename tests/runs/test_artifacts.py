@@ -1,25 +1,27 @@
-"""The arrays and history that a trial leaves: they round-trip, and damage gives one clear line."""
+"""The arrays and history that a trial leaves: they round-trip, and anything else is refused in one line."""
 
 import io
+import zipfile
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from catdog.analysis.run_data import read_content
 from catdog.errors import UserError
 from catdog.runs.artifacts import (
     ProbeMasks,
-    SplitPredictions,
+    SplitLogits,
     TrimapMasks,
     attention_npz,
-    parse_artifact,
     predictions_npz,
     read_attention_npz,
     read_predictions_npz,
 )
 from catdog.runs.history import epoch_row, history_csv, read_history
+from catdog.runs.trial_files import read_files
 from catdog.storage import MemoryStore
-from tests.helpers.made_runs import make_run, put_trimaps
+from catdog.storage.serialization import MOST_UNPACKED, npz_bytes, read_npz
+from tests.helpers.made_runs import make_run
 
 MASKS = ProbeMasks(
     images_PSSC=np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3),
@@ -29,7 +31,7 @@ MASKS = ProbeMasks(
     masks_EPMHW=np.ones((3, 2, 1, 2, 2), dtype=np.float16),
     predicted_EP=np.zeros((3, 2), dtype=np.int64),
 )
-PREDICTIONS = SplitPredictions(np.array(["a", "b"]), np.array([1, 0], np.int16), np.eye(2, dtype=np.float16))
+LOGITS = SplitLogits(np.array(["a", "b"]), np.array([1, 0], np.int16), np.array([[0, 1], [3, 3]], np.float16))
 ATTENTION = TrimapMasks(["a"], np.ones((1, 1, 2, 2), np.float16))
 
 
@@ -40,16 +42,28 @@ def same(one: object, other: object) -> bool:
 
 def test_arrays_survive_writing_and_reading() -> None:
     assert same(ProbeMasks.from_npz(MASKS.to_npz()), MASKS)
-    breeds, found = read_predictions_npz(predictions_npz(["one", "two"], {"test": PREDICTIONS}), "test")
-    assert breeds == ("one", "two")
-    assert same(found, PREDICTIONS)
-    assert same(read_attention_npz(attention_npz({"test": ATTENTION}), ["test"])["test"], ATTENTION)
+    assert same(read_attention_npz(attention_npz({"validation": ATTENTION, "test": ATTENTION}))["test"], ATTENTION)
+
+
+def test_predictions_are_the_highest_logits_and_the_true_class_has_its_log_probability() -> None:
+    found = read_predictions_npz(predictions_npz(["one", "two"], {"test": LOGITS}), "test")
+    assert found.breeds == ("one", "two")
+    assert found.images_N.tolist() == ["a", "b"]
+    assert found.labels_N.tolist() == [1, 0]
+    assert found.predicted_N.tolist() == [1, 0]
+    assert found.accuracy == 100
+    np.testing.assert_allclose(np.exp(found.log_probability_N), [np.e / (1 + np.e), 0.5], rtol=1e-6)
+
+
+def test_logits_that_overflowed_float16_still_name_a_class() -> None:
+    logits = SplitLogits(LOGITS.images_N, LOGITS.labels_N, np.array([[np.inf, 1], [-np.inf, 5]], np.float16))
+    found = read_predictions_npz(predictions_npz(["one", "two"], {"test": logits}), "test")
+    assert found.predicted_N.tolist() == [0, 1]
+    assert np.isfinite(found.log_probability_N).all()
 
 
 def an_npz_of_something_else() -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, other=np.ones(2))
-    return buffer.getvalue()
+    return npz_bytes(other=np.ones(2))
 
 
 def a_bare_array() -> bytes:
@@ -61,7 +75,7 @@ def a_bare_array() -> bytes:
 PARSERS = {
     "masks": ProbeMasks.from_npz,
     "predictions": lambda data: read_predictions_npz(data, "test"),
-    "attention": lambda data: read_attention_npz(data, ["test"]),
+    "attention": read_attention_npz,
     "history": read_history,
 }
 
@@ -69,51 +83,102 @@ PARSERS = {
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS.keys())
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no archive", MASKS.to_npz()[:-40], an_npz_of_something_else(), a_bare_array()],
-    ids=["empty", "text", "cut", "other", "bare"],
+    [b"", b"no archive", b"\xff\xfe\x00", MASKS.to_npz()[:-40], an_npz_of_something_else(), a_bare_array()],
+    ids=["empty", "text", "binary", "cut", "other", "bare"],
 )
-def test_a_damaged_file_gives_one_line_that_names_it_and_the_remedy(parse: object, data: bytes) -> None:
-    with pytest.raises(
-        UserError,
-        match=r"^run/trials/x: not readable \(.*\); delete its trial's result.json",
-    ) as caught:
-        parse_artifact("run/trials/x", data, parse)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
+def test_a_damaged_file_is_a_value_error(parse: object, data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        parse(data)  # type: ignore[operator]
 
 
 def test_objects_in_an_archive_are_never_unpickled() -> None:
     buffer = io.BytesIO()
-    np.savez(
-        buffer, **dict.fromkeys(("images", "names", "labels", "breeds", "masks", "predicted"), np.array([object()]))
-    )
-    with pytest.raises(UserError, match="not readable"):
-        parse_artifact("masks.npz", buffer.getvalue(), ProbeMasks.from_npz)
+    np.savez(buffer, names=np.array([object()]))
+    with pytest.raises(ValueError, match=r"^names\.npy is no array of numbers or text$"):
+        read_npz(buffer.getvalue(), {"names": "U P"})
 
 
-def test_a_history_without_epochs_has_no_rows() -> None:
-    assert epoch_row(read_history(history_csv([])), 0) is None
+def test_a_small_archive_that_unpacks_to_gigabytes_is_refused_unread() -> None:
+    bomb = npz_bytes(masks=np.broadcast_to(np.uint8(0), MOST_UNPACKED))
+    assert len(bomb) < MOST_UNPACKED / 500
+    with pytest.raises(ValueError, match=r"^masks\.npy unpacks to 1,073,741,952 bytes; the limit is 1,073,741,824$"):
+        read_npz(bomb, {"masks": "u N"})
 
 
-@pytest.mark.parametrize("name", ["masks.npz", "attention.npz", "predictions.npz", "history.csv"])
-def test_a_report_ends_with_one_line_where_a_file_cannot_be_read(name: str) -> None:
+def test_an_array_that_announces_more_than_it_holds_is_refused() -> None:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": (2**50,)})
+    archive = npz_bytes(masks=np.frombuffer(buffer.getvalue(), np.uint8))
+    with pytest.raises(ValueError, match="masks has dtype uint8"):
+        read_npz(archive, {"masks": "f N"})
+    lying = io.BytesIO()
+    with zipfile.ZipFile(lying, "w") as file:
+        file.writestr("masks.npy", buffer.getvalue())
+    with pytest.raises(ValueError, match=r"masks\.npy is no array of numbers or text"):
+        read_npz(lying.getvalue(), {"masks": "f N"})
+
+
+WRONG_LAYOUTS: dict[str, tuple[dict[str, npt.NDArray[np.generic]], str]] = {
+    "another rank": ({"masks": np.ones((3, 2, 2, 2), np.float16)}, "masks has shape"),
+    "fewer rows": ({"masks": np.ones((3, 1, 1, 2, 2), np.float16)}, "masks has shape"),
+    "no positions": ({"masks": np.ones((3, 2, 1, 0, 2), np.float16)}, "masks has shape"),
+    "grey images": ({"images": np.ones((2, 4, 4, 1), np.uint8)}, "images has shape"),
+    "oblong images": ({"images": np.ones((2, 4, 5, 3), np.uint8)}, "images has shape"),
+    "text as masks": ({"masks": np.full((3, 2, 1, 2, 2), "x")}, "masks has dtype"),
+    "labels beyond the breeds": ({"labels": np.array([1, 1000])}, "labels has a class that is none of the 2 breeds"),
+    "negative predictions": ({"predicted": np.full((3, 2), -1)}, "predicted has a class"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_LAYOUTS)
+def test_arrays_that_no_trial_writes_are_refused(wrong: str) -> None:
+    changed, words = WRONG_LAYOUTS[wrong]
+    with np.load(io.BytesIO(MASKS.to_npz())) as content:
+        arrays = {**content, **changed}
+    with pytest.raises(ValueError, match=words):
+        ProbeMasks.from_npz(npz_bytes(**arrays))
+
+
+def test_predictions_with_nan_or_an_image_twice_are_refused() -> None:
+    nan = SplitLogits(LOGITS.images_N, LOGITS.labels_N, np.full((2, 2), np.nan, np.float16))
+    with pytest.raises(ValueError, match="is empty or has NaN"):
+        read_predictions_npz(predictions_npz(["one", "two"], {"test": nan}), "test")
+    twice = SplitLogits(np.array(["a", "a"]), LOGITS.labels_N, LOGITS.logits_NK)
+    with pytest.raises(ValueError, match="names an image twice"):
+        read_predictions_npz(predictions_npz(["one", "two"], {"test": twice}), "test")
+
+
+ROW = b"0,1.5,50,1.6,40,0.001,2,1,2026-01-01T00:00:00.000+00:00,,,,,\n"
+HEADER = history_csv([])
+WRONG_HISTORIES = {
+    "another column": (HEADER.replace(b"val_accuracy", b"accuracy") + ROW, "has no column val_accuracy"),
+    "an epoch twice": (HEADER + ROW + ROW, "epochs are not 0, 1, 2"),
+    "text for a number": (HEADER + ROW.replace(b"1.5", b"=cmd|x"), "has something else"),
+    "an accuracy of 4000": (HEADER + ROW.replace(b"40,", b"4000,"), "not from 0 to 100"),
+    "no accuracy": (HEADER + ROW.replace(b"40,", b","), "not from 0 to 100"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_HISTORIES)
+def test_histories_that_no_trial_writes_are_refused(wrong: str) -> None:
+    data, words = WRONG_HISTORIES[wrong]
+    with pytest.raises(ValueError, match=words):
+        read_history(data)
+
+
+def test_a_history_may_have_no_epochs_and_no_masks() -> None:
+    assert epoch_row(read_history(HEADER), 0) is None
+    assert len(read_history(HEADER + ROW)) == 1
+
+
+@pytest.mark.parametrize("change", ["vanished", "changed"])
+def test_a_file_that_goes_while_a_report_is_made_is_one_line(change: str) -> None:
     store = MemoryStore()
-    run_status = make_run(store, ["baseline", "multi-attention"], range(2))
-    put_trimaps(store, run_status, np.eye(64, dtype=bool))
-    key = next(key for key in store.list("made/trials/multi-attention") if key.endswith(name))
-    store.put(key, b"not what it was")
-    with pytest.raises(
-        UserError,
-        match=rf"^{key}: not readable \(.*\); delete its trial's result.json, then",
-    ):
-        read_content(store, run_status)
-
-
-def test_a_history_that_lacks_the_chosen_epoch_is_one_line_too() -> None:
-    store = MemoryStore()
-    run_status = make_run(store, ["multi-attention"], range(1))
-    put_trimaps(store, run_status, np.eye(64, dtype=bool))
-    key = next(key for key in store.list("made/trials") if key.endswith("history.csv"))
-    header = store.get(key).split(b"\n")[0]
-    store.put(key, header + b"\n")
-    with pytest.raises(UserError, match=rf"^{key}: has no epoch [0-9]+, which was chosen"):
-        read_content(store, run_status)
+    run_status = make_run(store, ["baseline"], range(2))
+    key = "made/trials/baseline/seed-01/history.csv"
+    if change == "vanished":
+        store.delete(key)
+    else:
+        store.put(key, b"not what it was")
+    with pytest.raises(UserError, match=rf"^{key} has {change}.*: run the same command again$"):
+        list(read_files(store, run_status.finished, "history.csv", read_history))

@@ -173,6 +173,22 @@ def test_a_damaged_lease_blocks_nobody(store: Store) -> None:
     assert store.list("") == []
 
 
+def test_a_lease_of_a_newer_version_counts(store: Store) -> None:
+    with RunLease(store, "night", "theirs").hold(silent):
+        store.put(KEY, to_json({**json.loads(store.get(KEY)), "queue": "spot"}))
+        with pytest.raises(UserError, match="is being swept by process"), RunLease(store, "night", "mine").hold(silent):
+            pass
+        assert json.loads(store.get(KEY))["launch"] == "theirs"
+
+
+def test_a_lease_without_a_holder_that_this_version_can_find_is_left_alone(store: Store) -> None:
+    theirs = b'{"owner": {"host": "node-7"}}'
+    store.put(KEY, theirs)
+    with pytest.raises(UserError, match=r"cannot be read \(.*\): delete it if no other process is sweeping this run"):
+        RunLease(store, "night", "mine").hold(silent).__enter__()
+    assert store.get(KEY) == theirs
+
+
 def two_at_once(store: str, environment: dict[str, str] | None = None) -> tuple[list[int], list[str]]:
     """Start the same sweep twice at the same time; returns exit codes and outputs, the smaller code first."""
     arguments = [*SMALL, "--seeds", "2", "--variants", "baseline", "se"]

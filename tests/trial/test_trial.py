@@ -26,8 +26,9 @@ from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
 from catdog.models import VARIANTS, build_model
 from catdog.runs.history import EpochRecord
-from catdog.runs.manifest import Identity
-from catdog.runs.results import TrialResult, read_result
+from catdog.runs.manifest import Identity, PlannedTrial
+from catdog.runs.results import TrialResult
+from catdog.runs.trial_files import read_result
 from catdog.storage import LocalStore, StoreLocation
 from catdog.training.loop import evaluate, fit, new_state
 from catdog.training.seeding import trial_seeds
@@ -305,14 +306,52 @@ def spoil_other_content(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def with_state(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
+    """Return a function that changes the state in a checkpoint and leaves its hash and its checksums right."""
+
+    def spoil(data: bytes) -> bytes:
+        content = torch.load(io.BytesIO(data), weights_only=True)
+        change(content["state"])
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+    return spoil
+
+
+def halve_moments(state: dict[str, Any]) -> None:
+    for moments in state["optimizer"]["state"].values():
+        moments["exp_avg"] = moments["exp_avg"][:1].clone()
+
+
+STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no model": lambda state: state.pop("model"),
+    "a layer of another shape": lambda state: state["model"].update(
+        {name: tensor[:1].clone() for name, tensor in state["model"].items() if tensor.ndim > 1}
+    ),
+    "moments of another shape": halve_moments,
+    "another model's best weights": lambda state: state.update(best_weights={"other": torch.zeros(2)}),
+    "an epoch twice": lambda state: state["history"].append(state["history"][0]),
+    "a history of something else": lambda state: state.update(history=[{"epoch": 0}]),
+    "no validation": lambda state: state.update(best_validation=None),
+}
+
+
 @pytest.mark.parametrize(
-    "spoil", [spoil_nothing, spoil_text, spoil_half, spoil_end, spoil_one_byte, spoil_other_content]
+    "spoil",
+    [
+        *(spoil_nothing, spoil_text, spoil_half, spoil_end, spoil_one_byte, spoil_other_content),
+        *(pytest.param(with_state(change), id=name) for name, change in STATES_THAT_DO_NOT_FIT.items()),
+    ],
 )
 def test_a_damaged_checkpoint_is_ignored_and_the_trial_starts_over(
-    spoil: Callable[[bytes], bytes], shared_context: RunContext, caplog: pytest.LogCaptureFixture
+    spoil: Callable[[bytes], bytes],
+    shared_context: RunContext,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
     undisturbed = finish(shared_context, "attention")
-    context = dataclasses.replace(shared_context, run=spoil.__name__)
+    context = dataclasses.replace(shared_context, run=re.sub(r"\W", "", request.node.callspec.id))
     interrupt(context, undisturbed.spec, after_epoch=0)
     store, where = open_store(context), context.trial_paths(undisturbed.spec, 0)
     store.put(where.checkpoint, spoil(store.get(where.checkpoint)))
@@ -343,10 +382,10 @@ def test_a_result_of_another_recipe_does_not_count(make_context: MakeContext, re
     run_and_watch(old, spec)
     new = make_context(recipe)
     store, where = open_store(new), new.trial_paths(spec, 0)
-    assert read_result(store, where, new.identity.trial_hash(spec, 0)) is None
+    assert read_result(store, where, PlannedTrial(spec, 0), new.identity.trial_hash(spec, 0)) is None
     result, epochs = run_and_watch(new, spec)
     assert epochs == (0, 1)
-    assert read_result(store, where, new.identity.trial_hash(spec, 0)) == result
+    assert read_result(store, where, PlannedTrial(spec, 0), new.identity.trial_hash(spec, 0)) == result
     store.put(where.result, b'{"variant": "baseline"')
     assert run_and_watch(new, spec)[1] == (0, 1)
 

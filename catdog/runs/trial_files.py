@@ -1,0 +1,166 @@
+"""The files of a finished trial: what is wrong with them, and reading them for all trials of a run.
+
+`result.json` holds the sha256 of the trial's other files. A file is damaged if it is missing, altered, or says what the
+trial cannot have written; its trial then does not count, and the next sweep runs it again. Contact sheets, from which
+nothing is computed, need only exist.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from catdog.errors import NotFoundError, UserError, first_line
+from catdog.runs.artifacts import SPLITS, ProbeMasks, read_attention_npz, read_predictions_npz
+from catdog.runs.history import epoch_row, read_history
+from catdog.runs.manifest import PlannedTrial
+from catdog.runs.paths import TrialPaths
+from catdog.runs.results import TrialResult
+from catdog.storage import Store, map_objects, read_many, sha256
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+Objects = Iterable[tuple[str, bytes]]
+Track = Callable[[Objects, int], Objects]
+"""Passes objects through and shows progress towards the total."""
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What a look into one stored file has found."""
+
+    damage: str | None
+    images: str | None = None
+    """A hash of the images that the file is about."""
+
+
+def parse_result(data: bytes, trial: PlannedTrial, config_hash: str) -> TrialResult | None:
+    """Return the trial's result, or None if it has another config hash; raises `ValueError` if it is damaged."""
+    result = TrialResult.from_json(data)
+    if result.config_hash != config_hash:
+        return None
+    if (result.variant, result.seed) != (trial.variant.label, trial.seed):
+        raise ValueError(f"it is about {result.variant} seed {result.seed}")
+    return result
+
+
+def read_result(store: Store, where: TrialPaths, trial: PlannedTrial, config_hash: str) -> TrialResult | None:
+    """Return the trial's result if it has this config hash and is undamaged, else None."""
+    try:
+        result = parse_result(store.get(where.result), trial, config_hash)
+    except NotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("%s: %s", where.result, error)
+        return None
+    if result is None:
+        return None
+    damage = find_damage(store, {where: result}, set(store.list(f"{where.folder}/"))).get(where)
+    if damage:
+        logger.warning("%s", damage)
+    return None if damage else result
+
+
+def find_damage(
+    store: Store, results: Mapping[TrialPaths, TrialResult], keys: Collection[str]
+) -> dict[TrialPaths, str]:
+    """Return what is wrong with the files of damaged trials, reading them in parallel; `keys` exist.
+
+    Files of one name are about the same images in all trials: one that differs from most is damaged.
+    """
+    owners = {
+        f"{where.folder}/{name}": (name, result)
+        for where, result in results.items()
+        for name in result.files
+        if not name.startswith("snapshots/")
+    }
+    checks = dict(map_objects(store, owners, lambda key, data: _check(*owners[key], data)))
+    damage: dict[TrialPaths, str] = {}
+    for where, result in results.items():
+        required = ["history.csv", "predictions.npz"] if result.status == "complete" else ["history.csv"]
+        for name in dict.fromkeys([*required, *result.files]):
+            key = f"{where.folder}/{name}"
+            if key not in keys or name not in result.files:
+                damage.setdefault(where, f"{key} is missing")
+            elif key in checks and (wrong := checks[key].damage):
+                damage.setdefault(where, f"{key} is damaged: {wrong}")
+    for name in _CHECKS:
+        about = {where: checks[key].images for where in results if (key := f"{where.folder}/{name}") in checks}
+        usual = Counter(images for where, images in about.items() if where not in damage).most_common(1)
+        for where, images in about.items():
+            if usual and images != usual[0][0]:
+                damage.setdefault(where, f"{where.folder}/{name} is damaged: it is about other images than most trials")
+    return damage
+
+
+def _check(name: str, result: TrialResult, data: bytes) -> FileCheck:
+    """Look into one of the trial's files."""
+    if sha256(data) != result.files[name]:
+        return FileCheck("its sha256 is not what result.json says")
+    try:
+        return FileCheck(None, sha256(repr(_CHECKS[name](result, data)).encode()) if name in _CHECKS else None)
+    except ValueError as error:
+        return FileCheck(first_line(error))
+
+
+def _check_history(result: TrialResult, data: bytes) -> None:
+    history = read_history(data)
+    if len(history) != result.epochs:
+        raise ValueError(f"it has {len(history)} epochs, not the {result.epochs} of result.json")
+    if result.status == "complete" and epoch_row(history, result.best_epoch) is None:
+        raise ValueError(f"it has no epoch {result.best_epoch}, which was chosen")
+
+
+def _check_masks(result: TrialResult, data: bytes) -> list[Any]:
+    masks = ProbeMasks.from_npz(data)
+    if len(masks.masks_EPMHW) != result.epochs:
+        raise ValueError(f"it has {len(masks.masks_EPMHW)} epochs, not the {result.epochs} of result.json")
+    return [masks.breeds, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
+
+
+def _check_predictions(result: TrialResult, data: bytes) -> list[Any]:
+    splits = [read_predictions_npz(data, split) for split in SPLITS]
+    for found, accuracy in zip(splits, (result.val_accuracy, result.test_accuracy), strict=True):
+        # The logits were rounded to float16, where an image's two highest may tie.
+        if accuracy is None or abs(found.accuracy - accuracy) > max(1, 101 / len(found.labels_N)):
+            raise ValueError(f"its accuracy is {found.accuracy:.2f}, not the {accuracy} of result.json")
+    return [(split.breeds, split.images_N.tolist(), split.labels_N.tolist()) for split in splits]
+
+
+def _check_attention(result: TrialResult, data: bytes) -> list[Any]:
+    return [masks.images for masks in read_attention_npz(data).values()]
+
+
+_CHECKS: Mapping[str, Callable[[TrialResult, bytes], list[Any] | None]] = {
+    "history.csv": _check_history,
+    "masks.npz": _check_masks,
+    "predictions.npz": _check_predictions,
+    "attention.npz": _check_attention,
+}
+"""Raise `ValueError` for what the trial cannot have written; return which images the file is about."""
+
+
+def read_files(
+    store: Store,
+    results: Mapping[TrialPaths, TrialResult],
+    name: str,
+    parse: Callable[[bytes], T],
+    track: Track = lambda objects, total: objects,
+) -> Iterator[tuple[TrialResult, T]]:
+    """Read the file `name` of all trials that have it, in parallel.
+
+    Raises:
+        UserError: a file has vanished or changed since `results` were found undamaged.
+    """
+    owners = {f"{where.folder}/{name}": result for where, result in results.items() if name in result.files}
+    unread = set(owners)
+    for key, data in track(read_many(store, owners), len(owners)):
+        unread.discard(key)
+        try:
+            yield owners[key], parse(data)
+        except ValueError as error:
+            raise UserError(f"{key} has changed ({first_line(error)}): run the same command again") from None
+    if unread:
+        raise UserError(f"{min(unread)} has vanished: run the same command again")

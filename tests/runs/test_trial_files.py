@@ -1,0 +1,194 @@
+"""Files whose sha256 is right and whose content is not: named, left out of every table, and made again.
+
+A store is shared: what it holds may be another version's, edited by hand, or hostile.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catdog.analysis.run_data import read_content
+from catdog.analysis.tables import comparison_table
+from catdog.errors import UserError
+from catdog.runs.paths import RunPaths
+from catdog.runs.results import TrialResult
+from catdog.runs.status import missing_trials, open_run
+from catdog.storage import MemoryStore, sha256
+from catdog.storage.serialization import npz_bytes, to_json
+from tests.helpers.made_runs import make_run, put_trimaps
+
+LABELS = ["baseline", "multi-attention"]
+SEEDS = range(3)
+WHERE = RunPaths("made").trial("multi-attention", 1)
+FILES = ("history.csv", "masks.npz", "predictions.npz", "attention.npz")
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, bytes]:
+    """The objects of a small run."""
+    store = MemoryStore()
+    put_trimaps(store, make_run(store, LABELS, SEEDS, epochs=3, test_images=40, breeds=5), np.eye(64, dtype=bool))
+    return store.objects
+
+
+def a_copy(objects: dict[str, bytes]) -> MemoryStore:
+    store = MemoryStore()
+    store.objects = dict(objects)
+    return store
+
+
+def put_sealed(store: MemoryStore, name: str, data: bytes) -> None:
+    """Replace one of the trial's files and write its new sha256 into result.json, as an attacker would."""
+    store.put(f"{WHERE.folder}/{name}", data)
+    result = TrialResult.from_json(store.get(WHERE.result))
+    store.put(WHERE.result, dataclasses.replace(result, files={**result.files, name: sha256(data)}).to_json())
+
+
+def put_result(store: MemoryStore, **changes: Any) -> None:
+    result = TrialResult.from_json(store.get(WHERE.result))
+    store.put(WHERE.result, dataclasses.replace(result, **changes).to_json())
+
+
+def arrays(store: MemoryStore, name: str) -> dict[str, Any]:
+    with np.load(io.BytesIO(store.get(f"{WHERE.folder}/{name}"))) as content:
+        return dict(content)
+
+
+def with_array(name: str, array: str, change: Callable[[Any], Any]) -> Callable[[MemoryStore], None]:
+    def attack(store: MemoryStore) -> None:
+        content = arrays(store, name)
+        put_sealed(store, name, npz_bytes(**{**content, array: change(content[array])}))
+
+    return attack
+
+
+def with_history(change: Callable[[bytes], bytes]) -> Callable[[MemoryStore], None]:
+    return lambda store: put_sealed(store, "history.csv", change(store.get(WHERE.history)))
+
+
+ATTACKS: dict[str, tuple[Callable[[MemoryStore], None], str]] = {
+    "history empty": (with_history(lambda data: b""), "history.csv is damaged: No columns to parse"),
+    "history binary": (with_history(lambda data: b"\x89PNG\xff"), "history.csv is damaged"),
+    "an epoch twice": (with_history(lambda data: data + data.splitlines()[-1]), "epochs are not 0, 1, 2"),
+    "an epoch less": (with_history(lambda data: b"\n".join(data.splitlines()[:-1])), "it has 2 epochs, not the 3"),
+    "masks of another rank": (with_array("masks.npz", "masks", lambda masks: masks[0]), "masks has shape"),
+    "masks of fewer epochs": (
+        lambda store: put_sealed(
+            store,
+            "masks.npz",
+            npz_bytes(**{k: v[:2] if len(v) == 3 else v for k, v in arrays(store, "masks.npz").items()}),
+        ),
+        "it has 2 epochs, not the 3",
+    ),
+    "other probe images": (with_array("masks.npz", "images", lambda images: 255 - images), "about other images"),
+    "predictions of fewer images": (with_array("predictions.npz", "test_logits", lambda x: x[:-1]), "has shape"),
+    "NaN as logits": (with_array("predictions.npz", "test_logits", lambda x: x * np.float16("nan")), "has NaN"),
+    "labels + 1000": (with_array("predictions.npz", "test_labels", lambda x: x + 1000), "none of the 5 breeds"),
+    "labels shifted": (with_array("predictions.npz", "test_labels", lambda x: (x + 1) % 5), "its accuracy is"),
+    "images renamed": (with_array("predictions.npz", "test_images", lambda x: x[::-1]), "about other images"),
+    "attention on other images": (with_array("attention.npz", "test_images", lambda x: x[::-1]), "about other images"),
+    "attention without rows": (with_array("attention.npz", "test_masks", lambda x: x[:0]), "has shape"),
+    "a result of another seed": (lambda store: put_result(store, seed=99), "it is about multi-attention seed 99"),
+    "a result of another variant": (lambda store: put_result(store, variant="se"), "it is about se seed 1"),
+    "10**40 parameters": (lambda store: put_result(store, head_parameters=10**40), "head_parameters is 1000"),
+    "no predictions named": (lambda store: put_result(store, files={}), "history.csv is missing"),
+    "a file outside the trial": (lambda store: put_result(store, files={"../../../x": "ab"}), "files names '../.."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_hostile_content_is_named_and_left_out(attack: str, made: dict[str, bytes]) -> None:
+    store = a_copy(made)
+    act, words = ATTACKS[attack]
+    act(store)
+    run_status = open_run(store, "made")
+    (line,) = missing_trials(run_status)
+    assert words in line
+    assert "made/trials/multi-attention/seed-01" in line
+    assert comparison_table(run_status)["n"].tolist() == [3, 2]
+    assert len(read_content(store, run_status).histories) == 5
+
+
+MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another run's": (lambda content: content.update(run="victim"), "it is about the run 'victim'"),
+    "a seed twice": (lambda content: content["seeds"].update(baseline=[0] * 50), "seeds of baseline are empty, neg"),
+    "no variants": (lambda content: content.update(variants=[], seeds={}), "no variants"),
+    "nothing": (lambda content: content.clear(), "it lacks code, commands"),
+    "an unknown variant": (
+        lambda content: content.update(variants=["new"], seeds={"new": [0]}),
+        "unknown variant 'new': choose from",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", MANIFESTS)
+def test_a_manifest_that_cannot_be_used_is_one_line(attack: str, made: dict[str, bytes]) -> None:
+    store, key = a_copy(made), RunPaths("made").manifest
+    content = json.loads(store.get(key))
+    act, words = MANIFESTS[attack]
+    act(content)
+    store.put(key, to_json(content))
+    with pytest.raises(UserError, match=rf"^{key} cannot be used \([^\n]*{words}[^\n]*restore it"):
+        open_run(store, "made")
+
+
+def test_a_fingerprint_that_leads_out_of_the_store_is_one_line(made: dict[str, bytes]) -> None:
+    store, key = a_copy(made), RunPaths("made").manifest
+    content = json.loads(store.get(key))
+    content["identity"]["fingerprint"] = "../../etc"
+    store.put(key, to_json(content))
+    with pytest.raises(UserError, match="lies outside the store"):
+        read_content(store, open_run(store, "made"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=5,
+)
+DTYPES = ("f2", "f8", "u1", "i8", "?", "U3", "S2", "c8", "M8[s]")
+
+
+@st.composite
+def strange_arrays(draw: st.DrawFn) -> Any:
+    shape = draw(st.lists(st.integers(0, 4), max_size=5))
+    return np.full(shape, draw(st.sampled_from([0, 1, 300])), dtype="U3").astype(draw(st.sampled_from(DTYPES)))
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_store_holds_a_report_is_built_or_one_line_says_why(
+    made: dict[str, bytes], data: st.DataObject
+) -> None:
+    store = a_copy(made)
+    name = data.draw(st.sampled_from([*FILES, "result.json", "manifest.json", "launches", "claim"]))
+    if name.endswith(".npz"):
+        content = arrays(store, name)
+        changed = data.draw(st.dictionaries(st.sampled_from(list(content)), strange_arrays(), min_size=1))
+        put_sealed(store, name, npz_bytes(**{**content, **changed}))
+    elif name == "history.csv":
+        cells = [line.split(b",") for line in store.get(WHERE.history).splitlines()]
+        row, column = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 13))
+        cells[row][column] = data.draw(st.binary(max_size=6))
+        put_sealed(store, name, b"\n".join(b",".join(line) for line in cells))
+    elif name == "result.json":
+        field = data.draw(st.sampled_from([field.name for field in dataclasses.fields(TrialResult)]))
+        put_result(store, **{field: data.draw(JSON)})
+    else:
+        key = RunPaths("made").manifest if name == "manifest.json" else RunPaths("made").launch("first")
+        content = json.loads(store.get(key))
+        content[data.draw(st.sampled_from(list(content)))] = data.draw(JSON)
+        store.put(key, to_json(content))
+    with contextlib.suppress(UserError):
+        run_status = open_run(store, "made")
+        table = comparison_table(run_status)
+        assert (table["n"] <= len(SEEDS)).all()
+        assert len(read_content(store, run_status).contrasts) == 1
