@@ -398,7 +398,7 @@ RESOURCES = {
     "part of no GPU": Mistake("sweep demo --gpus-per-trial 0.5", "--gpus-per-trial 0.5", "use --gpus-per-trial 0"),
     "one and a half GPUs": Mistake("sweep demo --gpus-per-trial 1.5", "--gpus-per-trial 1.5", "from 0 to 1"),
 }
-DAMAGED = ("manifest.json of the run", "restore it, or choose another --run")
+DAMAGED = ("demo/manifest.json cannot be used", "or choose another --run")
 MANIFESTS = {
     "no such run": Mistake("aggregate --run nothing", "--run nothing: there is no such run", "check --run and --store"),
     "no such run on s3": Mistake("status --run no --store {bucket}", "there is no such run in {bucket}", "check --run"),
