@@ -154,8 +154,9 @@ def _open(path: str) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as error:  # decoders raise errors of many classes for damaged files
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = f"its content is none of {', '.join(FORMATS)}" if unknown else first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"its content is none of {', '.join(FORMATS)}"
         raise UserError(
             f"{path}: cannot be read as an image ({reason}): extract it again or remove it from the lists"
         ) from None
