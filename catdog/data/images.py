@@ -203,7 +203,7 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 
 def _is_see_through(image: Image.Image) -> bool:
-    return image.has_transparency_data and bool((np.asarray(image.convert("RGBA"))[:, :, 3] < 255).any())
+    return image.has_transparency_data and bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 def _sha256(path: str) -> tuple[str, bytes]:

@@ -2,9 +2,9 @@
 
 O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012 (CC BY-SA 4.0). The folder has
 torchvision's layout: images/NAME.jpg, annotations/trainval.txt and test.txt, and annotations/trimaps/NAME.png where
-present; .jpeg and capital letters will do. torchvision checks only that two folders exist; this module
-checks counts, list files and every listed image.
-A download is unpacked in a scratch folder, verified, then renamed, so a half-extracted dataset is never used.
+present; .jpeg and capital letters will do. torchvision checks only that two folders exist; this module checks counts,
+list files and every listed image. A download is unpacked in a scratch folder, verified, then renamed, so a
+half-extracted dataset is never used.
 """
 
 import hashlib
