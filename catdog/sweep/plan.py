@@ -171,8 +171,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "estimated cost": _expected_cost(config, expected),
     }
     for name, value in rows.items():
-        console.print(f"{name:>16}  {value}", soft_wrap=True, highlight=False)
-    console.print("nothing was started (--dry-run)", highlight=False)
+        console.print(f"{name:>16}  {value}", soft_wrap=True)
+    console.print("nothing was started (--dry-run)")
 
 
 def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:
