@@ -12,14 +12,14 @@ from catdog.config.presets import PRESETS
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.runs.manifest import Identity
 from jobs import doctor, sweep
-from tests.helpers.sweeps import SMALL
+from tests.helpers.sweeps import SMALL, small
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_when_all_checks_pass_the_plan_uses_the_measured_speed(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["demo", "--store", str(store_folder), *SMALL, "--epochs", "50", "--variants", "baseline", "se"]
+    arguments = ["demo", "--store", str(store_folder), *small("--epochs", "50"), "--variants", "baseline", "se"]
     assert run_job(doctor.main, arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for words in (
