@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets.registry import check_dataset
+from catdog.data.datasets.registry import check_data_root
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import ReportProgress, now
@@ -59,7 +59,7 @@ def run_sweep(
     def report_progress(message: str) -> None:
         console.print(message, soft_wrap=True)
 
-    check_dataset(config)  # before anything starts
+    check_data_root(config)  # before anything starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from catdog.cli import run_job
+from catdog.cli import output_console, run_job
 from catdog.config.presets import PRESETS
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.runs.manifest import Identity
@@ -94,3 +94,13 @@ def test_the_share_of_a_gpu_follows_from_its_memory(
     (check,) = check_packing(config, canary)
     assert check.status == status
     assert words in check.line
+
+
+def test_findings_as_json_stay_json_on_any_console(capsys: pytest.CaptureFixture[str]) -> None:
+    from catdog.sweep.doctor_nodes import Check
+
+    check = Check("store", "fault", "\x1b[31m\x7f\x9b\u202e\udce9 ± [/b] :smile:\n", "remedy")
+    output_console().print(check.as_json(), soft_wrap=True)
+    line = capsys.readouterr().out
+    assert line.isascii()
+    assert json.loads(line) == dataclasses.asdict(check)
