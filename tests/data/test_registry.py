@@ -12,8 +12,6 @@ from catdog.data.prepare import expected_dataset, find_dataset
 from catdog.errors import UserError
 from catdog.storage import MemoryStore
 from jobs import sweep
-
-
 from tests.helpers.pets import make_pets
 
 DEMO = PRESETS["demo"]
