@@ -6,7 +6,6 @@ python jobs/aggregate.py --store URL --run NAME [--out DIR]
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import rich.progress
 
@@ -15,7 +14,7 @@ from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
 from catdog.runs.trial_files import Objects
-from catdog.storage import StoreLocation
+from catdog.storage import Store, StoreLocation
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Options(RunOptions):
     """The run, and where its report goes."""
 
     out: str | None = None
-    """Write the report into this folder instead of the store."""
+    """Write the report into this folder, or below s3://bucket/prefix, instead of the store."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,10 +43,22 @@ def main(arguments: Sequence[str]) -> int:
         quiet = not console.is_terminal
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
-    folder = Path(options.out) if options.out is not None else None
-    content = write_report(store, run_status, folder, track=track)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts, folder)
+    target = None if options.out is None else _open_target(options.out)
+    content = write_report(store, run_status, target, track=track)
+    print_outcome(
+        console, store.url, run_status, content.table, content.contrasts, None if target is None else target.url
+    )
     return ExitCode.of(run_status.is_complete)
+
+
+def _open_target(out: str) -> Store:
+    """Return where --out says the report goes, once it can be written to."""
+    try:
+        target = StoreLocation.of(out).open()
+        target.check()
+    except UserError as error:
+        raise UserError(str(error).replace("--store", "--out", 1)) from None
+    return target
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Check:
         return f"{mark}  {self.name:<18} {self.finding}{f' → {self.remedy}' if self.remedy else ''}"
 
     def as_json(self) -> str:
-        """Return the finding as a line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """Return the finding as a line of JSON, in ASCII."""
+        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
