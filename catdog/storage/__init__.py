@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.errors import UserError
-from catdog.storage.local import LocalStore, scratch_beside
+from catdog.storage.local import LocalStore
 from catdog.storage.s3 import S3Store
 from catdog.storage.store import MemoryStore, Store, give_up_on_interrupt, map_objects, read_many, sha256
 from catdog.storage.upload_queue import BackgroundUploads
@@ -26,7 +26,6 @@ __all__ = [
     "give_up_on_interrupt",
     "map_objects",
     "read_many",
-    "scratch_beside",
     "sha256",
 ]
 

@@ -70,7 +70,7 @@ class LocalStore:
     def put_new(self, key: str, data: bytes) -> bool:
         """Write the object unless the key exists; return whether the key now holds `data`."""
         path = self.path(key)
-        with self._errors(path), _scratch(path) as scratch:
+        with self._errors(path), scratch_beside(path) as scratch:
             scratch.write_bytes(data)
             _sync(scratch)
             try:
@@ -141,7 +141,7 @@ class LocalStore:
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
         path = self.path(key)
-        with self._errors(path), _scratch(path) as scratch:
+        with self._errors(path), scratch_beside(path) as scratch:
             yield scratch
             _sync(scratch)
             os.replace(scratch, path)
@@ -159,16 +159,17 @@ class LocalStore:
             raise StoreRefusedError(f"--store {self.root}: cannot be written ({reason}): {remedy}") from error
 
 
-def scratch_beside(path: Path) -> Path:
-    """Return the temporary file to write and then rename to `path`; its name identifies the writing process."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-
-
 @contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    scratch = scratch_beside(path)
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file to write and then rename to `path`; its name identifies the writing process.
+
+    Its name can be guessed, so it is made anew: what others put there, such as a link, is never written through.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        scratch.unlink(missing_ok=True)  # of a process that had this number before
+        scratch.open("xb").close()
         yield scratch
     finally:
         with suppress(OSError):

@@ -3,10 +3,10 @@
 Each object carries the sha256 of its content as metadata.
 """
 
+import functools
 import hashlib
 import os
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +93,8 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         """Download the object to `path` atomically; raises `UserError` if this disk refuses."""
-        scratch = scratch_beside(path)
 
-        def download(client: "S3Client") -> None:
+        def download(scratch: Path, client: "S3Client") -> None:
             try:
                 client.download_file(self.bucket, self.prefix + key, str(scratch))
             except OSError as error:
@@ -104,14 +103,11 @@ class S3Store:
                 raise _disk_refuses(path, error) from error
 
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._client.request(key, download)
-            os.replace(scratch, path)
+            with scratch_beside(path) as scratch:
+                self._client.request(key, functools.partial(download, scratch))
+                os.replace(scratch, path)
         except OSError as error:
             raise _disk_refuses(path, error) from error
-        finally:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
         """Delete the object if it exists."""
