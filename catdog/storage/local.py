@@ -190,12 +190,19 @@ class LocalStore:
             remedy = REMEDIES.get(error.errno or 0)
             if remedy is None:
                 raise StoreError(f"{path}: {reason}") from error
-            if error.errno in _IN_THE_WAY and self.root in path.parents:
-                while not os.path.lexists(path):
-                    path = path.parent
-                if path.is_relative_to(self.root) and path != self.root:
-                    reason = f"{path.relative_to(self.root)}: {reason}"
+            culprit = in_the_way(path, error)
+            if culprit is not None and self.root in culprit.parents:
+                reason = f"{culprit.relative_to(self.root)}: {reason}"
             raise StoreRefusedError(f"--store {self._shown}: cannot be written ({reason}): {remedy}") from error
+
+
+def in_the_way(path: Path, error: OSError) -> Path | None:
+    """Return the file or folder because of which `path` cannot be written; None if another reason is given."""
+    if error.errno not in _IN_THE_WAY:
+        return None
+    while not os.path.lexists(path):
+        path = path.parent
+    return path
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import filelock
 from safetensors import SafetensorError
 
 from catdog.errors import NotFoundError, UserError, first_line
-from catdog.storage.local import scratch_beside
+from catdog.storage.local import REMEDIES, in_the_way, scratch_beside
 from catdog.storage.serialization import to_json
 from catdog.storage.store import Store
 from catdog.system.private_folders import REMEDY, node_cache, private_folder
@@ -128,9 +128,14 @@ def _write_atomically(path: Path, make: Callable[[Path], None]) -> None:
         with scratch_beside(path) as scratch:
             make(scratch)
             os.replace(scratch, path)
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-        raise UserError(f"{path}: cannot be written ({reason}): make room, or choose another folder") from error
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "choose another folder")
+        place = in_the_way(path, error) or path
+        raise UserError(f"{place}: cannot be written ({error.strerror or first_line(error)}): {remedy}") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: cannot be written ({first_line(error)}): make room, or choose another folder"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from catdog.storage.s3_retries import (
     client_error,
     error_code,
 )
-from catdog.storage.store import sha256
+from catdog.storage.store import check_key, sha256
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -82,7 +82,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         """Return the object; raises `NotFoundError` if there is none."""
         return self._client.request(
-            key, lambda client: client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+            key, lambda client: client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
         )
 
     def put_file(self, key: str, path: Path) -> None:
@@ -91,15 +91,16 @@ class S3Store:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         extra = self._headers(key, digest)
         self._client.request(
-            key, lambda client: client.upload_file(str(path), self.bucket, self.prefix + key, ExtraArgs=extra)
+            key, lambda client: client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra)
         )
 
     def get_file(self, key: str, path: Path) -> None:
         """Download the object to `path` atomically; raises `UserError` if this disk refuses."""
+        place = self._key(key)
 
         def download(scratch: Path, client: "S3Client") -> None:
             try:
-                client.download_file(self.bucket, self.prefix + key, str(scratch))
+                client.download_file(self.bucket, place, str(scratch))
             except OSError as error:
                 if error.errno not in REMEDIES:
                     raise  # from the connection, not the disk
@@ -114,7 +115,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Delete the object if it exists."""
-        self._client.request(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+        self._client.request(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self._key(key)))
 
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix`, sorted."""
@@ -129,7 +130,7 @@ class S3Store:
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
         try:
-            self._client.request(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+            self._client.request(key, lambda client: client.head_object(Bucket=self.bucket, Key=self._key(key)))
         except NotFoundError:
             return False
         return True
@@ -137,7 +138,7 @@ class S3Store:
     def check(self) -> None:
         """Raise `StoreError` unless all of a store's operations are allowed and work now."""
         key, content = f".check-{uuid.uuid4().hex}", b"catdog"
-        place: Any = {"Bucket": self.bucket, "Key": self.prefix + key}
+        place: Any = {"Bucket": self.bucket, "Key": self._key(key)}
         try:
             with self._client.errors(key):
                 client = self._client.client
@@ -184,9 +185,13 @@ class S3Store:
             self.delete(key)
         return {"conditional writes": conditional, "checksums of requests": checksums}
 
+    def _key(self, key: str) -> str:
+        """Return the bucket's key of a key."""
+        return self.prefix + check_key(key)
+
     def _put(self, client: "S3Client", key: str, data: bytes, **options: Any) -> None:
         options |= self._headers(key, sha256(data))
-        client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **options)
+        client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
 
     def _put_new(self, client: "S3Client", key: str, data: bytes) -> bool:
         try:
@@ -196,7 +201,7 @@ class S3Store:
             if code not in CONDITION_FAILED | CONDITION_UNKNOWN:
                 raise
             try:  # is there an object? it may be ours, if a response was lost
-                return client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read() == data
+                return client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read() == data
             except client_error() as missing:
                 if code in CONDITION_FAILED or error_code(missing) not in MISSING:
                     raise

@@ -302,8 +302,9 @@ def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "run/../../x"])
-def test_a_key_outside_the_folder_is_rejected(key: str, tmp_path: Path) -> None:
-    for store in (LocalStore(tmp_path / "store"), MemoryStore()):
+def test_a_key_outside_the_store_is_rejected(key: str, tmp_path: Path) -> None:
+    s3 = StoreLocation("s3://bucket/prefix", "http://127.0.0.1:1", "us-east-1").open()
+    for store in (LocalStore(tmp_path / "store"), MemoryStore(), s3):
         with pytest.raises(UserError, match="lies outside the store"):
             store.put(key, b"")
 
