@@ -23,10 +23,10 @@ from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import package_versions
 from catdog.storage import StoreLocation
-from catdog.storage.node_cache import node_cache
 from catdog.sweep.canary import run_canary
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.ray_internals import dashboard_url
+from catdog.system.private_folders import node_cache
 from catdog.trial.context import RunContext
 
 GPU_CONTEXT_BYTES = 600_000_000

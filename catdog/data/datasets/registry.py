@@ -15,7 +15,7 @@ from catdog.data.datasets import drawn, oxford_pets
 from catdog.data.datasets.base import Source
 from catdog.errors import UserError
 from catdog.formatting import shorten
-from catdog.storage.node_cache import node_cache
+from catdog.system.private_folders import node_cache
 
 logger = logging.getLogger(__name__)
 
