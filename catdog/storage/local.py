@@ -61,8 +61,8 @@ class LocalStore:
         return True
 
     def abilities(self) -> dict[str, bool]:
-        """Return nothing: folders do not differ in what a run needs from them."""
-        return {}
+        """Test what folders differ in: writes conditional on the key not existing."""
+        return {"conditional writes": self.has_conditional_writes}
 
     def local_path(self, key: str) -> Path | None:
         """Return the file of a key."""

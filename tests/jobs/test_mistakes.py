@@ -518,7 +518,7 @@ def make_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
         here.mkdir()
         place = Place(mistake, here, bucket)
         monkeypatch.chdir(here)
-        changes = {"CATDOG_CACHE": str(here / "cache"), "CATDOG_DATA_ROOT": None, "RAY_ADDRESS": None}
+        changes = {"CATDOG_CACHE": str(tmp_path / "cache"), "CATDOG_DATA_ROOT": None, "RAY_ADDRESS": None}
         for name, value in (changes | (mistake.variables or {})).items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
         return place
