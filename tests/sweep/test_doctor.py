@@ -77,8 +77,8 @@ def test_the_abilities_of_an_s3_store_are_reported(s3_bucket: str, capsys: pytes
 @pytest.mark.parametrize(
     ("asked", "gigabytes", "status", "words"),
     [
-        (None, 4.0, "ok", "17 fit on a GPU → --gpus-per-trial 0.0588"),
-        (0.25, 4.0, "ok", "17 fit"),
+        (None, 4.0, "ok", "16 fit on a GPU → --gpus-per-trial 0.0625"),
+        (0.25, 4.0, "ok", "16 fit"),
         (0.05, 4.0, "fault", "a trial needs 6% of 80 GB"),
     ],
 )
