@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from catdog.errors import Card, DeviceError, UserError, first_line
+from catdog.errors import Card, DeviceError, StoreError, UserError, first_line
 from catdog.runs.manifest import TrialId
 
 logger = logging.getLogger(__name__)
@@ -72,11 +72,17 @@ class CardWatch:
             self._hold_back()
 
     def on_a_working_card(self, attempt: Callable[[], T]) -> T:
-        """Return what the task in `attempt` returns on a card that works; raises `UserError` if none does."""
+        """Return what the task in `attempt` returns on a card that works.
+
+        Raises:
+            UserError, StoreError: the task's own, or no card works.
+        """
         while True:
             try:
                 return attempt()
             except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError | StoreError):
+                    raise type(error.cause)(str(error.cause)) from None
                 if not isinstance(error.cause, DeviceError):
                     raise
                 self.failed(("", 0), error.cause)

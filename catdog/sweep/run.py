@@ -16,7 +16,7 @@ from rich.console import Console
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.registry import check_data_root
 from catdog.data.prepare import prepare_dataset
-from catdog.errors import StoreError, UserError, first_line
+from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, now
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import TrialId
@@ -142,8 +142,6 @@ def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:
     try:
         cluster.cards.on_a_working_card(prepare)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | StoreError):
-            raise type(error.cause)(str(error.cause)) from None
         if is_out_of_memory(error.cause):
             raise _lost_worker(error.cause) from None
         raise

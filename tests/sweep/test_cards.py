@@ -182,39 +182,63 @@ def test_memory_and_gpu_errors_spoil_a_process(error: Exception, spoils: bool) -
 
 
 SCRIPT = """
-import sys
+import os, sys
 import catdog.sweep, ray
 from catdog.errors import first_line
 from catdog.sweep.callback import SweepCallback
 from catdog.sweep.ray_internals import trial_error
 from jobs import sweep
+
 told = SweepCallback.on_trial_recover
+
 def tell(self, iteration, trials, trial, **info):
     print("attempt failed:", first_line(trial_error(trial)))
     told(self, iteration, trials, trial, **info)
+
+def fail_in_training():
+    import catdog.trial.run
+    train = catdog.trial.run.fit
+    def fit(*arguments):
+        yield from [] if os.environ.get("CUDA_VISIBLE_DEVICES") != os.environ.get("FAILING_GPU") else fail()
+        yield from train(*arguments)
+    def fail():
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    catdog.trial.run.fit = fit
+
 SweepCallback.on_trial_recover = tell
-ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=128 << 20)
+hook = {"worker_process_setup_hook": fail_in_training}
+ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=128 << 20, runtime_env=hook)
 sys.exit(sweep.main(sys.argv[1:]))
 """
 
 
-def sweep_on_simulated_gpus(store: Path, broken: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def sweep_on_simulated_gpus(
+    store: Path, *arguments: str, broken: str = "none", failing: str = "none"
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SCRIPT, "demo", "--store", str(store), *SMALL, *arguments]
-    environment = os.environ | {SIMULATED_GPUS: broken}
+    environment = os.environ | {SIMULATED_GPUS: broken, "FAILING_GPU": failing}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gpus", ["1", "0.5"])
-def test_beside_a_broken_card_all_trials_end_complete_after_at_most_a_couple_of_attempts_on_it(
-    gpus: str, store_folder: Path
+@pytest.mark.parametrize(
+    ("arguments", "faults"),
+    [
+        (["--gpus-per-trial", "1"], {"broken": "0"}),
+        (["--gpus-per-trial", "0.5"], {"broken": "1"}),
+        (["--gpus-per-trial", "1", "--freeze"], {"broken": "0"}),  # which is the first to compute features
+        (["--gpus-per-trial", "1"], {"failing": "1"}),
+    ],
+)
+def test_beside_a_card_that_fails_all_trials_end_complete_after_at_most_a_couple_of_attempts_on_it(
+    arguments: list[str], faults: dict[str, str], store_folder: Path
 ) -> None:
-    """GPU 0, which Ray gives first; freezing the backbone needs a GPU before any trial starts."""
-    process = sweep_on_simulated_gpus(store_folder, "0", "--seeds", "3", "--gpus-per-trial", gpus, "--freeze")
+    process = sweep_on_simulated_gpus(store_folder, "--seeds", "3", *arguments, **faults)
     assert process.returncode == 0, process.stderr
     failed = [line for line in process.stdout.splitlines() if line.startswith("attempt failed:")]
-    assert all("GPU 0 of " in line for line in failed), failed
-    assert len(failed) <= 2 / float(gpus), failed
+    (card,) = faults.values()
+    assert all(f"GPU {card} of " in line for line in failed), failed
+    assert len(failed) <= 3, failed
     trials = pd.read_csv(store_folder / "demo/report/trials.csv")
     assert trials["status"].tolist() == ["complete"] * 9
     assert not (store_folder / "demo/failures").exists()
@@ -222,7 +246,7 @@ def test_beside_a_broken_card_all_trials_end_complete_after_at_most_a_couple_of_
 
 @pytest.mark.slow
 def test_when_no_gpu_works_the_sweep_ends_with_one_line_and_no_failed_trial(store_folder: Path) -> None:
-    process = sweep_on_simulated_gpus(store_folder, "0,1", "--seeds", "1", "--gpus-per-trial", "1")
+    process = sweep_on_simulated_gpus(store_folder, "--seeds", "1", "--gpus-per-trial", "1", broken="0,1")
     assert process.returncode != 0
     assert "simulated to be broken (and 1 more): no GPU works" in process.stderr
     assert not (store_folder / "demo/failures").exists()
