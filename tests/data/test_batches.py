@@ -4,7 +4,7 @@ In all toy data an image's label is its index, so a batch's labels show which im
 """
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from catdog.data.batches import (
     Batch,
@@ -217,6 +219,42 @@ def test_a_crop_equals_the_box_cut_out_and_resized_by_torch(
     cropped = crop_and_resize(images, box.expand(2, 4), torch.tensor([False, flipped]), size)
     assert torch.allclose(cropped[0], expected[0], atol=1e-2)  # pixels are 0..255
     assert torch.allclose(cropped[1], expected[1].flip(2) if flipped else expected[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [5, 48, 96, 224])
+def test_crops_sample_at_the_very_points_of_affine_grid(size: int) -> None:
+    images = noise(16, 3, 64, 64)
+    boxes, flips = draw_crops(16, 0.3, True, torch.Generator().manual_seed(size))
+    theta = torch.zeros(16, 2, 3)
+    theta[:, 0, 0] = boxes[:, 2] * torch.where(flips, -1.0, 1.0)
+    theta[:, 1, 1] = boxes[:, 3]
+    theta[:, :, 2] = boxes[:, :2] * 2 - 1
+    grid = F.affine_grid(theta, [16, 3, size, size], align_corners=False)
+    expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    assert torch.equal(crop_and_resize(images, boxes, flips, size), expected)
+
+
+class _Calls(TorchDispatchMode):
+    """Notes the names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_crops_need_no_matrix_product_which_would_round_to_tf32() -> None:
+    with FakeTensorMode(), _Calls() as calls:
+        images, boxes = torch.empty(4, 3, 64, 64, device="cuda"), torch.empty(4, 4, device="cuda")
+        cropped = crop_and_resize(images, boxes, torch.empty(4, dtype=torch.bool, device="cuda"), 48)
+        assert cropped.device.type == "cuda"
+    assert "grid_sampler_2d" in calls.names
+    assert not calls.names & {"mm", "bmm", "addmm", "baddbmm", "matmul", "affine_grid_generator"}
 
 
 def test_whole_images_are_resized_with_antialiasing_like_pillow() -> None:

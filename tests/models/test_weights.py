@@ -11,8 +11,14 @@ import torchvision
 
 from catdog.errors import UserError
 from catdog.models import VARIANTS, build_model
-from catdog.models.backbones.build import build_backbone, check_backbone, check_backbone_name, feature_shape
-from catdog.models.backbones.weights import lite0_path, read_weights
+from catdog.models.backbones.build import (
+    build_backbone,
+    check_backbone,
+    check_backbone_name,
+    feature_shape,
+)
+from catdog.models.backbones.weights import lite0_path
+from catdog.models.backbones.weights_file import read_weights
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import StoreLocation
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,18 @@ def test_the_measurement_leaves_the_random_state_as_it_was(recipe: Recipe) -> No
 @pytest.mark.parametrize(("bfloat16", "chosen"), [(1.0, "float32"), (0.9, "float32"), (0.5, "bfloat16")])
 def test_bfloat16_must_be_clearly_faster(bfloat16: float, chosen: str) -> None:
     assert faster_precision(float32=1.0, bfloat16=bfloat16) == chosen
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [(7, "float32"), (8, "bfloat16")])
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
+    capability: int, chosen: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T4 has compute capability 7.5; torch can convert to bfloat16 on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert choose_precision(recipe, torch.device("cuda")) == chosen
 
 
 @pytest.mark.usefixtures("local_ray")
