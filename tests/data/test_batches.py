@@ -25,7 +25,14 @@ from catdog.data.batches import (
     draw_crops,
     resize_whole,
 )
-from catdog.data.features import SPLITS, Features, compute_features, open_features, write_features
+from catdog.data.features import (
+    SPLITS,
+    Features,
+    compute_features,
+    features_digest,
+    open_features,
+    write_features,
+)
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 from catdog.errors import UserError
@@ -363,6 +370,13 @@ def test_pooled_features_are_bit_identical_to_the_means_of_the_maps_in_the_same_
         assert torch.equal(maps.some("test", [3, 1]).mean(dim=(2, 3)), pooled.some("test", [3, 1])[:, :, 0, 0])
     finally:
         torch.set_num_threads(threads_before)
+
+
+def test_cached_features_in_existing_stores_are_found_again() -> None:
+    digest = features_digest(backbone="tiny", weights="none", image_size=96)
+    assert digest == "4c953c5958fa0acf"
+    assert digest == features_digest(image_size=96, weights="none", backbone="tiny")
+    assert digest != features_digest(backbone="tiny", weights="none", image_size=97)
 
 
 def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:
