@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from catdog.cli import parse_sweep
 from catdog.config.presets import PRESETS, lambda_config, preset_config, scatter_configs
-from catdog.config.recipe import Recipe
+from catdog.config.recipe import NAMED_WEIGHTS, Recipe
 from catdog.config.sweep_options import SweepConfig, parse_seeds
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
@@ -208,6 +208,10 @@ def test_batch_norms_keep_the_statistics_that_pretraining_gave_them(freeze: bool
 )
 def test_the_backbones_library_follows_from_its_name(backbone: str, library: str | None) -> None:
     assert Recipe(backbone=backbone, weights="none").backbone_library == library
+
+
+def test_the_presets_need_no_weights_file_and_use_every_named_weight() -> None:
+    assert {config.recipe.weights for config in PRESETS.values()} == set(NAMED_WEIGHTS)
 
 
 def test_an_unknown_preset_lists_the_legal_ones() -> None:

@@ -198,6 +198,7 @@ def test_the_lite0_weights_are_rejected_for_another_backbone() -> None:
         ("timm/tf_efficientnet_lite9", "near it: .*timm/tf_efficientnet_lite0"),
         ("timm/ResNet34", "near it: timm/resnet34"),
         ("timm/", "no such model"),
+        ("qqqq", "no such classification model; others are"),  # nothing is near it
     ],
 )
 def test_an_unknown_backbone_is_a_mistake_that_lists_similar_names(name: str, near: str) -> None:
