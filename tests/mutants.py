@@ -265,7 +265,8 @@ def main() -> None:
         known[key] = outcome
         with OUTCOMES.open("a") as file:
             file.write(json.dumps([key, outcome]) + "\n")
-        print(f"{number}/{len(unknown)} {outcome} in {seconds:.0f} s: {mutant.path}:{mutant.line}", flush=True)
+        diff = f"\n{mutant.diff}" if outcome == "survived" else ""
+        print(f"{number}/{len(unknown)} {outcome} in {seconds:.0f} s: {mutant.path}:{mutant.line}{diff}", flush=True)
     report({mutant.draw: (mutant, next(known[key] for key in keys(mutant) if key in known)) for mutant in sample})
 
 

