@@ -3,6 +3,7 @@
 In all toy data an image's label is its index, so a batch's labels show which images it holds.
 """
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +27,14 @@ from catdog.data.batches import (
     draw_crops,
     resize_whole,
 )
-from catdog.data.features import SPLITS, Features, compute_features, open_features, write_features
+from catdog.data.features import (
+    SPLITS,
+    Features,
+    compute_features,
+    features_digest,
+    open_features,
+    write_features,
+)
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 from catdog.errors import UserError
@@ -193,6 +202,23 @@ def test_areas_are_uniform_and_half_of_the_images_are_flipped() -> None:
     assert boxes[:, 2:].prod(dim=1).mean().item() == pytest.approx(0.65, abs=0.02)
     assert flips.float().mean().item() == pytest.approx(0.5, abs=0.02)
     assert boxes[:, :2].mean(dim=0).tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_a_crops_area_shape_place_and_flip_are_drawn_independently_and_uniformly() -> None:
+    boxes, flips = draw_crops(20_000, 0.1, True, torch.Generator().manual_seed(0))
+    area = boxes[:, 2] * boxes[:, 3]
+    unclipped = area < 3 / 4  # so narrow or flat that it would leave the image: only if the area is larger
+    centre, size = boxes[unclipped, :2], boxes[unclipped, 2:]
+    drawn = {
+        "area": (area[unclipped] - 0.1) / (3 / 4 - 0.1),
+        "shape": (size[:, 0] / size[:, 1]).log() / math.log(16 / 9) + 1 / 2,
+        "x": ((centre - size / 2) / (1 - size))[:, 0],
+        "y": ((centre - size / 2) / (1 - size))[:, 1],
+    }
+    for name, values in drawn.items():
+        assert stats.kstest(values.numpy(), "uniform").statistic < 0.02, name
+    correlations = np.corrcoef([values.numpy() for values in (*drawn.values(), flips[unclipped])])
+    assert np.abs(correlations - np.eye(5)).max() < 0.04
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -382,6 +408,13 @@ def test_pooled_features_are_bit_identical_to_the_means_of_the_maps_in_the_same_
         assert torch.equal(maps.some("test", [3, 1]).mean(dim=(2, 3)), pooled.some("test", [3, 1])[:, :, 0, 0])
     finally:
         torch.set_num_threads(threads_before)
+
+
+def test_cached_features_in_existing_stores_are_found_again() -> None:
+    digest = features_digest(backbone="tiny", weights="none", image_size=96)
+    assert digest == "4c953c5958fa0acf"
+    assert digest == features_digest(image_size=96, weights="none", backbone="tiny")
+    assert digest != features_digest(backbone="tiny", weights="none", image_size=97)
 
 
 def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from catdog.cli import run_job
 from catdog.config.recipe import Recipe
 from catdog.runs.paths import RunPaths
-from catdog.training.precision import choose_precision, faster_precision
+from catdog.training.precision import autocast_for, choose_precision, faster_precision
 from jobs import sweep
 
 CPU = torch.device("cpu")
@@ -19,6 +19,12 @@ CPU = torch.device("cpu")
 
 def test_heads_on_cached_features_stay_in_float32_on_a_cpu(recipe: Recipe) -> None:
     assert choose_precision(dataclasses.replace(recipe, freeze=True), CPU) == "float32"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_precision_is_that_of_the_products(precision: str, dtype: torch.dtype) -> None:
+    with autocast_for(precision, CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_the_measurement_leaves_the_random_state_as_it_was(recipe: Recipe) -> None:
