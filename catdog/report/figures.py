@@ -10,17 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.intervals import Interval, mean_interval
 from catdog.formatting import shorten
+from catdog.report.plot_style import Axes, Figure, MaxNLocator, default_style, text_color
 
 Array = npt.NDArray[np.float64]
 
@@ -163,8 +160,8 @@ def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
         panel.plot(row.values, position + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
         mean = row.values.mean()
         if row.interval is not None:
-            panel.plot([row.interval.low, row.interval.high], [position + 0.25] * 2, color=_ink(), linewidth=2)
-        panel.plot([mean] * 2, [position - 0.17, position + 0.33], color=_ink(), linewidth=2)
+            panel.plot([row.interval.low, row.interval.high], [position + 0.25] * 2, color=text_color(), linewidth=2)
+        panel.plot([mean] * 2, [position - 0.17, position + 0.33], color=text_color(), linewidth=2)
         panel.annotate(
             shorten(row.name, NAME_LENGTH),
             (0.01, position - 0.34),
@@ -176,10 +173,6 @@ def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
     panel.set_ylim(len(rows) - 0.5, -0.55)
     panel.set_xlabel(xlabel)
     panel.grid(axis="x")
-
-
-def _ink() -> str:
-    return str(matplotlib.rcParams["text.color"])
 
 
 class _Written:
@@ -198,7 +191,7 @@ class _Written:
 
 @contextmanager
 def _style(ink: str = _INK, faint: str = _FAINT) -> Iterator[_Written]:
-    settings: dict[Any, Any] = {
+    settings: dict[str, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "catdog",
         "text.parse_math": False,
@@ -213,5 +206,5 @@ def _style(ink: str = _INK, faint: str = _FAINT) -> Iterator[_Written]:
     inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     faints = ("axes.edgecolor", "grid.color")
     settings |= dict.fromkeys(inks, ink) | dict.fromkeys(faints, faint)
-    with matplotlib.rc_context(settings):
+    with default_style(settings):
         yield _Written()

@@ -2,20 +2,19 @@
 
 import io
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
+from catdog.report.plot_style import Figure, default_style
 
 BLUE, RED = "#33638d", "#c0392b"
 
 
+@default_style({})
 def lambda_figure(table: pd.DataFrame) -> bytes:
     """Return a PNG: mask overlap and both accuracies against λ, evenly spaced to make room for 0."""
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
     places = np.arange(len(table))
     above.errorbar(places, table["overlap_mean"], table["overlap_std"], fmt="o-", color=BLUE, capsize=3)
     above.set_ylabel("overlap of the masks\n(mean cosine)")
@@ -33,13 +32,12 @@ def lambda_figure(table: pd.DataFrame) -> bytes:
     return _png(figure)
 
 
+@default_style({})
 def scatter_figure(table: pd.DataFrame) -> bytes:
     """Return a PNG: for each variant, the standard deviation of Test accuracy by source of randomness."""
     variants = list(dict.fromkeys(table["variant"]))
-    figure, panels = plt.subplots(
-        1, len(variants), figsize=(1 + 3 * len(variants), 3.2), sharex=True, sharey=True, layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
+    figure = Figure(figsize=(1 + 3 * len(variants), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(variants), sharex=True, sharey=True, squeeze=False)
     for panel, variant in zip(panels[0], variants, strict=True):
         rows = table[table["variant"] == variant]
         places = np.arange(len(rows))
@@ -63,5 +61,4 @@ def _counts(column: pd.Series) -> str:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
     return buffer.getvalue()

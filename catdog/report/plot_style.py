@@ -1,0 +1,39 @@
+"""matplotlib with its own defaults, whatever the user's files and variables say: equal tables give equal bytes.
+
+The only module that imports matplotlib: the environment must be right before that.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from catdog.errors import UserError, first_line
+
+os.environ["MPLBACKEND"] = "agg"  # not the one of the notebook that started this process, which may not exist here
+os.environ["MATPLOTLIBRC"] = os.devnull
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # silent about settings and caches that it cannot use
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except UnicodeDecodeError as error:  # the working folder's own file is read first
+    raise UserError(f"matplotlibrc: not UTF-8 ({first_line(error)}): remove it, or use another folder") from None
+
+__all__ = ["Axes", "Figure", "MaxNLocator", "default_style", "text_color"]
+
+
+@contextmanager
+def default_style(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Draw and save the block's figures with matplotlib's defaults, but for these settings."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)  # type: ignore[arg-type]  # matplotlib lists its keys as literals
+        yield
+
+
+def text_color() -> str:
+    """Return the colour of text in the current style."""
+    return str(matplotlib.rcParams["text.color"])
