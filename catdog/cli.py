@@ -3,11 +3,13 @@
 import atexit
 import contextlib
 import enum
+import functools
 import gc
 import io
 import os
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +25,11 @@ from catdog.config.sweep_options import SweepConfig, check_run_name, check_store
 from catdog.errors import StoreError, UserError
 from catdog.formatting import printable
 from catdog.system.streams import encodable, open_output
+from catdog.system.supervisor import Ending, raise_on_signals, supervise
 
 T = TypeVar("T")
+RECOVERY_SECONDS = 2
+"""How long an interrupted job's supervisor may take to release what the job held."""
 
 
 class ExitCode(enum.IntEnum):
@@ -126,15 +131,44 @@ def _parse_numbers_alike(
     )
 
 
-def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
-    """Run a job's main function and return its exit code; mistakes and store errors become one line on stderr."""
-    if arguments is None:
-        # This process is the job. Garbage collection costs a quarter of torch's import time, and a second at exit.
-        open_output()
-        gc.set_threshold(100_000, 50, 100)
-        atexit.register(gc.freeze)
+def run_job(
+    main: Callable[[Sequence[str]], int],
+    arguments: Sequence[str] | None = None,
+    recover: Callable[[Sequence[str], bool], None] = lambda arguments, interrupted: None,
+) -> int:
+    """Run a job's main function and return its exit code; mistakes and store errors become one line on stderr.
+
+    Without `arguments` this process is the job: it runs in a child process, under supervision. `recover` is called with
+    the command line, and whether the job was interrupted, if the child ended without having its say.
+    """
+    if arguments is not None:
+        return _exit_code(lambda: main(arguments))
+
+    def job() -> int:
+        signalled = raise_on_signals()
+        try:
+            _check_working_folder()
+            return main(sys.argv[1:])
+        except SystemExit:  # --help
+            return ExitCode.COMPLETE
+        except Exception as error:
+            if signalled.is_set():
+                raise KeyboardInterrupt from error
+            raise
+
+    open_output()
+    # Garbage collection costs a quarter of torch's import time, and a second at exit.
+    gc.set_threshold(100_000, 50, 100)
+    atexit.register(gc.freeze)
+    ending = supervise(lambda: _exit_code(job))
+    if ending.code is not None:
+        return ending.code
+    return _exit_code(lambda: _last_word(ending, functools.partial(recover, sys.argv[1:])))
+
+
+def _exit_code(job: Callable[[], int]) -> int:
     try:
-        return main(sys.argv[1:] if arguments is None else arguments)
+        return job()
     except (UserError, StoreError) as error:
         print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return ExitCode.MISTAKE
@@ -152,6 +186,30 @@ class _JobConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the text to print, also that of a table's cell."""
         return super().render_str(encodable(printable(text), self.encoding), **options)
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working folder has been deleted: change to another one") from None
+
+
+def _last_word(ending: Ending, recover: Callable[[bool], None]) -> int:
+    """Say how a job ended that could not say it itself; returns its exit code."""
+    if ending.interrupted:
+        thread = threading.Thread(target=recover, args=(True,), daemon=True)
+        thread.start()
+        thread.join(RECOVERY_SECONDS)  # the store may be unavailable
+        raise KeyboardInterrupt
+    raise_on_signals()
+    recover(False)
+    print(
+        f"error: the job was lost ({ending.how}): its Ray has ended, or memory ran out; nothing that was finished is "
+        "lost: run the same command again",
+        file=sys.stderr,
+    )
+    return ExitCode.INCOMPLETE
 
 
 def output_console() -> Console:

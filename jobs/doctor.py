@@ -5,9 +5,15 @@
 The exit code is 0 if nothing stands in the way, else 2.
 """
 
+import sys
+
+if __name__ == "__main__":
+    from catdog.system.supervisor import hold_signals
+
+    hold_signals()  # the imports below take a second
+
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,14 @@ A study is one or more sweeps; the same command resumes it after any interruptio
 report of its (last) run. `python jobs/study.py lambda --help` lists the options.
 """
 
-import functools
 import sys
+
+if __name__ == "__main__":
+    from catdog.system.supervisor import hold_signals
+
+    hold_signals()  # the imports below take a second
+
+import functools
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -19,7 +25,7 @@ from catdog.config.presets import lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.runs.paths import RunPaths
-from catdog.runs.status import RunStatus
+from catdog.runs.status import RunStatus, open_run
 from catdog.storage import StoreLocation
 
 
@@ -76,6 +82,23 @@ SET_BY_STUDY = {"lambda": ("--variants", "--lambda-divergence"), "scatter": ("--
 """The options that make up a study: whatever a user gives for them would be ignored."""
 
 
+def recover(arguments: Sequence[str], interrupted: bool) -> None:
+    """Do what a study that was lost could not do: release its runs, and report what they have finished."""
+    from catdog.report.build import write_report
+    from catdog.report.terminal import print_outcome
+    from catdog.sweep.lease import release_dead
+
+    config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
+    configs = [lambda_config(config)] if arguments[0] == "lambda" else scatter_configs(config).values()
+    for one in configs:
+        store = StoreLocation.of(one.store, one.store_patience).open()
+        release_dead(store, one.run_name)
+        if not interrupted and store.exists(RunPaths(one.run_name).manifest):
+            run_status = open_run(store, one.run_name)
+            content = write_report(store, run_status)
+            print_outcome(output_console(), store.url, run_status, content.table, content.contrasts)
+
+
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
     """Run one sweep of a study and write its report; None on a dry run."""
     from catdog.report.terminal import print_outcome
@@ -103,4 +126,4 @@ def _put(config: SweepConfig, name: str, table_csv: bytes, figure_png: bytes, co
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(main))
+    sys.exit(run_job(main, recover=recover))

@@ -6,10 +6,18 @@ The same command, run again after any interruption, skips finished trials and re
 """
 
 import sys
+
+if __name__ == "__main__":
+    from catdog.system.supervisor import hold_signals
+
+    hold_signals()  # the imports below take a second
+
 from collections.abc import Sequence
 
 from catdog.cli import ExitCode, output_console, parse_sweep, run_job
-from catdog.runs.status import RunStatus
+from catdog.config.sweep_options import SweepConfig
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
 
 
@@ -25,6 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.sweep.run import run_sweep
 
     run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
+    return report(config, run_status, console)
+
+
+def report(config: SweepConfig, run_status: RunStatus, console: Console) -> int:
+    """Write a run's report and print it; returns the exit code."""
     from catdog.report.build import write_report
     from catdog.report.terminal import print_outcome
 
@@ -32,6 +45,17 @@ def main(arguments: Sequence[str]) -> int:
     content = write_report(store, run_status)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)
     return ExitCode.of(run_status.is_complete)
+
+
+def recover(arguments: Sequence[str], interrupted: bool) -> None:
+    """Do what a sweep that was lost could not do: release its run, and write the report of what it has finished."""
+    from catdog.sweep.lease import release_dead
+
+    config = parse_sweep(arguments, "sweep.py")
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    release_dead(store, config.run_name)
+    if not interrupted and store.exists(RunPaths(config.run_name).manifest):
+        report(config, open_run(store, config.run_name), output_console())
 
 
 def refresh(store: Store, run_status: RunStatus) -> None:
@@ -42,4 +66,4 @@ def refresh(store: Store, run_status: RunStatus) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(main))
+    sys.exit(run_job(main, recover=recover))

@@ -5,8 +5,6 @@ It uses its own temporary store and a few batches, and leaves nothing behind.
 
 import dataclasses
 import resource
-import tempfile
-from pathlib import Path
 
 import torch
 
@@ -19,6 +17,7 @@ from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import digest_key, fetch_or_make
 from catdog.sweep.device_errors import naming_the_card
 from catdog.system.process import usable_cores
+from catdog.system.scratch import scratch_folder
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import forget_inputs, shared_inputs
 from catdog.trial.run import run_trial
@@ -47,14 +46,14 @@ def run_canary(
     key = pack_key(identity.fingerprint)
     store = context.location.open()
     pack = fetch_or_make(store, key)
-    with tempfile.TemporaryDirectory(prefix="catdog-canary-") as folder:
-        scratch = LocalStore(Path(folder))
+    with scratch_folder("catdog-canary-") as folder:
+        scratch = LocalStore(folder)
         scratch.put(digest_key(key), store.get(digest_key(key)))
         scratch.path(key).symlink_to(pack)
         short = dataclasses.replace(
             context,
             run="canary",
-            location=StoreLocation(folder),
+            location=StoreLocation(str(folder)),
             identity=dataclasses.replace(identity, recipe=recipe),
         )
         steps = []

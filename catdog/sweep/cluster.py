@@ -3,10 +3,6 @@
 import contextlib
 import functools
 import logging
-import os
-import signal
-import socket
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -17,9 +13,9 @@ from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import ReportProgress
 from catdog.storage import StoreLocation
-from catdog.sweep import PRELOADED
 from catdog.sweep.cards import CardWatch, gpus_by_node, hold_with_actors
 from catdog.sweep.device_errors import naming_the_card
+from catdog.sweep.local_ray import ray_folder, start_local_ray
 from catdog.sweep.placement import (
     AutoscalerLimits,
     TrialResources,
@@ -28,11 +24,9 @@ from catdog.sweep.placement import (
     most_trials,
     settle_resources,
 )
-from catdog.sweep.ray_internals import preload_variables
+from catdog.sweep.ray_address import ray_address, require_answer
+from catdog.sweep.ray_internals import keep_sigterm_handler
 from catdog.system.process import ENVIRONMENT, usable_cores
-
-OBJECT_STORE_BYTES = 128 * 1024 * 1024
-"""Enough for a local Ray: data travels through the store and the page cache, never through Ray."""
 
 
 class Cluster:
@@ -44,8 +38,14 @@ class Cluster:
         self._report_progress = report_progress
         self._ours = False
         self._starter = ThreadPoolExecutor(1, "starting-ray")
-        """Its thread lives as long as the cluster: Linux kills Ray's processes when their starting thread exits."""
+        """Its thread lives as long as the cluster: Linux kills Ray's processes when their starting thread exits.
+
+        In the main thread, Ray would replace the handlers of signals.
+        """
         self._connecting: Future[None] | None = None
+        self._folder = contextlib.ExitStack()
+        self.address = ray_address()
+        """HOST:PORT of the Ray to use, or "auto"; None to start one here."""
         self._units = 0.0
         self.autoscaler = AutoscalerLimits()
         self.slots = 0
@@ -64,17 +64,18 @@ class Cluster:
         if self._ours:
             ray.shutdown()
         self._starter.shutdown()
+        self._folder.close()
 
     @property
     def may_lack_resources(self) -> bool:
         """Return whether a trial might fit nowhere, which only a running Ray can tell."""
         asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > usable_cores()
-        return asks_much or bool(os.environ.get("RAY_ADDRESS"))
+        return asks_much or not self.is_this_machine
 
     @property
     def is_this_machine(self) -> bool:
         """Return whether all trials run on this machine."""
-        return not os.environ.get("RAY_ADDRESS")
+        return self.address is None
 
     def start_early(self) -> None:
         """Start a local Ray in the background, since that takes seconds."""
@@ -85,13 +86,10 @@ class Cluster:
         """Connect, and check that trials fit on nodes that are up or may be started; raises `UserError`."""
         if self.slots:
             return
-        if self._connecting is not None:
-            self._connecting.result()
-        self._connect()
-        if self._ours and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _interrupt)  # replaces Ray's handler, which prints a stack trace
+        self._connecting = self._connecting or self._starter.submit(self._connect)
+        self._connecting.result()
         present = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if os.environ.get("RAY_ADDRESS"):
+        if not self.is_this_machine:
             asked = self._config.gpus_per_trial
             self.autoscaler = autoscaler_limits(
                 {"CPU": self._config.cpus_per_trial, "GPU": 1.0 if asked is None else asked}
@@ -114,17 +112,16 @@ class Cluster:
             return
         self._ours = True
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address := os.environ.get("RAY_ADDRESS"):
-            _require_answer(address)
+        with keep_sigterm_handler():
+            if self.address is None:
+                self._report_progress("starting a local Ray")
+                start_local_ray(self._folder.enter_context(ray_folder()), self._worker_imports(), **quiet)
+                return
+            require_answer(self.address)
             try:
-                ray.init(runtime_env={"env_vars": ENVIRONMENT}, **quiet)
+                ray.init(self.address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
             except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-                raise UserError(f"RAY_ADDRESS {address}: {str(error).splitlines()[0]}") from None
-        else:
-            self._report_progress("starting a local Ray")
-            imports = preload_variables("catdog.sweep.preload") | {PRELOADED: ",".join(self._worker_imports())}
-            os.environ.update(ENVIRONMENT | imports)  # Ray's processes inherit these
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+                raise UserError(f"RAY_ADDRESS {self.address}: {str(error).splitlines()[0]}") from None
 
     def _worker_imports(self) -> list[str]:
         """Return the modules to import in the workers that Ray starts up front, one per core.
@@ -158,21 +155,6 @@ class Cluster:
         )
         self._report_progress(f"this run trains in {precision}")
         return precision
-
-
-def _require_answer(address: str) -> None:
-    """Raise `UserError` if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=20).close()
-    except OSError as error:
-        raise UserError(f"RAY_ADDRESS {address}: no Ray answers there ({error.strerror or error})") from None
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _worker_precision(recipe: Recipe, threads: int, gpus: float) -> Precision:

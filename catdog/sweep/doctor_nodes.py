@@ -70,10 +70,9 @@ class NodeReport:
 
 def check_cluster(cluster: Cluster) -> Iterator[Check]:
     """Describe the cluster, and check that it demands a token."""
-    address = os.environ.get("RAY_ADDRESS")
     nodes = [node for node in ray.nodes() if node["Alive"]]
     finding = (
-        f"{address or 'a Ray of this machine'}: {len(nodes)} node{'s' * (len(nodes) > 1)} up"
+        f"{cluster.address or 'a Ray of this machine'}: {len(nodes)} node{'s' * (len(nodes) > 1)} up"
         + "".join(f", up to {group.most} of {group.name}" for group in cluster.autoscaler.groups)
         + f"; {cluster.slots} trials at once"
     )

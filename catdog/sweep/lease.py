@@ -69,9 +69,9 @@ class RunLease:
     @contextlib.contextmanager
     def hold(self, report_progress: ReportProgress) -> Iterator["RunLease"]:
         """Hold the lease during the block; raises `UserError` if another sweep of the run is alive."""
-        self._acquire(report_progress)
-        self._store.remove_leftovers(self._run)
         try:
+            self._acquire(report_progress)
+            self._store.remove_leftovers(self._run)
             with in_background(self._renew, "lease"):
                 yield self
         finally:
@@ -164,6 +164,14 @@ def read_lease(store: Store, run: str) -> LeaseHolder | None:
         return from_fields(LeaseHolder, {name: value for name, value in content.items() if name in known})
     except (AttributeError, ValueError) as error:
         raise UserError(f"{key} cannot be read ({error}): delete it if no other process is sweeping this run") from None
+
+
+def release_dead(store: Store, run: str) -> None:
+    """Delete the lease on a run if its holder was a process on this machine that has ended."""
+    holder = read_lease(store, run)
+    if holder is not None and holder.is_dead:
+        store.delete(RunPaths(run).lease)
+        store.remove_leftovers(run)
 
 
 def require_lease(store: Store, run: str, launch: str) -> None:

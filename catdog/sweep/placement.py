@@ -70,7 +70,7 @@ def autoscaler_limits(wanted: Resources, config_path: Path = BOOTSTRAP_CONFIG) -
     `wanted` is what a trial needs: an autoscaler that does not list its node types is assumed to have it.
     """
     try:
-        config = yaml.safe_load(config_path.expanduser().read_text())
+        config = yaml.safe_load(Path(os.path.expanduser(config_path)).read_text())
     except FileNotFoundError:
         if os.environ.get(KUBERAY_VARIABLE) != "1":
             return AutoscalerLimits()

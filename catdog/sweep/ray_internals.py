@@ -3,11 +3,15 @@
 tests/sweep/test_ray_internals.py has a test for each, to show what an upgrade of Ray breaks.
 """
 
+import ctypes
 import logging
+import signal
+import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -32,6 +36,38 @@ def preload_variables(module: str) -> dict[str, str]:
     Ray kills workers that were idle for a second; packing images takes longer, and the imports would be lost.
     """
     return {"RAY_preload_python_modules": module, "RAY_idle_worker_killing_time_threshold_ms": "600000"}
+
+
+def start_processes_in_own_sessions() -> None:
+    """Keep signals to the driver's process group, such as a batch system's, from the processes that `ray.init` starts.
+
+    They would end beside the driver, which then waits for them in vain. On Linux the kernel ends them after the driver;
+    elsewhere Ray needs the common group for that.
+    """
+    from ray._private import services
+
+    class Popen(services.ConsolePopen):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"start_new_session": True})
+
+    if sys.platform == "linux" and services.ConsolePopen.__module__ == services.__name__:
+        services.ConsolePopen = Popen
+
+
+@contextmanager
+def keep_sigterm_handler() -> Iterator[None]:
+    """Put the process's handler of SIGTERM back after the block, in which Ray connects.
+
+    Ray's C++ code replaces it, whichever thread connects, by one that prints a stack trace first.
+    """
+    python = ctypes.pythonapi
+    python.PyOS_getsig.restype = ctypes.c_void_p
+    python.PyOS_setsig.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    handler = python.PyOS_getsig(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        python.PyOS_setsig(signal.SIGTERM, handler)
 
 
 def trim_trial_environment() -> None:

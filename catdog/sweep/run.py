@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +36,7 @@ from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import prepare_worker, train_trial
 from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Budget, Meter
+from catdog.system.scratch import scratch_folder
 from catdog.trial.context import RunContext
 
 
@@ -66,12 +65,13 @@ def run_sweep(
     store.check()
     tracker = open_tracker(config.tracker, config.run_name, report_progress)
     with Cluster(config, location, report_progress) as cluster:
-        if not store.exists(RunPaths(config.run_name).manifest):
+        is_new = not store.exists(RunPaths(config.run_name).manifest)
+        if is_new:
             cluster.start_early()  # a new run always has pending trials
 
         def check_weights(digest: str | None) -> None:
             _check_backbone(config, digest)
-            if cluster.may_lack_resources:
+            if is_new and cluster.may_lack_resources:
                 cluster.start()  # rejects what no node can give before the data is packed
 
         run = resolve_run(
@@ -209,9 +209,8 @@ def _fit(
 ) -> None:
     """Let Tune run these trials; its own files go to a scratch folder: the store is the single source of truth."""
     trim_trial_environment()
-    scratch = tempfile.mkdtemp(prefix="catdog-tune-")
     grid = [{"variant": label, "seed": seed} for label, seed in trial_ids]
-    try:
+    with scratch_folder("catdog-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
             param_space={"trial": tune.grid_search(grid)},
@@ -222,7 +221,7 @@ def _fit(
             ),
             run_config=tune.RunConfig(
                 name=config.run_name,
-                storage_path=scratch,
+                storage_path=str(scratch),
                 failure_config=tune.FailureConfig(max_failures=config.max_retries),
                 callbacks=callbacks,
                 stop=stopper,
@@ -230,8 +229,6 @@ def _fit(
             ),
         )
         tuner.fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _trial_name(trial: Trial) -> str:
