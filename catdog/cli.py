@@ -22,12 +22,15 @@ from rich.text import Text
 from catdog.config.presets import PRESETS, preset_config
 from catdog.config.recipe import parse_number
 from catdog.config.sweep_options import SweepConfig, check_run_name, check_store
-from catdog.errors import StoreError, UserError
+from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import printable
 from catdog.system.streams import encodable, open_output
 from catdog.system.supervisor import Ending, raise_on_signals, supervise
 
 T = TypeVar("T")
+MEMORY_REMEDY = "raise the limit (ulimit -v, or the batch system's)"
+NO_MEMORY = ("can't start new thread", "Cannot allocate memory", "failed to map segment")
+"""In errors of other classes than `MemoryError`: Python's, the C library's, the dynamic loader's."""
 RECOVERY_SECONDS = 2
 """How long an interrupted job's supervisor may take to release what the job held."""
 
@@ -154,6 +157,8 @@ def run_job(
         except Exception as error:
             if signalled.is_set():
                 raise KeyboardInterrupt from error
+            if isinstance(error, MemoryError) or any(sign in str(error) for sign in NO_MEMORY):
+                raise UserError(f"out of memory ({first_line(error)}): {MEMORY_REMEDY}") from error
             raise
 
     open_output()
@@ -205,8 +210,8 @@ def _last_word(ending: Ending, recover: Callable[[bool], None]) -> int:
     raise_on_signals()
     recover(False)
     print(
-        f"error: the job was lost ({ending.how}): its Ray has ended, or memory ran out; nothing that was finished is "
-        "lost: run the same command again",
+        f"error: the job was lost ({ending.how}): its Ray was ended, or memory ran out; nothing that was finished is "
+        f"lost: run the same command again; for memory, {MEMORY_REMEDY}",
         file=sys.stderr,
     )
     return ExitCode.INCOMPLETE

@@ -6,10 +6,16 @@ This is the only package that imports Ray: `run` is the driver's side, `trainabl
 both run on. A worker imports only its own side.
 """
 
+import getpass
 import os
 
 PRELOADED = "CATDOG_PRELOADED"
 """The environment variable that lists the modules workers import at startup (`preload`), separated by commas."""
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):  # a number without a name, as in many containers; Ray and torch ask for name and home
+    os.environ |= {"LOGNAME": str(os.getuid()), "HOME": os.environ.get("HOME", "/nonexistent")}
 
 # Ray reads these at import: token authentication on, no usage reports, no output from Tune itself.
 os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -80,14 +81,13 @@ class Cluster:
     def start_early(self) -> None:
         """Start a local Ray in the background, since that takes seconds."""
         if self.is_this_machine:
-            self._connecting = self._starter.submit(self._connect)
+            self._connection()
 
     def start(self) -> None:
         """Connect, and check that trials fit on nodes that are up or may be started; raises `UserError`."""
         if self.slots:
             return
-        self._connecting = self._connecting or self._starter.submit(self._connect)
-        self._connecting.result()
+        self._connection().result()
         present = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not self.is_this_machine:
             asked = self._config.gpus_per_trial
@@ -107,7 +107,14 @@ class Cluster:
         if not any(map(self.trial_resources.trials_on, present)):
             self._report_progress("no node for a trial is up yet: waiting until the cluster has started one")
 
-    def _connect(self) -> None:
+    def _connection(self) -> "Future[None]":
+        """Begin to connect, unless that has begun; raises `UserError` for what can be known before."""
+        if self._connecting is None:
+            folder = self._folder.enter_context(ray_folder()) if self.is_this_machine else None
+            self._connecting = self._starter.submit(self._connect, folder)
+        return self._connecting
+
+    def _connect(self, folder: Path | None) -> None:
         if ray.is_initialized():
             return
         self._ours = True
@@ -115,7 +122,7 @@ class Cluster:
         with keep_sigterm_handler():
             if self.address is None:
                 self._report_progress("starting a local Ray")
-                start_local_ray(self._folder.enter_context(ray_folder()), self._worker_imports(), **quiet)
+                start_local_ray(folder, self._worker_imports(), **quiet)
                 return
             require_answer(self.address)
             try:

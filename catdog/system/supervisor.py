@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 7
+GRACE_SECONDS = 6
 """How long a job may take to end after the first signal."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # sys/prctl.h
 _FOR_THE_PARENT = {signal.SIGCHLD, signal.SIGALRM}
