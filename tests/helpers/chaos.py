@@ -222,7 +222,7 @@ class Chaos:
     def _lose_driver(self) -> None:
         process, _ = self._launches[-1]
         self._remember("driver")
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with the process that supervises it
         self._launch()
 
     def _lose_head(self) -> None:

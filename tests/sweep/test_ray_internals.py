@@ -32,12 +32,19 @@ def test_only_the_head_has_the_resource_that_names_it() -> None:
     assert ray_internals.head_nodes([{"CPU": 4.0}]) == []
 
 
-def test_idle_workers_of_a_local_ray_preload_the_module_and_wait_for_work() -> None:
+@pytest.fixture(scope="module")
+def facts() -> list[str]:
+    """What a script prints about a local Ray that was started as the product does."""
     script = (
-        "import os, ray, time\n"
-        "from catdog.sweep.ray_internals import preload_variables\n"
-        "os.environ.update(preload_variables('wave'))\n"
-        "ray.init('local', num_cpus=1, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)\n"
+        "import ctypes, os, ray, signal, time\n"
+        "from catdog.sweep import ray_internals\n"
+        "os.environ.update(ray_internals.preload_variables('wave'))\n"
+        "ray_internals.start_processes_in_own_sessions()\n"
+        "ctypes.pythonapi.PyOS_getsig.restype = ctypes.c_void_p\n"
+        "handler = ctypes.pythonapi.PyOS_getsig(signal.SIGTERM)\n"
+        "options = dict(num_cpus=1, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False)\n"
+        "with ray_internals.keep_sigterm_handler():\n"
+        "    ray.init('local', **options)\n"
         "@ray.remote\n"
         "def describe():\n"
         "    import sys\n"
@@ -47,12 +54,28 @@ def test_idle_workers_of_a_local_ray_preload_the_module_and_wait_for_work() -> N
         "    return 'wave' in sys.modules, uptime - started > 5\n"
         "time.sleep(6)  # idle for longer than the second after which Ray ends a worker\n"
         "print(ray.get(describe.remote()))\n"
+        "print(ctypes.pythonapi.PyOS_getsig(signal.SIGTERM) == handler)\n"
+        "processes = [p for kind in ray._private.worker._global_node.all_processes.values() for p in kind]\n"
+        "print(len(processes) > 2 and all(os.getsid(p.process.pid) == p.process.pid for p in processes))\n"
     )
     environment = os.environ | {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, timeout=120
     ).stdout
-    assert output.splitlines()[-1] == "(True, True)"
+    return output.splitlines()[-3:]
+
+
+def test_idle_workers_of_a_local_ray_preload_the_module_and_wait_for_work(facts: list[str]) -> None:
+    assert facts[0] == "(True, True)"
+
+
+def test_ray_does_not_keep_its_own_handler_of_sigterm(facts: list[str]) -> None:
+    assert facts[1] == "True"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray needs the driver's process group")
+def test_rays_processes_are_in_no_process_group_of_the_driver(facts: list[str]) -> None:
+    assert facts[2] == "True"
 
 
 @pytest.mark.usefixtures("tune_environment")

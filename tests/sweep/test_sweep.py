@@ -62,6 +62,7 @@ def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
     assert "all 6 trials are already done" in capsys.readouterr().out
     assert pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))).to_dict("list") == before
     assert not leftover.exists()
+    assert run_sweep(store_folder, "--seeds", "2", "--gpus-per-trial", "0.5") == 0, "nothing is left for the GPUs"
 
     assert run_sweep(store_folder, "--seeds", "3", "--variants", "baseline", "se") == 0
     assert "4 trials to run, 2 already done" in capsys.readouterr().out
@@ -276,7 +277,7 @@ def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_fold
     marker = f"CATDOG_TEST={tmp_path}"
     process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
     wait_for(lambda: epochs_saved() >= saved + 2, process)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)  # the driver and the process that supervises it
     process.communicate()
     for _ in range(100):  # Ray's leftover processes end on their own, except for two agents
         time.sleep(0.1)
