@@ -185,14 +185,6 @@ def _exit_code(job: Callable[[], int]) -> int:
         return ExitCode.INTERRUPTED
 
 
-class _JobConsole(Console):
-    """A console on which paths and stored text appear as they are: no markup, no emoji, no control characters."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Return the text to print, also that of a table's cell."""
-        return super().render_str(encodable(printable(text), self.encoding), **options)
-
-
 def _check_working_folder() -> None:
     try:
         os.getcwd()
@@ -208,13 +200,23 @@ def _last_word(ending: Ending, recover: Callable[[bool], None]) -> int:
         thread.join(RECOVERY_SECONDS)  # the store may be unavailable
         raise KeyboardInterrupt
     raise_on_signals()
-    recover(False)
-    print(
-        f"error: the job was lost ({ending.how}): its Ray was ended, or memory ran out; nothing that was finished is "
-        f"lost: run the same command again; for memory, {MEMORY_REMEDY}",
-        file=sys.stderr,
-    )
+    try:
+        recover(False)
+    finally:
+        print(
+            f"error: the job was lost ({ending.how}): its Ray was ended, or memory ran out; nothing that was finished "
+            f"is lost: run the same command again; for memory, {MEMORY_REMEDY}",
+            file=sys.stderr,
+        )
     return ExitCode.INCOMPLETE
+
+
+class _JobConsole(Console):
+    """A console on which paths and stored text appear as they are: no markup, no emoji, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text to print, also that of a table's cell."""
+        return super().render_str(encodable(printable(text), self.encoding), **options)
 
 
 def output_console() -> Console:

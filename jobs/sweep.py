@@ -14,6 +14,8 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from catdog.cli import ExitCode, output_console, parse_sweep, run_job
 from catdog.config.sweep_options import SweepConfig
 from catdog.runs.paths import RunPaths
