@@ -41,6 +41,7 @@ def start(body: str, *lines: str) -> subprocess.Popen[str]:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
+    time.sleep(0.2)  # until it has done with printing
     return process
 
 
