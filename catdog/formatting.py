@@ -13,7 +13,7 @@ ReportProgress = Callable[[str], None]
 """Shows the user one line of progress."""
 
 
-def format_accuracy(mean: float | None, std: float | None) -> str:
+def format_accuracy(mean: float | None, std: float | None = None) -> str:
     """Return `92.29 ± 0.25`, `92.29` without a deviation, or a dash without a mean."""
     if mean is None or math.isnan(mean):
         return "–"

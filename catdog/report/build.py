@@ -7,7 +7,7 @@ import pandas as pd
 
 from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.run_data import ReportContent, read_content
-from catdog.analysis.tables import summary
+from catdog.analysis.tables import summary, tie_lines
 from catdog.formatting import format_accuracy, format_count
 from catdog.report.figures import accuracy_figure
 from catdog.report.page import build_page
@@ -88,6 +88,8 @@ def table_markdown(content: ReportContent) -> str:
             f"| {format_accuracy(row['test_mean'], row['test_std'])} "
             f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
         )
+    ties = tie_lines(content.table)
+    lines += ["", *(f"- {line}" for line in ties)] if ties else []
     lines += _attention(content.attention)
     missing = missing_trials(run_status)
     if missing:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.run_data import ReportContent
+from catdog.analysis.tables import tie_lines
 from catdog.formatting import data_uri, format_seconds, now, readable
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import confusion_svg
@@ -73,6 +74,7 @@ def build_page(
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
         comparison=tables.comparison(content),
+        ties=tie_lines(content.table),
         contrasts=tables.contrasts(content.contrasts) if content.contrasts else None,
         accuracies=_accuracies(content),
         differences=_differences(content),

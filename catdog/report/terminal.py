@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from catdog.analysis.contrasts import Contrast
+from catdog.analysis.tables import tie_lines
 from catdog.formatting import format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
@@ -36,7 +37,7 @@ def print_outcome(
     def in_report(name: str) -> str:
         return in_store(run.report(name)) if folder is None else _shown(folder.absolute() / name)
 
-    console.print(comparison(table))
+    _print_comparison(console, table)
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.verdict, highlight=False, markup=False)
     missing = missing_trials(run_status)
@@ -69,10 +70,16 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
         soft_wrap=True,
         highlight=False,
     )
-    console.print(comparison(table))
+    _print_comparison(console, table)
     for line in missing_trials(run_status):
         if not line.startswith("missing"):
             console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_comparison(console: Console, table: pd.DataFrame) -> None:
+    console.print(comparison(table))
+    for line in tie_lines(table):
+        console.print(line, highlight=False, markup=False)
 
 
 def comparison(table: pd.DataFrame) -> Table:
