@@ -12,7 +12,7 @@ from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, readable
-from catdog.runs.history import MaskHealth, epoch_row, mask_collapse
+from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse
 from catdog.runs.results import best_run
 
 NOTHING = "–"
@@ -119,9 +119,9 @@ def health_warnings(content: ReportContent) -> list[str]:
         other: dict[str, set[int]] = {}
         for (owner, seed), history in content.histories.items():
             for row in history.to_dict("records") if owner == label else ():
-                wrong = _collapse(row)
-                if wrong is not None:
-                    (chosen if row["epoch"] == best.get(seed) else other).setdefault(wrong, set()).add(seed)
+                wrong, is_chosen = _collapse(row), row["epoch"] == best.get(seed)
+                if wrong is not None and (is_chosen or wrong != UNIFORM):  # all masks begin without a preference
+                    (chosen if is_chosen else other).setdefault(wrong, set()).add(seed)
         for wrong in dict.fromkeys([*chosen, *other]):
             now, before = chosen.get(wrong, set()), other.get(wrong, set()) - chosen.get(wrong, set())
             parts = [f"in the chosen epoch of {seed_list(now)}"] if now else []

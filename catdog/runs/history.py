@@ -19,6 +19,7 @@ means c = 0.28 on 7 × 7, and 0.32 on 12 × 12. Such a head pools nearly as if i
 however faint, lies on the animal. Trained single sigmoid masks reach 0.997 to 0.999; four, which the divergence loss
 keeps apart, 0.89 to 0.93.
 """
+UNIFORM = "masks with no preference"
 IN_CORNERS = 3.0
 """Masks with more than this many times the corners' fair share of mass look at the border, not at the animal."""
 
@@ -38,12 +39,12 @@ def mask_collapse(health: MaskHealth) -> str | None:
     """Return what is wrong with masks that no longer distinguish positions or differ from each other, or None."""
     if health.mask_dead > 0:
         return "dead masks"
-    if health.mask_entropy > NO_PREFERENCE:
-        return "masks with no preference"
     if health.mask_overlap > ALIKE:
         return "masks alike"
     if health.mask_corner_mass > IN_CORNERS:
         return "masks in the corners"
+    if health.mask_entropy > NO_PREFERENCE:
+        return UNIFORM
     return None
 
 
