@@ -236,8 +236,11 @@ def _made(content: ReportContent) -> Table:
         "Code": manifest.code,
         "Preset": manifest.preset,
         "Data fingerprint": identity.fingerprint,
-        "Weights, sha256": identity.weights_digest,
+        "Weights": _counted([r for r in results if r.weights_package], lambda result: result.weights_package),
+        "Weights, sha256": identity.weights_digest
+        or _counted([r for r in results if r.weights_sha256], lambda result: result.weights_sha256),
         "Devices": _counted(results, lambda result: result.device),
+        "Processors": _counted(results, lambda result: result.cpu_host),
         "Hosts": _counted(results, lambda result: result.worker_host),
         "Precision, threads": f"{identity.recipe.precision}, {identity.threads} per trial",
         "Feature map": ", ".join("×".join(map(str, shape)) for shape in sorted(shapes)) or None,
