@@ -1,6 +1,6 @@
 """Build a run's report from the store alone: no Ray, no torch, no GPU.
 
-python jobs/aggregate.py --store URL --run NAME [--out DIR]
+python jobs/aggregate.py --store URL --run NAME [--out DIR] [--force]
 """
 
 import sys
@@ -24,6 +24,8 @@ class Options(RunOptions):
 
     out: str | None = None
     """Write the report into this folder instead of the store."""
+    force: bool = False
+    """Replace a report of more complete trials, too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
     folder = Path(options.out) if options.out is not None else None
-    content = write_report(store, run_status, folder, track=track)
+    content = write_report(store, run_status, folder, track=track, force=options.force)
     print_outcome(console, store.url, run_status, content.table, content.contrasts, folder)
     return ExitCode.of(run_status.is_complete)
 
