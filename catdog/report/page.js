@@ -111,7 +111,7 @@
     const taken = side.trial.predicted[epoch][probe];
     const right = taken === data.labels[probe];
     const word = right ? "✓ predicted" : `✗ predicted ${data.breeds[taken]}`;
-    const [low, high] = side.trial.ranges[epoch][probe];
+    const [low, high] = side.trial.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
     side.probes[probe].caption.replaceChildren(
       `${data.breeds[data.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
