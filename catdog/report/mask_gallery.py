@@ -157,6 +157,10 @@ def _notes(
     if any(content.probe_masks[trial_id].masks_EPMHW.shape[2] > MOST_MASKS for trial_id in shown):
         notes.append(f"Of heads with more than {MOST_MASKS} masks, the first {MOST_MASKS} are shown.")
     labels = {label for label, _ in trial_ids}
+    if less := sum(len(content.run_status.results(label)) for label in labels) - len(trial_ids):
+        notes.append(
+            f"{less} trials of these variants keep no masks: the published form has those of the best runs only."
+        )
     plain = [label for label in content.run_status.manifest.variants if content.run_status.results(label)]
     without = [label for label in plain if label not in labels]
     if without:

@@ -89,7 +89,7 @@ def contact_sheet(
             sheet.paste(colours.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top))
             pen.text((left, top + CELL + 1), f"{mask_HW.min():.3g} to {mask_HW.max():.3g}", _INK, font)
             if row == count - 1:
-                pen.text((left, top + CELL + 15), f"mask {column + 1}, colours {low:g} to {high:.3g}", _INK, font)
+                pen.text((left, top + CELL + 15), f"mask {column + 1} ({low:g} to {high:.3g})", _INK, font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # fast, and small for flat cells
     return buffer.getvalue()
