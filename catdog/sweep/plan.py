@@ -12,6 +12,7 @@ from rich.console import Console
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
 from catdog.config.sweep_options import SweepConfig
+from catdog.data.datasets.registry import warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
 from catdog.data.split import VALIDATION_SHARE
 from catdog.formatting import format_seconds
@@ -64,6 +65,7 @@ def resolve_run(
     With precision `auto` an existing run keeps its own, and a new one gets that of `device_precision`. `check_weights`
     is called with the sha256 of a weights file (or None) before any time is spent on the data.
     """
+    warn_of_enlarged_images(config.recipe)
     digest = weights_digest(config.recipe.weights)
     check_weights(digest)
     dataset = find_dataset()

@@ -30,6 +30,7 @@ from catdog.runs.results import Failure, Status, TrialResult, best_run
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions, open_run
 from catdog.storage import MemoryStore
 from catdog.storage.serialization import to_json
+from tests.helpers.made_runs import put_small_trial
 
 TRIAL_COLUMNS = "variant,seed,status,val_accuracy,test_accuracy,best_epoch,epochs,seconds,config_hash"
 TABLE_COLUMNS = "variant,n,val_mean,val_std,test_mean,test_std,best_val,best_val_test"
@@ -77,9 +78,9 @@ def store() -> MemoryStore:
         result(EIGHT, 3, 93.0, 70.0),
     ]
     for one in complete:
-        store.put(paths_of(one.variant, one.seed).result, one.to_json())
+        put_small_trial(store, paths_of(one.variant, one.seed), one)
     diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0)
-    store.put(paths_of(EIGHT, 1).result, diverged.to_json())
+    put_small_trial(store, paths_of(EIGHT, 1), diverged)
     failure = Failure(
         EIGHT,
         2,
@@ -223,7 +224,7 @@ def test_launches_with_other_code_or_packages_are_named() -> None:
 
 def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: MemoryStore) -> None:
     for label, seed in ((EIGHT, 2), ("attention", 0), ("attention", 1)):
-        store.put(paths_of(label, seed).result, result(label, seed, 90.0, 90.0).to_json())
+        put_small_trial(store, paths_of(label, seed), result(label, seed, 90.0, 90.0))
     run_status = open_run(store, "night")
     assert run_status.is_complete
     assert len(missing_trials(run_status)) == 1, "the diverged trial is still listed"
@@ -231,7 +232,7 @@ def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: Mem
 
 
 def test_a_result_replaces_the_failure_before_it(store: MemoryStore) -> None:
-    store.put(paths_of(EIGHT, 2).result, result(EIGHT, 2, 90.0, 90.0).to_json())
+    put_small_trial(store, paths_of(EIGHT, 2), result(EIGHT, 2, 90.0, 90.0))
     assert open_run(store, "night").counts["failed"] == 0
 
 
@@ -256,7 +257,7 @@ def test_a_missing_run_is_a_mistake(store: MemoryStore) -> None:
     with pytest.raises(UserError, match="--run day: there is no such run in memory"):
         open_run(store, "day")
     store.put(RunPaths("night").manifest, b"{}")
-    with pytest.raises(UserError, match=r"manifest.json of the run is damaged"):
+    with pytest.raises(UserError, match=r"^night/manifest.json cannot be used \(it lacks code, .*\): restore it"):
         open_run(store, "night")
 
 

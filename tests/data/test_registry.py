@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from catdog.cli import run_job
 from catdog.config.presets import PRESETS
 from catdog.data.datasets.registry import DATASETS, find_entry, open_dataset
 from catdog.data.prepare import expected_dataset, find_dataset
 from catdog.errors import UserError
 from catdog.storage import MemoryStore
+from jobs import sweep
 
 DEMO = PRESETS["demo"]
 
@@ -44,3 +46,17 @@ def test_the_entry_of_the_real_pets_matches_the_dataset(pets_root: Path) -> None
 def test_a_data_folder_for_the_drawn_pets_is_a_mistake() -> None:
     with pytest.raises(UserError, match="--data-root /pets: the drawn pets are made in code; leave the option out"):
         open_dataset(dataclasses.replace(DEMO, data_root="/pets"))
+
+
+@pytest.mark.parametrize(("image_size", "warnings"), [(96, 0), (97, 1), (384, 1)])
+def test_a_plan_says_that_images_are_enlarged(
+    image_size: int, warnings: int, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["demo", "--store", str(tmp_path), "--image-size", str(image_size), "--dry-run"]
+    assert run_job(sweep.main, arguments) == 0
+    said = [message for message in caplog.messages if message.startswith(f"--image-size {image_size}: ")]
+    assert len(said) == warnings
+    assert all(
+        "images of the drawn pets are packed at 96 px" in message and "use at most 96" in message for message in said
+    )
+    assert "nothing was started" in capsys.readouterr().out

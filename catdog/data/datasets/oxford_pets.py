@@ -2,26 +2,26 @@
 
 O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012 (CC BY-SA 4.0). The folder has
 torchvision's layout: images/NAME.jpg, annotations/trainval.txt and test.txt, and annotations/trimaps/NAME.png where
-present. torchvision checks only that two folders exist; this module checks counts, list files and every listed image.
-A download is unpacked in a scratch folder, verified, then renamed, so a half-extracted dataset is never used.
+present; .jpeg and capital letters will do. torchvision checks only that two folders exist; this module checks counts,
+list files and every listed image. A download is unpacked in a scratch folder, verified, then renamed, so a
+half-extracted dataset is never used.
 """
 
 import hashlib
-import itertools
 import os
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 import numpy as np
-import simplejpeg
-from PIL import Image, UnidentifiedImageError
 
 from catdog.data.datasets.base import Source, UInt8Array
+from catdog.data.datasets.folders import NOTHING, describe_folder, files_by_name, same_name
+from catdog.data.images import photo_digest, read_photo, read_trimap, trimap_digest
 from catdog.data.split import validation_sizes
 from catdog.errors import UserError
+from catdog.formatting import shorten
 from catdog.system.process import map_on_cores
 
 DATASET = "oxford-iiit-pet"
@@ -49,33 +49,29 @@ def open_oxford(root: Path) -> Source:
     for image in images:
         breeds.setdefault(image.label, (image.name.rpartition("_")[0], image.species))
     _check_breeds(root, listing["trainval"], breeds)
-    # Strings: thousands of `Path` objects would be slow to create.
-    paths = [os.path.join(root, "images", f"{image.name}.jpg") for image in images]
-    present = _names_in(root / "images")
-    missing = [f"{image.name}.jpg" for image in images if f"{image.name}.jpg" not in present]
-    if missing:
-        raise UserError(
-            f"{root / 'images'}: {len(missing)} of {len(paths)} listed images are missing ({missing[0]} first); "
-            "the dataset is half extracted: extract it again"
-        )
-    trimaps = [os.path.join(root, "annotations", "trimaps", f"{image.name}.png") for image in images]
-    outlined = _names_in(root / "annotations" / "trimaps")
-    has_trimap = np.array([f"{image.name}.png" in outlined for image in images])
+    photos = _find_photos(root / "images", images)
+    trimaps = _find_trimaps(root / "annotations" / "trimaps", images)
 
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
-        trimap = _read_image(trimaps[index], "L", Image.Resampling.NEAREST) if has_trimap[index] else None
-        return _read_photo(paths[index]), trimap
+        photo, trimap = read_photo(photos[index], PACKED_SIZE), trimaps[index]
+        if trimap is None:
+            return photo.pixels, None
+        if photo.is_turned:
+            raise UserError(
+                f"{photos[index]}: turned by its EXIF orientation, which its trimap may not be: save both upright"
+            )
+        return photo.pixels, read_trimap(trimap, PACKED_SIZE)
 
     return Source(
         dataset=DATASET,
-        fingerprint=_fingerprint(images, [*paths, *itertools.compress(trimaps, has_trimap)]),
+        fingerprint=_fingerprint(images, photos, trimaps),
         size=PACKED_SIZE,
         breeds=tuple(breeds[label][0] for label in range(len(breeds))),
         species=tuple(breeds[label][1] for label in range(len(breeds))),
         names=tuple(image.name for image in images),
         labels=np.array([image.label for image in images], dtype=np.int64),
         is_test=np.repeat([False, True], [len(listing["trainval"]), len(listing["test"])]),
-        has_trimap=has_trimap,
+        has_trimap=np.array([trimap is not None for trimap in trimaps]),
         read=read,
     )
 
@@ -85,8 +81,11 @@ def dataset_folder(root: Path) -> Path:
     for folder in (root, root / DATASET):
         if os.path.isdir(folder / "annotations") and os.path.isdir(folder / "images"):
             return folder
-    lacking = [f"{name}/" for name in ("images", "annotations") if not os.path.isdir(root / name)]
-    found = f"holds no {' and no '.join(lacking)}" if os.path.isdir(root) else "no such folder"
+    if not os.path.isdir(root):
+        found = "a file, not a folder (unpack an archive)" if os.path.isfile(root) else "no such folder"
+    else:
+        lacking = [f"{name}/" for name in ("images", "annotations") if not os.path.isdir(root / name)]
+        found = f"holds no {' and no '.join(lacking)} (found: {describe_folder(root)})"
     raise UserError(f"--data-root {root}: {found}; give the folder that holds images/ and annotations/")
 
 
@@ -128,17 +127,23 @@ def _download_whole(scratch: Path) -> None:
 def _read_list(root: Path, split: str) -> list[ListedImage]:
     path = root / "annotations" / f"{split}.txt"
     if not os.path.isfile(path):  # Path.is_file may raise in a folder without search permission
-        raise UserError(f"{path}: no such file; the dataset is half extracted: extract it again")
+        raise UserError(
+            f"{path}: no such file (found: {describe_folder(path.parent)}): extract it again, so that trainval.txt and "
+            "test.txt lie there"
+        )
     images = []
-    for number, line in enumerate(_read_bytes(path).decode(errors="replace").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
+    for number, line in enumerate(_read_bytes(path).decode("utf-8-sig", errors="replace").splitlines(), start=1):
         fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
         try:
+            if "\N{REPLACEMENT CHARACTER}" in line:
+                raise ValueError("not UTF-8")
             name, label, species = fields[0], int(fields[1]) - 1, {"1": "cat", "2": "dog"}[fields[2]]
         except (IndexError, KeyError, ValueError):
             raise UserError(
-                f"{path}:{number}: expected 'NAME CLASS-ID SPECIES BREED-ID', found {line[:60]!r}"
+                f"{path}:{number}: expected 'NAME CLASS-ID SPECIES BREED-ID' in UTF-8, found {line[:60]!r}: "
+                "correct the line"
             ) from None
         if label < 0 or "/" in name or name.startswith("."):
             raise UserError(
@@ -151,7 +156,7 @@ def _read_list(root: Path, split: str) -> list[ListedImage]:
 
 
 def _check_lists(root: Path, listing: dict[str, list[ListedImage]]) -> None:
-    names = [image.name for split in listing.values() for image in split]
+    names = [same_name(image.name) for split in listing.values() for image in split]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{root / 'annotations'}: {twice} is listed twice in trainval.txt and test.txt: keep one line")
@@ -164,13 +169,24 @@ def _check_lists(root: Path, listing: dict[str, list[ListedImage]]) -> None:
 
 
 def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tuple[str, str]]) -> None:
-    """Check that every class id has images, and enough for both training and validation."""
+    """Check that there are classes, each with a name of its own, and enough images for training and validation."""
     missing = set(range(len(breeds))) - set(breeds)
     if missing:
         raise UserError(
             f"{root / 'annotations'}: the class ids have gaps ({min(missing) + 1} has no image): "
             "number the classes from 1 without gaps"
         )
+    if len(breeds) < 2:
+        raise UserError(f"{root / 'annotations'}: there is only one class id: list images of two classes or more")
+    ids: dict[str, list[int]] = {}
+    for label in range(len(breeds)):
+        ids.setdefault(same_name(breeds[label][0]), []).append(label + 1)
+    for name, same in ids.items():
+        if not name or len(same) > 1:
+            raise UserError(
+                f"{root / 'annotations'}: class ids {shorten(', '.join(map(str, same)))}: the name is {name!r}; a "
+                "class is named by its first image up to the last underscore, as in Maine_Coon_12: rename the images"
+            )
     counts = np.bincount([image.label for image in trainval])
     sizes = validation_sizes(counts)
     poor = np.flatnonzero((sizes == 0) | (sizes == counts)).tolist()
@@ -182,59 +198,45 @@ def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tup
         )
 
 
-def _read_photo(path: str) -> UInt8Array:
-    """Decode a photo and squash it to the packed size, in RGB.
-
-    simplejpeg gives the same pixels as Pillow (both use libjpeg-turbo) without copies that hold the GIL. Anything but
-    an intact colour JPEG of that size is left to Pillow, which also reports what is wrong with it.
-    """
-    data = _read_bytes(path)
-    try:
-        if simplejpeg.decode_jpeg_header(data)[:3] == (PACKED_SIZE, PACKED_SIZE, "YCbCr"):
-            pixels: UInt8Array = simplejpeg.decode_jpeg(data, "RGB")
-            return pixels
-    except ValueError:
-        pass
-    return _read_image(path, "RGB", Image.Resampling.BICUBIC)
-
-
-def _read_image(path: str, mode: str, resampling: Image.Resampling) -> UInt8Array:
-    """Decode one file and squash it to the packed size (antialiased, except for trimaps).
-
-    Pixels are taken as stored: transparency is dropped and EXIF orientation ignored, as in torchvision.
-    """
-    try:
-        with Image.open(path) as image:
-            opaque = image.convert("RGBA") if "transparency" in image.info else image  # Pillow warns otherwise
-            converted = opaque.convert(mode)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+def _find_photos(folder: Path, images: list[ListedImage]) -> list[str]:
+    """Return the path of every listed image."""
+    paths = files_by_name(folder, ".jpg", ".jpeg")
+    missing = [f"{image.name}.jpg" for image in images if same_name(image.name) not in paths]
+    if len(missing) == len(images):
         raise UserError(
-            f"{path}: cannot be read as an image ({error}): extract it again or remove it from the lists"
-        ) from None
-    if converted.size != (PACKED_SIZE, PACKED_SIZE):
-        converted = converted.resize((PACKED_SIZE, PACKED_SIZE), resampling)
-    return np.asarray(converted)
+            f"{folder}: none of the {len(images)} listed images is there ({missing[0]} first; found: "
+            f"{describe_folder(folder)}): name each as in the lists, and put it directly into this folder"
+        )
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(images)} listed images are missing ({missing[0]} first); "
+            "the dataset is half extracted: extract it again"
+        )
+    return [paths[same_name(image.name)] for image in images]
 
 
-def _fingerprint(images: list[ListedImage], files: Iterable[str]) -> str:
-    """Hash the lists, and the names and bytes of the images and trimaps, in order."""
+def _find_trimaps(folder: Path, images: list[ListedImage]) -> list[str | None]:
+    """Return the path of every image's trimap, None where there is none."""
+    paths = files_by_name(folder, ".png")
+    trimaps = [paths.get(same_name(image.name)) for image in images]
+    if not any(trimaps) and (found := describe_folder(folder)) != NOTHING:
+        raise UserError(
+            f"{folder}: no listed image has a trimap there ({images[0].name}.png first; found: {found}): name each "
+            "like its image, or remove the folder"
+        )
+    return trimaps
+
+
+def _fingerprint(images: list[ListedImage], photos: list[str], trimaps: list[str | None]) -> str:
+    """Hash the lists, and the names and contents of the images and trimaps, in order."""
     digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
-
-    def hash_file(path: str) -> str:
-        folder, name = path.split(os.sep)[-2:]
-        return f"{folder}/{name} {hashlib.sha256(_read_bytes(path)).hexdigest()}\n"
-
-    digest.update("".join(map_on_cores(hash_file, files)).encode())
+    names = [image.name for image in images]
+    files = [(f"images/{name}.jpg", path, photo_digest) for name, path in zip(names, photos, strict=True)]
+    files += [(f"trimaps/{name}.png", path, trimap_digest) for name, path in zip(names, trimaps, strict=True) if path]
+    digest.update("".join(map_on_cores(lambda file: f"{file[0]} {file[2](file[1])}\n", files)).encode())
     return digest.hexdigest()[:16]
-
-
-def _names_in(folder: Path) -> set[str]:
-    try:
-        return set(os.listdir(folder))
-    except OSError:
-        return set()
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -3,17 +3,21 @@
 To add a dataset, write a function that returns a `Source` in a file beside this one, and add an entry to `DATASETS`.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets import drawn, oxford_pets
 from catdog.data.datasets.base import Source
 from catdog.errors import UserError
 from catdog.formatting import shorten
 from catdog.storage.node_cache import node_cache
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,17 @@ def check_dataset(config: SweepConfig) -> DatasetEntry:
     if entry.open_folder is None and config.data_root is not None:
         raise UserError(f"--data-root {config.data_root}: {entry.title} are made in code; leave the option out")
     return entry
+
+
+def warn_of_enlarged_images(recipe: Recipe) -> None:
+    """Log a warning if the network's images are larger than the packed ones."""
+    entry = find_entry(recipe.dataset)
+    if recipe.image_size > entry.image_side:
+        logger.warning(
+            "--image-size %d: images of %s are packed at %d px and enlarged, which adds no detail: "
+            "use at most %d, unless the backbone needs more",
+            recipe.image_size, entry.title, entry.image_side, entry.image_side,
+        )  # fmt: skip
 
 
 def open_dataset(config: SweepConfig) -> Source | None:
