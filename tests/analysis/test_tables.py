@@ -160,7 +160,7 @@ def test_the_table_averages_only_complete_trials(run_status: RunStatus) -> None:
 
 
 def test_runs_that_tie_for_the_best_validation_are_told_wherever_the_best_run_is(store: MemoryStore) -> None:
-    store.put(paths_of("baseline", 1).result, result("baseline", 1, 94.0, 80.5).to_json())
+    put_small_trial(store, paths_of("baseline", 1), result("baseline", 1, 94.0, 80.5))
     table = comparison_table(open_run(store, "night"))
     baseline, eight, attention = table.to_dict("records")
     columns = ("best_seed", "best_ties", "best_ties_test_mean", "best_ties_test_low", "best_ties_test_high")
