@@ -1,4 +1,4 @@
-"""Command lines from dataclasses, and how a job exits: a mistake is one line on stderr and exit code 2."""
+"""Command lines from dataclasses, a job's console, and how a job exits: a mistake is one line and exit code 2."""
 
 import atexit
 import contextlib
@@ -8,16 +8,21 @@ import io
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from catdog.config.presets import PRESETS, preset_config
+from catdog.config.recipe import parse_number
 from catdog.config.sweep_options import SweepConfig, check_run_name, check_store
 from catdog.errors import StoreError, UserError
+from catdog.formatting import printable
+from catdog.system.streams import encodable, open_output
 
 T = TypeVar("T")
 
@@ -77,28 +82,61 @@ def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
 
 def parse(kind: type[T], arguments: Sequence[str], description: str, program: str, default: T | None = None) -> T:
     """Parse options into a dataclass; raises `UserError` with tyro's message on one line."""
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    for option, times in Counter(given_options(arguments)).items():
+        if times > 1 and not asks_for_help:  # tyro would take the last
+            raise UserError(f"{option}: given {times} times; keep one")
     messages = io.StringIO()
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        with _wide_terminal(), contextlib.redirect_stderr(messages):
-            if default is None:
-                return tyro.cli(kind, args=arguments, description=description, prog=program)
-            return tyro.cli(kind, args=arguments, description=description, prog=program, default=default)
+        with contextlib.nullcontext() if asks_for_help else _wide_messages(), contextlib.redirect_stderr(messages):
+            options: T = tyro.cli(
+                kind, args=arguments, description=description, prog=program, registry=_NUMBERS, **defaults
+            )
+            return options
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
     raise UserError(_one_line(messages.getvalue(), program))
 
 
+def given_options(arguments: Sequence[str]) -> list[str]:
+    """Return the options that a command line names, each as often as it does: `--no-flip` is `--flip`, `_` is `-`."""
+    names = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    return [re.sub("^--no-", "--", name) for name in names]
+
+
+_NUMBERS = tyro.constructors.ConstructorRegistry()
+
+
+@_NUMBERS.primitive_rule
+def _parse_numbers_alike(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[float] | None:
+    """Read integers and numbers as everywhere else, not by tyro's own rule."""
+    kind: type[int] | type[float] = info.type
+    if kind not in (int, float):
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=lambda words: parse_number(kind, words[0]),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a job's main function and return its exit code; mistakes and store errors become one line on stderr."""
     if arguments is None:
         # This process is the job. Garbage collection costs a quarter of torch's import time, and a second at exit.
+        open_output()
         gc.set_threshold(100_000, 50, 100)
         atexit.register(gc.freeze)
     try:
         return main(sys.argv[1:] if arguments is None else arguments)
     except (UserError, StoreError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print(
@@ -108,17 +146,24 @@ def run_job(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | Non
         return ExitCode.INTERRUPTED
 
 
+class _JobConsole(Console):
+    """A console on which paths and stored text appear as they are: no markup, no emoji, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the text to print, also that of a table's cell."""
+        return super().render_str(encodable(printable(text), self.encoding), **options)
+
+
 def output_console() -> Console:
     """Return the console for a job's output: as wide as the terminal, or 140 columns in a file."""
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return _JobConsole(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False, highlight=False)
 
 
 @contextlib.contextmanager
-def _wide_terminal() -> Iterator[None]:
-    """Keep tyro from wrapping its messages."""
+def _wide_messages() -> Iterator[None]:
+    """Keep tyro from wrapping its messages; its help is for people, and fits the terminal."""
     before = os.environ.get("COLUMNS")
-    if not sys.stdout.isatty():
-        os.environ["COLUMNS"] = "400"
+    os.environ["COLUMNS"] = "400"
     try:
         yield
     finally:
@@ -130,13 +175,10 @@ def _wide_terminal() -> Iterator[None]:
 
 _PLAIN_WORDS = (
     (r"Missing value for argument '(.+?)'.*", r"\1: its value is missing"),
-    (r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not an integer"),
-    (r"Exceeds the limit .*", "is not an integer of a size that makes sense"),
-    (r"could not convert string to float: (.+)", r"\1 is not a number"),
     (r"no type matching \{None\}\|INT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor an integer"),
     (r"no type matching \{None\}\|FLOAT could be instantiated from \[(.+?)\]\..*", r"\1 is neither None nor a number"),
 )
-"""tyro's and Python's messages about unreadable values, and plain words for them."""
+"""tyro's messages about unreadable values, and plain words for them."""
 
 
 def _one_line(box: str, program: str) -> str:

@@ -1,13 +1,19 @@
-"""Formatting of numbers, durations, times, labels and mask values; the type of progress callbacks."""
+"""Formatting of numbers, durations, times, labels, foreign text and mask values; the type of progress callbacks."""
 
 import base64
 import functools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 ReportProgress = Callable[[str], None]
 """Shows the user one line of progress."""
@@ -63,7 +69,80 @@ def shorten(text: str, length: int = 60) -> str:
 
 def readable(breed: str) -> str:
     """Return a class name with spaces instead of underscores."""
-    return breed.replace("_", " ")
+    return printable(breed.replace("_", " "))
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0, DEL, C1, line separators, marks that reverse the direction of writing, and halves of UTF-16 pairs."""
+_SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def printable(text: str) -> str:
+    r"""Return text from elsewhere for one line of output: control characters become JSON's escapes (`\n`, `\u001b`)."""
+    return _CONTROL.sub(lambda match: _SHORT_ESCAPES.get(match[0], f"\\u{ord(match[0]):04x}"), text)
+
+
+def markdown(text: str) -> str:
+    """Return text from elsewhere for a line or a table's cell of Markdown: no HTML, links, code or cell borders."""
+    return re.sub(r"([\\`|\[\]])", r"\\\1", printable(text)).replace("<", "&lt;")
+
+
+def markdown_code(text: str) -> str:
+    """Return text from elsewhere as a code span of Markdown, fenced by more backticks than it has in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{printable(text)}{pad}{fence}"
+
+
+@dataclass(frozen=True)
+class NumbersTable:
+    """A table for a terminal of any width: no number is split between lines.
+
+    Long names in the first column are folded. Where there is no room, headers take several lines, then `optional`
+    columns are left out, the last one first; a terminal too narrow even then gets one line per number.
+    """
+
+    columns: Mapping[str, Sequence[str]]
+    """Header → cells; the first column names the rows."""
+    optional: tuple[str, ...]
+    has_frame: bool = True
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["RenderableType"]:
+        """Yield the table that fits, or the lines."""
+        from rich import box, table  # here, since workers print nothing
+
+        def width(text: str) -> int:
+            return console.render_str(text).cell_len
+
+        name, *_ = self.columns
+        cells = {header: max(map(width, column), default=0) for header, column in self.columns.items()}
+        cells[name] = min(cells[name], _LEAST_NAME_WIDTH)
+        gap, edge = (3, 1) if self.has_frame else (2, -2)
+        for left_out in (None, *(self.optional[count:] for count in range(len(self.optional), -1, -1))):
+            shown = [header for header in self.columns if header not in (left_out or ())]
+            words = {header: [header] if left_out is None else header.split() for header in shown}
+            widths = {header: max(cells[header], *map(width, words[header])) for header in shown}
+            if sum(widths.values()) + gap * len(shown) + edge <= options.max_width:
+                break
+        else:
+            for row in zip(*self.columns.values(), strict=True):
+                yield row[0]
+                yield from (f"  {header} {cell}" for header, cell in zip(list(self.columns)[1:], row[1:], strict=True))
+            return
+        grid = table.Table(box=box.HEAVY_HEAD if self.has_frame else None, pad_edge=self.has_frame, header_style="bold")
+        for header in shown:
+            grid.add_column(
+                header,
+                justify="left" if header == name else "right",
+                overflow="fold",
+                width=None if header == name else widths[header],
+            )
+        for row in zip(*(self.columns[header] for header in shown), strict=True):
+            grid.add_row(*row)
+        yield grid
+
+
+_LEAST_NAME_WIDTH = 12
 
 
 def data_uri(kind: str, data: bytes) -> str:

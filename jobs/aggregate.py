@@ -6,7 +6,6 @@ python jobs/aggregate.py --store URL --run NAME [--out DIR] [--force]
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import rich.progress
 
@@ -15,7 +14,7 @@ from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
 from catdog.runs.trial_files import Objects
-from catdog.storage import StoreLocation
+from catdog.storage import StoreLocation, open_target
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Options(RunOptions):
     """The run, and where its report goes."""
 
     out: str | None = None
-    """Write the report into this folder instead of the store."""
+    """Write the report into this folder, or below s3://bucket/prefix, instead of the store."""
     force: bool = False
     """Replace a report of more complete trials, too."""
 
@@ -46,9 +45,11 @@ def main(arguments: Sequence[str]) -> int:
         quiet = not console.is_terminal
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
-    folder = Path(options.out) if options.out is not None else None
-    content = write_report(store, run_status, folder, track=track, force=options.force)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts, folder)
+    target = None if options.out is None else open_target("--out", options.out)
+    content = write_report(store, run_status, target, track=track, force=options.force)
+    print_outcome(
+        console, store.url, run_status, content.table, content.contrasts, None if target is None else target.url
+    )
     return ExitCode.of(run_status.is_complete)
 
 

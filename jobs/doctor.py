@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     console = output_console()
 
     def print_line(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        console.print(text, soft_wrap=True)
 
     from catdog.sweep.doctor import examine
 

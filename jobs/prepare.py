@@ -34,9 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     check_dataset(config)
     store = StoreLocation.of(config.store).open()
     store.check()
-    dataset = prepare_dataset(config, store, lambda message: console.print(message, highlight=False))
+    dataset = prepare_dataset(config, store, console.print)
     place = f"{store.url}/{pack_key(dataset.fingerprint)}"
-    console.print(f"{dataset.name} {dataset.fingerprint}: {place}", soft_wrap=True, highlight=False)
+    console.print(f"{dataset.name} {dataset.fingerprint}: {place}", soft_wrap=True)
     return ExitCode.COMPLETE
 
 

@@ -11,7 +11,7 @@ from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
 from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
-from catdog.storage import StoreLocation
+from catdog.storage import StoreLocation, open_target
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.report.build import write_report
     from catdog.report.publish import publish_run
 
-    store, target = (StoreLocation.of(url).open() for url in (options.store, options.to))
+    store, target = StoreLocation.of(options.store).open(), open_target("--to", options.to)
     publish_run(store, open_run(store, options.run), target)
     published = open_run(target, options.run)
     content = write_report(target, published)

@@ -4,7 +4,7 @@
     python jobs/study.py scatter PRESET [options of sweep.py]
 
 A study is one or more sweeps; the same command resumes it after any interruption. Its table and figure go into the
-report of its (last) run.
+report of its (last) run. `python jobs/study.py lambda --help` lists the options.
 """
 
 import functools
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from catdog.analysis.studies import lambda_table, scatter_table
-from catdog.cli import ExitCode, output_console, parse_sweep, run_job
+from catdog.cli import ExitCode, given_options, output_console, parse_sweep, run_job
 from catdog.config.presets import lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
@@ -25,14 +25,22 @@ from catdog.storage import StoreLocation
 
 def main(arguments: Sequence[str]) -> int:
     """Run the named study; returns the exit code."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return ExitCode.COMPLETE
     if not arguments or arguments[0] not in STUDIES:
         raise UserError("usage: study.py STUDY PRESET [options of sweep.py]; studies: lambda, scatter")
-    config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
-    return STUDIES[arguments[0]](config, ("python", "jobs/study.py", *arguments), output_console())
+    study, rest = arguments[0], arguments[1:]
+    config = parse_sweep(rest, f"study.py {study}")
+    for option in given_options(rest):
+        if option in SET_BY_STUDY[study]:
+            raise UserError(f"{option}: the study {study} sets it; leave the option out")
+    return STUDIES[study](config, ("python", "jobs/study.py", *arguments), output_console())
 
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
     """Sweep over the divergence weight; returns the exit code."""
+    from catdog.report.build import csv_bytes
     from catdog.report.study_figures import lambda_figure
 
     config = lambda_config(config)
@@ -40,12 +48,13 @@ def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console
     if run_status is None:
         return ExitCode.COMPLETE
     table = lambda_table(StoreLocation.of(config.store).open(), run_status)
-    _put(config, "lambda", table.to_csv(index=False, float_format="%.6f"), lambda_figure(table), console)
+    _put(config, "lambda", csv_bytes(table), lambda_figure(table), console)
     return ExitCode.of(run_status.is_complete)
 
 
 def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
     """Run one sweep per source of randomness, then one with all of them; returns the exit code."""
+    from catdog.report.build import csv_bytes
     from catdog.report.study_figures import scatter_figure
 
     configs = scatter_configs(config)
@@ -55,7 +64,7 @@ def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Consol
         return ExitCode.COMPLETE
     table = scatter_table(done)
     *_, last = configs.values()
-    _put(last, "scatter", table.to_csv(index=False, float_format="%.6f"), scatter_figure(table), console)
+    _put(last, "scatter", csv_bytes(table), scatter_figure(table), console)
     return ExitCode.of(all(run_status.is_complete for run_status in done.values()))
 
 
@@ -63,6 +72,8 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
     "lambda": study_lambda,
     "scatter": study_scatter,
 }
+SET_BY_STUDY = {"lambda": ("--variants", "--lambda-divergence"), "scatter": ("--vary",)}
+"""The options that make up a study: whatever a user gives for them would be ignored."""
 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
@@ -83,12 +94,12 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
     return run_status
 
 
-def _put(config: SweepConfig, name: str, table_csv: str, figure_png: bytes, console: Console) -> None:
+def _put(config: SweepConfig, name: str, table_csv: bytes, figure_png: bytes, console: Console) -> None:
     store = StoreLocation.of(config.store, config.store_patience).open()
     run = RunPaths(config.run_name)
-    for key, content in ((f"{name}.csv", table_csv.encode()), (f"figures/{name}.png", figure_png)):
+    for key, content in ((f"{name}.csv", table_csv), (f"figures/{name}.png", figure_png)):
         store.put(run.report(key), content)
-        console.print(f"{'study':>16}  {store.url}/{run.report(key)}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{'study':>16}  {store.url}/{run.report(key)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

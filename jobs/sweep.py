@@ -8,8 +8,6 @@ The same command, run again after any interruption, skips finished trials and re
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from catdog.cli import ExitCode, output_console, parse_sweep, run_job
 from catdog.runs.status import RunStatus
 from catdog.storage import Store, StoreLocation
@@ -18,7 +16,7 @@ from catdog.storage import Store, StoreLocation
 def main(arguments: Sequence[str]) -> int:
     """Run the sweep and write its report; returns the exit code."""
     config = parse_sweep(arguments, "sweep.py")
-    console: Console = output_console()
+    console = output_console()
     if config.dry_run:
         from catdog.sweep.plan import print_plan
 

@@ -32,6 +32,14 @@ hypothesis.settings.load_profile("catdog")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; must be set before any test imports Ray
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A node cache of the tests' own: what the developer has in the real one must change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CATDOG_CACHE", str(tmp_path_factory.mktemp("node-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def drawn_fingerprint() -> str:
     return open_drawn().fingerprint

@@ -1,9 +1,12 @@
-"""Nothing in the store or in weights is executed, and keys stay below the store's prefix."""
+"""Nothing in the store or in weights is executed, keys stay below the store's prefix, and links that others planted
+where a lock, a note or a temporary file will be are not followed."""
 
 import ast
 import io
 import os
 import pickle
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.models.backbones.weights import read_weights
 from catdog.storage import LocalStore
+from catdog.storage.node_cache import fetch_or_make, matches_digest
+from catdog.system.private_folders import node_cache
 from catdog.trial.context import RunContext
 from catdog.trial.run import run_trial
 from tests.helpers.project import PACKAGE
@@ -102,3 +107,63 @@ def test_a_key_does_not_leave_the_store(key: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="lies outside the store"):
             act()
     assert not list(tmp_path.rglob("x"))
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file of the user's that others want overwritten."""
+    (tmp_path / "victim").write_bytes(b"precious")
+    return tmp_path / "victim"
+
+
+@pytest.fixture
+def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stored object whose lock and note are in a cache of its own."""
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    return fetch_or_make(LocalStore(tmp_path / "store"), "x/pack", lambda path: path.write_bytes(b"content") and None)
+
+
+def test_a_link_named_like_a_note_or_a_lock_is_not_written_through(pack: Path, victim: Path) -> None:
+    (note,) = (node_cache() / "locks").glob("*.verified")
+    digest = note.read_text().split()[0]
+    (lock,) = (node_cache() / "locks").glob("*.lock")
+    for path in (note, lock):
+        path.unlink()
+        path.symlink_to(victim)
+    assert matches_digest(pack, digest)
+    with pytest.raises(UserError, match=rf"^{lock}: cannot be locked"):
+        fetch_or_make(LocalStore(pack.parent.parent), "x/pack")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_link_named_like_a_temporary_file_is_not_written_through(pack: Path, victim: Path) -> None:
+    store = LocalStore(pack.parent.parent)
+
+    def plant(key: str) -> None:
+        path = store.path(key)
+        path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}").symlink_to(victim)
+
+    for key, write in {
+        "x/put": lambda: store.put("x/put", b"new"),
+        "x/put_new": lambda: store.put_new("x/put_new", b"new"),
+        "x/put_file": lambda: store.put_file("x/put_file", pack),
+        "x/made": lambda: fetch_or_make(store, "x/made", lambda path: path.write_bytes(b"new") and None),
+    }.items():
+        plant(key)
+        write()
+        assert store.get(key) in (b"new", b"content")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_note_forged_in_a_folder_that_all_users_share_does_not_let_a_damaged_pack_pass(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (note,) = (node_cache() / "locks").glob("*.verified")
+    digest = note.read_text().split()[0]
+    pack.write_bytes(b"damaged")
+    status = pack.stat()
+    shared = tmp_path / "tmp" / f"catdog-locks-{os.getuid()}"
+    shared.mkdir(parents=True)
+    (shared / note.name).write_text(f"{digest} {status.st_size} {status.st_mtime_ns} {status.st_ino}")
+    monkeypatch.setattr(tempfile, "tempdir", str(shared.parent))
+    assert not matches_digest(pack, digest)

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "formatting": "",
     "system": "",
     "config": "",
-    "cli": "config",
+    "cli": "system config",
     "storage": "system",
     "runs": "config storage",
     "data": "system config storage",

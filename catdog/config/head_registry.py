@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from catdog.config.recipe import parse_number
 from catdog.errors import UserError
 
 Number = int | float
@@ -25,11 +26,11 @@ class Parameter:
 
     def parse(self, text: str, label: str) -> Number:
         """Return the value; raises `UserError`, quoting the variant's `label`, if it is not a number in range."""
-        kind = "an integer" if isinstance(self.default, int) else "a number"
+        kind, noun = (int, "an integer") if isinstance(self.default, int) else (float, "a number")
         try:
-            value: Number = int(text) if isinstance(self.default, int) else float(text) + 0.0  # -0.0 is 0.0
+            value = parse_number(kind, text) + 0  # -0.0 is 0.0
         except ValueError:
-            raise UserError(f"variant {label!r}: {self.name}={text} is not {kind} in {self.range_text()}") from None
+            raise UserError(f"variant {label!r}: {self.name}={text} is not {noun} in {self.range_text()}") from None
         upper_ok = value < 1 if self.below_one else value <= self.maximum
         if not (self.minimum <= value < math.inf and upper_ok):
             raise UserError(f"variant {label!r}: {self.name}={text} is outside {self.range_text()}")

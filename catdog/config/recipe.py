@@ -1,7 +1,8 @@
 """The recipe of a trial: everything that determines its results besides its variant and seed."""
 
+import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from catdog.errors import UserError
 from catdog.formatting import shorten
@@ -134,3 +135,19 @@ def require(condition: bool, message: str) -> None:
 def option_name(name: str) -> str:
     """Return the command-line option that sets a field."""
     return "--" + name.replace("_", "-")
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def parse_number(kind: type[_Number], text: str) -> _Number:
+    """Return the integer or float that `text` spells in ASCII; raises `ValueError`.
+
+    Python itself also reads other scripts' digits, spaces around them and underscores between them.
+    """
+    try:
+        if not re.search(r"[^!-~]|_", text):
+            return kind(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{shorten(text)!r} is not {'an integer' if kind is int else 'a number'}")

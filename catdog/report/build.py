@@ -1,7 +1,7 @@
 """The files of a run's report, from the store alone: tables, summary, figures, page, and table.md for the terminal."""
 
+import re
 import shlex
-from pathlib import Path
 
 import pandas as pd
 
@@ -9,13 +9,13 @@ from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import summary, tie_lines
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import format_accuracy, format_count
+from catdog.formatting import format_accuracy, format_count, markdown, markdown_code, printable
 from catdog.report.figures import accuracy_figure
 from catdog.report.page import build_page
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
 from catdog.runs.trial_files import Track
-from catdog.storage import LocalStore, Store
+from catdog.storage import Store
 from catdog.storage.serialization import read_json, to_json
 
 _FORMAT = "%.6f"
@@ -24,12 +24,12 @@ _FORMAT = "%.6f"
 def write_report(
     store: Store,
     run_status: RunStatus,
-    folder: Path | None = None,
+    target: Store | None = None,
     running: bool = False,
     track: Track = lambda objects, total: objects,
     force: bool = False,
 ) -> ReportContent:
-    """Write the report's files into the run's report folder, or into `folder`, and return their content.
+    """Write the report's files into the run's report folder, or into `target`, and return their content.
 
     While a sweep is `running`, the page says so; `track` shows progress.
 
@@ -37,8 +37,8 @@ def write_report(
         UserError: a report of more complete trials is there, and would be replaced neither by the run's own sweep nor
             by `force`.
     """
-    target: Store = store if folder is None else LocalStore(folder.absolute())
-    prefix = RunPaths(run_status.manifest.run).report("") if folder is None else ""
+    prefix = RunPaths(run_status.manifest.run).report("") if target is None else ""
+    target = store if target is None else target
     complete, reported = run_status.counts["complete"], _reported_trials(target, f"{prefix}summary.json")
     if complete < reported and not (running or force):
         raise UserError(
@@ -63,15 +63,15 @@ def build_files(content: ReportContent, running: bool = False) -> dict[str, byte
     """Return the report's files by name."""
     run_status, contrasts = content.run_status, contrasts_table(content.contrasts)
     files = {
-        "table.csv": _csv(content.table),
+        "table.csv": csv_bytes(content.table),
         "table.md": table_markdown(content).encode(),
-        "trials.csv": _csv(content.trials),
-        "contrasts.csv": _csv(contrasts),
+        "trials.csv": csv_bytes(content.trials),
+        "contrasts.csv": csv_bytes(contrasts),
         "summary.json": to_json(summary(run_status, content.table, contrasts, content.attention)),
         "report.html": build_page(content, running),
     }
     if not content.attention.empty:
-        files["attention.csv"] = _csv(content.attention)
+        files["attention.csv"] = csv_bytes(content.attention)
     if run_status.counts["complete"]:
         files["figures/accuracy.png"] = accuracy_figure(content.trials, run_status.manifest.variants)
     for label, sheet in content.contact_sheets.items():
@@ -79,8 +79,16 @@ def build_files(content: ReportContent, running: bool = False) -> dict[str, byte
     return files
 
 
-def _csv(table: pd.DataFrame) -> bytes:
-    return table.to_csv(index=False, float_format=_FORMAT).encode()
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV in which no text is a formula: a spreadsheet would run `=…` (OWASP, "CSV injection")."""
+    harmless = table.copy()
+    for name in table.select_dtypes(exclude="number"):
+        harmless[name] = pd.Series([_not_a_formula(cell) for cell in table[name]], table.index, dtype=object)
+    return harmless.to_csv(index=False, float_format=_FORMAT).encode()
+
+
+def _not_a_formula(cell: object) -> object:
+    return re.sub(r"^(?=[=+\-@＝＋－＠])", "'", printable(cell)) if isinstance(cell, str) else cell
 
 
 def table_markdown(content: ReportContent) -> str:
@@ -88,35 +96,39 @@ def table_markdown(content: ReportContent) -> str:
     run_status, manifest = content.run_status, content.run_status.manifest
     recipe = manifest.identity.recipe
     lines = [
-        f"# {manifest.run}",
+        f"# {markdown(manifest.run)}",
         "",
-        f"{recipe.dataset}, {recipe.backbone} ({recipe.weights}{', frozen' if recipe.freeze else ''}), "
+        f"{markdown(recipe.dataset)}, {markdown(recipe.backbone)} "
+        f"({markdown(recipe.weights)}{', frozen' if recipe.freeze else ''}), "
         f"{recipe.image_size} px, {recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over "
         "n seeds. The best run is a maximum over n, chosen by validation.",
         "",
-        *(f"- {contrast.verdict}" for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)),
+        *(
+            f"- {markdown(contrast.verdict)}"
+            for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)
+        ),
         *([""] if content.contrasts else []),
         "| variant | n | Validation | Test | best run: Validation | its Test |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in content.table.to_dict("records"):
         lines.append(
-            f"| {row['variant']} | {format_count(row['n'], row['planned'])} "
+            f"| {markdown(row['variant'])} | {format_count(row['n'], row['planned'])} "
             f"| {format_accuracy(row['val_mean'], row['val_std'])} "
             f"| {format_accuracy(row['test_mean'], row['test_std'])} "
             f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
         )
     ties = tie_lines(content.table)
-    lines += ["", *(f"- {line}" for line in ties)] if ties else []
+    lines += ["", *(f"- {markdown(line)}" for line in ties)] if ties else []
     lines += _attention(content.attention)
     missing = missing_trials(run_status)
     if missing:
-        lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {line}" for line in missing)]
+        lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {markdown(line)}" for line in missing)]
     mixed = mixed_versions(run_status.launches)
     if mixed:
-        lines += ["", *(f"- The {line}." for line in mixed)]
-    commands = ", then ".join(f"`{shlex.join(command)}`" for command in manifest.commands)
-    lines += ["", f"Made by {commands} (code {(manifest.code or 'unknown')[:12]}).", ""]
+        lines += ["", *(f"- The {markdown(line)}." for line in mixed)]
+    commands = ", then ".join(markdown_code(shlex.join(command)) for command in manifest.commands)
+    lines += ["", f"Made by {commands} (code {markdown((manifest.code or 'unknown')[:12])}).", ""]
     return "\n".join(lines)
 
 
@@ -136,7 +148,7 @@ def _attention(table: pd.DataFrame) -> list[str]:
     ]
     for row in rows:
         lines.append(
-            f"| {row['variant']} | {format_accuracy(row['pointing'], row['pointing_std'])} "
+            f"| {markdown(row['variant'])} | {format_accuracy(row['pointing'], row['pointing_std'])} "
             f"| {row['pointing_lift_uniform']:+.1f}, {row['pointing_lift_gaussian']:+.1f} "
             f"| {format_accuracy(row['energy'], row['energy_std'])} "
             f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} | {row['overlap']:.2f} |"

@@ -93,7 +93,7 @@ def build_page(
         recipe=tables.pairs("Recipe", _recipe(content)),
         versions=tables.pairs("Packages", manifest.versions),
     )
-    return page.encode()
+    return page.encode(errors="backslashreplace")  # text from a store may hold what UTF-8 cannot
 
 
 @functools.cache

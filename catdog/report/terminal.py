@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.tables import tie_lines
-from catdog.formatting import format_accuracy, format_count
+from catdog.formatting import NumbersTable, format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -23,40 +22,37 @@ def print_outcome(
     run_status: RunStatus,
     table: pd.DataFrame,
     contrasts: Sequence[Contrast],
-    folder: Path | None = None,
+    report_url: str | None = None,
 ) -> None:
     """Print the comparison table, the verdicts, the trials not in the averages, the cost, and where the files are.
 
-    `folder` is where the report was written, if not to the store.
+    `report_url` is where the report was written, if not to the store.
     """
     run = RunPaths(run_status.manifest.run)
 
-    def in_store(key: str) -> str:
-        return f"{url}/{key}" if "://" in url else _shown(Path(url) / key)
-
     def in_report(name: str) -> str:
-        return in_store(run.report(name)) if folder is None else _shown(folder.absolute() / name)
+        return _place(url, run.report(name)) if report_url is None else _place(report_url, name)
 
     _print_comparison(console, table)
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
-        console.print(contrast.verdict, highlight=False, markup=False)
+        console.print(contrast.verdict)
     missing = missing_trials(run_status)
     for line in missing[:MOST_MISSING]:
-        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  {line}", soft_wrap=True)
     if len(missing) > MOST_MISSING:
-        console.print(f"  … and {len(missing) - MOST_MISSING} more in {in_report('table.md')}", highlight=False)
+        console.print(f"  … and {len(missing) - MOST_MISSING} more in {in_report('table.md')}")
     for line in mixed_versions(run_status.launches):
-        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  {line}", soft_wrap=True)
     for line in spending_lines(run_status.launches):
-        console.print(f"{'spent':>16}  {line}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{'spent':>16}  {line}", soft_wrap=True)
     places = {
         "report": in_report("report.html"),
         "table": in_report("table.md"),
         "all trials": in_report("trials.csv"),
-        "contact sheets": in_store(f"{run.trials}*/seed-*/snapshots/epoch-*.png"),
+        "contact sheets": _place(url, f"{run.trials}*/seed-*/snapshots/epoch-*.png"),
     }
     for name, place in places.items():
-        console.print(f"{name:>16}  {place}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{name:>16}  {place}", soft_wrap=True)
 
 
 def print_status(console: Console, url: str, run_status: RunStatus, table: pd.DataFrame) -> None:
@@ -68,36 +64,36 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
         f"{counts['diverged']} diverged, {counts['failed']} failed, {counts['missing']} missing "
         f"({unfinished} of them with a checkpoint)",
         soft_wrap=True,
-        highlight=False,
     )
     _print_comparison(console, table)
     for line in missing_trials(run_status):
         if not line.startswith("missing"):
-            console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"  {line}", soft_wrap=True)
 
 
 def _print_comparison(console: Console, table: pd.DataFrame) -> None:
     console.print(comparison(table))
     for line in tie_lines(table):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
-def comparison(table: pd.DataFrame) -> Table:
+def comparison(table: pd.DataFrame) -> NumbersTable:
     """Return the comparison table for the terminal."""
-    shown = Table(header_style="bold")
-    for name in ("variant", "n", "Validation", "Test", "best run: Validation", "its Test"):
-        shown.add_column(name, justify="left" if name == "variant" else "right", overflow="fold")
-    for row in table.to_dict("records"):
-        shown.add_row(
-            row["variant"],
-            format_count(row["n"], row["planned"]),
-            format_accuracy(row["val_mean"], row["val_std"]),
-            format_accuracy(row["test_mean"], row["test_std"]),
-            format_accuracy(row["best_val"], None),
-            format_accuracy(row["best_val_test"], None),
-        )
-    return shown
+    rows = table.to_dict("records")
+    columns = {
+        "variant": [row["variant"] for row in rows],
+        "n": [format_count(row["n"], row["planned"]) for row in rows],
+        "Validation": [format_accuracy(row["val_mean"], row["val_std"]) for row in rows],
+        "Test": [format_accuracy(row["test_mean"], row["test_std"]) for row in rows],
+        "best run: Validation": [format_accuracy(row["best_val"], None) for row in rows],
+        "its Test": [format_accuracy(row["best_val_test"], None) for row in rows],
+    }
+    return NumbersTable(columns, optional=("best run: Validation", "its Test"))
 
 
-def _shown(path: Path) -> str:
+def _place(url: str, key: str) -> str:
+    """Return where an object is: its url, or its path from the current folder."""
+    if "://" in url:
+        return f"{url}/{key}"
+    path = Path(url) / key
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

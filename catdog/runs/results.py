@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from catdog.formatting import shorten
+from catdog.formatting import printable, shorten
 from catdog.storage.serialization import from_fields, read_json, to_json
 
 Status = Literal["complete", "failed", "diverged", "missing"]
@@ -92,6 +92,9 @@ class TrialResult:
             return f"status is {self.status}"
         if None in (self.best_epoch, *((self.val_accuracy, self.test_accuracy) if self.status == "complete" else ())):
             return "an accuracy or the epoch is missing"
+        texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
+        if unreadable := [name for name, text in texts.items() if text != printable(text)]:
+            return f"{unreadable[0]} holds control characters"
         if strange := [name for name in self.files if not re.fullmatch(r"(snapshots/)?[\w-]+\.\w+", name, re.ASCII)]:
             return f"files names {shorten(repr(strange[0]))}"
         return None

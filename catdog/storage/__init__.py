@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.errors import UserError
-from catdog.storage.local import LocalStore, scratch_beside
-from catdog.storage.s3 import S3Store
+from catdog.storage.local import LocalStore
+from catdog.storage.s3 import ENCRYPTIONS, S3Store
+from catdog.storage.s3_client import configured_endpoint
 from catdog.storage.store import MemoryStore, Store, give_up_on_interrupt, map_objects, read_many, sha256
 from catdog.storage.upload_queue import BackgroundUploads
 
@@ -25,8 +26,8 @@ __all__ = [
     "StoreLocation",
     "give_up_on_interrupt",
     "map_objects",
+    "open_target",
     "read_many",
-    "scratch_beside",
     "sha256",
 ]
 
@@ -44,10 +45,12 @@ class StoreLocation:
     patience: float = PATIENCE
     has_answered: bool = False
     """Another process has reached it, so a refusal may be temporary and is retried."""
+    encryption: str | None = None
+    """What writes to S3 ask for, from `$CATDOG_STORE_ENCRYPTION`: ALGORITHM or ALGORITHM,KEY-ID."""
 
     @classmethod
     def of(cls, url: str, patience: float = PATIENCE) -> "StoreLocation":
-        """Return the location a user named: folders become absolute, endpoint and region are this process's."""
+        """Return the location a user named: folders become absolute, how to reach S3 is this process's setting."""
         if not url.startswith("s3://"):
             if "://" in url or url.startswith("s3:"):
                 raise UserError(f"--store {url}: give a folder or s3://bucket/prefix")
@@ -57,15 +60,18 @@ class StoreLocation:
             return cls(os.path.abspath(folder))
         if not url.removeprefix("s3://").partition("/")[0]:
             raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
-        import boto3
+        encryption = os.environ.get("CATDOG_STORE_ENCRYPTION") or None
+        if encryption and encryption.partition(",")[0] not in ENCRYPTIONS:
+            raise UserError(f"CATDOG_STORE_ENCRYPTION {encryption}: give {', '.join(ENCRYPTIONS)} or aws:kms,KEY-ID")
+        import botocore.session
         from botocore.exceptions import BotoCoreError
 
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         try:
-            region = boto3.session.Session().region_name
+            session = botocore.session.get_session()
+            endpoint, region = configured_endpoint(session), session.get_config_variable("region")
         except BotoCoreError as error:
             raise UserError(f"--store {url}: {error}: correct boto3's configuration, or AWS_PROFILE") from None
-        return cls(url.rstrip("/"), endpoint, region, patience)
+        return cls(url.rstrip("/"), endpoint, region, patience, encryption=encryption)
 
     @property
     def is_shared(self) -> bool:
@@ -76,5 +82,15 @@ class StoreLocation:
     def open(self) -> Store:
         """Return the store, one instance per location and process."""
         if self.is_shared:
-            return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered)
+            return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered, self.encryption)
         return LocalStore(Path(self.url))
+
+
+def open_target(option: str, url: str) -> Store:
+    """Return the store that an option names for what a job writes, once it can be written to."""
+    try:
+        target = StoreLocation.of(url).open()
+        target.check()
+    except UserError as error:
+        raise UserError(str(error).replace("--store", option, 1)) from None
+    return target

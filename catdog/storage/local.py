@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -26,14 +27,17 @@ REMEDIES = {
     errno.ENOENT: "choose a folder that can be created",
 }
 """What the user must do; any other disk error may be temporary."""
+_IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _CHECK_BYTES = 65536
 
 
 class LocalStore:
     """A folder as a store."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shown: Path | None = None) -> None:
+        """`shown`: the folder that refusals name, if not `root`."""
         self.root = root
+        self._shown = shown or root
 
     @property
     def url(self) -> str:
@@ -47,12 +51,18 @@ class LocalStore:
 
     @property
     def has_conditional_writes(self) -> bool:
-        """Return True: only one writer can create a hard link."""
+        """Return whether the folder knows hard links, which only one writer can create; it need not exist yet."""
+        with self._errors(self.root), self._probe() as probe:
+            probe.put("a", b"")
+            try:
+                os.link(probe.path("a"), probe.path("b"))
+            except OSError:
+                return False
         return True
 
     def abilities(self) -> dict[str, bool]:
-        """Return nothing: folders do not differ in what a run needs from them."""
-        return {}
+        """Test what folders differ in: writes conditional on the key not existing."""
+        return {"conditional writes": self.has_conditional_writes}
 
     def local_path(self, key: str) -> Path | None:
         """Return the file of a key."""
@@ -68,21 +78,28 @@ class LocalStore:
             scratch.write_bytes(data)
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Write the object unless the key exists; return whether the key now holds `data`."""
+        """Write the object unless the key exists; return whether the key now holds `data`.
+
+        Without hard links (exFAT, gcsfuse, s3fs, SMB), a concurrent writer may write between the look and the renaming.
+        """
         path = self.path(key)
-        with self._errors(path), _scratch(path) as scratch:
+        with self._errors(path), scratch_beside(path) as scratch:
             scratch.write_bytes(data)
             _sync(scratch)
             try:
                 os.link(scratch, path)
-            except FileExistsError:
-                return path.read_bytes() == data
+            except OSError as error:
+                if isinstance(error, FileExistsError) or os.path.lexists(path):
+                    return self._holds(key, data)
+                os.replace(scratch, path)
         return True
 
     def get(self, key: str) -> bytes:
         """Return the object; raises `NotFoundError` if there is none."""
         path = self.path(key)
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
+                raise StoreRefusedError(f"--store {self._shown}: {key} is no file: move away what is in the way")
             return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"{path}: no such file") from None
@@ -117,13 +134,15 @@ class LocalStore:
         return self.path(key).is_file()
 
     def check(self) -> None:
-        """Raise `StoreError` unless files can be written in the folder, or where it would be created."""
-        folder = self.root
-        while not os.path.lexists(folder) and folder != folder.parent:
-            folder = folder.parent
-        with self._errors(self.root), tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
-            file.write(bytes(_CHECK_BYTES))
-            file.flush()
+        """Raise `StoreError` unless a store's operations work in the folder, or where it would be created."""
+        content = bytes(_CHECK_BYTES)
+        with self._errors(self.root), self._probe() as probe:
+            probe.put("a", b"")
+            probe.put("a", content)
+            probe.put_new("b", b"")
+            if probe.list("") != ["a", "b"] or probe.get("a") != content:
+                raise StoreRefusedError(f"--store {self._shown}: returns other files than were written: choose another")
+            probe.delete("a")
 
     def remove_leftovers(self, prefix: str) -> None:
         """Remove unfinished files of dead processes, and empty folders."""
@@ -141,14 +160,29 @@ class LocalStore:
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
         path = self.path(key)
-        with self._errors(path), _scratch(path) as scratch:
+        with self._errors(path), scratch_beside(path) as scratch:
             yield scratch
             _sync(scratch)
             os.replace(scratch, path)
 
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get(key) == data
+        except NotFoundError:  # deleted in the meantime
+            return False
+
+    @contextmanager
+    def _probe(self) -> Iterator["LocalStore"]:
+        """Yield an empty store in a temporary folder, where this one is or would be."""
+        folder = self.root
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".check-", ignore_cleanup_errors=True) as probe:
+            yield LocalStore(Path(probe), self._shown)
+
     @contextmanager
     def _errors(self, path: Path) -> Iterator[None]:
-        """Translate disk errors into ours."""
+        """Translate disk errors into ours, naming what is in the way below the folder."""
         try:
             yield
         except OSError as error:
@@ -156,19 +190,32 @@ class LocalStore:
             remedy = REMEDIES.get(error.errno or 0)
             if remedy is None:
                 raise StoreError(f"{path}: {reason}") from error
-            raise StoreRefusedError(f"--store {self.root}: cannot be written ({reason}): {remedy}") from error
+            culprit = in_the_way(path, error)
+            if culprit is not None and self.root in culprit.parents:
+                reason = f"{culprit.relative_to(self.root)}: {reason}"
+            raise StoreRefusedError(f"--store {self._shown}: cannot be written ({reason}): {remedy}") from error
 
 
-def scratch_beside(path: Path) -> Path:
-    """Return the temporary file to write and then rename to `path`; its name identifies the writing process."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+def in_the_way(path: Path, error: OSError) -> Path | None:
+    """Return the file or folder because of which `path` cannot be written; None if another reason is given."""
+    if error.errno not in _IN_THE_WAY:
+        return None
+    while not os.path.lexists(path):
+        path = path.parent
+    return path
 
 
 @contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    scratch = scratch_beside(path)
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file to write and then rename to `path`; its name identifies the writing process.
+
+    Its name can be guessed, so it is made anew: what others put there, such as a link, is never written through.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        scratch.unlink(missing_ok=True)  # of a process that had this number before
+        scratch.open("xb").close()
         yield scratch
     finally:
         with suppress(OSError):

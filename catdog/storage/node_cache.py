@@ -1,7 +1,7 @@
 """Local files with the content of a store's objects: fetched once per node, or made once for all nodes.
 
-A local store's files are used in place. S3 objects are fetched into a cache (`$CATDOG_CACHE`, default ~/.cache/catdog)
-under a lock: processes that want the same object wait for the first.
+A local store's files are used in place. S3 objects are fetched into the user's cache on this node under a lock:
+processes that want the same object wait for the first.
 """
 
 import contextlib
@@ -9,17 +9,17 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 from safetensors import SafetensorError
 
 from catdog.errors import NotFoundError, UserError, first_line
-from catdog.storage.local import scratch_beside
+from catdog.storage.local import REMEDIES, in_the_way, scratch_beside
 from catdog.storage.serialization import to_json
 from catdog.storage.store import Store
+from catdog.system.private_folders import REMEDY, node_cache, private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,6 @@ logger = logging.getLogger(__name__)
 def digest_key(key: str) -> str:
     """Return the key of the sha256 of a pack or of features, written after the object itself."""
     return f"{key}.sha256.json"
-
-
-def node_cache() -> Path:
-    """Return this node's cache folder."""
-    return Path(os.environ.get("CATDOG_CACHE") or Path.home() / ".cache" / "catdog")
 
 
 def fetch_or_make(store: Store, key: str, make: Callable[[Path], None] | None = None) -> Path:
@@ -98,8 +93,8 @@ def _stored_digest(store: Store, key: str) -> str | None:
 
 def matches_digest(path: Path, digest: str) -> bool:
     """Return whether a file's sha256 is `digest`; a match is cached until the file changes, since packs are large."""
-    with contextlib.suppress(OSError):
-        if _node_file(path, "verified").read_text() == _file_state(path, digest):
+    with contextlib.suppress(OSError), open(_node_file(path, "verified"), opener=_open_unless_link) as file:
+        if file.read() == _file_state(path, digest):
             return True
     if file_digest(path) != digest:
         return False
@@ -108,8 +103,12 @@ def matches_digest(path: Path, digest: str) -> bool:
 
 
 def _remember_digest(path: Path, digest: str) -> None:
-    with contextlib.suppress(OSError):
-        _node_file(path, "verified").write_text(_file_state(path, digest))
+    with contextlib.suppress(OSError), open(_node_file(path, "verified"), "w", opener=_open_unless_link) as file:
+        file.write(_file_state(path, digest))
+
+
+def _open_unless_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _file_state(path: Path, digest: str) -> str:
@@ -125,25 +124,34 @@ def file_digest(path: Path) -> str:
 
 def _write_atomically(path: Path, make: Callable[[Path], None]) -> None:
     """Call `make` on a temporary file beside `path`, then rename it."""
-    scratch = scratch_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make(scratch)
-        os.replace(scratch, path)
-    except (OSError, SafetensorError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-        raise UserError(f"{path}: cannot be written ({reason}): make room, or choose another folder") from error
+        with scratch_beside(path) as scratch:
+            make(scratch)
+            os.replace(scratch, path)
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "choose another folder")
+        place = in_the_way(path, error) or path
+        raise UserError(f"{place}: cannot be written ({error.strerror or first_line(error)}): {remedy}") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: cannot be written ({first_line(error)}): make room, or choose another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _node_lock(path: Path) -> Iterator[None]:
+    lock = filelock.FileLock(_node_file(path, "lock"))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"{lock.lock_file}: cannot be locked ({error.strerror or error}): {REMEDY}") from error
+    try:
+        yield
     finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-
-
-def _node_lock(path: Path) -> filelock.FileLock:
-    return filelock.FileLock(_node_file(path, "lock"))
+        lock.release()
 
 
 def _node_file(path: Path, kind: str) -> Path:
-    """Return a node-local file with state about `path`, which itself may be shared."""
-    folder = Path(tempfile.gettempdir()) / f"catdog-locks-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    """Return this user's file on this node with state about `path`, which itself may be shared."""
+    folder = private_folder(node_cache() / "locks")
     return folder / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.{kind}"

@@ -3,10 +3,11 @@
 Each object carries the sha256 of its content as metadata.
 """
 
+import functools
 import hashlib
+import mimetypes
 import os
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,23 +21,41 @@ from catdog.storage.s3_retries import (
     client_error,
     error_code,
 )
-from catdog.storage.store import sha256
+from catdog.storage.store import check_key, sha256
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+_TYPES = mimetypes.MimeTypes()
+"""Python's own table, which is the same on every machine."""
+_TYPES.add_type("text/markdown", ".md")
+
+
 class S3Store:
-    """A prefix of a bucket; for `patience` and `has_answered` see `RetryingClient`."""
+    """A prefix of a bucket; for `patience` and `has_answered` see `RetryingClient`.
+
+    `encryption` is what each write asks for: an algorithm of `ENCRYPTIONS`, or that and a key's id after a comma.
+    """
 
     def __init__(
-        self, url: str, endpoint: str | None, region: str | None, patience: float, has_answered: bool = False
+        self,
+        url: str,
+        endpoint: str | None,
+        region: str | None,
+        patience: float,
+        has_answered: bool = False,
+        encryption: str | None = None,
     ) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self.url = url
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._client = RetryingClient(url, endpoint, region, patience, has_answered)
+        algorithm, _, key_id = (encryption or "").partition(",")
+        asked = {"ServerSideEncryption": algorithm, "SSEKMSKeyId": key_id}
+        self._encryption = {name: value for name, value in asked.items() if value}
 
     @property
     def is_shared(self) -> bool:
@@ -58,64 +77,45 @@ class S3Store:
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Write the object unless the key exists; return whether the key now holds `data`."""
-
-        def put(client: "S3Client") -> bool:
-            try:
-                self._put(client, key, data, IfNoneMatch="*")
-            except client_error() as error:
-                code = error_code(error)
-                if code not in CONDITION_FAILED | CONDITION_UNKNOWN:
-                    raise
-                try:  # is there an object? it may be ours, if a response was lost
-                    return client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read() == data
-                except client_error() as missing:
-                    if code in CONDITION_FAILED or error_code(missing) not in MISSING:
-                        raise
-                self._put(client, key, data)
-            return True
-
-        return self._client.request(key, put)
+        return self._client.request(key, lambda client: self._put_new(client, key, data))
 
     def get(self, key: str) -> bytes:
         """Return the object; raises `NotFoundError` if there is none."""
         return self._client.request(
-            key, lambda client: client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+            key, lambda client: client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
         )
 
     def put_file(self, key: str, path: Path) -> None:
         """Write the object atomically from a file."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        extra = {"Metadata": {"sha256": digest}}
+        extra = self._headers(key, digest)
         self._client.request(
-            key, lambda client: client.upload_file(str(path), self.bucket, self.prefix + key, ExtraArgs=extra)
+            key, lambda client: client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra)
         )
 
     def get_file(self, key: str, path: Path) -> None:
         """Download the object to `path` atomically; raises `UserError` if this disk refuses."""
-        scratch = scratch_beside(path)
+        place = self._key(key)
 
-        def download(client: "S3Client") -> None:
+        def download(scratch: Path, client: "S3Client") -> None:
             try:
-                client.download_file(self.bucket, self.prefix + key, str(scratch))
+                client.download_file(self.bucket, place, str(scratch))
             except OSError as error:
                 if error.errno not in REMEDIES:
                     raise  # from the connection, not the disk
                 raise _disk_refuses(path, error) from error
 
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._client.request(key, download)
-            os.replace(scratch, path)
+            with scratch_beside(path) as scratch:
+                self._client.request(key, functools.partial(download, scratch))
+                os.replace(scratch, path)
         except OSError as error:
             raise _disk_refuses(path, error) from error
-        finally:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
         """Delete the object if it exists."""
-        self._client.request(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+        self._client.request(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self._key(key)))
 
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix`, sorted."""
@@ -130,23 +130,30 @@ class S3Store:
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
         try:
-            self._client.request(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+            self._client.request(key, lambda client: client.head_object(Bucket=self.bucket, Key=self._key(key)))
         except NotFoundError:
             return False
         return True
 
     def check(self) -> None:
-        """Raise `StoreError` unless an object can be written, read and deleted now."""
+        """Raise `StoreError` unless all of a store's operations are allowed and work now."""
         key, content = f".check-{uuid.uuid4().hex}", b"catdog"
+        place: Any = {"Bucket": self.bucket, "Key": self._key(key)}
         try:
             with self._client.errors(key):
-                self._put(self._client.client, key, content)
-                self._client.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
-                self._client.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+                client = self._client.client
+                self._put_new(client, key, b"")
+                self._put(client, key, content)
+                is_read = client.get_object(**place)["Body"].read() == content
+                client.head_object(**place)
+                listing = client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + key)
+                client.delete_object(**place)
         except StoreRefusedError:
             raise
         except StoreError as error:
             raise StoreError(f"--store {self.url}: {first_line(error)}") from None
+        if not is_read or [item["Key"] for item in listing.get("Contents", [])] != [self.prefix + key]:
+            raise StoreRefusedError(f"--store {self.url}: returns other objects than were written: choose another")
         self._client.has_answered = True
 
     def remove_leftovers(self, prefix: str) -> None:
@@ -178,9 +185,35 @@ class S3Store:
             self.delete(key)
         return {"conditional writes": conditional, "checksums of requests": checksums}
 
+    def _key(self, key: str) -> str:
+        """Return the bucket's key of a key."""
+        return self.prefix + check_key(key)
+
     def _put(self, client: "S3Client", key: str, data: bytes, **options: Any) -> None:
-        metadata = {"sha256": sha256(data)}
-        client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, Metadata=metadata, **options)
+        options |= self._headers(key, sha256(data))
+        client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
+
+    def _put_new(self, client: "S3Client", key: str, data: bytes) -> bool:
+        try:
+            self._put(client, key, data, IfNoneMatch="*")
+        except client_error() as error:
+            code = error_code(error)
+            if code not in CONDITION_FAILED | CONDITION_UNKNOWN:
+                raise
+            try:  # is there an object? it may be ours, if a response was lost
+                return client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read() == data
+            except client_error() as missing:
+                if code in CONDITION_FAILED or error_code(missing) not in MISSING:
+                    raise
+            self._put(client, key, data)
+        return True
+
+    def _headers(self, key: str, digest: str) -> dict[str, Any]:
+        """Return what is stored with an object: its sha256, its type for browsers, how it is encrypted."""
+        content_type = _TYPES.guess_type(key)[0] or "application/octet-stream"
+        if content_type.startswith("text/"):
+            content_type += "; charset=utf-8"
+        return {"Metadata": {"sha256": digest}, "ContentType": content_type, **self._encryption}
 
 
 def _disk_refuses(path: Path, error: OSError) -> UserError:

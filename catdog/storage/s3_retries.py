@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError, first_line
-from catdog.storage.store import READERS
+from catdog.formatting import shorten
+from catdog.storage.s3_client import open_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -26,7 +27,21 @@ MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
 CONDITION_UNKNOWN = frozenset({"NotImplemented", "501"})
 """From a store that reports having no conditional writes; others silently ignore the condition."""
-_DENIED = frozenset({"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"})
+_REFUSED = frozenset({"AuthorizationHeaderMalformed", "InvalidArgument", "InvalidRequest", "MethodNotAllowed"})
+"""Refusals besides those of status 403 and 501, and those of the key management service."""
+_ACTIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+}
+"""What a policy must allow, where it is not called as the operation is."""
+_REMEDIES = {
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "QuotaExceeded": "make room",
+    "NotImplemented": "adapt boto3's settings to this store",
+}
 _EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken", "400"}
 )
@@ -58,7 +73,7 @@ class RetryingClient:
     @property
     def client(self) -> "S3Client":
         """Return the client, opening it if necessary."""
-        client = self._opened or _new_client(self._endpoint, self._region)
+        client = self._opened or open_client(self._endpoint, self._region, self._patience)
         self._opened = client
         return client
 
@@ -78,7 +93,7 @@ class RetryingClient:
                     raise
                 waited = time.monotonic() - started
                 if waited + pause > self._patience or self._giving_up.is_set():
-                    raise type(error)(f"{first_line(error)} (for {waited:.0f} s)") from error
+                    raise type(error)(f"{error} (for {waited:.0f} s)") from error
                 logger.warning("waiting for the store: %s", first_line(error))
                 self._giving_up.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -91,7 +106,7 @@ class RetryingClient:
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:
         """Translate boto3's errors into ours."""
-        from boto3.exceptions import Boto3Error, S3UploadFailedError
+        from boto3.exceptions import Boto3Error, RetriesExceededError, S3UploadFailedError
         from botocore.exceptions import (
             BotoCoreError,
             ClientError,
@@ -106,6 +121,8 @@ class RetryingClient:
                 yield
             except S3UploadFailedError as error:  # boto3 wraps the actual error
                 raise error.__context__ or error from None
+            except RetriesExceededError as error:
+                raise error.last_exception from None  # type: ignore[attr-defined]
         except ClientError as error:
             code = error_code(error)
             if code == "NoSuchBucket":
@@ -114,12 +131,10 @@ class RetryingClient:
                 ) from None
             if code in MISSING:
                 raise NotFoundError(f"{self.url}/{key}: no such object") from None
-            if code in _DENIED:
-                raise StoreRefusedError(
-                    f"--store {self.url}: access denied ({code}): check credentials and the bucket's policy"
-                ) from None
+            if _is_refusal(error):
+                raise StoreRefusedError(f"--store {self.url}: {self._refusal(key, error)}") from None
             kind = _CredentialsExpiredError if code in _EXPIRED else StoreError
-            raise kind(f"{self.url}/{key}: {error}") from error
+            raise kind(f"{self.url}/{key}: {first_line(error)}") from error
         except NoCredentialsError:
             raise StoreRefusedError(
                 f"--store {self.url}: boto3 finds no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -130,30 +145,22 @@ class RetryingClient:
                 f"--store {self.url}: {error}: correct the credentials file, or AWS_PROFILE"
             ) from None
         except (BotoCoreError, Boto3Error, OSError) as error:
-            raise StoreError(f"{self.url}/{key}: {error}") from error
+            raise StoreError(f"{self.url}/{key}: {first_line(error)}") from error
+
+    def _refusal(self, key: str, error: Any) -> str:
+        """Return what is refused, in the words of a policy, and why, in the server's."""
+        code = error_code(error)
+        action = _ACTIONS.get(error.operation_name, f"s3:{error.operation_name}")
+        what = "access denied" if _status(error) == 403 and code not in _REMEDIES else "refused"
+        place = f"{self.url.removeprefix('s3://')}/{key}"
+        quote = shorten(" ".join(str(error.response.get("Error", {}).get("Message", "")).split()), 120)
+        encryption = ", or set CATDOG_STORE_ENCRYPTION if it demands that" if action == "s3:PutObject" else ""
+        remedy = _REMEDIES.get(code, f"check credentials and the bucket's policy{encryption}")
+        return f"{what}: {action} on {place} ({code}: {quote}): {remedy}"
 
 
 class _CredentialsExpiredError(StoreError):
     """The credentials will be renewed; boto3 must load them again."""
-
-
-def _new_client(endpoint: str | None, region: str | None) -> "S3Client":
-    """Return a client with its own session, which loads the current credentials."""
-    import boto3
-    from botocore.config import Config
-
-    # Stores other than AWS's often reject the optional checksums that boto3 has sent since 1.36.
-    checksums: Literal["when_required", "when_supported"]
-    checksums = "when_required" if endpoint else "when_supported"
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=10,
-        read_timeout=30,
-        max_pool_connections=READERS,
-        request_checksum_calculation=checksums,
-        response_checksum_validation=checksums,
-    )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
 
 
 def client_error() -> type[Exception]:
@@ -166,3 +173,14 @@ def client_error() -> type[Exception]:
 def error_code(error: Any) -> str:
     """Return S3's code for an error."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_refusal(error: Any) -> bool:
+    """Return whether the same request would be refused again."""
+    code = error_code(error)
+    is_fixed = _status(error) in (403, 501) or code in _REFUSED or code.startswith("KMS.")
+    return is_fixed and code not in _EXPIRED

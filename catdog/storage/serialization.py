@@ -25,10 +25,13 @@ from catdog.formatting import shorten
 
 
 def to_json(content: Any) -> bytes:
-    """Return a dataclass or dictionary as indented JSON; non-finite numbers become null."""
+    """Return a dataclass or dictionary as indented JSON; non-finite numbers become null.
+
+    What UTF-8 cannot hold (a path that is not text) becomes JSON's `\\udc..`, which reads back as it was.
+    """
     if dataclasses.is_dataclass(content) and not isinstance(content, type):
         content = dataclasses.asdict(content)
-    return (json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _finite(value: Any) -> Any:

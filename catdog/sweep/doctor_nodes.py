@@ -23,10 +23,10 @@ from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import package_versions
 from catdog.storage import StoreLocation
-from catdog.storage.node_cache import node_cache
 from catdog.sweep.canary import run_canary
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.ray_internals import dashboard_url
+from catdog.system.private_folders import node_cache
 from catdog.trial.context import RunContext
 
 GPU_CONTEXT_BYTES = 600_000_000
@@ -49,8 +49,8 @@ class Check:
         return f"{mark}  {self.name:<18} {self.finding}{f' → {self.remedy}' if self.remedy else ''}"
 
     def as_json(self) -> str:
-        """Return the finding as a line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """Return the finding as a line of JSON, in ASCII."""
+        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)

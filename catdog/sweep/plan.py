@@ -4,6 +4,7 @@ Needs neither Ray nor torch; `print_plan` is what `--dry-run` prints.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,11 +16,12 @@ from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.registry import warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
 from catdog.data.split import VALIDATION_SHARE
+from catdog.errors import UserError
 from catdog.formatting import format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
 from catdog.runs.manifest import Identity, PlannedTrial, plan_run, read_manifest
 from catdog.runs.status import RunStatus, read_run_status
-from catdog.runs.weights_digest import weights_digest
+from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.system.process import usable_cores
 
@@ -150,9 +152,10 @@ def units_per_trial(config: SweepConfig) -> float:
 
 
 def print_plan(console: Console, config: SweepConfig) -> None:
-    """Print what the sweep would do. Starts, writes and downloads nothing."""
+    """Print what the sweep would do, and refuse what it would refuse. Starts nothing, leaves nothing behind."""
     store = StoreLocation.of(config.store).open()
     here, _ = find_dataset(config, store)
+    _check_here(config, store)
     run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")
     plan = make_plan(config, store, run, ())
     expected = estimate(config, plan, read_canary(store, config.run_name))
@@ -171,8 +174,22 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "estimated cost": _expected_cost(config, expected),
     }
     for name, value in rows.items():
-        console.print(f"{name:>16}  {value}", soft_wrap=True, highlight=False)
-    console.print("nothing was started (--dry-run)", highlight=False)
+        console.print(f"{name:>16}  {value}", soft_wrap=True)
+    console.print("nothing was started (--dry-run)")
+
+
+def _check_here(config: SweepConfig, store: Store) -> None:
+    """Raise `UserError` for what can be seen without Ray: a folder, cores or a backbone that the sweep would refuse."""
+    if not store.is_shared:
+        store.check()
+    cores = os.cpu_count() or config.cpus_per_trial
+    if not os.environ.get("RAY_ADDRESS") and config.cpus_per_trial > cores:
+        raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
+    recipe, known = config.recipe, PRESETS[config.preset].recipe
+    if (recipe.backbone, recipe.weights, recipe.image_size) != (known.backbone, known.weights, known.image_size):
+        from catdog.models.backbones.build import check_backbone  # imports torch, which no preset's own backbone needs
+
+        check_backbone(recipe.backbone, local_weights(recipe.weights), recipe.image_size)
 
 
 def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:

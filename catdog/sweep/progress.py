@@ -10,10 +10,9 @@ from statistics import fmean, stdev
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.styled import Styled
 
-from catdog.formatting import format_accuracy, format_seconds
+from catdog.formatting import NumbersTable, format_accuracy, format_seconds
 from catdog.runs.status import RunStatus
 from catdog.system.process import in_background
 
@@ -163,29 +162,27 @@ class ProgressView:
     def __rich__(self) -> Group:
         progress = self._progress
         with progress.lock:
-            table = Table(box=None, pad_edge=False, header_style="bold")
-            for name in ("variant", "done", "running", "failed", "Validation", "Test"):
-                table.add_column(name, justify="left" if name == "variant" else "right")
-            for label, variant in progress.variants.items():
-                table.add_row(
-                    label,
-                    f"{variant.done}/{variant.planned}",
-                    str(len(variant.running)),
-                    str(variant.failed + variant.diverged),
-                    _mean_and_std(variant.val),
-                    _mean_and_std(variant.test),
-                )
+            variants = progress.variants.items()
+            columns = {
+                "variant": [label for label, _ in variants],
+                "done": [f"{variant.done}/{variant.planned}" for _, variant in variants],
+                "running": [str(len(variant.running)) for _, variant in variants],
+                "failed": [str(variant.failed + variant.diverged) for _, variant in variants],
+                "Validation": [_mean_and_std(variant.val) for _, variant in variants],
+                "Test": [_mean_and_std(variant.test) for _, variant in variants],
+            }
+            table = NumbersTable(columns, optional=("failed", "running"), has_frame=False)
             current = [
-                Text(f"  {label} seed {seed}: {state}", style="dim")
-                for label, variant in progress.variants.items()
+                Styled(f"  {label} seed {seed}: {state}", "dim")
+                for label, variant in variants
                 for seed, state in variant.running.items()
             ]
             eta = progress.eta_seconds
             footer = f"{format_seconds(progress.seconds)} elapsed"
             footer += f", about {format_seconds(eta)} to go" if eta is not None else ""
             footer += f", {self._retries}" if progress.retries else ""
-            warnings = [Text(f"  {warning}", style="yellow") for warning in self._warnings()]
-            return Group(table, *current[:8], *warnings, Text(footer, style="dim"))
+            warnings = [Styled(f"  {warning}", "yellow") for warning in self._warnings()]
+            return Group(table, *current[:8], *warnings, Styled(footer, "dim"))
 
     @property
     def _retries(self) -> str:
@@ -216,7 +213,7 @@ def show_progress(progress: SweepProgress, console: Console) -> Iterator[None]:
 
     def print_lines(stop: threading.Event) -> None:
         while not stop.wait(LINE_SECONDS):
-            console.print(view.line(), soft_wrap=True, highlight=False, markup=False)
+            console.print(view.line(), soft_wrap=True)
 
     with in_background(print_lines, "progress"):
         yield

@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets.registry import check_dataset
+from catdog.data.datasets.registry import check_data_root
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import ReportProgress, now
@@ -57,9 +57,9 @@ def run_sweep(
     """
 
     def report_progress(message: str) -> None:
-        console.print(message, soft_wrap=True, highlight=False, markup=False)
+        console.print(message, soft_wrap=True)
 
-    check_dataset(config)  # before anything starts
+    check_data_root(config)  # before anything starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()
@@ -130,12 +130,12 @@ def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:
         return
     task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(prepare_worker)
     try:
-        with console.status("checking data and weights on a worker") as status:
+        with console.status("checking data and weights on a worker", spinner="line") as status:
             for message in task.options(num_returns="streaming").remote(context):
                 text = ray.get(message)
-                status.update(text)
+                status.update(console.render_str(text))
                 if not console.is_terminal:
-                    console.print(text, soft_wrap=True, highlight=False, markup=False)
+                    console.print(text, soft_wrap=True)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError | StoreError):
             raise type(error.cause)(str(error.cause)) from None

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import statistics
 
 import pandas as pd
@@ -21,7 +22,7 @@ from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import format_accuracy
-from catdog.report.build import build_files
+from catdog.report.build import build_files, csv_bytes
 from catdog.report.terminal import print_status
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Identity, Manifest, plan_run
@@ -316,6 +317,48 @@ def test_the_files_of_the_report_match_the_tables(store: MemoryStore, run_status
     assert "nan" not in files["table.md"].decode().lower()
     assert "82.00 ± 2.65" in files["table.md"].decode()
     assert all(line in files["table.md"].decode() for line in missing_trials(run_status))
+
+
+HOSTILE = "\x1b[31m=cmd|' /C calc'!A0 <script>x</script> | [l](http://e) `\nnext \x9b\u202e\ud800"
+
+
+def test_text_from_a_store_is_harmless_in_every_file_of_the_report(store: MemoryStore) -> None:
+    """As a failure's error and message, a launch's version and a command."""
+    manifest = dataclasses.replace(MANIFEST, commands=(("python", HOSTILE),), code="<b>")
+    store.put(RunPaths("night").manifest, manifest.to_json())
+    failure = Failure("baseline", 2, hash_of("baseline", 2), HOSTILE, HOSTILE, "", 1, "launch", HOSTILE, "")
+    store.put(paths_of("baseline", 2).failure, to_json(failure))
+    store.delete(paths_of("baseline", 2).result)
+    for number, version in enumerate(("1", HOSTILE)):
+        launch = Launch(f"{number}", "2026", "CPU", None, code=version, versions={"torch": version})
+        store.put(f"{RunPaths('night').launches}{number}.json", to_json(launch))
+    files = build_files(read_content(store, open_run(store, "night")))
+    text = {name: data.decode() for name, data in files.items() if not name.endswith(".png")}
+    page = text["table.md"]
+    assert r"failed: baseline seed 2: \\u001b\[31m=cmd\|' /C calc'!A0 &lt;script>x&lt;/script> \|" in page
+    assert "different torch: 1, " in page
+    assert [line for line in page.splitlines() if line.startswith("next")] == []
+    assert "<" not in re.sub("(`+).*?[^`]\\1(?!`)", "", page), "HTML stands in code only"
+    assert "<script>x" not in text["report.html"]
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", page)
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"), ("＝1", "'＝1"),
+        ("\t=1", r"\t=1"), ("\r=1", r"\r=1"), ("a\x1b", r"a\u001b"),
+        ("multi-attention:num_masks=8", "multi-attention:num_masks=8"), (-1.5, "-1.500000"), (None, ""), (True, "True"),
+    ],
+)  # fmt: skip
+def test_no_text_in_a_csv_is_a_formula(cell: object, written: str) -> None:
+    table = pd.DataFrame({"x": [cell], "y": [-2]})
+    assert csv_bytes(table).decode() == f"x,y\n{written},-2\n"
+
+
+def test_the_csv_of_ordinary_tables_is_that_of_pandas(store: MemoryStore, run_status: RunStatus) -> None:
+    for table in (trials_table(run_status), comparison_table(run_status)):
+        assert csv_bytes(table) == table.to_csv(index=False, float_format="%.6f").encode()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import pytest
 
 from catdog.cli import run_job
 from catdog.config.presets import PRESETS
-from catdog.data.datasets.registry import DATASETS, find_entry, open_dataset
+from catdog.data.datasets.registry import DATASETS, check_data_root, find_entry, open_dataset
 from catdog.data.prepare import expected_dataset, find_dataset
 from catdog.errors import UserError
 from catdog.storage import MemoryStore
 from jobs import sweep
+from tests.helpers.pets import make_pets
 
 DEMO = PRESETS["demo"]
 
@@ -60,3 +61,14 @@ def test_a_plan_says_that_images_are_enlarged(
         "images of the drawn pets are packed at 96 px" in message and "use at most 96" in message for message in said
     )
     assert "nothing was started" in capsys.readouterr().out
+
+
+def test_a_data_folder_that_cannot_be_one_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    images = make_pets(tmp_path / "pets") / "images"
+    for image in images.iterdir():
+        image.write_bytes(b"not read")
+    config = dataclasses.replace(PRESETS["pets-cpu"], data_root=str(tmp_path / "pets"))
+    check_data_root(config)
+    for folder in (tmp_path / "nowhere", images):
+        with pytest.raises(UserError, match=f"^--data-root {folder}: .*give the folder that holds images/"):
+            check_data_root(dataclasses.replace(config, data_root=str(folder)))

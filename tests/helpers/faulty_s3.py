@@ -6,6 +6,7 @@ saw. As its own process, `python -m tests.helpers.faulty_s3 URL --slow-down 0.3`
 
 import argparse
 import http.client
+import io
 import random
 import re
 import select
@@ -30,6 +31,7 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "expect"
 """Headers that concern a single connection. They are never signed."""
 SECONDS_FOR_THE_SERVER = 60
 SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_BETWEEN_BYTES = 0.5
 
 
 class Request(NamedTuple):
@@ -67,7 +69,8 @@ class FaultyS3:
         """Access key ids that are answered 400 ExpiredToken."""
         self.next_faults: list[str] = []
         """Faults for the next requests, in order, instead of drawn ones: a key of ERRORS, "lose_answer",
-        "hang_answer", "cut" or "" for none."""
+        "hang_answer", "cut", "trickle" (one byte of the answer now and then), "trickle_body" (the same after its
+        headers) or "" for none."""
         self.knows_conditions = True
         """Whether conditional writes are carried out; otherwise they are answered 501 NotImplemented."""
         self.injected: Counter[str] = Counter()
@@ -228,6 +231,9 @@ class _Conversation(BaseHTTPRequestHandler):
             self.server.count(fault)
             self._send(answer, answer.body[: len(answer.body) // 2])
             self.close_connection = True
+        elif fault in ("trickle", "trickle_body"):
+            self.server.count(fault)
+            self._trickle(answer, whole=fault == "trickle")
         else:
             self._send(answer)
 
@@ -286,6 +292,19 @@ class _Conversation(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body if body is None else body)
+
+    def _trickle(self, answer: Answer, whole: bool) -> None:
+        """Send the answer, or its body, byte by byte until the client gives up."""
+        connection, self.wfile = self.wfile, io.BytesIO()
+        self._send(answer)
+        data, self.wfile = self.wfile.getvalue(), connection
+        start = 0 if whole else data.index(b"\r\n\r\n") + 4
+        self.wfile.write(data[:start])
+        for i in range(start, len(data)):
+            if select.select([self.connection], [], [], SECONDS_BETWEEN_BYTES)[0]:
+                break
+            self.wfile.write(data[i : i + 1])
+        self.close_connection = True
 
     def _lose(self, seconds: float) -> None:
         """Send nothing until the client gives up or the time is over, then close the connection."""

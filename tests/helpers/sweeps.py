@@ -17,14 +17,22 @@ from catdog.cli import run_job
 from jobs import sweep
 from tests.helpers.project import ROOT
 
-SMALL = ["--limit-images", "24", "--image-size", "48", "--batch-size", "8", "--epochs", "2"]
+_SMALL = {"--limit-images": "24", "--image-size": "48", "--batch-size": "8", "--epochs": "2"}
 
+
+def small(*arguments: str) -> list[str]:
+    """The options of a small sweep, and others, which take the place of its own."""
+    own = [word for option, value in _SMALL.items() if option not in arguments for word in (option, value)]
+    return [*own, *arguments]
+
+
+SMALL = small()
 
 MAY_DIFFER = ("_seconds", "_at", "_host")
 
 
 def run_sweep(store: Path | str, *arguments: str, preset: str = "demo") -> int:
-    return run_job(sweep.main, [preset, "--store", str(store), *SMALL, *arguments])
+    return run_job(sweep.main, [preset, "--store", str(store), *small(*arguments)])
 
 
 def comparable(trials_csv: bytes) -> pd.DataFrame:

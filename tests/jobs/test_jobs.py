@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from catdog.cli import run_job
-from jobs import aggregate, prepare, status, sweep
+from catdog.storage import StoreLocation
+from jobs import aggregate, prepare, status, study, sweep
 from tests.helpers.pets import make_pets
 from tests.helpers.project import ROOT
 
@@ -85,3 +86,24 @@ def test_help_names_every_option_with_its_default(job: str) -> None:
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--store STR" in output
     assert "(default: results)" in output
+
+
+def test_help_of_the_studies_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("-h", "--help"):
+        assert run_job(study.main, [option]) == 0
+        assert "study.py lambda PRESET" in capsys.readouterr().out
+
+
+def test_a_report_goes_where_out_says(
+    tmp_path: Path, s3_bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder whose name looks like markup, in the home folder, and on S3; with no trial at all."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run = ["--store", str(ROOT / "results" / "published"), "--run", "demo"]
+    for out in ("~/m[b]", "x[/b]:smile:", f"{s3_bucket}/team"):
+        assert run_job(aggregate.main, [*run, "--out", out]) == 1
+        place = out.removeprefix("~/")
+        assert f"report  {place}/report.html" in capsys.readouterr().out
+        assert StoreLocation.of(out).open().get("report.html")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "node-cache") == ["m[b]", "x["]

@@ -21,14 +21,14 @@ from PIL import Image
 
 from catdog.cli import run_job
 from catdog.data.pack import open_pack
-from jobs import aggregate, doctor, prepare, status, sweep
+from jobs import aggregate, doctor, prepare, status, study, sweep
 from tests.helpers.pets import make_pets
 from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import PLANTED_SECRET
 
 JOBS = {
     "sweep": sweep.main, "prepare": prepare.main, "aggregate": aggregate.main, "status": status.main,
-    "doctor": doctor.main,
+    "doctor": doctor.main, "study": study.main,
 }  # fmt: skip
 IMAGE = "images/dog_kind0_1.jpg"
 TRAINVAL, TEST = "annotations/trainval.txt", "annotations/test.txt"
@@ -105,6 +105,11 @@ def published_identity(**fields: object) -> object:
     return identity | {"recipe": identity["recipe"] | fields}
 
 
+def a_run_and_a_file(here: Path) -> None:
+    published_manifest()(here)
+    a_file_in_the_way(here)
+
+
 class Payload:
     """An object that creates a file when it is unpickled."""
 
@@ -142,6 +147,13 @@ OPTIONS = {
     "unknown option": Mistake("sweep demo --colour red", "--colour", "see sweep.py demo --help"),
     "misspelt option": Mistake("sweep demo --epoch 3", "--epoch", "perhaps --epochs"),
     "option of another job": Mistake("prepare demo --epochs 3", "--epochs", "see prepare.py demo --help"),
+    "given twice": Mistake("status --run A --store x --run=B", "--run: given 2 times", "keep one"),
+    "digits of another script": Mistake("sweep demo --epochs １２", "--epochs: '１２'", "is not an integer"),
+    "variants of a study": Mistake(
+        "study lambda demo --variants se", "--variants: the study lambda", "leave the option"
+    ),
+    "variation of a study": Mistake("study scatter demo --vary=init", "--vary: the study scatter", "leave the option"),
+    "unknown study": Mistake("study weather demo", "study.py STUDY PRESET", "studies: lambda, scatter"),
     "unknown dataset": Mistake("sweep demo --dataset cats", "--dataset cats", "choose from drawn"),
     "word too many": Mistake("sweep demo --epochs 3 4", "options: 4", "see sweep.py demo --help"),
     "missing value": Mistake("sweep demo --epochs", "--epochs", "its value is missing"),
@@ -343,6 +355,7 @@ BACKBONES = {
     "unknown to timm": Mistake("sweep demo --backbone timm/resnt34", "timm/resnt34", "near it: timm/resnet34"),
     "unknown weights of timm": Mistake("sweep demo --backbone timm/resnet18.mine", "resnet18.mine", "choose another"),
     "without a feature map": Mistake("sweep demo --backbone vit_b_16", "vit_b_16: has no feature map", "try timm/NAME"),
+    "unknown, on a dry run": Mistake("sweep demo --backbone resnet35 --dry-run", "resnet35", "near it: resnet50"),
     "images too small": Mistake("sweep demo --backbone alexnet --image-size 16", "--image-size 16", "most take 224"),
 }
 STORES = {
@@ -361,6 +374,18 @@ STORES = {
     "folder without the right": Mistake("prepare demo --store /sys/store", "--store /sys/store", "another folder"),
     "report where a file is": Mistake(
         "status --run demo --store file", "{here}/file", "check --run and --store", a_file_in_the_way
+    ),
+    "file in the way of a dry run": Mistake(
+        "sweep demo --store file --dry-run", "--store {here}/file: cannot be written", "another", a_file_in_the_way
+    ),
+    "file in the way of a report": Mistake(
+        "aggregate --run demo --out file", "--out {here}/file: cannot be written", "another folder", a_run_and_a_file
+    ),
+    "another scheme for a report": Mistake(
+        "aggregate --run demo --out ftp://x/y", "--out ftp://x/y", "give a folder or s3://bucket", a_run_and_a_file
+    ),
+    "no bucket for a report": Mistake(
+        "aggregate --run demo --out {bucket}-2/x", "--out {bucket}-2/x", "create it, or check", a_run_and_a_file
     ),
     "no such bucket": Mistake(
         "sweep demo --store {bucket}-of-nobody/x", "no bucket '{bucket_name}-of-nobody'", "create it, or check"
@@ -392,6 +417,9 @@ STORES = {
 RESOURCES = {
     "cores nobody has": Mistake(
         "sweep demo --cpus-per-trial 200", "--cpus-per-trial 200", "the largest node here has 2"
+    ),
+    "cores nobody has, on a dry run": Mistake(
+        "sweep demo --cpus-per-trial 256 --dry-run", "--cpus-per-trial 256", "the largest node here has"
     ),
     "cores of no machine": Mistake("sweep demo --cpus-per-trial 1000", "--cpus-per-trial 1000", "from 1 to 256"),
     "no cores": Mistake("sweep demo --cpus-per-trial 0", "--cpus-per-trial 0", "from 1 to 256"),
@@ -490,7 +518,7 @@ def make_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
         here.mkdir()
         place = Place(mistake, here, bucket)
         monkeypatch.chdir(here)
-        changes = {"CATDOG_CACHE": str(here / "cache"), "CATDOG_DATA_ROOT": None, "RAY_ADDRESS": None}
+        changes = {"CATDOG_CACHE": str(tmp_path / "cache"), "CATDOG_DATA_ROOT": None, "RAY_ADDRESS": None}
         for name, value in (changes | (mistake.variables or {})).items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
         return place

@@ -178,6 +178,14 @@ def test_a_pack_whose_writer_died_before_its_digest_is_rebuilt(tmp_path: Path) -
     )
 
 
+def test_a_file_in_the_way_of_a_pack_is_named(tmp_path: Path) -> None:
+    (tmp_path / "datasets").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/datasets: cannot be written \(.*move the file that is in the way"
+    ):
+        fetch_or_make(LocalStore(tmp_path), "datasets/x/pack", lambda scratch: scratch.write_bytes(b"") and None)
+
+
 def test_weights_that_changed_since_the_run_began_are_rejected(s3_bucket: str) -> None:
     store, url = StoreLocation.of(s3_bucket).open(), f"{s3_bucket}/weights.pth"
     store.put("weights.pth", b"old")

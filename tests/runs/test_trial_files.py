@@ -99,6 +99,8 @@ ATTACKS: dict[str, tuple[Callable[[MemoryStore], None], str]] = {
     "a result of another seed": (lambda store: put_result(store, seed=99), "it is about multi-attention seed 99"),
     "a result of another variant": (lambda store: put_result(store, variant="se"), "it is about se seed 1"),
     "10**40 parameters": (lambda store: put_result(store, head_parameters=10**40), "head_parameters is 1000"),
+    "a device that moves the cursor": (lambda store: put_result(store, device="\x1b[2J"), "device holds control char"),
+    "a host that is no text": (lambda store: put_result(store, worker_host="\ud800"), "worker_host holds control char"),
     "no predictions named": (lambda store: put_result(store, files={}), "history.csv is missing"),
     "a file outside the trial": (lambda store: put_result(store, files={"../../../x": "ab"}), "files names '../.."),
 }  # fmt: skip

@@ -233,6 +233,21 @@ def test_a_cut_answer_raises_when_read(client: Any, direct: Any, bucket: str, pr
     assert proxy.injected == {"cut": 1}
 
 
+def test_an_answer_trickles_from_its_start_or_from_its_body(client: Any, bucket: str, proxy: FaultyS3) -> None:
+    client.put_object(Bucket=bucket, Key="key", Body=b"abc")
+    proxy.next_faults = ["trickle_body", "trickle"]
+    answer = client.get_object(Bucket=bucket, Key="key")
+    assert answer["ContentLength"] == 3
+    assert answer["Body"].read() == b"abc"
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(client.get_object, Bucket=bucket, Key="key")
+        while not proxy.injected["trickle"]:
+            pass
+        proxy.refuse()
+        with pytest.raises((ConnectionClosedError, EndpointConnectionError)):
+            future.result()
+
+
 def test_the_next_faults_come_in_order(client: Any, bucket: str, proxy: FaultyS3) -> None:
     proxy.next_faults = ["", "slow_down", "lose_answer"]
     client.put_object(Bucket=bucket, Key="key", Body=b"1")

@@ -1,7 +1,9 @@
 """The contract of stores (a folder, a real S3 server over HTTP, memory), and background uploads."""
 
+import errno
 import hashlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from catdog.errors import NotFoundError, StoreError, UserError
+from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserError
 from catdog.storage import BackgroundUploads, LocalStore, MemoryStore, S3Store, Store, StoreLocation, read_many, sha256
 from tests.helpers.limits import files_of_at_most
 
@@ -227,6 +229,71 @@ def test_an_unwritable_folder_is_a_mistake_in_the_check_and_a_store_error_later(
         LocalStore(tmp_path).get("run/a")
 
 
+@pytest.mark.parametrize(
+    ("key", "place", "is_folder", "remedy"),
+    [
+        ("run/claim.json", "run/claim.json", True, "move the folder that is in the way"),
+        ("datasets/x/pack", "datasets", False, "move the file that is in the way"),
+        ("datasets/x/pack", "datasets/x", False, "move the file that is in the way"),
+    ],
+)
+def test_what_is_in_the_way_of_a_write_is_named(
+    key: str, place: str, is_folder: bool, remedy: str, tmp_path: Path
+) -> None:
+    store, path = LocalStore(tmp_path), tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if is_folder else path.write_bytes(b"")
+    with pytest.raises(StoreRefusedError, match=rf"^--store {tmp_path}: cannot be written \({place}: .*{remedy}$"):
+        store.put(key, b"")
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.open(path.parent, os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{here}/{path.name}")  # a socket's path must be short
+        os.close(here)
+
+
+def make_link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("make", [make_fifo, make_socket, make_link_to_a_device, Path.mkdir])
+def test_what_is_no_file_is_no_object_and_is_not_waited_for(make: Callable[[Path], None], tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    make(tmp_path / "manifest.json")
+    assert not store.exists("manifest.json")
+    assert store.list("") == []
+    for act in (lambda: store.get("manifest.json"), lambda: store.put_new("manifest.json", b"")):
+        with pytest.raises(StoreRefusedError, match=rf"^--store {tmp_path}: manifest.json is no file: move away"):
+            act()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES])
+def test_a_folder_without_hard_links_is_a_store_that_says_it_has_no_conditional_writes(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    store = LocalStore(tmp_path / "store")
+    assert store.has_conditional_writes
+    monkeypatch.setattr(os, "link", fail)
+    assert not store.has_conditional_writes
+    store.check()
+    assert not (tmp_path / "store").exists()
+    assert store.put_new("run/claim", b"mine")
+    assert store.put_new("run/claim", b"mine")
+    assert not store.put_new("run/claim", b"yours")
+    assert everything_below(tmp_path) == {"store/run/claim"}
+    assert store.get("run/claim") == b"mine"
+
+
 def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("run/a", b"1")
@@ -235,8 +302,9 @@ def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "run/../../x"])
-def test_a_key_outside_the_folder_is_rejected(key: str, tmp_path: Path) -> None:
-    for store in (LocalStore(tmp_path / "store"), MemoryStore()):
+def test_a_key_outside_the_store_is_rejected(key: str, tmp_path: Path) -> None:
+    s3 = StoreLocation("s3://bucket/prefix", "http://127.0.0.1:1", "us-east-1").open()
+    for store in (LocalStore(tmp_path / "store"), MemoryStore(), s3):
         with pytest.raises(UserError, match="lies outside the store"):
             store.put(key, b"")
 

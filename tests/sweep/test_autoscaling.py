@@ -14,7 +14,7 @@ from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.placement import AutoscalerLimits, autoscaler_limits
 from tests.helpers.autoscaling import FakeAutoscalingCluster
 from tests.helpers.s3_servers import s3_variables
-from tests.helpers.sweeps import SMALL, start_job
+from tests.helpers.sweeps import SMALL, small, start_job
 
 GPU_TYPE = {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}
 CPU_TYPE = {"resources": {"CPU": 2}, "max_workers": 1}
@@ -124,10 +124,10 @@ def test_a_sweep_starts_its_nodes_survives_their_loss_and_releases_them(
 ) -> None:
     cluster.wait_for_nodes(0)
     cluster.highest = 0
-    arguments = [  # many epochs, so that the last trials are far from finished when their nodes are killed
-        *SMALL, "--epochs", "100", "--seeds", "3", "--variants", "baseline", "attention",
+    arguments = small(  # many epochs, so that the last trials are far from finished when their nodes are killed
+        "--epochs", "100", "--seeds", "3", "--variants", "baseline", "attention",
         "--gpus-per-trial", "1", "--cpus-per-trial", "1", "--checkpoint-seconds", "0",
-    ]  # fmt: skip
+    )  # fmt: skip
     process = start_job(s3_store, *arguments, environment=cluster.environment)
     store = StoreLocation.of(s3_store).open()
 

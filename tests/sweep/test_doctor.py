@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from catdog.cli import run_job
+from catdog.cli import output_console, run_job
 from catdog.config.presets import PRESETS
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.runs.manifest import Identity
 from jobs import doctor, sweep
-from tests.helpers.sweeps import SMALL
+from tests.helpers.sweeps import SMALL, small
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_when_all_checks_pass_the_plan_uses_the_measured_speed(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["demo", "--store", str(store_folder), *SMALL, "--epochs", "50", "--variants", "baseline", "se"]
+    arguments = ["demo", "--store", str(store_folder), *small("--epochs", "50"), "--variants", "baseline", "se"]
     assert run_job(doctor.main, arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     for words in (
@@ -94,3 +94,13 @@ def test_the_share_of_a_gpu_follows_from_its_memory(
     (check,) = check_packing(config, canary)
     assert check.status == status
     assert words in check.line
+
+
+def test_findings_as_json_stay_json_on_any_console(capsys: pytest.CaptureFixture[str]) -> None:
+    from catdog.sweep.doctor_nodes import Check
+
+    check = Check("store", "fault", "\x1b[31m\x7f\x9b\u202e\udce9 ± [/b] :smile:\n", "remedy")
+    output_console().print(check.as_json(), soft_wrap=True)
+    line = capsys.readouterr().out
+    assert line.isascii()
+    assert json.loads(line) == dataclasses.asdict(check)

@@ -70,3 +70,16 @@ def test_collapsed_masks_are_warned_about_during_the_run(progress: SweepProgress
 
 def test_durations_are_human_readable() -> None:
     assert [format_seconds(seconds) for seconds in (5, 90, 600, 7200)] == ["5 s", "1.5 min", "10 min", "2.0 h"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_table_of_a_running_sweep_fits_and_shows_text_as_it_is(progress: SweepProgress, width: int) -> None:
+    progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+    progress.finished("baseline", 1, 91.0, 90.0, 60.0)
+    progress.interrupted("se", 0, "[/b] :smile:")
+    shown = io.StringIO()
+    Console(file=shown, width=width, markup=False, emoji=False).print(ProgressView(progress))
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("90.50 ± 0.71" in line for line in lines) == 1
+    assert "[/b] :smile:" in " ".join(shown.getvalue().split())

@@ -15,7 +15,7 @@ from catdog.data.datasets import drawn, oxford_pets
 from catdog.data.datasets.base import Source
 from catdog.errors import UserError
 from catdog.formatting import shorten
-from catdog.storage.node_cache import node_cache
+from catdog.system.private_folders import node_cache
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class DatasetEntry:
     """Opens a dataset that is made in code."""
     open_folder: Callable[[Path], Source] | None = None
     """Opens the files below a folder."""
+    find_folder: Callable[[Path], Path] | None = None
+    """Finds the files' folder in the folder that a user names, reading nothing."""
     download: Callable[[Path], None] | None = None
     """Downloads the files into a folder."""
 
@@ -61,6 +63,7 @@ DATASETS = {
             trainval_images=oxford_pets.OFFICIAL_COUNTS["trainval"],
             image_side=oxford_pets.PACKED_SIZE,
             open_folder=oxford_pets.open_oxford,
+            find_folder=oxford_pets.dataset_folder,
             download=oxford_pets.download_oxford,
         ),
     )
@@ -91,6 +94,13 @@ def warn_of_enlarged_images(recipe: Recipe) -> None:
             "use at most %d, unless the backbone needs more",
             recipe.image_size, entry.title, entry.image_side, entry.image_side,
         )  # fmt: skip
+
+
+def check_data_root(config: SweepConfig) -> None:
+    """Raise `UserError` if the sweep's dataset cannot be in the folder that the user names; reads no file."""
+    entry = check_dataset(config)
+    if entry.find_folder is not None and config.dataset_root is not None:
+        entry.find_folder(Path(os.path.expanduser(config.dataset_root)))
 
 
 def open_dataset(config: SweepConfig) -> Source | None:
