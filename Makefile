@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Tests spend more time waiting (for processes, servers and sleeps) than computing.
 TEST_PROCESSES ?= 3
 
-.PHONY: sweep test test-all chaos coverage bench check format clean
+.PHONY: sweep test test-all chaos coverage mutants bench check format clean
 
 sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
 	$(BIN)/python jobs/sweep.py demo
@@ -27,6 +27,9 @@ bench: .venv/installed-bench  ## overhead over bare training: writes benchmarks/
 coverage: .venv/installed-dev  ## line coverage of catdog/ and jobs/, workers included; fails below the floor
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow and not chaos" --cov --cov-report=
 	$(BIN)/coverage report
+
+mutants: .venv/installed-mutants  ## do the tests notice 400 small changes to the code? takes hours; run again, it continues
+	$(BIN)/python tests/mutants.py
 
 check: .venv/installed-dev  ## lint, types, spelling
 	$(BIN)/ruff format --check .
@@ -52,4 +55,8 @@ clean:
 
 .venv/installed-bench: .venv/installed-dev
 	$(PIP) --editable ".[lite0,dev,bench]"
+	touch $@
+
+.venv/installed-mutants: .venv/installed-dev
+	$(PIP) --editable ".[lite0,dev,mutants]"
 	touch $@

@@ -77,7 +77,8 @@ def train(images: Path) -> None:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    from catdog.models.backbones.weights import lite0_path, read_weights, translate_lite0
+    from catdog.models.backbones.weights import lite0_path, translate_lite0
+    from catdog.models.backbones.weights_file import read_weights
 
     class Classifier(lightning.LightningModule):
         def __init__(self, steps: int) -> None:

@@ -4,6 +4,8 @@
 with code 2. `StoreError`, like any other fault of the environment, is worth retrying.
 """
 
+from typing import Literal, NamedTuple
+
 
 class CatdogError(Exception):
     """Base class of everything catdog raises deliberately."""
@@ -23,6 +25,32 @@ class NotFoundError(StoreError):
 
 class StoreRefusedError(StoreError, UserError):
     """The store refuses: no such bucket, no permission, a full disk. The user must act."""
+
+
+class Card(NamedTuple):
+    """A GPU of a cluster: its number on a node."""
+
+    node_id: str
+    host: str
+    gpu: str
+
+    def __str__(self) -> str:
+        return f"GPU {self.gpu} of {self.host}"
+
+
+class DeviceError(CatdogError):
+    """A fault of the GPU, not of the trial: another attempt may succeed, on another GPU even if this one is broken.
+
+    `fault`: the GPU is broken (it fails whatever runs on it), it failed (this time), or it is crowded: others have
+    taken memory that it owes the trial.
+    """
+
+    def __init__(self, message: str, fault: Literal["broken", "failed", "crowded"], card: Card | None = None) -> None:
+        super().__init__(message, fault, card)
+        self.message, self.fault, self.card = message, fault, card
+
+    def __str__(self) -> str:
+        return self.message if self.card is None else f"{self.card}: {self.message}"
 
 
 class DivergedError(CatdogError):

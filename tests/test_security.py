@@ -18,7 +18,7 @@ from catdog.config.head_registry import VARIANTS
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
-from catdog.models.backbones.weights import read_weights
+from catdog.models.backbones.weights_file import read_weights
 from catdog.storage import LocalStore
 from catdog.storage.node_cache import fetch_or_make, matches_digest
 from catdog.system.private_folders import node_cache

@@ -34,6 +34,8 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
         return weights
     if not weights.startswith("s3://"):
         path = Path(os.path.abspath(os.path.expanduser(weights)))
+        if os.path.isdir(path):
+            raise UserError(f"--weights {weights}: a folder: give the file of weights in it")
         if not os.path.isfile(path):  # unlike Path.is_file, accepts names that are too long
             raise UserError(f"--weights {weights}: no such file; choose imagenet, lite0, none, a file or an s3:// url")
         if not os.access(path, os.R_OK):

@@ -5,8 +5,9 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from catdog.errors import StoreError, StoreRefusedError, UserError, first_line
+from catdog.errors import DeviceError, StoreError, StoreRefusedError, UserError, first_line
 from catdog.runs.manifest import TrialId
+from catdog.sweep.cards import CardWatch
 from catdog.sweep.lease import RunLease
 from catdog.sweep.progress import SweepProgress
 from catdog.sweep.ray_internals import trial_error
@@ -31,7 +32,7 @@ class SweepStopper(tune.Stopper):  # type: ignore[misc]  # Ray has no types
 
 
 class SweepCallback(tune.Callback):  # type: ignore[misc]
-    """Forwards Tune's trial events to `progress`, `meter` and `lost`."""
+    """Forwards Tune's trial events to `progress`, `meter`, `lost` and `cards`."""
 
     def __init__(
         self,
@@ -41,10 +42,11 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         lease: RunLease,
         stopper: SweepStopper,
         lost: LostTrials,
+        cards: CardWatch,
     ) -> None:
         self._progress, self._meter = progress, meter
         self._context, self._lease, self._stopper = context, lease, stopper
-        self._lost = lost
+        self._lost, self._cards = lost, cards
         self._store = context.location.open()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         """Record that Tune will retry the trial."""
         error = trial_error(trial)
         self._stop_if_refused(error)
+        self._blame_card(_trial_id(trial), error)
         self._progress.interrupted(*_trial_id(trial), first_line(error))
         self._meter.ended(*_trial_id(trial))
 
@@ -76,6 +79,10 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         """Record how the trial ended."""
         result = trial.last_result
         self._meter.ended(*_trial_id(trial))
+        if result.get("card") is not None:
+            self._cards.finished(result["card"])
+        if "mistake" in result:
+            self._lost.record(_trial_id(trial), UserError(result["mistake"]), attempts=1)
         if result.get("status") == "complete":
             self._progress.finished(
                 *_trial_id(trial), result["val_accuracy"], result["test_accuracy"], result["seconds"]
@@ -91,12 +98,20 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         """Queue a trial that Tune gave up on for a retry, or count it as failed."""
         error, trial_id = trial_error(trial), _trial_id(trial)
         self._stop_if_refused(error)
+        self._blame_card(trial_id, error)
         self._meter.ended(*trial_id)
         if self._lost.add(trial_id, error, trial.num_failures):
             self._progress.interrupted(*trial_id, first_line(error))
         else:
             self._progress.failed(*trial_id)
             self._lost.record(trial_id, error)
+
+    def _blame_card(self, trial_id: TrialId, error: Exception) -> None:
+        """Count an error of the GPU against it, or against the trial in the end; stop the sweep if no GPU works."""
+        if isinstance(error, DeviceError):
+            if attempts := self._cards.failed(trial_id, error):
+                self._lost.record(trial_id, error, attempts)
+            self._stopper.reason = self._stopper.reason or self._cards.nothing_works
 
     def _stop_if_taken_over(self) -> None:
         try:

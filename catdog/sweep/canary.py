@@ -17,6 +17,7 @@ from catdog.formatting import ReportProgress
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import digest_key, fetch_or_make
+from catdog.sweep.device_errors import naming_the_card
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import forget_inputs, shared_inputs
@@ -36,7 +37,8 @@ def run_canary(
 ) -> Canary:
     """Run a short trial of each variant in this process; an error in one is recorded, and the others still run."""
     identity = context.identity
-    device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)
+    with naming_the_card(context.gpus_per_trial):
+        device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)
     recipe = dataclasses.replace(
         identity.recipe,
         epochs=EPOCHS,

@@ -1,6 +1,7 @@
 """The Ray that trials run on: what it has or may start, and whether that suffices for a sweep."""
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ from catdog.errors import UserError
 from catdog.formatting import ReportProgress
 from catdog.storage import StoreLocation
 from catdog.sweep import PRELOADED
+from catdog.sweep.cards import CardWatch, gpus_by_node, hold_with_actors
+from catdog.sweep.device_errors import naming_the_card
 from catdog.sweep.placement import (
     AutoscalerLimits,
     TrialResources,
@@ -56,6 +59,8 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         if self._connecting is not None:
             wait([self._connecting])
+        if self.slots:
+            self.cards.release()
         if self._ours:
             ray.shutdown()
         self._starter.shutdown()
@@ -99,6 +104,8 @@ class Cluster:
             )
         self.trial_resources = settle_resources(self._config, [*present, *self.autoscaler.nodes], self._report_progress)
         self.slots = most_trials(self.trial_resources, present, self.autoscaler)
+        gpus = self.trial_resources.gpus
+        self.cards = CardWatch(gpus_by_node, self.slots * gpus, functools.partial(hold_with_actors, gpus))
         if not any(map(self.trial_resources.trials_on, present)):
             self._report_progress("no node for a trial is up yet: waiting until the cluster has started one")
 
@@ -146,7 +153,9 @@ class Cluster:
         resources = self.trial_resources
         task = ray.remote(**resources.for_task)(_worker_precision)
         self._report_progress("choosing the precision: a few steps in float32 and in bfloat16")
-        precision: Precision = ray.get(task.remote(recipe, resources.cpus, resources.gpus))
+        precision: Precision = self.cards.on_a_working_card(
+            lambda: ray.get(task.remote(recipe, resources.cpus, resources.gpus))
+        )
         self._report_progress(f"this run trains in {precision}")
         return precision
 
@@ -170,4 +179,5 @@ def _worker_precision(recipe: Recipe, threads: int, gpus: float) -> Precision:
     from catdog.training.precision import choose_precision
     from catdog.trial.setup import prepare_process
 
-    return choose_precision(recipe, prepare_process(threads, gpus, recipe.deterministic))
+    with naming_the_card(gpus):
+        return choose_precision(recipe, prepare_process(threads, gpus, recipe.deterministic))

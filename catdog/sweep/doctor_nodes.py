@@ -16,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catdog.config.sweep_options import SweepConfig
-from catdog.errors import StoreError, UserError, first_line
+from catdog.errors import DeviceError, StoreError, UserError, first_line
 from catdog.formatting import ReportProgress
 from catdog.runs.cost import Canary
 from catdog.runs.manifest import Identity
@@ -28,9 +28,7 @@ from catdog.sweep.cluster import Cluster
 from catdog.sweep.ray_internals import dashboard_url
 from catdog.system.private_folders import node_cache
 from catdog.trial.context import RunContext
-
-GPU_CONTEXT_BYTES = 600_000_000
-"""Approximate GPU memory that CUDA takes per process, besides its tensors."""
+from catdog.trial.device import CONTEXT_BYTES, working_gpu
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class NodeReport:
     host: str
     versions: dict[str, str]
     gpus: list[str]
+    gpu_error: str | None
+    """Why a GPU that Ray counts on this node does not work."""
     bfloat16: bool
     compiler: bool
     """Whether torch.compile has what it needs: a C compiler, and triton for GPUs."""
@@ -119,19 +119,21 @@ def check_nodes(
 ) -> Iterator[Check]:
     """Compare every node that is up, and one of every type that is not, with the driver."""
     mine = package_versions()
-    probe = ray.remote(num_cpus=0, max_retries=0)(report_node)
+    # A process that has used a GPU cannot change to another: each serves once.
+    probe = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(report_node)
     waiting: dict[str, Any] = {}
     for node in ray.nodes():
         if node["Alive"]:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             # A process sees a GPU only if it requested at least a fraction of one.
-            options = {"scheduling_strategy": pinned, "num_gpus": 0.001 if node["Resources"].get("GPU") else 0}
-            waiting[f"node {node['NodeManagerAddress']}"] = probe.options(**options).remote(location)
+            gpus = 0.001 if node["Resources"].get("GPU") else 0
+            options = {"scheduling_strategy": pinned, "num_gpus": gpus}
+            waiting[f"node {node['NodeManagerAddress']}"] = probe.options(**options).remote(location, gpus > 0)
     for group in cluster.autoscaler.groups:
         if not any(group.matches(node["Resources"]) for node in ray.nodes() if node["Alive"]):
             report_progress(f"starting a node of type {group.name}")
-            task = ray.remote(max_retries=0, **group.task_options)(report_node)
-            waiting[f"type {group.name}"] = task.remote(location)
+            task = ray.remote(max_retries=0, max_calls=1, **group.task_options)(report_node)
+            waiting[f"type {group.name}"] = task.remote(location, group.resources.get("GPU", 0) > 0)
     for name, pending in waiting.items():
         try:
             report: NodeReport = ray.get(pending, timeout=wait_seconds)
@@ -154,6 +156,8 @@ def _compare(name: str, report: NodeReport, mine: dict[str, str], needed_bytes: 
     if others:
         shown = ", ".join(f"{package} {theirs} (here {ours})" for package, (ours, theirs) in others.items())
         return Check(name, "fault", f"{report.host}: {shown}", "install requirements.lock there and here")
+    if report.gpu_error is not None:
+        return Check(name, "fault", f"{report.host}: its GPU: {report.gpu_error}", "repair it, or leave the node out")
     if report.store_error is not None:
         return Check(name, "fault", f"{report.host}: {report.store_error}", "give the node's role access to the store")
     room = f"{report.free_bytes / 1e9:.0f} GB free for a cache of {needed_bytes / 1e9:.1f} GB"
@@ -164,10 +168,16 @@ def _compare(name: str, report: NodeReport, mine: dict[str, str], needed_bytes: 
     return Check(name, "ok", finding)
 
 
-def report_node(location: StoreLocation) -> NodeReport:
-    """Describe the node that this runs on."""
+def report_node(location: StoreLocation, has_gpu: bool) -> NodeReport:
+    """Describe the node that this runs on; `has_gpu` says whether Ray counts one there, which is then tried."""
     import torch
 
+    gpu_error = None
+    try:
+        if has_gpu:
+            working_gpu()
+    except DeviceError as error:
+        gpu_error = first_line(error)
     cuda = torch.cuda.is_available()
     try:
         location.open().check()
@@ -181,7 +191,8 @@ def report_node(location: StoreLocation) -> NodeReport:
         host=platform.node(),
         versions=package_versions(),
         gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
-        bfloat16=cuda and torch.cuda.is_bf16_supported(),
+        gpu_error=gpu_error,
+        bfloat16=cuda and torch.cuda.is_bf16_supported(including_emulation=False),
         compiler=compiler is not None and (not cuda or importlib.util.find_spec("triton") is not None),
         free_bytes=shutil.disk_usage(cache).free,
         store_error=store_error,
@@ -223,7 +234,7 @@ def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
     peaks = [step.peak_memory_bytes for step in canary.steps if step.peak_memory_bytes is not None]
     if canary.memory_bytes is None or not peaks:
         return
-    need = (max(peaks) + GPU_CONTEXT_BYTES) / canary.memory_bytes
+    need = (max(peaks) + CONTEXT_BYTES) / canary.memory_bytes
     together = max(1, int(1 / need))
     share = 1 / together
     asked = 1.0 if config.gpus_per_trial is None else config.gpus_per_trial

@@ -16,7 +16,7 @@ from rich.console import Console
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.registry import check_data_root
 from catdog.data.prepare import prepare_dataset
-from catdog.errors import StoreError, UserError, first_line
+from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, now
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import TrialId
@@ -28,6 +28,7 @@ from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
+from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
 from catdog.sweep.plan import Plan, make_plan, resolve_run
 from catdog.sweep.progress import SweepProgress, show_progress
@@ -35,7 +36,7 @@ from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
 from catdog.sweep.trackers import open_tracker
 from catdog.sweep.trainable import prepare_worker, train_trial
-from catdog.sweep.trial_retries import LostTrials, is_out_of_memory
+from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Budget, Meter
 from catdog.trial.context import RunContext
 
@@ -129,16 +130,18 @@ def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:
     if cluster.is_this_machine and is_prepared(context):
         return
     task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(prepare_worker)
-    try:
+
+    def prepare() -> None:
         with console.status("checking data and weights on a worker", spinner="line") as status:
             for message in task.options(num_returns="streaming").remote(context):
                 text = ray.get(message)
                 status.update(console.render_str(text))
                 if not console.is_terminal:
                     console.print(text, soft_wrap=True)
+
+    try:
+        cluster.cards.on_a_working_card(prepare)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | StoreError):
-            raise type(error.cause)(str(error.cause)) from None
         if is_out_of_memory(error.cause):
             raise _lost_worker(error.cause) from None
         raise
@@ -185,7 +188,7 @@ def _run_trials(
     )
     stopper = SweepStopper()
     lost = LostTrials(context, launch, config.max_retries)
-    callback = SweepCallback(progress, meter, context, lease, stopper, lost)
+    callback = SweepCallback(progress, meter, context, lease, stopper, lost, cluster.cards)
     # By default Tune requests placement groups for 200 pending trials at once, more than could ever be placed.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
     trial_ids = [(trial.variant.label, trial.seed) for trial in plan.pending]

@@ -1,7 +1,7 @@
 """What runs on workers: the check of data and weights, and one trial for Tune.
 
 Errors that would recur are caught, recorded under failures/ and returned as a result; only transient faults (an
-unavailable store, a process that ran out of memory) raise, and Tune retries.
+unavailable store, a GPU that fails, a process that ran out of memory) raise, and Tune retries.
 """
 
 import queue
@@ -12,15 +12,16 @@ from typing import Any
 from ray import tune
 
 from catdog.config.variants import parse_variant
-from catdog.errors import NotFoundError, StoreError
+from catdog.errors import NotFoundError, StoreError, UserError, first_line
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord, mask_collapse
 from catdog.runs.manifest import PlannedTrial
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
+from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process, this_card
 from catdog.sweep.lease import require_lease
-from catdog.sweep.trial_retries import describe_failure, failed_attempts, needs_new_process
+from catdog.sweep.trial_retries import describe_failure, failed_attempts
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
@@ -36,8 +37,9 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
 
         try:
             deterministic = context.identity.recipe.deterministic
-            device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
-            load_inputs(context, device, messages.put)
+            with naming_the_card(context.gpus_per_trial):
+                device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
+                load_inputs(context, device, messages.put)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -57,9 +59,13 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
     from catdog.trial.run import run_trial
 
     recipe = context.identity.recipe
-    variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
+    try:
+        variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
+        store = context.location.open()
+    except UserError as mistake:  # it would recur, and cannot be recorded from here
+        tune.report({"status": "failed", "mistake": first_line(mistake)})
+        return
     trial = PlannedTrial(variant, config["trial"]["seed"])
-    store = context.location.open()
     if _is_closed(store, context, launch):
         tune.report({"status": "not started"})
         return
@@ -80,6 +86,8 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
     except StoreError:
         raise
     except Exception as error:
+        if (fault := as_device_error(error, context.gpus_per_trial)) is not None:
+            raise fault from error
         failure = describe_failure(context, trial, error, launch, attempts + 1)
         store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
         if needs_new_process(error):
@@ -92,6 +100,7 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
             "val_accuracy": result.val_accuracy,
             "test_accuracy": result.test_accuracy,
             "seconds": result.seconds,
+            "card": this_card() if context.gpus_per_trial else None,
         }
     )
 

@@ -2,8 +2,9 @@
 
 A lost worker, a lost node or an unavailable store ends a trial for now: Tune notices and retries it on another worker
 (`max_failures` in `sweep.run`), where it resumes from its checkpoint. `LostTrials` retries those that Tune itself gave
-up on. Errors that would recur (a bug in a head, a wrong shape) are recorded under failures/ instead; after those that
-spoil the process (out of memory, a broken GPU), the process is replaced first.
+up on. Errors that would recur (a bug in a head, a wrong shape, a mistake in data or weights) are recorded under
+failures/ instead; after those that spoil the process (out of memory), the process is replaced first. An error of the
+GPU ends an attempt; `cards` decides when so many attempts failed that the trial is to blame, and it is recorded, too.
 """
 
 import logging
@@ -48,11 +49,12 @@ class LostTrials:
             return True
         return False
 
-    def record(self, trial_id: TrialId, error: Exception) -> None:
-        """Store the failure of a trial that is not retried any more."""
+    def record(self, trial_id: TrialId, error: Exception, attempts: int | None = None) -> None:
+        """Store the failure of a trial that is not retried any more; an attempt that begins later ends at once."""
         store, (label, seed) = self._context.location.open(), trial_id
         trial = PlannedTrial(parse_variant(label, self._context.identity.recipe.variant_defaults()), seed)
-        failure = describe_failure(self._context, trial, error, self._launch, self._failures[trial_id])
+        attempts = self._failures[trial_id] if attempts is None else attempts
+        failure = describe_failure(self._context, trial, error, self._launch, attempts)
         try:
             if failed_attempts(store, self._context, trial, self._launch) >= 0:
                 store.put(self._context.trial_paths(trial.variant, seed).failure, to_json(failure))
@@ -82,24 +84,4 @@ def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception,
         launch=launch,
         log=f"{platform.node()}:{os.path.realpath('/proc/self/fd/2')}",
         failed_at=now(),
-    )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory ran out, on a GPU or a CPU."""
-    # torch raises OutOfMemoryError on a GPU, but a plain RuntimeError on a CPU.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in str(error)
-    )
-
-
-def needs_new_process(error: Exception) -> bool:
-    """Return whether the error would affect the next trial in this process too: memory, or a broken GPU."""
-    broken = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
-    return (
-        is_out_of_memory(error)
-        or type(error).__name__ == "AcceleratorError"
-        or any(sign in str(error) for sign in broken)
     )

@@ -31,7 +31,7 @@ from catdog.training.seeding import DeriveSeed
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-COMPILED_VERSIONS = 128
+COMPILED_VERSIONS = 100_000
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,12 @@ def _network(model: PetNet, recipe: Recipe) -> nn.Module:
 def compiled(model: PetNet) -> nn.Module:
     """Return the compiled network; later trials of the variant in this process reuse the compiled code.
 
-    A variant needs up to three compiled versions (training, evaluation, a split's last batch); beyond torch's default
-    limit of eight, it would run uncompiled.
+    A trial's numbers must not depend on what its process ran before. So every shape has code of its own (by default,
+    a second shape would make all later code dynamic): a variant needs up to four versions (training, evaluation, and
+    the last batch of either split); and no process reaches torch's limits, beyond which a network runs uncompiled.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VERSIONS)
-    return cast(nn.Module, torch.compile(model))
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED_VERSIONS
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 @torch.inference_mode()

@@ -1,9 +1,9 @@
 """Training precision: autocast, denormals, and what `auto` resolves to.
 
-`auto` is resolved once per run, on a worker, since all trials must share it. GPUs that support bfloat16 use it. On CPUs
-it depends on the network: where the CPU has bfloat16 instructions, a ResNet trains twice as fast with them, a network
-of depthwise convolutions more slowly. So a few steps of each are timed, and bfloat16 must be clearly faster: a choice
-within the noise would vary from run to run.
+`auto` is resolved once per run, on a worker, since all trials must share it. GPUs that compute in bfloat16 use it;
+older ones only emulate it. On CPUs it depends on the network: where the CPU has bfloat16 instructions, a ResNet trains
+twice as fast with them, a network of depthwise convolutions more slowly. So a few steps of each are timed, and bfloat16
+must be clearly faster: a choice within the noise would vary from run to run.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def choose_precision(recipe: Recipe, device: torch.device) -> Precision:
     Heads on cached features stay in float32 on CPUs: they are bound by reading features, not by arithmetic.
     """
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if recipe.freeze or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
     with torch.random.fork_rng(devices=[]):

@@ -16,6 +16,7 @@ from catdog.training.seeding import DeriveSeed, trial_seeds
 from catdog.trial.checkpoint import resume
 from catdog.trial.contact_sheet import ProbeHistory, Probes
 from catdog.trial.context import RunContext
+from catdog.trial.device import take_device
 from catdog.trial.inputs import TrialInputs, new_model, shared_inputs
 
 
@@ -49,6 +50,7 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -
 
     Raises:
         UserError: data or weights are missing or invalid.
+        DeviceError: the GPU does not work.
     """
     started = time.perf_counter()
     recipe, where = context.identity.recipe, context.trial_paths(variant, seed)
@@ -80,18 +82,14 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -
 
 
 def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.device:
-    """Configure the process for a trial, whatever ran in it before; return the device.
-
-    `gpus` caps the process's share of GPU memory, so that running out of it fails this process, not its neighbours.
-    """
+    """Configure the process for a trial, whatever ran in it before; return the device (see `take_device`)."""
     tune_malloc()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
     # A debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if not (gpus and torch.cuda.is_available()):
-        return torch.device("cpu")
-    torch.cuda.set_per_process_memory_fraction(gpus)
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.set_float32_matmul_precision("high")
-    return torch.device("cuda")
+    device = take_device(gpus)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.set_float32_matmul_precision("high")
+    return device

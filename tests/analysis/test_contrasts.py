@@ -93,6 +93,12 @@ def test_the_verdict_on_too_few_pairs_says_so(n: int, said: str) -> None:
         assert forbidden not in contrast.verdict
 
 
+def test_significant_means_an_adjusted_p_below_five_percent() -> None:
+    contrast = only(contrasts(labels=("baseline", "se"), seeds=range(3), test_images=50))
+    for p, significant in ((0.0499, True), (0.05, False), (1.0, False), (None, False)):
+        assert dataclasses.replace(contrast, p_adjusted=p).is_significant is significant
+
+
 def test_the_primary_contrast_stands_alone_and_the_others_form_a_family() -> None:
     found = contrasts(labels=("baseline", "attention", "multi-attention", "se", "attention-relu"), effect={"se": 1.0})
     others = [contrast for contrast in found if not contrast.is_primary]

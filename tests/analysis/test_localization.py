@@ -72,6 +72,13 @@ def test_uninformative_masks_score_the_share_of_the_image_that_the_animal_covers
     assert gaussian.energy > uniform.energy
 
 
+def test_the_gaussian_falls_to_exp_of_minus_a_half_at_a_quarter_of_the_images_side() -> None:
+    inner, outer = 0.53526143, 0.19691168  # exp(-(1/4² + 1/8²) × 8), exp(-(1/4² + 3/8²) × 8): 1 / 2σ² is 8
+    assert gaussian_mask(2, 1) == pytest.approx(np.full((2, 1), 0.60653066))
+    assert gaussian_mask(2, 4) == pytest.approx(np.array([[outer, inner, inner, outer]] * 2))
+    assert gaussian_mask(4, 2) == pytest.approx(gaussian_mask(2, 4).T)
+
+
 def test_a_mask_without_mass_is_left_out() -> None:
     masks = np.concatenate([mask([0, 0], [0, 0]), mask([1, 0], [0, 0])], axis=1)
     looks = measure(masks, outlines(HALF, 2, 2))

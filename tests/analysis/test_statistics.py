@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from catdog.analysis.intervals import Interval, mean_interval, two_way_interval
+from catdog.analysis.intervals import Interval, mean_interval, std_interval, two_way_interval, variance_share
 from catdog.analysis.significance import (
     correlation,
     detectable_difference,
@@ -150,6 +150,26 @@ def test_too_little_data_gives_no_number(values: list[float]) -> None:
     assert (sign_flip_p(array, rng()) is None) == (not values)
     assert detectable_difference(array) is None
     assert (probability_of_improvement(array, array) is None) == (not values)
+
+
+def test_three_values_are_enough_for_an_interval() -> None:
+    interval = mean_interval(np.array([0.1, 0.2, 0.6]), rng())
+    assert interval is not None
+    assert 0.1 <= interval.low < 0.3 < interval.high <= 0.6
+    assert two_way_interval(np.ones((3, 10), dtype=np.int8), rng()) == Interval(100, 100)
+
+
+def test_intervals_of_deviations_and_shares_follow_the_tables_of_chi_squared_and_f() -> None:
+    """Quantiles at 2.5 and 97.5 %: 0.48442 and 11.143 of chi-squared with 4 degrees; 0.11230 and 4.7181 of F(4, 9)."""
+    five, ten = [-2.0, -1.0, 0.0, 1.0, 2.0], [0.0] * 5 + [2.0] * 5  # variances 5/2 and 10/9
+    deviation = std_interval(five)
+    assert deviation is not None
+    assert (deviation.low, deviation.high) == pytest.approx((math.sqrt(10 / 11.143), math.sqrt(10 / 0.48442)), rel=1e-4)
+    found = variance_share(five, ten)
+    assert found is not None
+    share, interval = found
+    assert share == pytest.approx(2.25)
+    assert (interval.low, interval.high) == pytest.approx((2.25 / 4.7181, 2.25 / 0.11230), rel=1e-4)
 
 
 def test_pairs_without_any_difference_have_p_one() -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.cli import parse_sweep
-from catdog.config.presets import PRESETS, preset_config
-from catdog.config.recipe import Recipe
+from catdog.config.head_registry import VARIANTS
+from catdog.config.presets import PRESETS, lambda_config, preset_config, scatter_configs
+from catdog.config.recipe import NAMED_WEIGHTS, Recipe
 from catdog.config.sweep_options import SweepConfig, parse_seeds
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
@@ -45,16 +46,19 @@ OTHER_VALUES: dict[str, object] = {
 }
 """For each field of the recipe, a legal value other than its default."""
 
+LIMITS = {
+    "image_size": (16, 2048),
+    "epochs": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "probe_images": (1, 1000),
+    "split_seed": (0, 2**32 - 1),
+    "limit_images": (1, 10_000_000),
+}
+
 OUT_OF_RANGE: list[tuple[str, object]] = [
-    ("image_size", 15),
     ("image_size", -224),
-    ("epochs", 0),
-    ("batch_size", 0),
-    ("probe_images", 0),
-    ("split_seed", -1),
-    ("limit_images", 0),
-    *((name, 10**9) for name in ("image_size", "epochs", "batch_size", "probe_images", "limit_images")),
-    ("split_seed", 2**32),
+    *((name, smallest - 1) for name, (smallest, _) in LIMITS.items()),
+    *((name, largest + 1) for name, (_, largest) in LIMITS.items()),
     *((name, value) for name in ("learning_rate", "backbone_learning_rate") for value in (0.0, -1.0, 100.0)),
     *((name, value) for name in ("weight_decay", "mask_weight_decay") for value in (-0.1, 10.0)),
     ("label_smoothing", 1.0),
@@ -155,6 +159,70 @@ def test_the_presets_have_the_seeds_and_variants_that_the_docs_promise() -> None
         assert config.variants == ("baseline", "attention", "multi-attention")
 
 
+def test_trials_that_existing_stores_hold_are_found_again() -> None:
+    """A changed default, or a changed setting of a preset, would make every trial of its runs start again."""
+    hashes = {}
+    for name, config in PRESETS.items():
+        recipe = dataclasses.replace(config.recipe, precision="float32")
+        for variant in VARIANTS if name == "demo" else ["multi-attention"]:
+            spec = parse_variant(variant, recipe.variant_defaults())
+            hashes[name, variant] = identity(recipe=recipe, threads=1, result_format=3).trial_hash(spec, 7)
+    assert hashes == {
+        ("demo", "baseline"): "016c2325b3bb3ec4",
+        ("demo", "attention"): "b786232a0208a088",
+        ("demo", "multi-attention"): "256ffb23993abe77",
+        ("demo", "attention-relu"): "4deeeae061f92be7",
+        ("demo", "attention-softmax"): "e683fa83e3ebe4d5",
+        ("demo", "se"): "c7939d6673293d53",
+        ("demo", "multi-attention-free"): "7d00814eb9646dd4",
+        ("demo", "multi-attention-fixed"): "0e719d9b182fc7da",
+        ("pets-frozen", "multi-attention"): "b09f18163c202b1e",
+        ("pets-cpu", "multi-attention"): "6770a7686fa1dc76",
+        ("paper", "multi-attention"): "ea0ea07d9eebd24e",
+    }
+
+
+def test_a_sweep_uses_no_gpu_keeps_no_weights_and_starts_unless_it_is_told_otherwise() -> None:
+    for name, config in PRESETS.items():
+        assert not config.dry_run
+        assert (config.store, config.tracker, config.keep_weights) == ("results", "none", "none")
+        assert (config.cpus_per_trial, config.gpus_per_trial) == (1, None if name == "paper" else 0)
+        assert (config.checkpoint_seconds, config.max_retries, config.store_patience) == (60, 20, 600)
+        assert config.run is config.hourly_price is config.max_cost is None
+
+
+@pytest.mark.parametrize("run", [None, "mine"])
+def test_studies_are_named_after_the_run_or_else_the_preset(run: str | None) -> None:
+    config = dataclasses.replace(PRESETS["pets-frozen"], run=run)
+    of_lambda = lambda_config(config)
+    assert of_lambda.run_name == (run or "pets-frozen-lambda")
+    weights = [spec.arguments["lambda_divergence"] for spec in of_lambda.variant_specs]
+    assert weights == pytest.approx([0, *(10.0**exponent for exponent in range(-6, 0))])
+    assert of_lambda.recipe == config.recipe
+    for purpose, of_scatter in scatter_configs(config).items():
+        assert of_scatter.run_name == f"{run or 'pets-frozen-scatter'}-{purpose}"
+        assert of_scatter.recipe == dataclasses.replace(config.recipe, vary=purpose)
+        assert of_scatter.variants == config.variants
+
+
+@pytest.mark.parametrize(
+    ("freeze", "weights", "kept"), [(True, "imagenet", True), (True, "none", False), (False, "a.pth", False)]
+)
+def test_batch_norms_keep_the_statistics_that_pretraining_gave_them(freeze: bool, weights: str, kept: bool) -> None:
+    assert Recipe(freeze_batch_norm=freeze, weights=weights).keeps_batch_norm is kept
+
+
+@pytest.mark.parametrize(
+    ("backbone", "library"), [("tiny", None), ("timm/resnet18", "timm"), ("resnet18", "torchvision")]
+)
+def test_the_backbones_library_follows_from_its_name(backbone: str, library: str | None) -> None:
+    assert Recipe(backbone=backbone, weights="none").backbone_library == library
+
+
+def test_the_presets_need_no_weights_file_and_use_every_named_weight() -> None:
+    assert {config.recipe.weights for config in PRESETS.values()} == set(NAMED_WEIGHTS)
+
+
 def test_an_unknown_preset_lists_the_legal_ones() -> None:
     with pytest.raises(UserError, match="unknown preset 'dmo': choose from demo, pets-frozen, pets-cpu, paper"):
         preset_config("dmo")
@@ -165,6 +233,27 @@ def test_a_setting_out_of_range_is_one_line_that_names_its_option(name: str, val
     with pytest.raises(UserError, match=f"^--{name.replace('_', '-')}[ :]") as error:
         dataclasses.replace(Recipe(), **{name: value})  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, limit) for name, limits in LIMITS.items() for limit in limits),
+        *((name, 0.0) for name in ("weight_decay", "mask_weight_decay", "label_smoothing")),
+        ("crop_scale", 1.0),
+    ],
+)
+def test_the_ends_of_a_range_are_legal(name: str, value: object) -> None:
+    assert getattr(dataclasses.replace(Recipe(), **{name: value}), name) == value  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cpus_per_trial", 256), ("gpus_per_trial", 0.0), ("gpus_per_trial", 1.0), ("checkpoint_seconds", 0.0),
+     ("store_patience", 0.0), ("max_retries", 0), ("max_retries", 10**6)],
+)  # fmt: skip
+def test_the_ends_of_a_sweeps_ranges_are_legal(name: str, value: object) -> None:
+    assert getattr(dataclasses.replace(PRESETS["demo"], **{name: value}), name) == value  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 In all toy data an image's label is its index, so a batch's labels show which images it holds.
 """
 
+import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from catdog.data.batches import (
     Batch,
@@ -23,7 +27,14 @@ from catdog.data.batches import (
     draw_crops,
     resize_whole,
 )
-from catdog.data.features import SPLITS, Features, compute_features, open_features, write_features
+from catdog.data.features import (
+    SPLITS,
+    Features,
+    compute_features,
+    features_digest,
+    open_features,
+    write_features,
+)
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 from catdog.errors import UserError
@@ -193,6 +204,23 @@ def test_areas_are_uniform_and_half_of_the_images_are_flipped() -> None:
     assert boxes[:, :2].mean(dim=0).tolist() == pytest.approx([0.5, 0.5], abs=0.01)
 
 
+def test_a_crops_area_shape_place_and_flip_are_drawn_independently_and_uniformly() -> None:
+    boxes, flips = draw_crops(20_000, 0.1, True, torch.Generator().manual_seed(0))
+    area = boxes[:, 2] * boxes[:, 3]
+    unclipped = area < 3 / 4  # so narrow or flat that it would leave the image: only if the area is larger
+    centre, size = boxes[unclipped, :2], boxes[unclipped, 2:]
+    drawn = {
+        "area": (area[unclipped] - 0.1) / (3 / 4 - 0.1),
+        "shape": (size[:, 0] / size[:, 1]).log() / math.log(16 / 9) + 1 / 2,
+        "x": ((centre - size / 2) / (1 - size))[:, 0],
+        "y": ((centre - size / 2) / (1 - size))[:, 1],
+    }
+    for name, values in drawn.items():
+        assert stats.kstest(values.numpy(), "uniform").statistic < 0.02, name
+    correlations = np.corrcoef([values.numpy() for values in (*drawn.values(), flips[unclipped])])
+    assert np.abs(correlations - np.eye(5)).max() < 0.04
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_cropping_the_whole_image_reproduces_it_or_its_mirror_image(flipped: bool) -> None:
     images = noise(3, 3, SIZE, SIZE)
@@ -217,6 +245,42 @@ def test_a_crop_equals_the_box_cut_out_and_resized_by_torch(
     cropped = crop_and_resize(images, box.expand(2, 4), torch.tensor([False, flipped]), size)
     assert torch.allclose(cropped[0], expected[0], atol=1e-2)  # pixels are 0..255
     assert torch.allclose(cropped[1], expected[1].flip(2) if flipped else expected[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [5, 48, 96, 224])
+def test_crops_sample_at_the_very_points_of_affine_grid(size: int) -> None:
+    images = noise(16, 3, 64, 64)
+    boxes, flips = draw_crops(16, 0.3, True, torch.Generator().manual_seed(size))
+    theta = torch.zeros(16, 2, 3)
+    theta[:, 0, 0] = boxes[:, 2] * torch.where(flips, -1.0, 1.0)
+    theta[:, 1, 1] = boxes[:, 3]
+    theta[:, :, 2] = boxes[:, :2] * 2 - 1
+    grid = F.affine_grid(theta, [16, 3, size, size], align_corners=False)
+    expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    assert torch.equal(crop_and_resize(images, boxes, flips, size), expected)
+
+
+class _Calls(TorchDispatchMode):
+    """Notes the names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_crops_need_no_matrix_product_which_would_round_to_tf32() -> None:
+    with FakeTensorMode(), _Calls() as calls:
+        images, boxes = torch.empty(4, 3, 64, 64, device="cuda"), torch.empty(4, 4, device="cuda")
+        cropped = crop_and_resize(images, boxes, torch.empty(4, dtype=torch.bool, device="cuda"), 48)
+        assert cropped.device.type == "cuda"
+    assert "grid_sampler_2d" in calls.names
+    assert not calls.names & {"mm", "bmm", "addmm", "baddbmm", "matmul", "affine_grid_generator"}
 
 
 def test_whole_images_are_resized_with_antialiasing_like_pillow() -> None:
@@ -344,6 +408,13 @@ def test_pooled_features_are_bit_identical_to_the_means_of_the_maps_in_the_same_
         assert torch.equal(maps.some("test", [3, 1]).mean(dim=(2, 3)), pooled.some("test", [3, 1])[:, :, 0, 0])
     finally:
         torch.set_num_threads(threads_before)
+
+
+def test_cached_features_in_existing_stores_are_found_again() -> None:
+    digest = features_digest(backbone="tiny", weights="none", image_size=96)
+    assert digest == "4c953c5958fa0acf"
+    assert digest == features_digest(image_size=96, weights="none", backbone="tiny")
+    assert digest != features_digest(backbone="tiny", weights="none", image_size=97)
 
 
 def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:

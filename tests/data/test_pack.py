@@ -55,6 +55,25 @@ def test_a_pack_holds_everything_in_the_source(tmp_path: Path) -> None:
         assert np.array_equal(pack.images_NSSC[index].numpy(), source.read(index)[0])
 
 
+def test_the_images_start_on_a_page_boundary(tmp_path: Path) -> None:
+    write_pack(toy_source(), tmp_path / "pack.safetensors")
+    content = (tmp_path / "pack.safetensors").read_bytes()
+    assert content.index(toy_source().read(0)[0].tobytes()) % 4096 == 0
+
+
+def test_the_outlines_know_their_images_and_count_the_border_as_animal(tmp_path: Path) -> None:
+    source = toy_source()
+    write_pack(source, tmp_path / "pack.safetensors")
+    outlines = open_pack(tmp_path / "pack.safetensors").trimaps
+    assert list(outlines.names) == ["image_1", "image_3", "image_5", "image_7"]
+    assert outlines.labels_T.tolist() == [1, 0, 2, 1]
+    assert tuple(outlines.breeds) == source.breeds
+    for animal_SS, index in zip(outlines.animals_TSS, (1, 3, 5, 7), strict=True):
+        trimap = source.read(index)[1]
+        assert trimap is not None
+        assert np.array_equal(animal_SS, (trimap == 1) | (trimap == 3))
+
+
 def test_every_trimap_stays_with_its_image(tmp_path: Path) -> None:
     source = toy_source()
     write_pack(source, tmp_path / "pack.safetensors")

@@ -11,8 +11,15 @@ import torchvision
 
 from catdog.errors import UserError
 from catdog.models import VARIANTS, build_model
-from catdog.models.backbones.build import build_backbone, check_backbone, check_backbone_name, feature_shape
-from catdog.models.backbones.weights import lite0_path, named_weights, read_weights
+from catdog.models.backbones.build import (
+    build_backbone,
+    check_backbone,
+    check_backbone_name,
+    feature_shape,
+    normalisation,
+)
+from catdog.models.backbones.weights import lite0_path, named_weights
+from catdog.models.backbones.weights_file import read_weights
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import StoreLocation
 
@@ -219,6 +226,7 @@ def test_the_lite0_weights_are_rejected_for_another_backbone() -> None:
         ("timm/tf_efficientnet_lite9", "near it: .*timm/tf_efficientnet_lite0"),
         ("timm/ResNet34", "near it: timm/resnet34"),
         ("timm/", "no such model"),
+        ("qqqq", "no such classification model; others are"),  # nothing is near it
     ],
 )
 def test_an_unknown_backbone_is_a_mistake_that_lists_similar_names(name: str, near: str) -> None:
@@ -323,7 +331,43 @@ def test_a_backbone_without_a_feature_map_is_a_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("squeezenet1_1", (512, 5, 5)), ("timm/mobilenetv3_small_050", (288, 3, 3))]
+    ("name", "shape"),
+    [
+        ("squeezenet1_1", (512, 5, 5)),
+        ("timm/mobilenetv3_small_050", (288, 3, 3)),
+        ("timm/mambaout_femto", (288, 3, 3)),
+    ],  # the last one's maps are (B, H, W, C) in timm
 )
 def test_other_backbones_return_the_map_before_their_pooling(name: str, shape: tuple[int, int, int]) -> None:
     assert feature_shape(build_backbone(name, None), 96) == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "mean", "std"),
+    [
+        ("resnet34", "imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("resnet34", "mine.pth", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("tiny", "none", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("timm/tf_efficientnet_lite0", "lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("timm/vit_tiny_patch16_224", "imagenet", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("timm/resnet18", "imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_images_are_normalised_as_the_weights_were_trained(
+    name: str, weights: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    found = normalisation(name, weights)
+    assert (found.mean, found.std) == (mean, std)
+
+
+def test_imagenet_weights_are_those_that_torchvision_has_downloaded(
+    resnet18: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(resnet18.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")  # IMAGENET1K_V1
+    backbone = build_backbone("resnet18", "imagenet")
+    weights = resnet18.state_dict()
+    assert all(
+        torch.equal(tensor, weights[name.removeprefix("model.")]) for name, tensor in backbone.state_dict().items()
+    )

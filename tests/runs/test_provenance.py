@@ -1,12 +1,16 @@
-"""The code version of a run can be named, in a checkout and outside one."""
+"""The code version of a run can be named, in a checkout and outside one; so can the packages."""
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from catdog.runs.provenance import package_versions
 from tests.helpers.project import ROOT
 
 
@@ -58,3 +62,13 @@ def test_a_copy_inside_an_unrelated_checkout_does_not_take_its_commit(project: P
     git(project, "add", ".")
     git(project, "commit", "-m", "without catdog")
     assert version_of(project).startswith("tree ")
+
+
+def test_the_recorded_packages_are_ours_and_those_that_it_requires_by_the_same_names() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.split(r"[\[><=]", requirement)[0] for requirement in project["dependencies"]}
+    versions = package_versions()
+    assert versions.keys() <= {"python", project["name"], *required}
+    assert versions.keys() >= {"python", "torch", "torchvision", "timm", "ray", "numpy", "scipy", "pandas"}
+    assert versions["numpy"] == np.__version__
+    assert versions["python"] == sys.version.split()[0]

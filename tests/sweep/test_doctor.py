@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,9 @@ from catdog.cli import output_console, run_job
 from catdog.config.presets import PRESETS
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.runs.manifest import Identity
+from catdog.trial.device import SIMULATED_GPUS
 from jobs import doctor, sweep
+from tests.helpers.project import ROOT
 from tests.helpers.sweeps import SMALL, small
 
 
@@ -77,8 +83,8 @@ def test_the_abilities_of_an_s3_store_are_reported(s3_bucket: str, capsys: pytes
 @pytest.mark.parametrize(
     ("asked", "gigabytes", "status", "words"),
     [
-        (None, 4.0, "ok", "17 fit on a GPU → --gpus-per-trial 0.0588"),
-        (0.25, 4.0, "ok", "17 fit"),
+        (None, 4.0, "ok", "16 fit on a GPU → --gpus-per-trial 0.0625"),
+        (0.25, 4.0, "ok", "16 fit"),
         (0.05, 4.0, "fault", "a trial needs 6% of 80 GB"),
     ],
 )
@@ -104,3 +110,41 @@ def test_findings_as_json_stay_json_on_any_console(capsys: pytest.CaptureFixture
     line = capsys.readouterr().out
     assert line.isascii()
     assert json.loads(line) == dataclasses.asdict(check)
+
+
+SCRIPT = """
+import dataclasses, sys
+import catdog.sweep, ray
+from catdog.config.presets import PRESETS
+from catdog.storage import StoreLocation
+from catdog.sweep.cluster import Cluster
+from catdog.sweep.doctor_nodes import check_nodes
+from catdog.trial.device import working_gpu
+ray.init("local", num_cpus=1, num_gpus=2, include_dashboard=False, object_store_memory=128 << 20)
+location = StoreLocation.of(sys.argv[1])
+with Cluster(PRESETS["demo"], location, print) as cluster:
+    cluster.start()
+    for check in check_nodes(location, cluster, 0, 60, print):
+        print(check.line)
+    def count_tries():
+        return working_gpu.cache_info().misses
+    print("GPUs that the next process has used:", ray.get(ray.remote(num_gpus=1)(count_tries).remote()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("simulated", "words"),
+    [
+        ({}, r"FAULT +node .*: its GPU: torch cannot use it: .*(NVIDIA|CUDA).* → repair it, or leave the node out"),
+        ({SIMULATED_GPUS: "none"}, r"ok +node .*: same packages, store writable, no GPU"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without a GPU")
+def test_a_gpu_that_torch_cannot_use_is_a_fault_and_the_process_that_tried_it_serves_no_trial(
+    simulated: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ | simulated)
+    assert re.search(words, output.stdout), output.stdout
+    assert "GPUs that the next process has used: 0" in output.stdout

@@ -46,6 +46,13 @@ def stranger(store: Store, **fields: object) -> LeaseHolder:
     return holder
 
 
+def ended_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 def test_a_lease_is_in_the_store_while_it_is_held_and_leaves_nothing_behind(store: Store) -> None:
     with RunLease(store, "night", "mine").hold(silent) as lease:
         lease.verify()
@@ -79,9 +86,7 @@ def test_a_zombie_process_counts_as_dead(store: Store) -> None:
 
 
 def test_the_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(store: Store) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    stranger(store, pid=ended.pid)
+    stranger(store, pid=ended_process())
     said: list[str] = []
     with RunLease(store, "night", "mine").hold(said.append):
         require_lease(store, "night", "mine")
@@ -91,9 +96,7 @@ def test_the_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(store
 
 
 def test_only_one_of_two_drivers_takes_over_from_a_dead_process(store: Store) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    stranger(store, pid=ended.pid)
+    stranger(store, pid=ended_process())
     outcomes: list[str] = []
     together = threading.Barrier(2)
 
@@ -121,7 +124,7 @@ def test_a_later_process_that_reuses_a_dead_ones_pid_is_not_mistaken_for_it(stor
 
 
 def test_the_lease_of_a_remote_driver_that_stops_renewing_it_is_taken_over(store: Store) -> None:
-    stranger(store, machine="another one", host="spot-17")
+    stranger(store, machine="another one", host="spot-17", pid=ended_process())  # here no such process
     said: list[str] = []
     with RunLease(store, "night", "mine", lease_seconds=1.0).hold(said.append):
         require_lease(store, "night", "mine")
@@ -130,7 +133,7 @@ def test_the_lease_of_a_remote_driver_that_stops_renewing_it_is_taken_over(store
 
 
 def test_the_lease_of_a_remote_driver_that_renews_it_is_respected(store: Store) -> None:
-    holder = stranger(store, machine="another one", host="spot-17")
+    holder = stranger(store, machine="another one", host="spot-17", pid=ended_process())  # here no such process
     later = to_json(dataclasses.asdict(dataclasses.replace(holder, renewals=1)))
     timer = threading.Timer(0.5, store.put, (KEY, later))
     timer.start()

@@ -15,6 +15,7 @@ import torch
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
 from catdog.data.batches import Batches, ImageBatches
+from catdog.data.pack import Pack
 from catdog.errors import DivergedError
 from catdog.models import VARIANTS
 from catdog.runs.history import EpochRecord
@@ -44,6 +45,22 @@ class Setup:
     def start(self, label: str, recipe: Recipe, seed: int = 0) -> TrainState:
         model = new_model(self.inputs, self.context, parse_variant(label, recipe.variant_defaults()), trial_seeds(seed))
         return new_state(model, recipe, self.inputs.batches.steps_per_epoch)
+
+    def batches_of(self, pack: Pack) -> ImageBatches:
+        """The batches of another pack that is split in the same way."""
+        batches = self.inputs.batches
+        assert isinstance(batches, ImageBatches)
+        return ImageBatches(
+            pack,
+            self.inputs.split,
+            image_size=batches.image_size,
+            batch_size=batches.batch_size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            crop_scale=batches.crop_scale,
+            flip=batches.flip,
+            device=CPU,
+        )
 
     def train(
         self,
@@ -137,6 +154,37 @@ def test_each_source_of_randomness_alone_changes_the_result(purpose: str, setup:
         state = setup.start("baseline", recipe)
         histories.append(timeless(setup.train(state, recipe, seed)))
     assert histories[0] != histories[1]
+
+
+def standstill(recipe: Recipe) -> Recipe:
+    """The recipe with steps too small to change the network."""
+    return dataclasses.replace(recipe, learning_rate=1e-12, backbone_learning_rate=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+def test_training_minimises_the_cross_entropy_against_smoothed_labels(smoothing: float, setup: Setup) -> None:
+    """With a classifier that ignores its input, and images of one breed, the loss follows from the bias alone."""
+    recipe = dataclasses.replace(standstill(setup.recipe), epochs=1, label_smoothing=smoothing)
+    pack = setup.inputs.pack
+    state = setup.start("baseline", recipe)
+    bias = [k / 2 for k in range(len(pack.breeds))]
+    with torch.no_grad():
+        state.model.head.classifier.weight.zero_()  # type: ignore[union-attr,operator]
+        state.model.head.classifier.bias.copy_(torch.tensor(bias))  # type: ignore[union-attr,operator]
+    one_breed = dataclasses.replace(pack, labels_N=torch.full_like(pack.labels_N, 2))
+    (record,) = setup.train(state, recipe, batches=setup.batches_of(one_breed))
+    expected = (1 - smoothing) * bias[2] + smoothing * sum(bias) / len(bias)
+    assert record.train_loss == pytest.approx(math.log(sum(math.exp(value) for value in bias)) - expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("renewed", ["order", "augment", "dropout", None])
+def test_each_source_of_randomness_has_a_new_seed_in_every_epoch(renewed: str | None, setup: Setup) -> None:
+    """Of a network that stands still, epochs differ only by what is drawn anew."""
+    recipe = standstill(setup.recipe)
+    state = setup.start("baseline", recipe)
+    seeds = lambda purpose, epoch: epoch if purpose == renewed else 0  # noqa: E731
+    first, second = fit(state, setup.inputs.batches, recipe, seeds, CPU)
+    assert (abs(first.train_loss - second.train_loss) < 1e-6) == (renewed is None)
 
 
 def as_pretrained(recipe: Recipe) -> Recipe:
@@ -244,21 +292,10 @@ def test_a_loss_that_is_not_finite_ends_training_and_names_the_epoch(value: floa
 
 def test_test_images_and_labels_do_not_change_the_history_or_the_choice_of_epoch(setup: Setup) -> None:
     pack, split, batches = setup.inputs.pack, setup.inputs.split, setup.inputs.batches
-    assert isinstance(batches, ImageBatches)
     images, labels = pack.images_NSSC.clone(), pack.labels_N.clone()
     images[torch.from_numpy(split.test)] = 0
     labels[torch.from_numpy(split.test)] = (labels[torch.from_numpy(split.test)] + 1) % len(pack.breeds)
-    others = ImageBatches(
-        dataclasses.replace(pack, images_NSSC=images, labels_N=labels),
-        split,
-        image_size=batches.image_size,
-        batch_size=batches.batch_size,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        crop_scale=batches.crop_scale,
-        flip=batches.flip,
-        device=CPU,
-    )
+    others = setup.batches_of(dataclasses.replace(pack, images_NSSC=images, labels_N=labels))
     assert not torch.equal(others.labels("test"), batches.labels("test"))
     states = []
     for these in (batches, others):

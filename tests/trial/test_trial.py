@@ -555,3 +555,23 @@ def test_a_variant_is_compiled_once_for_all_its_trials(make_context: MakeContext
             assert run_trial(context, spec, seed).status == "complete"
         assert (counters["stats"]["unique_graphs"] - made >= 2 * len(specs)) == (seed == 0)
     assert counters["stats"]["unique_graphs"] == made
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_compiled_trials_do_not_depend_on_what_their_process_ran_before(
+    make_context: MakeContext, recipe: Recipe
+) -> None:
+    """A last batch of another size, and other variants, would make the later code of a process another."""
+    odd = dataclasses.replace(recipe, compile=True, limit_images=75)
+    after, alone = (make_context(odd, run=run) for run in ("after", "alone"))
+    before, spec = (parse_variant(label, odd.variant_defaults()) for label in ("baseline", "multi-attention"))
+    torch._dynamo.reset()
+    run_trial(after, before, 0)
+    later = run_trial(after, spec, 0)
+    torch._dynamo.reset()
+    first = run_trial(alone, spec, 0)
+    assert (later.val_loss, later.val_accuracy) == (first.val_loss, first.val_accuracy)
+    assert later.files["predictions.npz"] == first.files["predictions.npz"]
+    assert later.files["masks.npz"] == first.files["masks.npz"]

@@ -11,12 +11,14 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from catdog.errors import UserError, first_line
-from catdog.models.backbones.weights import LITE0_BACKBONE, lite0_path, load_into, read_weights, translate_lite0
+from catdog.models.backbones.weights import LITE0_BACKBONE, lite0_path, load_into, translate_lite0
+from catdog.models.backbones.weights_file import read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,6 +58,10 @@ class TimmBackbone(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        config: dict[str, Any] = vars(model)["pretrained_cfg"]
+        classifiers = config.get("classifier") or ()
+        self.dropped = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+        """The modules that timm leaves out without classes."""
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the feature maps (B, C, H, W)."""
@@ -73,6 +79,8 @@ class TorchvisionBackbone(nn.Module):
         from torchvision.models.feature_extraction import create_feature_extractor
 
         self.model = create_feature_extractor(model, return_nodes={node: "features"})
+        self.dropped = tuple(model.state_dict().keys() - self.model.state_dict().keys())
+        """The tensors behind that node."""
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the feature maps (B, C, H, W)."""
@@ -157,8 +165,11 @@ def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
         path = lite0_path()
         load_into(backbone.model, translate_lite0(read_weights(path), backbone.model), choice)
     elif choice not in ("none", "imagenet"):
-        inner = backbone.model if isinstance(backbone, TimmBackbone | TorchvisionBackbone) else backbone
-        load_into(inner, read_weights(Path(choice)), choice)
+        given = read_weights(Path(choice))
+        if isinstance(backbone, TimmBackbone | TorchvisionBackbone):
+            load_into(backbone.model, given, choice, backbone.dropped)
+        else:
+            load_into(backbone, given, choice)
     return backbone
 
 

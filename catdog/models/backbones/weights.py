@@ -1,23 +1,20 @@
-"""Pretrained weights of backbones, by name or from a file.
-
-Files are read as safetensors or with `weights_only=True`, so nothing in them is executed; errors name mismatched keys.
-"""
+"""Pretrained weights of backbones: from a package, or fitted to a backbone from a file; errors name mismatched keys."""
 
 import importlib.metadata
+import re
+from collections import Counter
+from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from catdog.errors import UserError
+from catdog.models.backbones.weights_file import StateDict
 
 LITE0_BACKBONE = "timm/tf_efficientnet_lite0"
-CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "_fc.")
-"""Prefixes of the classifier in torchvision's and timm's models, which backbones drop."""
-_REMEDY = "give a .safetensors file, or a state dict that torch.save has written"
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "_fc.", "aux", "AuxLogits.")
+"""Prefixes of classifiers that another library, or another version, gives a model that here has none of that name."""
 
 
 def lite0_path() -> Path:
@@ -63,46 +60,19 @@ def _downloaded(url: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from a .safetensors file or a tensors-only pickle; raise `UserError` for any other file."""
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"--weights {path}: no such file; choose imagenet, lite0, none, a file or an s3:// url"
-        ) from None
-    except Exception as error:  # a damaged or hostile file can make the unpickler raise anything
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"--weights {path}: not a file of weights ({reason}); {_REMEDY}") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(_is_named_tensor(*item) for item in content.items()):
-        raise UserError(f"--weights {path}: holds no state dict (names and tensors); {_REMEDY}")
-    return content
+def load_into(backbone: nn.Module, weights: StateDict, origin: str, dropped: Iterable[str] = ()) -> None:
+    """Load `weights` into a backbone, ignoring classifiers in them; raise `UserError` for any other mismatch.
 
-
-def _is_named_tensor(name: object, value: object) -> bool:
-    return isinstance(name, str) and isinstance(value, torch.Tensor)
-
-
-def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str) -> None:
-    """Load `weights` into a backbone, ignoring a classifier in them; raise `UserError` for any other mismatch.
-
-    Names are those of the backbone's own model, or of a `PetNet` that a trial kept (prefixed with `backbone.model.`).
+    Wrappers put prefixes before the backbone's own names (`module.`, `net.`, a trial's `backbone.model.`): the prefix
+    under which most of them are found is removed, and what lies outside it belongs to another part. `dropped` names
+    parts of the whole model that the backbone lacks.
     """
     wanted = backbone.state_dict()
-
-    def own(name: str) -> str:
-        return name if name in wanted else name.removeprefix("backbone.").removeprefix("model.")
-
-    given = {
-        name: tensor
-        for name, tensor in ((own(name), tensor) for name, tensor in weights.items())
-        if name in wanted or not name.startswith(CLASSIFIERS)
-    }
+    weights = {_current_name(name): tensor for name, tensor in weights.items()}
+    prefix = _common_prefix(weights, wanted.keys())
+    inside = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    heads = (*CLASSIFIERS, *_roots(dropped, wanted.keys()))
+    given = {name: tensor for name, tensor in inside.items() if name in wanted or not name.startswith(heads)}
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     problems = {
         "missing": sorted(wanted.keys() - given.keys() - optional),
@@ -123,7 +93,33 @@ def load_into(backbone: nn.Module, weights: dict[str, torch.Tensor], origin: str
         backbone.load_state_dict(given, strict=False)
     except RuntimeError as error:  # sparse and meta tensors
         reason = str(error).splitlines()[-1].strip()[:120]
-        raise UserError(f"--weights {origin}: cannot be loaded ({reason}); {_REMEDY}") from None
+        raise UserError(
+            f"--weights {origin}: cannot be loaded ({reason}): save model.state_dict() from a CPU"
+        ) from None
+
+
+def _current_name(name: str) -> str:
+    """Return a tensor's name without torch's own wrappers, and as torchvision's DenseNets spell it since 2017."""
+    name = re.sub(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.", "", name)
+    return re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+
+
+def _common_prefix(names: Iterable[str], wanted: Container[str]) -> str:
+    """Return the prefix after which most names are wanted ones; the first on ties."""
+    found = Counter(
+        name[:start]
+        for name in names
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
+        if name[start:] in wanted
+    )
+    return found.most_common(1)[0][0] if found else ""
+
+
+def _roots(dropped: Iterable[str], wanted: Iterable[str]) -> set[str]:
+    """Return the shortest prefixes of the dropped names that no wanted name has."""
+    kept = {name[: dot.end()] for name in wanted for dot in re.finditer(r"\.", name)}
+    steps = ([f"{name}."[: dot.end()] for dot in re.finditer(r"\.", f"{name}.")] for name in dropped)
+    return {next(step for step in prefixes if step not in kept) for prefixes in steps}
 
 
 def translate_lite0(weights: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,172 @@
+"""What the driver knows of the GPUs: which failed which trials, which are held back, and when a trial is to blame.
+
+A card that is broken, or that failed two attempts since a trial last finished on it, is held back until the sweep ends:
+Ray cannot be told to avoid a card, so small actors occupy it. A trial counts as failed once three of its attempts
+failed, on more than one card if there are several.
+"""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from catdog.errors import Card, DeviceError, StoreError, UserError, first_line
+from catdog.runs.manifest import TrialId
+
+logger = logging.getLogger(__name__)
+
+FAULTS = 2
+ATTEMPTS = 3
+PATIENCE_SECONDS = 10.0
+"""How long other cards of the node are kept from trials while the one to hold back is still in use, and then not."""
+
+T = TypeVar("T")
+
+
+class CardWatch:
+    """The cards that failed in this sweep. Effects are handed in.
+
+    `count_gpus` returns the GPUs of each node that is up, `most_gpus` how many there may be; `hold` occupies a card and
+    returns what frees it again.
+    """
+
+    def __init__(
+        self,
+        count_gpus: Callable[[], Mapping[str, float]],
+        most_gpus: float,
+        hold: Callable[[Card], Callable[[], None]],
+    ) -> None:
+        self._count_gpus, self._most_gpus, self._hold = count_gpus, most_gpus, hold
+        self._broken: dict[Card, DeviceError] = {}
+        self._faults: defaultdict[Card, list[TrialId]] = defaultdict(list)
+        self._attempts: defaultdict[TrialId, list[Card]] = defaultdict(list)
+        self._held: dict[Card, Callable[[], None]] = {}
+
+    def failed(self, trial_id: TrialId, error: DeviceError) -> int:
+        """Record an attempt that a card failed; return the trial's attempts if it is to blame after all, else 0."""
+        assert error.card is not None, "an error of a worker names its card"
+        attempts = self._attempts[trial_id]
+        if error.fault == "broken":
+            self._broken[error.card] = error
+        else:
+            attempts.append(error.card)
+        if error.fault == "failed":
+            self._faults[error.card].append(trial_id)
+        to_blame = len(attempts) >= ATTEMPTS and (len(set(attempts)) > 1 or self._left() <= 1)
+        if to_blame:
+            for card, trial_ids in self._faults.items():
+                self._faults[card] = [other for other in trial_ids if other != trial_id]
+        self._hold_back()
+        return len(attempts) if to_blame else 0
+
+    def finished(self, card: Card) -> None:
+        """Record that a trial finished on a card."""
+        if self._faults.pop(card, None):
+            self._hold_back()
+
+    def on_a_working_card(self, attempt: Callable[[], T]) -> T:
+        """Return what the task in `attempt` returns on a card that works.
+
+        Raises:
+            UserError, StoreError: the task's own, or no card works.
+        """
+        while True:
+            try:
+                return attempt()
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError | StoreError):
+                    raise type(error.cause)(str(error.cause)) from None
+                if not isinstance(error.cause, DeviceError):
+                    raise
+                self.failed(("", 0), error.cause)
+                if error.cause.fault != "broken":
+                    raise UserError(f"{error.cause}: run the same command again, or take the card out") from None
+                if (reason := self.nothing_works) is not None:
+                    raise reason from None
+            time.sleep(1)
+
+    @property
+    def nothing_works(self) -> UserError | None:
+        """Return the error that ends the sweep if every card is broken."""
+        nodes = self._count_gpus()
+        broken = [error for card, error in self._broken.items() if card.node_id in nodes]
+        if not broken or len(broken) < max(self._most_gpus, sum(nodes.values())):
+            return None
+        others = f" (and {len(broken) - 1} more)" * (len(broken) > 1)
+        return UserError(f"{broken[0]}{others}: no GPU works: repair it, or train on the CPU with --gpus-per-trial 0")
+
+    def release(self) -> None:
+        """Free all cards."""
+        for free in self._held.values():
+            free()
+        self._held.clear()
+
+    def _left(self) -> float:
+        """Return how many GPUs of nodes that are up are not held back."""
+        nodes = self._count_gpus()
+        return sum(nodes.values()) - sum(card.node_id in nodes for card in self._held)
+
+    def _hold_back(self) -> None:
+        """Hold back the cards that deserve it now, and no others; the last one only if it is broken."""
+        deserving = [*self._broken, *(card for card, faults in self._faults.items() if len(faults) >= FAULTS)]
+        for card in self._held.keys() - set(deserving):
+            self._held.pop(card)()
+        for card in deserving:
+            if card not in self._held and (card in self._broken or self._left() > 1):
+                self._held[card] = self._hold(card)
+
+
+def gpus_by_node() -> dict[str, float]:
+    """Return the number of GPUs of each node that is up."""
+    return {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]}
+
+
+def hold_with_actors(gpus: float, card: Card) -> Callable[[], None]:
+    """Occupy a card with actors of as many shares as trials would take; return what frees it."""
+    stop = threading.Event()
+    threading.Thread(target=_occupy, args=(card, gpus, stop), daemon=True, name=f"holding {card}").start()
+    return stop.set
+
+
+class _Holder:
+    """Occupies a share of a card."""
+
+    def gpu(self) -> str:
+        """Return the number of the card."""
+        return str(ray.get_runtime_context().get_accelerator_ids()["GPU"][0])
+
+
+def _occupy(card: Card, gpus: float, stop: threading.Event) -> None:
+    """Take shares of the node's cards until all of this one are taken; keep those until `stop`."""
+    pinned = NodeAffinitySchedulingStrategy(card.node_id, soft=False)
+    new_holder = ray.remote(num_cpus=0, num_gpus=gpus, scheduling_strategy=pinned)(_Holder).remote
+    kept: list[Any] = []
+    others: list[Any] = []  # of other cards: given back only at the end, or Ray would give them again
+    try:
+        while len(kept) < math.floor(1 / gpus + 1e-6) and not stop.is_set():
+            others.append(new_holder())
+            answer = others[-1].gpu.remote()
+            if not ray.wait([answer], timeout=PATIENCE_SECONDS)[0]:
+                _kill(others)  # the card is in use; meanwhile trials need the others
+                stop.wait(PATIENCE_SECONDS)
+            elif ray.get(answer) == card.gpu:
+                kept.append(others.pop())
+        _kill(others)
+        stop.wait()
+    except ray.exceptions.RayError as error:  # the node is gone, and the card with it
+        logger.warning("%s could not be held back: %s", card, first_line(error))
+    finally:
+        _kill(kept + others)
+
+
+def _kill(holders: list[Any]) -> None:
+    while holders:
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(holders.pop())

@@ -1,0 +1,252 @@
+"""GPUs that fail: whose fault an error is, which cards are held back; sweeps that end complete beside a broken one."""
+
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from catdog.errors import Card, DeviceError
+from catdog.sweep.cards import CardWatch
+from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process
+from catdog.trial.device import SIMULATED_GPUS
+from tests.helpers.project import ROOT
+from tests.helpers.sweeps import SMALL
+
+A, B, C = (Card("node", "host", gpu) for gpu in "012")
+FIRST, SECOND, THIRD = (("baseline", seed) for seed in range(3))
+
+
+class Cards:
+    """A `CardWatch` of one node, and which cards it holds back."""
+
+    def __init__(self, gpus: int) -> None:
+        self.held: set[Card] = set()
+        self.watch = CardWatch(lambda: {"node": float(gpus)}, float(gpus), self._hold)
+
+    def _hold(self, card: Card) -> object:
+        self.held.add(card)
+        return lambda: self.held.discard(card)
+
+    def fail(self, trial: tuple[str, int], card: Card, fault: str = "failed") -> int:
+        return self.watch.failed(trial, DeviceError("an error", fault, card))  # type: ignore[arg-type]
+
+
+def test_a_broken_card_is_held_back_at_once_and_no_trial_is_to_blame() -> None:
+    cards = Cards(2)
+    for trial in (FIRST, FIRST, FIRST, FIRST):
+        assert cards.fail(trial, A, "broken") == 0
+    assert cards.held == {A}
+    assert cards.watch.nothing_works is None
+
+
+def test_when_every_card_is_broken_the_sweep_ends_with_the_reason() -> None:
+    cards = Cards(2)
+    cards.fail(FIRST, A, "broken")
+    cards.fail(FIRST, B, "broken")
+    assert cards.held == {A, B}
+    assert str(cards.watch.nothing_works).startswith("GPU 0 of host: an error (and 1 more): no GPU works: ")
+
+
+def test_a_card_that_fails_two_attempts_in_a_row_is_held_back() -> None:
+    cards = Cards(2)
+    cards.fail(FIRST, A)
+    cards.watch.finished(A)
+    cards.fail(FIRST, A)
+    assert not cards.held
+    cards.fail(SECOND, A)
+    assert cards.held == {A}
+    cards.watch.finished(A)  # on a card shared with another trial
+    assert not cards.held
+
+
+def test_the_last_card_is_held_back_only_if_it_is_broken() -> None:
+    cards = Cards(2)
+    for card in (A, A, B, B):
+        cards.fail(FIRST if card == A else SECOND, card)
+    assert cards.held == {A}
+    cards.fail(THIRD, B, "broken")
+    assert cards.held == {A, B}
+
+
+def test_a_trial_that_fails_on_several_cards_is_to_blame_and_they_are_not() -> None:
+    cards = Cards(3)
+    assert [cards.fail(FIRST, card) for card in (A, A, B)] == [0, 0, 3]
+    assert not cards.held
+    assert cards.fail(SECOND, B) == 0
+    assert not cards.held
+
+
+def test_where_there_is_one_card_a_trial_is_to_blame_after_three_attempts() -> None:
+    cards = Cards(1)
+    assert [cards.fail(FIRST, A) for _ in range(3)] == [0, 0, 3]
+
+
+def test_memory_that_others_took_counts_against_no_card() -> None:
+    cards = Cards(2)
+    assert [cards.fail(FIRST, card, "crowded") for card in (A, A, A, B)] == [0, 0, 0, 4]
+    assert not cards.held
+
+
+def test_cards_of_lost_nodes_do_not_end_a_sweep() -> None:
+    nodes = {"node": 1.0, "other": 1.0}
+    watch = CardWatch(lambda: nodes, 2.0, lambda card: lambda: None)
+    for card in (A, Card("other", "host-2", "0")):
+        watch.failed(FIRST, DeviceError("an error", "broken", card))
+    assert watch.nothing_works is not None
+    del nodes["other"]
+    assert watch.nothing_works is None
+
+
+MESSAGES = [
+    "CUDA error: uncorrectable ECC error encountered",
+    "CUDA error: unspecified launch failure",
+    "CUDA driver error: unknown error",
+    "Triton Error [CUDA]: an illegal memory access was encountered",
+    "No CUDA GPUs are available",
+    "CUDA unknown error - this may be due to an incorrectly set up environment",
+    "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before",
+    'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":1016',
+    "GET was unable to find an engine to execute this computation",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`",
+]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_errors_of_a_card_are_known_by_what_they_say() -> None:
+    for message in MESSAGES:
+        error = as_device_error(RuntimeError(f"{message}\nmore"), gpus=1.0)
+        assert error is not None, message
+        assert error.fault == "failed"
+        assert str(error).startswith("GPU ")
+        assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (24x64 and 32x37)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        KeyError("epoch"),
+    ],
+)
+def test_other_errors_are_the_trials(error: Exception) -> None:
+    assert as_device_error(error, gpus=1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "fault"), [(1.0, 17.0, None), (0.2, 11.0, "crowded"), (0.0, 22.5, None), (9.0, 3.0, "crowded")]
+)
+@pytest.mark.usefixtures("local_ray")
+def test_running_out_of_memory_is_the_trials_fault_unless_others_took_its_share(
+    free: float, reserved: float, fault: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 24 GB, a trial with three quarters may use 17.1."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * 1e9), 24_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: int(reserved * 1e9))
+    error = as_device_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), gpus=0.75)
+    assert (error and error.fault) == fault
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_error_of_a_card_reaches_the_driver_with_its_card_and_where_it_arose() -> None:
+    with pytest.raises(DeviceError) as raised, naming_the_card(1.0):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+    error = pickle.loads(pickle.dumps(raised.value))
+    assert (error.fault, error.card) == ("failed", raised.value.card)
+    assert "unspecified launch failure" in str(error)
+    assert __file__ in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "spoils"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (24x64 and 32x37)"), False),
+        (KeyError("epoch"), False),
+    ],
+)
+def test_memory_and_gpu_errors_spoil_a_process(error: Exception, spoils: bool) -> None:
+    assert needs_new_process(error) == spoils
+
+
+SCRIPT = """
+import os, sys
+import catdog.sweep, ray
+from catdog.errors import first_line
+from catdog.sweep.callback import SweepCallback
+from catdog.sweep.ray_internals import trial_error
+from jobs import sweep
+
+told = SweepCallback.on_trial_recover
+
+def tell(self, iteration, trials, trial, **info):
+    print("attempt failed:", first_line(trial_error(trial)))
+    told(self, iteration, trials, trial, **info)
+
+def fail_in_training():
+    import catdog.trial.run
+    train = catdog.trial.run.fit
+    def fit(*arguments):
+        yield from [] if os.environ.get("CUDA_VISIBLE_DEVICES") != os.environ.get("FAILING_GPU") else fail()
+        yield from train(*arguments)
+    def fail():
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    catdog.trial.run.fit = fit
+
+SweepCallback.on_trial_recover = tell
+hook = {"worker_process_setup_hook": fail_in_training}
+ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, object_store_memory=128 << 20, runtime_env=hook)
+sys.exit(sweep.main(sys.argv[1:]))
+"""
+
+
+def sweep_on_simulated_gpus(
+    store: Path, *arguments: str, broken: str = "none", failing: str = "none"
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT, "demo", "--store", str(store), *SMALL, *arguments]
+    environment = os.environ | {SIMULATED_GPUS: broken, "FAILING_GPU": failing}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "faults"),
+    [
+        (["--gpus-per-trial", "1"], {"broken": "0"}),
+        (["--gpus-per-trial", "0.5"], {"broken": "1"}),
+        (["--gpus-per-trial", "1", "--freeze"], {"broken": "0"}),  # which is the first to compute features
+        (["--gpus-per-trial", "1"], {"failing": "1"}),
+    ],
+)
+def test_beside_a_card_that_fails_all_trials_end_complete_after_at_most_a_couple_of_attempts_on_it(
+    arguments: list[str], faults: dict[str, str], store_folder: Path
+) -> None:
+    process = sweep_on_simulated_gpus(store_folder, "--seeds", "3", *arguments, **faults)
+    assert process.returncode == 0, process.stderr
+    failed = [line for line in process.stdout.splitlines() if line.startswith("attempt failed:")]
+    (card,) = faults.values()
+    assert all(f"GPU {card} of " in line for line in failed), failed
+    assert len(failed) <= 3, failed
+    trials = pd.read_csv(store_folder / "demo/report/trials.csv")
+    assert trials["status"].tolist() == ["complete"] * 9
+    assert not (store_folder / "demo/failures").exists()
+
+
+@pytest.mark.slow
+def test_when_no_gpu_works_the_sweep_ends_with_one_line_and_no_failed_trial(store_folder: Path) -> None:
+    process = sweep_on_simulated_gpus(store_folder, "--seeds", "1", "--gpus-per-trial", "1", broken="0,1")
+    assert process.returncode != 0
+    assert "simulated to be broken (and 1 more): no GPU works" in process.stderr
+    assert not (store_folder / "demo/failures").exists()

@@ -1,0 +1,67 @@
+"""What one attempt of a trial tells Tune: a mistake recurs, so it is recorded once and never retried."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+
+from catdog.config.recipe import Recipe
+from catdog.config.variants import parse_variant
+from catdog.sweep.trainable import train_trial
+from catdog.trial.context import RunContext
+
+MakeContext = Callable[..., RunContext]
+
+
+class Attempts(tune.Callback):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.count += 1
+
+
+def run(context: RunContext, variant: str, scratch: Path) -> tuple[dict[str, Any], int]:
+    """Return the last report of a trial that Tune may retry, and the number of attempts."""
+    attempts = Attempts()
+    results = tune.Tuner(
+        tune.with_parameters(train_trial, context=context, launch="launch"),
+        param_space={"trial": {"variant": variant, "seed": 0}},
+        run_config=tune.RunConfig(
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=3),
+            callbacks=[attempts],
+            verbose=0,
+        ),
+    ).fit()
+    return results[0].metrics, attempts.count
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_mistake_in_the_weights_is_recorded_once(make_context: MakeContext, recipe: Recipe, tmp_path: Path) -> None:
+    context = make_context(recipe, weights=str(tmp_path / "gone.pth"))
+    report, attempts = run(context, "baseline", tmp_path / "tune")
+    assert (report["status"], attempts) == ("failed", 1)
+    failure = json.loads(
+        context.location.open().get(
+            context.trial_paths(parse_variant("baseline", recipe.variant_defaults()), 0).failure
+        )
+    )
+    assert (failure["error"], failure["attempts"]) == ("UserError", 1)
+    assert "gone.pth: no such file" in failure["message"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_mistake_that_a_worker_cannot_record_is_told_to_the_driver_which_can(
+    make_context: MakeContext, recipe: Recipe, tmp_path: Path
+) -> None:
+    """A worker with other code than the driver's does not know the variant."""
+    report, attempts = run(make_context(recipe), "no-such-head", tmp_path / "tune")
+    assert (report["status"], attempts) == ("failed", 1)
+    assert "choose from baseline" in report["mistake"]
