@@ -19,7 +19,7 @@ ReportProgress = Callable[[str], None]
 """Shows the user one line of progress."""
 
 
-def format_accuracy(mean: float | None, std: float | None) -> str:
+def format_accuracy(mean: float | None, std: float | None = None) -> str:
     """Return `92.29 ± 0.25`, `92.29` without a deviation, or a dash without a mean."""
     if mean is None or math.isnan(mean):
         return "–"
@@ -27,9 +27,15 @@ def format_accuracy(mean: float | None, std: float | None) -> str:
 
 
 def format_points(value: float) -> str:
-    """Return a signed difference in percentage points; one that rounds to zero has no sign."""
-    rounded = round(value, 2)
-    return f"{rounded:+.2f}".replace("-", "−") if rounded else "0.00"
+    """Return a signed difference in percentage points; zero has no sign."""
+    size = format_size(value)
+    return size if not float(size) else f"{'−' if value < 0 else '+'}{size}"
+
+
+def format_size(value: float) -> str:
+    """Return the size of a difference to two decimals, or to as many as its first digit needs: only zero is `0.00`."""
+    size = abs(round(value, 9))  # anything smaller is rounding error of means of counts
+    return f"{size:.{2 if size >= 0.005 or not size else -math.floor(math.log10(size))}f}"
 
 
 def format_p(value: float) -> str:

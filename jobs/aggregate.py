@@ -1,6 +1,6 @@
 """Build a run's report from the store alone: no Ray, no torch, no GPU.
 
-python jobs/aggregate.py --store URL --run NAME [--out DIR]
+python jobs/aggregate.py --store URL --run NAME [--out DIR] [--force]
 """
 
 import sys
@@ -14,7 +14,7 @@ from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
 from catdog.runs.trial_files import Objects
-from catdog.storage import Store, StoreLocation
+from catdog.storage import StoreLocation, open_target
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Options(RunOptions):
 
     out: str | None = None
     """Write the report into this folder, or below s3://bucket/prefix, instead of the store."""
+    force: bool = False
+    """Replace a report of more complete trials, too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,22 +45,12 @@ def main(arguments: Sequence[str]) -> int:
         quiet = not console.is_terminal
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
-    target = None if options.out is None else _open_target(options.out)
-    content = write_report(store, run_status, target, track=track)
+    target = None if options.out is None else open_target("--out", options.out)
+    content = write_report(store, run_status, target, track=track, force=options.force)
     print_outcome(
         console, store.url, run_status, content.table, content.contrasts, None if target is None else target.url
     )
     return ExitCode.of(run_status.is_complete)
-
-
-def _open_target(out: str) -> Store:
-    """Return where --out says the report goes, once it can be written to."""
-    try:
-        target = StoreLocation.of(out).open()
-        target.check()
-    except UserError as error:
-        raise UserError(str(error).replace("--store", "--out", 1)) from None
-    return target
 
 
 if __name__ == "__main__":

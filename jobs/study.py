@@ -112,7 +112,7 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
 
     run_status = run_sweep(config, command, console, functools.partial(write_report, running=True))
     store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, run_status)
+    content = write_report(store, run_status, force=True)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)
     return run_status
 

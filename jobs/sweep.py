@@ -44,7 +44,7 @@ def report(config: SweepConfig, run_status: RunStatus, console: Console) -> int:
     from catdog.report.terminal import print_outcome
 
     store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, run_status)
+    content = write_report(store, run_status, force=True)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)
     return ExitCode.of(run_status.is_complete)
 

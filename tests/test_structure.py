@@ -126,6 +126,7 @@ def test_no_test_imports_from_another() -> None:
         ("sweep", ["demo", "--dry-run"], {"torch", "ray", "matplotlib"}),
         ("status", ["--run", "nothing-there"], {"torch", "ray", "matplotlib"}),
         ("aggregate", ["--run", "nothing-there"], {"torch", "ray"}),
+        ("publish", ["--run", "nothing-there"], {"torch", "ray"}),
     ],
 )
 def test_a_job_answers_without_loading_libraries_it_does_not_need(

@@ -24,7 +24,7 @@ from catdog.analysis.significance import (
     sign_flip_p,
     smallest_p,
 )
-from catdog.formatting import format_p, format_points, format_range
+from catdog.formatting import format_p, format_points, format_range, format_size
 from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
 
@@ -80,13 +80,13 @@ class Contrast:
         figures = f"{_range('95 % interval ', self.interval)}{p}, n = {self.n} pairs"
         if self.is_significant:
             word = "better" if self.mean > 0 else "worse"
-            size = f"{abs(self.mean):.2f} points ({figures})"
+            size = f"{format_size(self.mean)} points ({figures})"
             return f"{self.variant} is {word} than {self.reference} on this test set by {size}{self._on_new_images()}."
         measured = f"{names} are not distinguishable: the difference is {difference} points ({figures})"
         if smallest_p(self.n) >= SIGNIFICANCE:
             return f"{measured}; with {self.n} pairs p cannot be below {smallest_p(self.n):.2g} (6 are needed)."
         if self.detectable is not None:
-            return f"{measured}; {self.n} pairs detect {self.detectable:.2f} points."
+            return f"{measured}; {self.n} pairs detect {format_size(self.detectable)} points."
         return f"{measured}."
 
     def _on_new_images(self) -> str:

@@ -8,7 +8,8 @@ and over a centred Gaussian.
 Shapes: T images with a trimap, M masks, H × W positions of the feature map, S side of the trimap in pixels.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from catdog.analysis.intervals import summarise
-from catdog.data.trimaps import Trimaps, read_trimaps
-from catdog.runs.artifacts import SPLITS, read_attention_npz
+from catdog.data.trimaps import read_trimaps
+from catdog.runs.artifacts import SPLITS, Localization, read_attention_npz, read_localization
 from catdog.runs.history import epoch_row, read_history
+from catdog.runs.manifest import TrialId
 from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
 from catdog.runs.trial_files import read_files
@@ -115,32 +117,24 @@ def _coverage(pixels: int, cells: int) -> npt.NDArray[np.float32]:
     return np.asarray(np.clip(overlap, 0, None) * cells / pixels, dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Where the masks of one trial look, on the images of one split."""
-
-    variant: str
-    split: str
-    images: int
-    breeds: int
-    values: Mapping[str, float]
-
-
 def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     """Return attention.csv: one row per split with trimaps and variant with masks. Means over trials, in percent.
 
     Column `part` names the split; `*_lift_*` are points above a mask that ignores the image. The table is empty
     without trimaps or masks.
     """
-    trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
-    measured = list(_measure_trials(store, run_status, trimaps)) if trimaps is not None else []
+    localizations = localize(store, run_status)
+    histories = read_files(store, run_status.finished, "history.csv", read_history)
+    health = {(result.variant, result.seed): _health(history, result) for result, history in histories}
     rows = []
     for split in SPLITS:
         for label in run_status.manifest.variants:
-            trials = [one for one in measured if (one.variant, one.split) == (label, split)]
-            if trials:
-                counts = {"trials": len(trials), "images": trials[0].images, "breeds": trials[0].breeds}
-                rows.append({"variant": label, "part": split, **counts, **_means([one.values for one in trials])})
+            trial_ids = [(label, result.seed) for result in run_status.results(label)]
+            measured = [one for one in trial_ids if split in localizations.get(one, {})]
+            values = [dataclasses.asdict(localizations[one][split]) | health[one] for one in measured]
+            if values:
+                counts = {"trials": len(values), **{name: values[0][name] for name in ("images", "breeds")}}
+                rows.append({"variant": label, "part": split, **counts, **_means(values)})
     return pd.DataFrame(rows)
 
 
@@ -148,6 +142,8 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     """Return means over trials, and standard deviations of pointing and energy."""
     row: dict[str, float | None] = {}
     for name in values[0]:
+        if name in ("images", "breeds"):
+            continue
         summary = summarise([one[name] for one in values])
         row[name] = summary.mean
         if name in ("pointing", "energy"):
@@ -155,11 +151,16 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
     return row
 
 
-def _measure_trials(store: Store, run_status: RunStatus, trimaps: Trimaps) -> Iterator[Measured]:
-    histories = read_files(store, run_status.finished, "history.csv", read_history)
-    health = {(result.variant, result.seed): _health(history, result) for result, history in histories}
+def localize(store: Store, run_status: RunStatus) -> dict[TrialId, dict[str, Localization]]:
+    """Return where the masks of each trial look, by split: measured, or as the trial's published form says."""
+    read = read_files(store, run_status.finished, "localization.json", read_localization)
+    found = {(result.variant, result.seed): splits for result, splits in read}
+    trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
+    if trimaps is None:
+        return found
     grids: dict[tuple[str, int, int], tuple[Outlines, LocalizationScores, LocalizationScores]] = {}
     for result, content in read_files(store, run_status.finished, "attention.npz", read_attention_npz):
+        splits = found.setdefault((result.variant, result.seed), {})
         for split, attention in content.items():
             names, masks = attention.images, attention.masks_TMHW
             if not names:
@@ -169,12 +170,10 @@ def _measure_trials(store: Store, run_status: RunStatus, trimaps: Trimaps) -> It
                 rows = trimaps.rows(names)
                 outlines = Outlines.of(trimaps.animals_TSS[rows], trimaps.labels_T[rows], *masks.shape[2:])
                 grids[grid] = outlines, *_blind(outlines)
-            outlines, uniform, gaussian = grids[grid]
-            scores = measure(masks, outlines)
+            scores = measure(masks, grids[grid][0])
             if scores is not None:
-                breeds = len(np.unique(outlines.breeds_T))
-                values = _row(scores, uniform, gaussian) | health[result.variant, result.seed]
-                yield Measured(result.variant, split, len(names), breeds, values)
+                splits[split] = _localization(scores, *grids[grid])
+    return found
 
 
 def _blind(outlines: Outlines) -> tuple[LocalizationScores, LocalizationScores]:
@@ -188,15 +187,19 @@ def _blind(outlines: Outlines) -> tuple[LocalizationScores, LocalizationScores]:
     return found[0], found[1]
 
 
-def _row(scores: LocalizationScores, uniform: LocalizationScores, gaussian: LocalizationScores) -> dict[str, float]:
-    return {
-        "pointing": scores.pointing,
-        "pointing_lift_uniform": scores.pointing - uniform.pointing,
-        "pointing_lift_gaussian": scores.pointing - gaussian.pointing,
-        "energy": scores.energy,
-        "energy_lift_uniform": scores.energy - uniform.energy,
-        "energy_lift_gaussian": scores.energy - gaussian.energy,
-    }
+def _localization(
+    scores: LocalizationScores, outlines: Outlines, uniform: LocalizationScores, gaussian: LocalizationScores
+) -> Localization:
+    return Localization(
+        images=len(outlines.breeds_T),
+        breeds=len(np.unique(outlines.breeds_T)),
+        pointing=scores.pointing,
+        pointing_lift_uniform=scores.pointing - uniform.pointing,
+        pointing_lift_gaussian=scores.pointing - gaussian.pointing,
+        energy=scores.energy,
+        energy_lift_uniform=scores.energy - uniform.energy,
+        energy_lift_gaussian=scores.energy - gaussian.energy,
+    )
 
 
 def _health(history: pd.DataFrame, result: TrialResult) -> dict[str, float]:

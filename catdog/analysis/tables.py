@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from catdog.analysis.intervals import Summary, summarise
+from catdog.formatting import format_accuracy
 from catdog.runs.cost import summarise_spending
 from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -48,6 +49,8 @@ def comparison_table(run_status: RunStatus) -> pd.DataFrame:
         results = run_status.results(label)
         val, test = summarise_accuracies(results)
         best = best_run(results)
+        tied = [result for result in results if best is not None and result.val_accuracy == best.val_accuracy]
+        ties = [result.test_accuracy for result in tied if result.test_accuracy is not None]
         rows.append(
             {
                 "variant": label,
@@ -68,11 +71,27 @@ def comparison_table(run_status: RunStatus) -> pd.DataFrame:
                 ).mean,
                 "head_parameters": results[0].head_parameters if results else None,
                 "trial_seconds": summarise([r.seconds for r in results]).mean,
+                "best_ties": len(ties),
+                "best_ties_test_mean": summarise(ties).mean,
+                "best_ties_test_low": min(ties, default=None),
+                "best_ties_test_high": max(ties, default=None),
             }
         )
     table = pd.DataFrame(rows)
     assert list(table.columns[: len(TABLE_COLUMNS)]) == TABLE_COLUMNS
     return table.astype({"best_seed": "Int64", "head_parameters": "Int64"})
+
+
+def tie_lines(table: pd.DataFrame) -> list[str]:
+    """Return one line per variant of which several runs share the best validation accuracy."""
+    return [
+        f"{row['variant']}: {row['best_ties']} runs tie for the best Validation, {format_accuracy(row['best_val'])}; "
+        f"their Test is {format_accuracy(row['best_ties_test_low'])} to {format_accuracy(row['best_ties_test_high'])}, "
+        f"on average {format_accuracy(row['best_ties_test_mean'])}. The run shown is that of the lowest seed, "
+        f"{row['best_seed']}."
+        for row in table.to_dict("records")
+        if row["best_ties"] > 1
+    ]
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:

@@ -7,7 +7,8 @@ import pandas as pd
 
 from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.run_data import ReportContent, read_content
-from catdog.analysis.tables import summary
+from catdog.analysis.tables import summary, tie_lines
+from catdog.errors import NotFoundError, UserError
 from catdog.formatting import format_accuracy, format_count, markdown, markdown_code, printable
 from catdog.report.figures import accuracy_figure
 from catdog.report.page import build_page
@@ -15,7 +16,7 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
 from catdog.runs.trial_files import Track
 from catdog.storage import Store
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import read_json, to_json
 
 _FORMAT = "%.6f"
 
@@ -26,19 +27,36 @@ def write_report(
     target: Store | None = None,
     running: bool = False,
     track: Track = lambda objects, total: objects,
+    force: bool = False,
 ) -> ReportContent:
     """Write the report's files into the run's report folder, or into `target`, and return their content.
 
     While a sweep is `running`, the page says so; `track` shows progress.
+
+    Raises:
+        UserError: a report of more complete trials is there, and would be replaced neither by the run's own sweep nor
+            by `force`.
     """
+    prefix = RunPaths(run_status.manifest.run).report("") if target is None else ""
+    target = store if target is None else target
+    complete, reported = run_status.counts["complete"], _reported_trials(target, f"{prefix}summary.json")
+    if complete < reported and not (running or force):
+        raise UserError(
+            f"--run {run_status.manifest.run}: the report in {target.url}/{prefix} is of {reported} complete trials, "
+            f"{store.url} has {complete} now: restore them, choose another --out, or replace the report with --force"
+        )
     content = read_content(store, run_status, track)
-    run = RunPaths(run_status.manifest.run)
     for name, data in build_files(content, running).items():
-        if target is None:
-            store.put(run.report(name), data)
-        else:
-            target.put(name, data)
+        target.put(f"{prefix}{name}", data)
     return content
+
+
+def _reported_trials(target: Store, key: str) -> int:
+    """Return how many complete trials the report with this summary is of; 0 if there is none that can be read."""
+    try:
+        return int(read_json(target.get(key))["trials"]["complete"])
+    except (NotFoundError, KeyError, TypeError, ValueError, OverflowError):
+        return 0
 
 
 def build_files(content: ReportContent, running: bool = False) -> dict[str, bytes]:
@@ -100,6 +118,8 @@ def table_markdown(content: ReportContent) -> str:
             f"| {format_accuracy(row['test_mean'], row['test_std'])} "
             f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
         )
+    ties = tie_lines(content.table)
+    lines += ["", *(f"- {markdown(line)}" for line in ties)] if ties else []
     lines += _attention(content.attention)
     missing = missing_trials(run_status)
     if missing:

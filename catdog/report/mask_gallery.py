@@ -111,9 +111,12 @@ def _shared(probes: ProbeMasks) -> dict[str, Any]:
 
 
 def _pack(masks: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:
-    """Return one trial: masks as base64 of deflated uint8, and what 0 and 255 stand for if a mask has its own range."""
+    """Return one trial: masks as base64 of deflated uint8, what 0 and 255 stand for, and the top of the colour scale.
+
+    As on contact sheets, the scale of all masks starts at 0 and ends at 1, or at the largest value above it.
+    """
     masks_EPMHW = masks.masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
-    bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW, own_range=masks.masks_EPMHW.shape[2] == 1)
+    bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW)
     accuracies = [] if history is None else history["val_accuracy"].tolist()
     return {
         "variant": result.variant,
@@ -122,21 +125,18 @@ def _pack(masks: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) 
         "shape": list(masks_EPMHW.shape),
         "accuracy": [round(value, 3) if np.isfinite(value) else None for value in accuracies],
         "predicted": masks.predicted_EP[:, :MOST_PROBES].tolist(),
-        "ranges": None if ranges_EP2 is None else [[[_short(v) for v in pair] for pair in row] for row in ranges_EP2],
+        "ranges": [[[_short(value) for value in pair] for pair in row] for row in ranges_EP2],
+        "top": _short(max(1.0, ranges_EP2.max(initial=1.0))),
         "masks": base64.b64encode(zlib.compress(bytes_EPMHW.tobytes(), 9)).decode(),
     }
 
 
-def quantise(
-    masks_EPMHW: npt.NDArray[np.float32], own_range: bool
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32] | None]:
-    """Return the masks as bytes and, for single masks, what 0 and 255 stand for in each epoch and image (E, P, 2).
+def quantise(masks_EPMHW: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Return the masks as bytes, and what 0 and 255 stand for in each epoch and image (E, P, 2).
 
-    Several masks share the scale 0..1. Non-finite values become 0.
+    An image's masks share its range. Non-finite values become 0.
     """
     finite = np.nan_to_num(masks_EPMHW, nan=0.0, posinf=0.0, neginf=0.0)
-    if not own_range:
-        return (finite.clip(0, 1) * 255).round().astype(np.uint8), None
     low, high = (ends(finite, axis=(2, 3, 4), keepdims=True) for ends in (np.min, np.max))
     share = (finite - low) / np.maximum(high - low, 1e-9)
     ranges_EP2 = np.stack([low[..., 0, 0, 0], high[..., 0, 0, 0]], axis=-1)
@@ -157,6 +157,10 @@ def _notes(
     if any(content.probe_masks[trial_id].masks_EPMHW.shape[2] > MOST_MASKS for trial_id in shown):
         notes.append(f"Of heads with more than {MOST_MASKS} masks, the first {MOST_MASKS} are shown.")
     labels = {label for label, _ in trial_ids}
+    if less := sum(len(content.run_status.results(label)) for label in labels) - len(trial_ids):
+        notes.append(
+            f"{less} trials of these variants keep no masks: the published form has those of the best runs only."
+        )
     plain = [label for label in content.run_status.manifest.variants if content.run_status.results(label)]
     without = [label for label in plain if label not in labels]
     if without:
@@ -171,7 +175,7 @@ def _jpeg(image_SSC: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.3g}")
+    return float(f"{value:.4g}")
 
 
 def _json(content: Any) -> str:

@@ -81,7 +81,14 @@
     at(`panel-${side.name}`).replaceChildren(title, side.line, probes);
   }
 
-  function paint(canvas, image, bytes, height, width) {
+  // Return the positions in the colour scale of the 256 values of a mask: absolute, or over the image's own range.
+  function scaleOf(trial, [low, high]) {
+    const own = at("scale").value === "own";
+    return Uint8Array.from({ length: 256 }, (_, byte) =>
+      own ? byte : Math.round(255 * Math.min(1, Math.max(0, (low + (high - low) * byte / 255) / trial.top))));
+  }
+
+  function paint(canvas, image, bytes, scale, height, width) {
     const pen = canvas.getContext("2d");
     pen.globalAlpha = 1;
     pen.clearRect(0, 0, canvas.width, canvas.height);
@@ -90,7 +97,7 @@
     if (!bytes) return;
     const pixels = new ImageData(width, height);
     bytes.forEach((value, cell) => {
-      pixels.data.set(colours.subarray(3 * value, 3 * value + 3), 4 * cell);
+      pixels.data.set(colours.subarray(3 * scale[value], 3 * scale[value] + 3), 4 * cell);
       pixels.data[4 * cell + 3] = 255;
     });
     const small = make("canvas", { width, height });
@@ -104,11 +111,11 @@
     const taken = side.trial.predicted[epoch][probe];
     const right = taken === data.labels[probe];
     const word = right ? "✓ predicted" : `✗ predicted ${data.breeds[taken]}`;
-    const range = side.trial.ranges && side.trial.ranges[epoch][probe];
+    const [low, high] = side.trial.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
     side.probes[probe].caption.replaceChildren(
       `${data.breeds[data.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
-      ...(range ? [make("span", { className: "range", textContent: ` · mask from ${range[0]} to ${range[1]}` })] : []));
+      make("span", { className: "range", textContent: ` · from ${low} to ${high}` }));
     return right;
   }
 
@@ -117,17 +124,20 @@
     const epoch = Math.min(wanted, epochs - 1);
     let right = 0;
     side.probes.forEach(({ canvases }, probe) => {
+      const scale = scaleOf(side.trial, side.trial.ranges[epoch][probe]);
       canvases.forEach((canvas, position) => {
         const start = ((epoch * probes + probe) * masks + position - 1) * height * width;
         const bytes = position ? side.masks.subarray(start, start + height * width) : null;
-        paint(canvas, images[probe], bytes, height, width);
+        paint(canvas, images[probe], bytes, scale, height, width);
       });
       right += caption(side, epoch, probe);
     });
     const accuracy = side.trial.accuracy[epoch];
     const measured = accuracy == null ? "" : `Validation ${accuracy.toFixed(2)} %, `;
     const chosen = epoch === side.trial.chosen ? ", the chosen epoch" : "";
-    side.line.textContent = `Epoch ${epoch}${chosen}: ${measured}${right} of ${probes} probe images right`;
+    const ends = at("scale").value === "own" ? "each image’s own range" : `0 to ${side.trial.top}`;
+    side.line.textContent =
+      `Epoch ${epoch}${chosen}: ${measured}${right} of ${probes} probe images right. Colours: ${ends}.`;
     return `${side.trial.variant} seed ${side.trial.seed}: ${measured}${right} of ${probes} right${chosen}`;
   }
 
@@ -183,6 +193,7 @@
     await choose(sides[0]);
     at("epoch").addEventListener("input", () => { if (timer !== null) pause(); draw(); });
     at("opacity").addEventListener("input", draw);
+    at("scale").addEventListener("change", draw);
     at("view").addEventListener("change", () => { at("opacity").disabled = at("view").value === "alone"; draw(); });
     at("play").addEventListener("click", play);
     at("chosen").addEventListener("click", () => {

@@ -20,6 +20,7 @@ import pandas as pd
 
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.run_data import ReportContent
+from catdog.analysis.tables import tie_lines
 from catdog.formatting import data_uri, format_seconds, now, readable
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import confusion_svg
@@ -73,6 +74,7 @@ def build_page(
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
         comparison=tables.comparison(content),
+        ties=tie_lines(content.table),
         contrasts=tables.contrasts(content.contrasts) if content.contrasts else None,
         accuracies=_accuracies(content),
         differences=_differences(content),
@@ -234,8 +236,11 @@ def _made(content: ReportContent) -> Table:
         "Code": manifest.code,
         "Preset": manifest.preset,
         "Data fingerprint": identity.fingerprint,
-        "Weights, sha256": identity.weights_digest,
+        "Weights": _counted([r for r in results if r.weights_package], lambda result: result.weights_package),
+        "Weights, sha256": identity.weights_digest
+        or _counted([r for r in results if r.weights_sha256], lambda result: result.weights_sha256),
         "Devices": _counted(results, lambda result: result.device),
+        "Processors": _counted(results, lambda result: result.cpu_host),
         "Hosts": _counted(results, lambda result: result.worker_host),
         "Precision, threads": f"{identity.recipe.precision}, {identity.threads} per trial",
         "Feature map": ", ".join("×".join(map(str, shape)) for shape in sorted(shapes)) or None,

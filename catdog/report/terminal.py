@@ -7,6 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from catdog.analysis.contrasts import Contrast
+from catdog.analysis.tables import tie_lines
 from catdog.formatting import NumbersTable, format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
@@ -32,7 +33,7 @@ def print_outcome(
     def in_report(name: str) -> str:
         return _place(url, run.report(name)) if report_url is None else _place(report_url, name)
 
-    console.print(comparison(table))
+    _print_comparison(console, table)
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.verdict)
     missing = missing_trials(run_status)
@@ -64,10 +65,16 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
         f"({unfinished} of them with a checkpoint)",
         soft_wrap=True,
     )
-    console.print(comparison(table))
+    _print_comparison(console, table)
     for line in missing_trials(run_status):
         if not line.startswith("missing"):
             console.print(f"  {line}", soft_wrap=True)
+
+
+def _print_comparison(console: Console, table: pd.DataFrame) -> None:
+    console.print(comparison(table))
+    for line in tie_lines(table):
+        console.print(line)
 
 
 def comparison(table: pd.DataFrame) -> NumbersTable:

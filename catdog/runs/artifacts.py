@@ -1,10 +1,14 @@
 """The arrays that a trial stores, each written and read here: masks.npz, predictions.npz, attention.npz.
 
+In the published form of a trial (`catdog.report.publish`), predictions.npz is smaller, and localization.json stands for
+attention.npz.
+
 Readers check dtypes, shapes and ranges, and raise `ValueError` for anything that a trial cannot have written.
 
 Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, M masks, K breeds, S side in pixels.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +16,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from catdog.storage.serialization import npz_bytes, read_npz
+from catdog.storage.serialization import (
+    from_fields,
+    npz_bytes,
+    npz_names,
+    read_json,
+    read_npz,
+    small_npz_bytes,
+    to_json,
+)
 
 SPLITS: tuple[Literal["validation"], Literal["test"]] = ("validation", "test")
 """The splits that trials are evaluated on."""
@@ -98,27 +110,52 @@ def predictions_npz(breeds: Sequence[str], splits: Mapping[str, SplitLogits]) ->
     return npz_bytes(**arrays)
 
 
+def published_predictions_npz(splits: Mapping[str, SplitPredictions]) -> bytes:
+    """Return predictions.npz in its published form: without logits, and packed tightly."""
+    arrays: dict[str, Any] = {}
+    for split, predictions in splits.items():
+        arrays["breeds"] = np.array(predictions.breeds)
+        arrays[f"{split}_images"] = predictions.images_N
+        arrays[f"{split}_labels"] = predictions.labels_N
+        arrays[f"{split}_predicted"] = predictions.predicted_N
+        arrays[f"{split}_log_probability"] = predictions.log_probability_N.astype(np.float16)
+    return small_npz_bytes(**arrays)
+
+
 def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
-    """Return the predictions on one split; raises `ValueError` if damaged."""
-    images, labels, logits = (f"{split}_{kind}" for kind in ("images", "labels", "logits"))
-    content = read_npz(data, {"breeds": "U K", images: "U N", labels: "iu N", logits: "f NK"})
-    _check_classes(content, labels)
-    finite = np.finfo(np.float16)
-    logits_NK = content[logits].astype(np.float32).clip(finite.min, finite.max)  # as far as float16 could hold them
-    if not len(logits_NK) or np.isnan(logits_NK).any():
-        raise ValueError(f"{logits} is empty or has NaN")
-    if len(np.unique(content[images])) < len(logits_NK):
+    """Return the predictions on one split, in the published form or not; raises `ValueError` if damaged."""
+    images, labels, logits, predicted, log_probability = (
+        f"{split}_{kind}" for kind in ("images", "labels", "logits", "predicted", "log_probability")
+    )
+    is_published = predicted in npz_names(data)
+    outputs = {predicted: "iu N", log_probability: "f N"} if is_published else {logits: "f NK"}
+    content = read_npz(data, {"breeds": "U K", images: "U N", labels: "iu N", **outputs})
+    _check_classes(content, labels, *([predicted] if is_published else []))
+    for name in outputs:
+        if not len(content[name]) or np.isnan(content[name]).any():
+            raise ValueError(f"{name} is empty or has NaN")
+    if len(np.unique(content[images])) < len(content[images]):
         raise ValueError(f"{images} names an image twice")
     labels_N = content[labels].astype(np.int16)
+    if is_published:
+        predicted_N, log_probability_N = content[predicted].astype(np.int16), content[log_probability]
+        if (log_probability_N > 0).any():
+            raise ValueError(f"{log_probability} is above 0")
+    else:
+        predicted_N, log_probability_N = _of_logits(content[logits], labels_N)
+    breeds = tuple(content["breeds"].tolist())
+    return SplitPredictions(breeds, content[images], labels_N, predicted_N, log_probability_N.astype(np.float32))
+
+
+def _of_logits(
+    logits_NK: npt.NDArray[np.floating], labels_N: npt.NDArray[np.int16]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
+    """Return the predicted classes, and the log-probabilities of the true ones."""
+    finite = np.finfo(np.float16)
+    logits_NK = logits_NK.astype(np.float32).clip(finite.min, finite.max)  # as far as float16 could hold them
     above_NK = logits_NK - logits_NK.max(axis=1, keepdims=True)
     true_N = np.take_along_axis(above_NK, labels_N[:, None].astype(np.intp), axis=1)[:, 0]
-    return SplitPredictions(
-        tuple(content["breeds"].tolist()),
-        content[images],
-        labels_N,
-        logits_NK.argmax(axis=1).astype(np.int16),
-        true_N - np.log(np.exp(above_NK).sum(axis=1)),
-    )
+    return logits_NK.argmax(axis=1).astype(np.int16), true_N - np.log(np.exp(above_NK).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -146,6 +183,40 @@ def read_attention_npz(data: bytes) -> dict[str, TrimapMasks]:
         images, masks = f"{split}_images", f"{split}_masks"
         content = read_npz(data, {images: "U T", masks: "f TMHW"})
         found[split] = TrimapMasks(content[images].tolist(), content[masks])
+    return found
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Where a trial's masks look on the images of one split that have a trimap; see `catdog.analysis.localization`.
+
+    In percent, and in points above masks that ignore the image.
+    """
+
+    images: int
+    breeds: int
+    pointing: float
+    pointing_lift_uniform: float
+    pointing_lift_gaussian: float
+    energy: float
+    energy_lift_uniform: float
+    energy_lift_gaussian: float
+
+
+def localization_json(splits: Mapping[str, Localization]) -> bytes:
+    """Return localization.json, which stands for attention.npz in a trial's published form."""
+    return to_json({split: dataclasses.asdict(one) for split, one in splits.items()})
+
+
+def read_localization(data: bytes) -> dict[str, Localization]:
+    """Read localization.json; raises `ValueError` if it is damaged."""
+    content = read_json(data)
+    if not isinstance(content, dict) or content.keys() - set(SPLITS):
+        raise ValueError("it is about other splits")
+    found = {split: from_fields(Localization, one) for split, one in content.items()}
+    for one in found.values():
+        if not (0 <= one.pointing <= 100 and 0 <= one.energy <= 100 and 0 < one.breeds <= one.images):
+            raise ValueError("a score is not from 0 to 100, or nothing was measured")
     return found
 
 

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 
 ALIKE = 0.99
 """Masks whose mean cosine exceeds this are in effect one mask."""
+NO_PREFERENCE = 0.99
+"""Masks whose entropy, relative to a uniform mask's, exceeds this weigh all positions nearly alike.
+
+On a map of P positions whose weights have the coefficient of variation c, the entropy is about 1 - c² / (2 ln P): 0.99
+means c = 0.28 on 7 × 7, and 0.32 on 12 × 12. Such a head pools nearly as if it had no mask, even if the mask's maximum,
+however faint, lies on the animal. Trained single sigmoid masks reach 0.997 to 0.999; four, which the divergence loss
+keeps apart, 0.89 to 0.93.
+"""
+UNIFORM = "masks with no preference"
 IN_CORNERS = 3.0
 """Masks with more than this many times the corners' fair share of mass look at the border, not at the animal."""
 
@@ -34,6 +43,8 @@ def mask_collapse(health: MaskHealth) -> str | None:
         return "masks alike"
     if health.mask_corner_mass > IN_CORNERS:
         return "masks in the corners"
+    if health.mask_entropy > NO_PREFERENCE:
+        return UNIFORM
     return None
 
 

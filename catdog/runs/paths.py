@@ -44,6 +44,11 @@ class TrialPaths:
         return f"{self.folder}/attention.npz"
 
     @property
+    def localization(self) -> str:
+        """Return the key of where the masks look, in a trial's published form."""
+        return f"{self.folder}/localization.json"
+
+    @property
     def checkpoint(self) -> str:
         """Return the key of the checkpoint."""
         return f"{self.folder}/checkpoint.pt"

@@ -52,6 +52,12 @@ class TrialResult:
     finish_seconds: float | None = None
     finished_at: str | None = None
     worker_host: str | None = None
+    cpu_host: str | None = None
+    """The processor of the worker's machine: sums of floats differ between models."""
+    weights_package: str | None = None
+    """The package and its version that the pretrained weights came with or through."""
+    weights_sha256: str | None = None
+    """Of the file of pretrained weights."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the trial's other files, by path below its folder."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from catdog.errors import NotFoundError, UserError, first_line
-from catdog.runs.artifacts import SPLITS, ProbeMasks, read_attention_npz, read_predictions_npz
+from catdog.runs.artifacts import SPLITS, ProbeMasks, read_attention_npz, read_localization, read_predictions_npz
 from catdog.runs.history import epoch_row, read_history
 from catdog.runs.manifest import PlannedTrial
 from catdog.runs.paths import TrialPaths
@@ -133,11 +133,16 @@ def _check_attention(result: TrialResult, data: bytes) -> list[Any]:
     return [masks.images for masks in read_attention_npz(data).values()]
 
 
+def _check_localization(result: TrialResult, data: bytes) -> list[Any]:
+    return [(split, one.images, one.breeds) for split, one in read_localization(data).items()]
+
+
 _CHECKS: Mapping[str, Callable[[TrialResult, bytes], list[Any] | None]] = {
     "history.csv": _check_history,
     "masks.npz": _check_masks,
     "predictions.npz": _check_predictions,
     "attention.npz": _check_attention,
+    "localization.json": _check_localization,
 }
 """Raise `ValueError` for what the trial cannot have written; return which images the file is about."""
 

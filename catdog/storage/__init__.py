@@ -26,6 +26,7 @@ __all__ = [
     "StoreLocation",
     "give_up_on_interrupt",
     "map_objects",
+    "open_target",
     "read_many",
     "sha256",
 ]
@@ -83,3 +84,13 @@ class StoreLocation:
         if self.is_shared:
             return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered, self.encryption)
         return LocalStore(Path(self.url))
+
+
+def open_target(option: str, url: str) -> Store:
+    """Return the store that an option names for what a job writes, once it can be written to."""
+    try:
+        target = StoreLocation.of(url).open()
+        target.check()
+    except UserError as error:
+        raise UserError(str(error).replace("--store", option, 1)) from None
+    return target

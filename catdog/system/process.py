@@ -80,6 +80,15 @@ def tune_malloc() -> bool:
     return all(answer == 1 for answer in answers)
 
 
+def cpu_model() -> str:
+    """Return the processor's name as the system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def machine_id() -> str:
     """Return a string that identifies this boot of this machine or container."""
     parts = [platform.node()]

@@ -1,8 +1,9 @@
 """Contact sheets: the probe images beside their attention masks, one PNG per epoch. Arrays in, bytes out; no I/O.
 
 One row per probe image: the image, then its masks at their own resolution (one cell per position of the feature map).
-Several masks share the fixed scale 0..1; a single mask is scaled to its own range, printed below it (on 0..1, a sigmoid
-mask near 0.93 everywhere would be a yellow square). The same arrays give the same bytes.
+All masks of a sheet share one scale, which starts at 0 and is printed: to 1 for sigmoid masks, further where a mask
+exceeds 1. The values that each mask takes are printed below it, because a mask near 0.93 everywhere is one colour. The
+same arrays give the same bytes.
 """
 
 import io
@@ -43,11 +44,9 @@ class ProbeHistory:
     predicted_P: list[torch.Tensor] = field(default_factory=list)
 
 
-def mask_range(masks_MHW: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return the values at the ends of the colour scale: 0..1 for several masks, a single mask's own range."""
-    if len(masks_MHW) > 1:
-        return 0.0, 1.0
-    return float(masks_MHW.min()), float(masks_MHW.max())
+def colour_scale(masks: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Return the values at the ends of the colour scale of all these masks: 0, and 1 or the largest value above it."""
+    return 0.0, float(max(1.0, masks.max(where=np.isfinite(masks), initial=1.0)))
 
 
 def paint_mask(mask_HW: npt.NDArray[np.floating], low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -70,6 +69,7 @@ def contact_sheet(
     sheet = Image.new("RGB", (width, TITLE + count * (step + CAPTION)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT)
+    low, high = colour_scale(masks_PMHW)
     pen.text((GAP, 6), _fitting(title, width - 2 * GAP, pen, font), _INK, font)
     for row in range(count):
         top = TITLE + row * (step + CAPTION)
@@ -82,15 +82,14 @@ def contact_sheet(
         text = "predicted" if predicted == true else readable(predicted)
         _mark(pen, (GAP, top + CELL + 15), verdict, colour)
         pen.text((GAP + 14, top + CELL + 15), _fitting(text, caption_width - 14, pen, font), colour, font)
-        low, high = mask_range(masks_PMHW[row])
         for column in range(num_masks):
             left = GAP + (1 + column) * step
-            colours = Image.fromarray(paint_mask(masks_PMHW[row, column], low, high))
+            mask_HW = masks_PMHW[row, column]
+            colours = Image.fromarray(paint_mask(mask_HW, low, high))
             sheet.paste(colours.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top))
-            if num_masks == 1:
-                pen.text((left, top + CELL + 1), f"{low:.3g} to {high:.3g}", _INK, font)
-            elif row == count - 1:
-                pen.text((left, top + CELL + 1), f"mask {column + 1} (0 to 1)", _INK, font)
+            pen.text((left, top + CELL + 1), f"{mask_HW.min():.3g} to {mask_HW.max():.3g}", _INK, font)
+            if row == count - 1:
+                pen.text((left, top + CELL + 15), f"mask {column + 1} ({low:g} to {high:.3g})", _INK, font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # fast, and small for flat cells
     return buffer.getvalue()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches, FeatureBatches, ImageBatches
 from catdog.data.datasets.base import features_key, pack_key
@@ -16,13 +17,29 @@ from catdog.data.pack import Pack, open_pack
 from catdog.data.split import Split, split_images
 from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import build_backbone, feature_shape, normalisation
+from catdog.models.backbones.weights import named_weights
 from catdog.models.petnet import PetNet, build_head
 from catdog.runs.weights_digest import local_weights
-from catdog.storage.node_cache import fetch_or_make, is_stored
+from catdog.storage.node_cache import fetch_or_make, file_digest, is_stored
 from catdog.training.precision import autocast_for
 from catdog.training.seeding import DeriveSeed
 from catdog.trial.contact_sheet import Probes, choose_probes
 from catdog.trial.context import RunContext
+
+
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """Where a backbone's weights came from; nothing for random ones."""
+
+    package: str | None
+    """Name and version."""
+    sha256: str | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, digest: str | None) -> "WeightsOrigin":
+        """Return the origin of the recipe's weights, loaded before; `digest` is known of a user's file."""
+        package, path = named_weights(recipe.backbone, recipe.weights)
+        return cls(package, file_digest(path) if path is not None else digest)
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class TrialInputs:
     """(C, H, W)."""
     probe_positions: tuple[int, ...]
     """Positions in the validation split of the images on contact sheets."""
+    weights: WeightsOrigin
     pooled_batches: Batches | None = None
     """With a frozen backbone: the same batches, already pooled."""
 
@@ -86,16 +104,16 @@ def load_inputs(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that a frozen backbone with random weights is the same in every process
         backbone = build_backbone(recipe.backbone, local_weights(context.weights, identity.weights_digest))
-    shape = feature_shape(backbone, recipe.image_size)
+    shape, weights = feature_shape(backbone, recipe.image_size), WeightsOrigin.of(recipe, identity.weights_digest)
     if not recipe.freeze:
         pretrained = backbone if recipe.weights != "none" else None
-        return TrialInputs(pack, split, images, pretrained, shape, probe_positions)
+        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
     features = open_features(_features_file(context, backbone, images, report_progress))
     batches, pooled = (
         FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
         for tensors in features
     )
-    return TrialInputs(pack, split, batches, backbone, shape, probe_positions, pooled)
+    return TrialInputs(pack, split, batches, backbone, shape, probe_positions, weights, pooled)
 
 
 shared_inputs = functools.lru_cache(maxsize=1)(load_inputs)

@@ -15,6 +15,7 @@ from catdog.runs.artifacts import ProbeMasks, SplitLogits, TrimapMasks, attentio
 from catdog.runs.history import history_csv
 from catdog.runs.results import Status, TrialResult
 from catdog.storage import BackgroundUploads, sha256
+from catdog.system.process import cpu_model
 from catdog.training.loop import Evaluation, evaluate
 from catdog.training.precision import autocast_for
 from catdog.trial.setup import Trial
@@ -97,6 +98,9 @@ def build_result(trial: Trial, outcome: Outcome, uploads: BackgroundUploads, fin
         finish_seconds=finish_seconds,
         finished_at=now(),
         worker_host=platform.node(),
+        cpu_host=cpu_model(),
+        weights_package=inputs.weights.package,
+        weights_sha256=inputs.weights.sha256,
         files=_digests(trial, uploads),
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from catdog.analysis.contrasts import Contrast, compare, primary_of, reference_of
+from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.significance import holm
 from catdog.formatting import format_points
@@ -114,10 +115,24 @@ def test_a_contrast_does_not_depend_on_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.006, "+1.01"), (-0.25, "−0.25"), (0.004, "0.00"), (-0.004, "0.00"), (0.0, "0.00")]
-)
-def test_a_value_that_rounds_to_zero_has_no_sign(value: float, text: str) -> None:
+    ("value", "text"),
+    [
+        (1.006, "+1.01"), (-0.25, "−0.25"), (0.005, "+0.01"), (0.0049, "+0.005"), (-0.003, "−0.003"),
+        (-0.00042, "−0.0004"), (0.0, "0.00"), (-0.0, "0.00"), (1e-14, "0.00"),
+    ],
+)  # fmt: skip
+def test_only_zero_is_printed_as_zero(value: float, text: str) -> None:
     assert format_points(value) == text
+
+
+def test_no_bound_of_an_interval_but_zero_is_printed_as_zero() -> None:
+    contrast = only(contrasts(labels=("baseline", "se"), seeds=range(6)))
+    near = dataclasses.replace(contrast, mean=-0.004, interval=Interval(-0.22, -0.003), detectable=0.002)
+    assert "the difference is −0.004 points (95 % interval −0.22 to −0.003, " in near.verdict
+    assert near.verdict.endswith("detect 0.002 points.")
+    surely = dataclasses.replace(near, p_adjusted=0.001, interval_new_images=Interval(-0.3, 0.0004))
+    assert "by 0.004 points" in surely.verdict
+    assert surely.verdict.endswith("is open (−0.30 to +0.0004).")
 
 
 def test_predictions_are_read_back_by_variant_and_seed() -> None:

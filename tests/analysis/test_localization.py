@@ -39,6 +39,23 @@ def test_equal_peaks_share_the_point_and_mass_counts_where_it_lies() -> None:
     assert looks.energy == pytest.approx(100 / 3.5)
 
 
+def test_positions_that_saturate_in_float16_tie() -> None:
+    logits = np.array([[[[9.0, 12.0, 11.0, 10.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]])
+    sigmoid = (1 / (1 + np.exp(-logits))).astype(np.float16)
+    assert (sigmoid == 1).sum() == 4, "the largest logit, on the animal, is no longer known"
+    looks = measure(sigmoid, outlines(HALF))
+    assert looks is not None
+    assert looks.pointing == 50
+
+
+def test_a_relu_mask_of_one_value_points_everywhere_alike_and_one_without_mass_nowhere() -> None:
+    flat, nothing = mask(*[[0.3] * 4] * 4), mask(*[[0.0] * 4] * 4)
+    for masks in (flat, np.concatenate([flat, nothing], axis=1)):
+        looks = measure(masks, outlines(HALF))
+        assert looks is not None
+        assert (looks.pointing, looks.energy) == pytest.approx((50, 50))
+
+
 def test_uninformative_masks_score_the_share_of_the_image_that_the_animal_covers() -> None:
     for blind in (uniform_mask(4, 4), gaussian_mask(4, 4)):
         looks = measure(blind[None, None], outlines(HALF))

