@@ -22,6 +22,8 @@ TrialId = tuple[str, int]
 
 RESULT_FORMAT = 3
 """Incremented whenever the same recipe would give different results; part of a run's identity."""
+RESULT_FORMAT_COMPILED = 4
+"""With `--compile`: since 4, numbers do not depend on what the process ran before."""
 
 
 @dataclass(frozen=True)
