@@ -41,7 +41,7 @@ def test_a_collapse_is_named_and_healthy_masks_give_no_warning() -> None:
     alike = healthy[:, :1].expand(-1, 4, -1, -1)
     corners = healthy * 0.01
     corners[:, range(4), [0, 0, -1, -1], [0, -1, 0, -1]] = 1
-    flat = 0.9 + 0.1 * healthy
+    flat = 0.9 + 0.1 * healthy[:, :1]
     named = [mask_collapse(mask_health(masks)) for masks in (healthy, dead, alike, corners, healthy[:, :1], flat)]
     assert named == [None, "dead masks", "masks alike", "masks in the corners", None, "masks with no preference"]
 
