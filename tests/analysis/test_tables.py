@@ -17,86 +17,26 @@ from rich.console import Console
 from catdog.analysis.intervals import summarise
 from catdog.analysis.run_data import read_content
 from catdog.analysis.tables import comparison_table, summary, tie_lines, trials_table
-from catdog.config.presets import PRESETS
-from catdog.config.recipe import Recipe
-from catdog.config.sweep_options import SweepConfig
-from catdog.errors import UserError
 from catdog.formatting import format_accuracy
 from catdog.report.build import build_files, csv_bytes
 from catdog.report.terminal import print_status
 from catdog.runs.cost import Launch
-from catdog.runs.manifest import Identity, Manifest, plan_run
-from catdog.runs.paths import RunPaths, TrialPaths
-from catdog.runs.results import Failure, Status, TrialResult, best_run
-from catdog.runs.status import RunStatus, missing_trials, mixed_versions, open_run
+from catdog.runs.manifest import Identity
+from catdog.runs.paths import RunPaths
+from catdog.runs.results import Failure
+from catdog.runs.status import RunStatus, missing_trials, open_run
 from catdog.storage import MemoryStore
 from catdog.storage.serialization import to_json
+from tests.helpers.hand_made_run import EIGHT, MANIFEST, hand_made_store, hash_of, paths_of, result
 from tests.helpers.made_runs import put_small_trial
 
 TRIAL_COLUMNS = "variant,seed,status,val_accuracy,test_accuracy,best_epoch,epochs,seconds,config_hash"
 TABLE_COLUMNS = "variant,n,val_mean,val_std,test_mean,test_std,best_val,best_val_test"
-EIGHT = "multi-attention:num_masks=8"
-
-MANIFEST = Manifest(
-    run="night",
-    preset="demo",
-    identity=Identity(Recipe(precision="float32"), "0123456789abcdef", None, 1),
-    variants=("baseline", EIGHT, "attention"),
-    seeds={"baseline": (0, 1, 2), EIGHT: (0, 1, 2, 3), "attention": (0, 1)},
-    created_at="2026-01-01T00:00:00.000+00:00",
-    commands=(("python", "jobs/sweep.py", "demo"),),
-    versions={"python": "3.11"},
-    code=None,
-)
-
-
-def paths_of(label: str, seed: int) -> TrialPaths:
-    return RunPaths(MANIFEST.run).trial(MANIFEST.spec(label).folder, seed)
-
-
-def hash_of(label: str, seed: int) -> str:
-    return MANIFEST.identity.trial_hash(MANIFEST.spec(label), seed)
-
-
-def result(label: str, seed: int, val: float | None, test: float | None, status: Status = "complete") -> TrialResult:
-    return TrialResult(
-        label, seed, status, val, test, 5, 10, 60.0, hash_of(label, seed),
-        val_class_accuracy=val, test_class_accuracy=test, val_loss=0.5, head_parameters=100, parameters=1000,
-        finished_at=f"2026-01-01T0{seed}:00:00.000+00:00",
-    )  # fmt: skip
 
 
 @pytest.fixture
 def store() -> MemoryStore:
-    """A run with every outcome of a trial: complete, diverged, failed, unfinished, never started."""
-    store = MemoryStore()
-    store.put(RunPaths(MANIFEST.run).manifest, MANIFEST.to_json())
-    complete = [
-        result("baseline", 0, 90.0, 80.0),
-        result("baseline", 1, 92.0, 81.0),
-        result("baseline", 2, 94.0, 85.0),
-        result(EIGHT, 0, 91.0, 95.0),
-        result(EIGHT, 3, 93.0, 70.0),
-    ]
-    for one in complete:
-        put_small_trial(store, paths_of(one.variant, one.seed), one)
-    diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0)
-    put_small_trial(store, paths_of(EIGHT, 1), diverged)
-    failure = Failure(
-        EIGHT,
-        2,
-        hash_of(EIGHT, 2),
-        "RuntimeError",
-        "shapes do not match",
-        "Traceback ...",
-        3,
-        "launch",
-        "node:/log",
-        "2026",
-    )
-    store.put(paths_of(EIGHT, 2).failure, to_json(failure))
-    store.put(paths_of("attention", 1).checkpoint, b"half way")
-    return store
+    return hand_made_store()
 
 
 @pytest.fixture
@@ -121,24 +61,6 @@ def test_the_deviation_agrees_with_pythons_statistics(values: list[float]) -> No
     summary = summarise(values)
     assert summary.mean == pytest.approx(statistics.mean(values), abs=1e-9)
     assert summary.std == pytest.approx(statistics.stdev(values), abs=1e-6)
-
-
-def test_the_best_run_is_chosen_by_validation_then_lowest_seed_and_never_by_test() -> None:
-    runs = [
-        result("baseline", 0, 90.0, 99.0),
-        result("baseline", 3, 92.0, 70.0),
-        result("baseline", 1, 92.0, 60.0),
-        result("baseline", 2, 92.0, 98.0),
-    ]
-    for order in (runs, runs[::-1]):
-        best = best_run(order)
-        assert best is not None
-        assert best.seed == 1
-    assert best_run([]) is None
-    assert best_run([result("baseline", 0, None, None, "diverged")]) is None
-    zero = best_run([result("baseline", 1, 0.0, 0.0), result("baseline", 0, 0.0, 0.0)])
-    assert zero is not None
-    assert zero.seed == 0
 
 
 def test_the_table_has_the_promised_columns_and_one_row_for_each_planned_variant(run_status: RunStatus) -> None:
@@ -201,67 +123,6 @@ def test_the_trials_table_has_the_promised_columns_and_one_row_for_each_planned_
     assert scored == [status == "complete" for status in table["status"]]
 
 
-def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: RunStatus) -> None:
-    assert missing_trials(run_status) == [
-        f"diverged: {EIGHT} seed 1: the loss was not finite in epoch 5",
-        f"failed: {EIGHT} seed 2: RuntimeError: shapes do not match (attempts: 3; log: node:/log)",
-        "missing: attention seed 0",
-        "missing: attention seed 1 (unfinished)",
-    ]
-    assert dict(run_status.counts) == {"complete": 5, "diverged": 1, "failed": 1, "missing": 2}
-    assert not run_status.is_complete
-
-
-def test_launches_with_other_code_or_packages_are_named() -> None:
-    first = Launch("a", "2026-01-01", "CPU", None, code="a" * 40, versions={"torch": "2.14.1", "ray": "2.60.0"})
-    later = dataclasses.replace(first, name="b", code="b" * 40, versions={"torch": "2.15.0", "ray": "2.60.0"})
-    older = Launch("c", "2026-01-02", "CPU", None)  # from before launches recorded it
-    assert mixed_versions([first, first, older]) == []
-    assert mixed_versions([first, later, first]) == [
-        f"launches ran with different code (git's trees): {'a' * 12}, {'b' * 12}",
-        "launches ran with different torch: 2.14.1, 2.15.0",
-    ]
-
-
-def test_a_run_is_complete_when_nothing_failed_and_nothing_is_missing(store: MemoryStore) -> None:
-    for label, seed in ((EIGHT, 2), ("attention", 0), ("attention", 1)):
-        put_small_trial(store, paths_of(label, seed), result(label, seed, 90.0, 90.0))
-    run_status = open_run(store, "night")
-    assert run_status.is_complete
-    assert len(missing_trials(run_status)) == 1, "the diverged trial is still listed"
-    assert comparison_table(run_status)["n"].tolist() == [3, 3, 2]
-
-
-def test_a_result_replaces_the_failure_before_it(store: MemoryStore) -> None:
-    put_small_trial(store, paths_of(EIGHT, 2), result(EIGHT, 2, 90.0, 90.0))
-    assert open_run(store, "night").counts["failed"] == 0
-
-
-def test_damaged_results_and_those_of_another_recipe_do_not_count(store: MemoryStore) -> None:
-    other = dataclasses.replace(result("baseline", 0, 99.0, 99.0), config_hash="0" * 16)
-    store.put(paths_of("baseline", 0).result, other.to_json())
-    store.put(paths_of("baseline", 1).result, b'{"variant": "base')
-    store.put(paths_of(EIGHT, 2).failure, b"[]")
-    run_status = open_run(store, "night")
-    assert [trial.status for trial in run_status.trials[:3]] == ["missing", "missing", "complete"]
-    assert comparison_table(run_status)["val_mean"].tolist()[0] == 94.0
-    assert run_status.counts["failed"] == 0
-
-
-def test_results_of_trials_outside_the_plan_do_not_count(store: MemoryStore) -> None:
-    store.put(paths_of("baseline", 9).result, result("baseline", 9, 99.0, 99.0).to_json())
-    run_status = open_run(store, "night")
-    assert comparison_table(run_status)["n"].tolist()[0] == 3
-
-
-def test_a_missing_run_is_a_mistake(store: MemoryStore) -> None:
-    with pytest.raises(UserError, match="--run day: there is no such run in memory"):
-        open_run(store, "day")
-    store.put(RunPaths("night").manifest, b"{}")
-    with pytest.raises(UserError, match=r"^night/manifest.json cannot be used \(it lacks code, .*\): restore it"):
-        open_run(store, "night")
-
-
 def refuse_constants(text: str) -> None:
     pytest.fail(f"{text} is no JSON")
 
@@ -280,13 +141,6 @@ def test_the_summary_is_json_without_nan(run_status: RunStatus) -> None:
     assert content["trial_seconds"] == 301.0
     assert content["finished_at"].startswith("2026-01-01T03")
     assert Identity.from_json(content["identity"]) == MANIFEST.identity
-
-
-def test_a_result_with_a_nan_loss_is_still_valid_json() -> None:
-    one = dataclasses.replace(result("baseline", 0, 90.0, 90.0), val_loss=math.nan, setup_seconds=math.inf)
-    content = json.loads(one.to_json(), parse_constant=refuse_constants)
-    assert content["val_loss"] is content["setup_seconds"] is None
-    assert TrialResult.from_json(one.to_json()).val_loss is None
 
 
 def test_the_summary_of_a_run_without_results_is_valid_json() -> None:
@@ -373,39 +227,3 @@ def test_the_csv_of_ordinary_tables_is_that_of_pandas(store: MemoryStore, run_st
 )
 def test_an_accuracy_reads_as_mean_and_deviation(mean: float | None, std: float | None, text: str) -> None:
     assert format_accuracy(mean, std) == text
-
-
-def test_a_manifest_survives_json_and_grows_by_union() -> None:
-    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
-    grown = MANIFEST.extended(("se", "baseline"), (1, 7), ("more",))
-    assert grown.variants == ("baseline", EIGHT, "attention", "se")
-    assert grown.seeds == {"baseline": (0, 1, 2, 7), EIGHT: (0, 1, 2, 3), "attention": (0, 1), "se": (1, 7)}
-    assert [(trial.variant.label, trial.seed) for trial in grown.planned()][:4] == [
-        ("baseline", seed) for seed in (0, 1, 2, 7)
-    ]
-    assert grown.extended((), (), ("more",)) == grown
-
-
-def sweep_of(**fields: object) -> SweepConfig:
-    recipe = Recipe(precision="float32")
-    return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
-
-
-def test_asking_for_more_extends_a_run_and_asking_for_less_removes_nothing() -> None:
-    identity = MANIFEST.identity
-    first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
-    assert (first.variants, first.seeds) == (("baseline",), {"baseline": (0, 1)})
-    assert first.versions["torch"]
-    more = plan_run(first, sweep_of(variants=("se", "baseline"), seeds="1-3"), identity, ("second",))
-    assert more.seeds == {"baseline": (0, 1, 2, 3), "se": (1, 2, 3)}
-    assert more.variants == ("baseline", "se")
-    less = plan_run(more, sweep_of(variants=("baseline",), seeds="1"), identity, ("third",))
-    assert (less.variants, less.seeds) == (more.variants, more.seeds)
-    assert less.commands == (("first",), ("second",), ("third",))
-    assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
-
-
-def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> None:
-    other = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", epochs=3), threads=2)
-    with pytest.raises(UserError, match=r"run 'night' exists with another recipe \(threads: 1 → 2; epochs: 10 → 3\)"):
-        plan_run(MANIFEST, sweep_of(), other, ())

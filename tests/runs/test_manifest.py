@@ -1,0 +1,48 @@
+"""The plan of a run: it survives its file, grows by what is asked for, and refuses another recipe."""
+
+import dataclasses
+
+import pytest
+
+from catdog.config.presets import PRESETS
+from catdog.config.recipe import Recipe
+from catdog.config.sweep_options import SweepConfig
+from catdog.errors import UserError
+from catdog.runs.manifest import Manifest, plan_run
+from tests.helpers.hand_made_run import EIGHT, MANIFEST
+
+
+def test_a_manifest_survives_json_and_grows_by_union() -> None:
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+    grown = MANIFEST.extended(("se", "baseline"), (1, 7), ("more",))
+    assert grown.variants == ("baseline", EIGHT, "attention", "se")
+    assert grown.seeds == {"baseline": (0, 1, 2, 7), EIGHT: (0, 1, 2, 3), "attention": (0, 1), "se": (1, 7)}
+    assert [(trial.variant.label, trial.seed) for trial in grown.planned()][:4] == [
+        ("baseline", seed) for seed in (0, 1, 2, 7)
+    ]
+    assert grown.extended((), (), ("more",)) == grown
+
+
+def sweep_of(**fields: object) -> SweepConfig:
+    recipe = Recipe(precision="float32")
+    return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
+
+
+def test_asking_for_more_extends_a_run_and_asking_for_less_removes_nothing() -> None:
+    identity = MANIFEST.identity
+    first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
+    assert (first.variants, first.seeds) == (("baseline",), {"baseline": (0, 1)})
+    assert first.versions["torch"]
+    more = plan_run(first, sweep_of(variants=("se", "baseline"), seeds="1-3"), identity, ("second",))
+    assert more.seeds == {"baseline": (0, 1, 2, 3), "se": (1, 2, 3)}
+    assert more.variants == ("baseline", "se")
+    less = plan_run(more, sweep_of(variants=("baseline",), seeds="1"), identity, ("third",))
+    assert (less.variants, less.seeds) == (more.variants, more.seeds)
+    assert less.commands == (("first",), ("second",), ("third",))
+    assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
+
+
+def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> None:
+    other = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", epochs=3), threads=2)
+    with pytest.raises(UserError, match=r"run 'night' exists with another recipe \(threads: 1 → 2; epochs: 10 → 3\)"):
+        plan_run(MANIFEST, sweep_of(), other, ())
