@@ -53,14 +53,14 @@ def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
     assert list(trials.columns[:9]) == [
         "variant", "seed", "status", "val_accuracy", "test_accuracy", "best_epoch", "epochs", "seconds", "config_hash",
     ]  # fmt: skip
-    before = trials.to_dict("list")
+    before = trials
 
     # As left by a process killed just after storing its trial's result.
     leftover = store_folder / "demo" / "trials" / "attention" / "seed-01" / "checkpoint.pt"
     leftover.write_bytes(b"epochs")
     assert run_sweep(store_folder, "--seeds", "2") == 0
     assert "all 6 trials are already done" in capsys.readouterr().out
-    assert pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))).to_dict("list") == before
+    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))), before)
     assert not leftover.exists()
     assert run_sweep(store_folder, "--seeds", "2", "--gpus-per-trial", "0.5") == 0, "nothing is left for the GPUs"
 
