@@ -97,12 +97,12 @@ def test_help_of_the_studies_names_them(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_report_goes_where_out_says(
     tmp_path: Path, s3_bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a folder whose name looks like markup, in the home folder, and on S3; with no trial at all."""
+    """In a folder whose name looks like markup, in the home folder, and on S3."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     run = ["--store", str(ROOT / "results" / "published"), "--run", "demo"]
     for out in ("~/m[b]", "x[/b]:smile:", f"{s3_bucket}/team"):
-        assert run_job(aggregate.main, [*run, "--out", out]) == 1
+        assert run_job(aggregate.main, [*run, "--out", out]) == 0
         place = out.removeprefix("~/")
         assert f"report  {place}/report.html" in capsys.readouterr().out
         assert StoreLocation.of(out).open().get("report.html")

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_a_home_is_made_up_for_a_user_without_a_name(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
     command = "import catdog.sweep.run, getpass; print(getpass.getuser())"
     done = subprocess.run(
-        ["unshare", "--user", "--map-user=12345", "python", "-c", command],
+        ["unshare", "--user", "--map-user=12345", sys.executable, "-c", command],
         env=environment,
         capture_output=True,
         text=True,

@@ -19,6 +19,7 @@ def start(body: str, *lines: str) -> subprocess.Popen[str]:
     script = "\n".join(
         (
             "import os, signal, subprocess, sys, time",
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)",  # nohup may have started the tests
             "from catdog.cli import run_job",
             "from catdog.system import supervisor",
             *lines,
