@@ -89,8 +89,8 @@ def _read_contact_sheets(store: Store, run_status: RunStatus) -> dict[str, bytes
     sheets = {}
     for key, data in read_many(store, owners):
         label, digest = owners[key]
-        if sha256(data) == digest:
+        if sha256(data) == digest and data.startswith(b"\x89PNG\r\n\x1a\n"):
             sheets[label] = data
         else:
-            logger.warning("%s is damaged: its sha256 is not what result.json says; it is left out", key)
+            logger.warning("%s is damaged: it is not the PNG that result.json names; it is left out", key)
     return sheets

@@ -90,11 +90,13 @@ def read_photo(path: str, side: int) -> Photo:
         if simplejpeg.decode_jpeg_header(data)[:3] == (side, side, "YCbCr") and not _may_be_turned(data):
             return Photo(simplejpeg.decode_jpeg(data, "RGB"), is_turned=False)
     with _open(path) as image:
-        turn = _TURNS.get(_orientation(image))
+        turn, turns_itself = _TURNS.get(_orientation(image)), _turns_itself(image)
         rgb = _to_rgb(image, path)
         if rgb.size != (side, side):
             rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
-        return Photo(np.asarray(rgb if turn is None else rgb.transpose(turn)), is_turned=turn is not None)
+        if turn is not None and not turns_itself:
+            rgb = rgb.transpose(turn)
+        return Photo(np.asarray(rgb), is_turned=turn is not None)
 
 
 def read_trimap(path: str, side: int) -> UInt8Array:
@@ -125,7 +127,8 @@ def photo_digest(path: str) -> str:
     if start.startswith(b"\xff\xd8") and not _may_be_turned(start):
         return digest  # an upright JPEG: no need to have it parsed
     with contextlib.suppress(UserError), _open(path) as image:
-        if _orientation(image) in _TURNS or _is_deep(image) or _is_see_through(image):
+        is_turned = _orientation(image) in _TURNS and not _turns_itself(image)
+        if is_turned or _is_deep(image) or _is_see_through(image):
             return f"{digest} as shown"
     return digest
 
@@ -169,12 +172,15 @@ def _may_be_turned(start: bytes) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1 (as stored) if there is none, or if the EXIF data are damaged."""
-    if image.format == "TIFF":
-        return 1  # Pillow turns these itself
     try:
         return int(image.getexif().get(Tag.Orientation, 1))
     except Exception:  # of many classes, as in `_open`
         return 1
+
+
+def _turns_itself(image: Image.Image) -> bool:
+    """Return whether Pillow turns an image as it decodes it."""
+    return image.format == "TIFF"
 
 
 def _to_rgb(image: Image.Image, path: str) -> Image.Image:

@@ -21,7 +21,7 @@ import pandas as pd
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import tie_lines
-from catdog.formatting import data_uri, format_seconds, now, readable
+from catdog.formatting import data_uri, format_seconds, now, printable, readable
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import confusion_svg
 from catdog.report.mask_gallery import build_gallery
@@ -99,11 +99,16 @@ def build_page(
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["breakable"] = _breakable
     return environment.from_string(_asset("page.html"))
+
+
+def _harmless(value: Any) -> Any:
+    """Return text without control characters, and anything else as it is; the page's own parts are `Markup`."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
 
 
 def _breakable(text: str) -> markupsafe.Markup:

@@ -56,7 +56,7 @@ class ProbeMasks:
     def from_npz(cls, data: bytes) -> "ProbeMasks":
         """Read masks.npz; raises `ValueError` if it is damaged."""
         layouts = {
-            "images": "u PSS3", "names": "U P", "labels": "iu P", "breeds": "U K", "masks": "f EPMHW",
+            "images": "u PSS3", "names": "U P", "labels": "iu P", "breeds": "U K", "masks": "e EPMHW",
             "predicted": "iu EP",
         }  # fmt: skip
         content = read_npz(data, layouts)
@@ -128,7 +128,7 @@ def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
         f"{split}_{kind}" for kind in ("images", "labels", "logits", "predicted", "log_probability")
     )
     is_published = predicted in npz_names(data)
-    outputs = {predicted: "iu N", log_probability: "f N"} if is_published else {logits: "f NK"}
+    outputs = {predicted: "iu N", log_probability: "f N"} if is_published else {logits: "e NK"}
     content = read_npz(data, {"breeds": "U K", images: "U N", labels: "iu N", **outputs})
     _check_classes(content, labels, *([predicted] if is_published else []))
     for name in outputs:
@@ -181,7 +181,7 @@ def read_attention_npz(data: bytes) -> dict[str, TrimapMasks]:
     found: dict[str, TrimapMasks] = {}
     for split in SPLITS:
         images, masks = f"{split}_images", f"{split}_masks"
-        content = read_npz(data, {images: "U T", masks: "f TMHW"})
+        content = read_npz(data, {images: "U T", masks: "e TMHW"})
         found[split] = TrimapMasks(content[images].tolist(), content[masks])
     return found
 

@@ -80,8 +80,13 @@ class Canary:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Canary":
-        """Read a canary; raises `ValueError` if it is invalid."""
-        return from_fields(cls, read_json(data))
+        """Read a canary; raises `ValueError` if it is invalid, or a speed makes no sense."""
+        canary = from_fields(cls, read_json(data))
+        for step in canary.steps:
+            speeds = (step.train_images_per_second, step.evaluate_images_per_second)
+            if step.error is None and not all(speed is not None and 1e-6 < speed < 1e9 for speed in speeds):
+                raise ValueError(f"the speed of {step.variant} makes no sense")
+        return canary
 
 
 @dataclass(frozen=True)

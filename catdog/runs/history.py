@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd  # takes a while to import, and a mistake in an option is answered without it
 
@@ -85,6 +87,9 @@ class EpochRecord:
 
 COLUMNS = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if f.name != "mask_health"]
 """The columns of history.csv."""
+NUMBERS = [column for column in COLUMNS if column != "finished_at"]
+_ALWAYS_FINITE = ["train_loss", "learning_rate", "train_seconds", "evaluate_seconds"]
+"""Just before a trial diverges, the others may not be."""
 
 
 def history_csv(history: Sequence[EpochRecord]) -> bytes:
@@ -103,9 +108,10 @@ def read_history(data: bytes) -> "pd.DataFrame":
         raise ValueError(f"it has no column {', '.join(lacking)}")
     if history["epoch"].tolist() != list(range(len(history))):
         raise ValueError("its epochs are not 0, 1, 2, …")
-    numbers = history[[column for column in COLUMNS if column != "finished_at"]]
-    if len(history) and not all(map(pd.api.types.is_numeric_dtype, numbers.dtypes)):
+    if len(history) and not all(map(pd.api.types.is_numeric_dtype, history[NUMBERS].dtypes)):
         raise ValueError("a column of numbers has something else")
+    if not np.isfinite(history[_ALWAYS_FINITE].astype(float)).all(axis=None):
+        raise ValueError("a loss, a learning rate or a time is not finite")
     if not all(history[name].between(0, 100).all() for name in ("train_accuracy", "val_accuracy")):
         raise ValueError("an accuracy is not from 0 to 100")
     return history

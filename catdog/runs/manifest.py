@@ -17,6 +17,8 @@ from catdog.runs.provenance import code_version, package_versions
 from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json, to_json
 
+MOST_SEEDS = 100_000
+"""Of one variant."""
 TrialId = tuple[str, int]
 """A trial: its variant's label and its seed."""
 
@@ -132,8 +134,8 @@ class Manifest:
         if not labels or len(set(labels)) < len(labels) or set(labels) != manifest.seeds.keys():
             raise ValueError(f"variants and seeds do not fit together ({shorten(', '.join(labels)) or 'no variants'})")
         for label, seeds in manifest.seeds.items():
-            if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-                raise ValueError(f"the seeds of {label} are empty, negative or listed twice")
+            if not 1 <= len(seeds) == len(set(seeds)) <= MOST_SEEDS or not 0 <= min(seeds) <= max(seeds) < 10**9:
+                raise ValueError(f"the seeds of {label} are none, too many, listed twice or beyond 0 to 999999999")
         try:
             if unlike := [label for label in labels if manifest.spec(label).label != label]:
                 raise ValueError(f"{shorten(unlike[0])!r} is not how a variant is written")

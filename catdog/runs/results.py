@@ -84,14 +84,15 @@ class TrialResult:
     def _problem(self) -> str | None:
         """Return what no trial can have written, or None."""
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
-        if below := [name for name, value in numbers.items() if value < 0]:
-            return f"{below[0]} is negative"
+        if senseless := [name for name, value in numbers.items() if not 0 <= value < 1e12]:
+            return f"{senseless[0]} is {numbers[senseless[0]]:.3g}"
         if above := [name for name, value in numbers.items() if name.endswith("_accuracy") and value > 100]:
             return f"{above[0]} is above 100"
         if self.status not in ("complete", "diverged"):
             return f"status is {self.status}"
-        if None in (self.best_epoch, *((self.val_accuracy, self.test_accuracy) if self.status == "complete" else ())):
-            return "an accuracy or the epoch is missing"
+        accuracies = {self.val_accuracy is None, self.test_accuracy is None}
+        if self.best_epoch is None or accuracies != {self.status == "diverged"}:
+            return "an accuracy or the epoch is missing, or of a diverged trial"
         texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
         if unreadable := [name for name, text in texts.items() if text != printable(text)]:
             return f"{unreadable[0]} holds control characters"

@@ -98,7 +98,7 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
         if where.result not in contents:
             continue
         try:
-            result = parse_result(contents[where.result], trial, hashes[where])
+            result = parse_result(contents[where.result], trial, manifest.identity)
         except ValueError as error:
             damage[where] = f"{where.result}: {error}"
         else:
@@ -109,7 +109,7 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
             trial,
             hashes[where],
             result=None if where in damage else results.get(where),
-            failure=_parse_failure(where.failure, contents.get(where.failure), hashes[where]),
+            failure=_parse_failure(where.failure, contents.get(where.failure), trial, hashes[where]),
             unfinished=where.checkpoint in keys,
             damage=damage.get(where),
         )
@@ -128,12 +128,14 @@ def _parse_launches(contents: Mapping[str, bytes]) -> list[Launch]:
     return sorted(launches, key=lambda launch: launch.started_at)
 
 
-def _parse_failure(key: str, data: bytes | None, config_hash: str) -> Failure | None:
+def _parse_failure(key: str, data: bytes | None, trial: PlannedTrial, config_hash: str) -> Failure | None:
     if data is None:
         return None
     try:
         failure = Failure.from_json(data)
-    except (TypeError, ValueError) as error:
+        if (failure.variant, failure.seed) != (trial.variant.label, trial.seed):
+            raise ValueError(f"it is about {failure.variant} seed {failure.seed}")
+    except ValueError as error:
         logger.warning("%s: not a failure record: %s", key, error)
         return None
     return failure if failure.config_hash == config_hash else None

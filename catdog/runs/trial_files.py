@@ -11,10 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from catdog.errors import NotFoundError, UserError, first_line
 from catdog.runs.artifacts import SPLITS, ProbeMasks, read_attention_npz, read_localization, read_predictions_npz
-from catdog.runs.history import epoch_row, read_history
-from catdog.runs.manifest import PlannedTrial
+from catdog.runs.history import NUMBERS, epoch_row, read_history
+from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.paths import TrialPaths
 from catdog.runs.results import TrialResult
 from catdog.storage import Store, map_objects, read_many, sha256
@@ -36,20 +38,24 @@ class FileCheck:
     """A hash of the images that the file is about."""
 
 
-def parse_result(data: bytes, trial: PlannedTrial, config_hash: str) -> TrialResult | None:
+def parse_result(data: bytes, trial: PlannedTrial, identity: Identity) -> TrialResult | None:
     """Return the trial's result, or None if it has another config hash; raises `ValueError` if it is damaged."""
     result = TrialResult.from_json(data)
-    if result.config_hash != config_hash:
+    if result.config_hash != identity.trial_hash(trial.variant, trial.seed):
         return None
     if (result.variant, result.seed) != (trial.variant.label, trial.seed):
         raise ValueError(f"it is about {result.variant} seed {result.seed}")
+    epochs = identity.recipe.epochs
+    ends_early = result.epochs == result.best_epoch and result.epochs < epochs
+    if not (result.epochs == epochs if result.status == "complete" else ends_early):
+        raise ValueError(f"a trial of {epochs} epochs is not {result.status} after {result.epochs}")
     return result
 
 
-def read_result(store: Store, where: TrialPaths, trial: PlannedTrial, config_hash: str) -> TrialResult | None:
-    """Return the trial's result if it has this config hash and is undamaged, else None."""
+def read_result(store: Store, where: TrialPaths, trial: PlannedTrial, identity: Identity) -> TrialResult | None:
+    """Return the trial's result if it has its config hash and is undamaged, else None."""
     try:
-        result = parse_result(store.get(where.result), trial, config_hash)
+        result = parse_result(store.get(where.result), trial, identity)
     except NotFoundError:
         return None
     except ValueError as error:
@@ -109,8 +115,13 @@ def _check_history(result: TrialResult, data: bytes) -> None:
     history = read_history(data)
     if len(history) != result.epochs:
         raise ValueError(f"it has {len(history)} epochs, not the {result.epochs} of result.json")
-    if result.status == "complete" and epoch_row(history, result.best_epoch) is None:
-        raise ValueError(f"it has no epoch {result.best_epoch}, which was chosen")
+    if result.status != "complete":
+        return
+    chosen = epoch_row(history, result.best_epoch)
+    if chosen is None or history["val_accuracy"].idxmax() != result.best_epoch:
+        raise ValueError(f"epoch {result.best_epoch} is not its best")
+    if abs(chosen["val_accuracy"] - (result.val_accuracy or 0)) > 1e-6 or np.isinf([chosen[n] for n in NUMBERS]).any():
+        raise ValueError(f"its epoch {result.best_epoch} is not that of result.json")
 
 
 def _check_masks(result: TrialResult, data: bytes) -> list[Any]:

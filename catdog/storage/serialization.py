@@ -68,8 +68,8 @@ MOST_UNPACKED = 1 << 30
 def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an .npz that `layouts` names, checked against their layouts.
 
-    A layout is numpy's kinds of dtype and the axes: `{"names": "U P", "masks": "f EPMHW"}`. A letter stands for one
-    length throughout, a digit for itself. Only the first axis may be empty.
+    A layout is numpy's kinds or characters of dtypes, and the axes: `{"names": "U P", "masks": "e EPMHW"}`. A letter
+    stands for one length throughout, a digit for itself. Only the first axis may be empty.
 
     Raises:
         ValueError: an array is missing, damaged or too large, or does not have its layout.
@@ -80,7 +80,7 @@ def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[A
     for name, layout in layouts.items():
         kinds, axes = layout.split()
         array = arrays[name]
-        if array.dtype.kind not in kinds:
+        if array.dtype.kind not in kinds and array.dtype.char not in kinds:
             raise ValueError(f"{name} has dtype {array.dtype}")
         fits = len(axes) == array.ndim and all(
             size == (int(axis) if axis.isdigit() else lengths.setdefault(axis, size))

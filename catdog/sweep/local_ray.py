@@ -64,7 +64,7 @@ def ray_folder() -> Iterator[Path | None]:
         raise UserError(f"RAY_TMPDIR {asked}: {fault}: choose another folder, or unset it")
     else:
         with scratch_folder("catdog-ray-", Path("/tmp")) as folder:
-            yield folder
+            yield folder / "ray"  # which Ray opens to everybody
 
 
 def _fault(folder: Path) -> str | None:

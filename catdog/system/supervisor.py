@@ -20,6 +20,9 @@ from typing import Any
 GRACE_SECONDS = 6
 """How long a job may take to end after the first signal."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # sys/prctl.h
+_ENDINGS = (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+)  # fmt: skip
 _FOR_THE_PARENT = {signal.SIGCHLD, signal.SIGALRM}
 
 
@@ -92,9 +95,11 @@ def supervise(job: Callable[[], int]) -> Ending:
 
 
 def _interrupts() -> set[signal.Signals]:
-    """Return the signals that end a job: not those that `nohup` or a shell has told it to ignore."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    return {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    """Return the signals that end a job: not those that `nohup` or a shell has told it to ignore.
+
+    Batch systems announce the end with SIGUSR1, SIGUSR2 or SIGXCPU.
+    """
+    return {number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 def _wait(child: int) -> tuple[bool, int]:

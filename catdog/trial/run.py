@@ -44,8 +44,7 @@ def run_trial(
     """
     store = context.location.open()
     where = context.trial_paths(variant, seed)
-    planned = PlannedTrial(variant, seed)
-    finished = read_result(store, where, planned, context.identity.trial_hash(variant, seed))
+    finished = read_result(store, where, PlannedTrial(variant, seed), context.identity)
     if finished is not None:
         return finished
     with flush_denormals():

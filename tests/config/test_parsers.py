@@ -171,6 +171,7 @@ WRONG_TYPES: list[tuple[str, tuple[Any, ...], Any]] = [
     *(("launch", ("seconds",), value) for value in (float("nan"), float("inf"), 10**400)),
     *(("canary", ("steps",), value) for value in (None, {}, [None], [{"variant": "se"}])),
     ("canary", ("steps", 0, "peak_memory_bytes"), "much"),
+    *(("canary", ("steps", 0, "train_images_per_second"), value) for value in (None, 0.0, -5.0, 1e-320)),
     ("canary", ("identity", "recipe", "epochs"), "many"),
     *(("manifest", ("seeds",), value) for value in ([], {}, {"baseline": [0]}, {LABELS[0]: "01", LABELS[1]: [0]})),
     *(("manifest", ("seeds", "baseline"), value) for value in ([], [0] * 50, [-1], [2**63])),

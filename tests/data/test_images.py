@@ -89,7 +89,9 @@ def test_a_photo_is_turned_as_its_exif_orientation_says(file_format: str, orient
     Image.fromarray(COLOURS).save(path, file_format, exif=turned(orientation))
     with Image.open(path) as image:
         shown = ImageOps.exif_transpose(image).convert("RGB")
-    assert np.array_equal(pixels(path), np.asarray(shown))
+    photo = read_photo(str(path), SIDE)
+    assert np.array_equal(photo.pixels, np.asarray(shown))
+    assert photo.is_turned == (orientation > 1), "its trimap may not be"
 
 
 def test_a_turned_photo_of_another_shape_is_turned_whole(tmp_path: Path) -> None:

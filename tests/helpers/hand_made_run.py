@@ -54,7 +54,7 @@ def hand_made_store() -> MemoryStore:
     ]
     for one in complete:
         put_small_trial(store, paths_of(one.variant, one.seed), one)
-    diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0)
+    diverged = dataclasses.replace(result(EIGHT, 1, None, None, "diverged"), seconds=1.0, epochs=5)
     put_small_trial(store, paths_of(EIGHT, 1), diverged)
     failure = Failure(
         EIGHT,

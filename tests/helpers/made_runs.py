@@ -343,9 +343,11 @@ def _share(*parts: object) -> float:
 
 
 def put_small_trial(store: Store, where: TrialPaths, result: TrialResult) -> None:
-    """Write a finished trial with the fewest files: a flat history, and the result's accuracies on 100 images."""
+    """Write a finished trial with the fewest files: a flat history, and the accuracies on 100 images."""
     record = EpochRecord(0, 0.5, 50.0, 0.5, 50.0, 0.001, 1.0, 1.0, "2026-01-01T00:00:00.000+00:00")
     history = [dataclasses.replace(record, epoch=epoch) for epoch in range(result.epochs)]
+    if result.val_accuracy is not None and result.best_epoch is not None:
+        history[result.best_epoch] = dataclasses.replace(history[result.best_epoch], val_accuracy=result.val_accuracy)
     files = {"history.csv": history_csv(history)}
     if result.val_accuracy is not None and result.test_accuracy is not None:
         images, labels = np.array([f"image_{i}" for i in range(100)]), np.zeros(100, np.int16)

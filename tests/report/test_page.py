@@ -116,6 +116,15 @@ def test_names_and_messages_are_escaped() -> None:
     assert json.loads(data)["breeds"][0] == nasty.replace("_", " ")
 
 
+def test_no_control_character_reaches_the_page() -> None:
+    content = content_of(["baseline", "attention"], range(2), error_message="\x1b[31mred", failed=[("attention", 1)])
+    manifest = dataclasses.replace(content.run_status.manifest, commands=(("\x1b]0;title\x07",),))
+    status = dataclasses.replace(content.run_status, manifest=manifest)
+    page = build_page(dataclasses.replace(content, run_status=status)).decode()
+    assert "\x1b" not in page
+    assert r"\u001b[31mred" in html.unescape(page)
+
+
 def test_the_localization_table_is_shown_if_there_is_one(small: ReportContent) -> None:
     measures = {
         "pointing": 81.5,

@@ -19,7 +19,7 @@ from catdog.analysis.run_data import read_content
 from catdog.analysis.tables import comparison_table
 from catdog.errors import UserError
 from catdog.runs.paths import RunPaths
-from catdog.runs.results import TrialResult
+from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import missing_trials, open_run
 from catdog.storage import MemoryStore, sha256
 from catdog.storage.serialization import npz_bytes, to_json
@@ -70,6 +70,16 @@ def with_array(name: str, array: str, change: Callable[[Any], Any]) -> Callable[
     return attack
 
 
+def with_column(column: int, cell: bytes) -> Callable[[MemoryStore], None]:
+    def change(data: bytes) -> bytes:
+        cells = [line.split(b",") for line in data.splitlines()]
+        for line in cells[1:]:
+            line[column] = cell
+        return b"\n".join(b",".join(line) for line in cells)
+
+    return with_history(change)
+
+
 def with_history(change: Callable[[bytes], bytes]) -> Callable[[MemoryStore], None]:
     return lambda store: put_sealed(store, "history.csv", change(store.get(WHERE.history)))
 
@@ -79,6 +89,14 @@ ATTACKS: dict[str, tuple[Callable[[MemoryStore], None], str]] = {
     "history binary": (with_history(lambda data: b"\x89PNG\xff"), "history.csv is damaged"),
     "an epoch twice": (with_history(lambda data: data + data.splitlines()[-1]), "epochs are not 0, 1, 2"),
     "an epoch less": (with_history(lambda data: b"\n".join(data.splitlines()[:-1])), "it has 2 epochs, not the 3"),
+    "an infinite loss": (with_column(1, b"inf"), "a loss, a learning rate or a time is not finite"),
+    "an infinite overlap in the chosen epoch": (with_column(11, b"inf"), "is not that of result.json"),
+    "a chosen epoch that was not the best": (lambda store: put_result(store, best_epoch=0), "epoch 0 is not its best"),
+    "an accuracy that history does not have": (lambda store: put_result(store, val_accuracy=99.5), "is not that of"),
+    "more epochs than planned": (lambda store: put_result(store, epochs=500), "a trial of 3 epochs is not complete"),
+    "a seed that is lost quietly": (lambda store: put_result(store, status="diverged"), "or of a diverged trial"),
+    "1e300 seconds": (lambda store: put_result(store, seconds=1e300), "seconds is 1e+300"),
+    "masks in double precision": (with_array("masks.npz", "masks", lambda x: x.astype(float) + 1e300), "has dtype"),
     "masks of another rank": (with_array("masks.npz", "masks", lambda masks: masks[0]), "masks has shape"),
     "masks of fewer epochs": (
         lambda store: put_sealed(
@@ -121,7 +139,10 @@ def test_hostile_content_is_named_and_left_out(attack: str, made: dict[str, byte
 
 MANIFESTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another run's": (lambda content: content.update(run="victim"), "it is about the run 'victim'"),
-    "a seed twice": (lambda content: content["seeds"].update(baseline=[0] * 50), "seeds of baseline are empty, neg"),
+    "a seed twice": (
+        lambda content: content["seeds"].update(baseline=[0] * 50),
+        "seeds of baseline are none, too many, listed twice",
+    ),
     "no variants": (lambda content: content.update(variants=[], seeds={}), "no variants"),
     "nothing": (lambda content: content.clear(), "it lacks code, commands"),
     "an unknown variant": (
@@ -194,3 +215,19 @@ def test_whatever_a_store_holds_a_report_is_built_or_one_line_says_why(
         table = comparison_table(run_status)
         assert (table["n"] <= len(SEEDS)).all()
         assert len(read_content(store, run_status).contrasts) == 1
+
+
+def test_a_contact_sheet_that_is_no_png_is_left_out_of_the_report(
+    made: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = a_copy(made)
+    run_status = open_run(store, "made")
+    best = best_run(run_status.results("multi-attention"))
+    assert best is not None
+    assert best.best_epoch is not None
+    where = RunPaths("made").trial("multi-attention", best.seed)
+    name, program = f"snapshots/epoch-{best.best_epoch:03d}.png", b"%!PS-Adobe-3.0 EPSF-3.0"
+    store.put(f"{where.folder}/{name}", program)
+    store.put(where.result, dataclasses.replace(best, files={**best.files, name: sha256(program)}).to_json())
+    assert not read_content(store, open_run(store, "made")).contact_sheets
+    assert f"{where.folder}/{name} is damaged" in caplog.text

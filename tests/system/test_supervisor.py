@@ -60,7 +60,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 def test_a_signal_to_the_job_or_its_group_ends_it_with_130_and_one_line(number: int, send: object) -> None:
     process = start("time.sleep(60)")

@@ -385,10 +385,10 @@ def test_a_result_of_another_recipe_does_not_count(make_context: MakeContext, re
     run_and_watch(old, spec)
     new = make_context(recipe)
     store, where = open_store(new), new.trial_paths(spec, 0)
-    assert read_result(store, where, PlannedTrial(spec, 0), new.identity.trial_hash(spec, 0)) is None
+    assert read_result(store, where, PlannedTrial(spec, 0), new.identity) is None
     result, epochs = run_and_watch(new, spec)
     assert epochs == (0, 1)
-    assert read_result(store, where, PlannedTrial(spec, 0), new.identity.trial_hash(spec, 0)) == result
+    assert read_result(store, where, PlannedTrial(spec, 0), new.identity) == result
     store.put(where.result, b'{"variant": "baseline"')
     assert run_and_watch(new, spec)[1] == (0, 1)
 
