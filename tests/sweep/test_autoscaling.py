@@ -12,6 +12,7 @@ import pytest
 
 from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.placement import AutoscalerLimits, autoscaler_limits
+from catdog.trial.device import SIMULATED_GPUS
 from tests.helpers.autoscaling import FakeAutoscalingCluster
 from tests.helpers.s3_servers import s3_variables
 from tests.helpers.sweeps import SMALL, small, start_job
@@ -23,7 +24,7 @@ SECONDS_TO_WAIT = 300
 
 @pytest.fixture(scope="module")
 def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeAutoscalingCluster]:
-    environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache"))
+    environment = s3_variables(s3_server, tmp_path_factory.mktemp("node-cache")) | {SIMULATED_GPUS: "none"}
     with FakeAutoscalingCluster({"gpu": GPU_TYPE, "cpu": CPU_TYPE}, environment) as cluster:
         yield cluster
     assert not cluster.processes()
