@@ -46,6 +46,10 @@ def main(arguments: Sequence[str]) -> int:
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
     target = None if options.out is None else open_target("--out", options.out)
+    if target is not None and f"{target.url}/".startswith(f"{store.url}/{options.run}/"):
+        raise UserError(
+            f"--out {options.out}: lies among the run's files: leave the option out, or choose another folder"
+        )
     content = write_report(store, run_status, target, track=track, force=options.force)
     print_outcome(
         console, store.url, run_status, content.table, content.contrasts, None if target is None else target.url

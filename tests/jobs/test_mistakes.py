@@ -384,6 +384,12 @@ STORES = {
     "another scheme for a report": Mistake(
         "aggregate --run demo --out ftp://x/y", "--out ftp://x/y", "give a folder or s3://bucket", a_run_and_a_file
     ),
+    "report among the trials": Mistake(
+        "aggregate --run demo --out results/demo/trials",
+        "lies among the run's files",
+        "another folder",
+        a_run_and_a_file,
+    ),
     "no bucket for a report": Mistake(
         "aggregate --run demo --out {bucket}-2/x", "--out {bucket}-2/x", "create it, or check", a_run_and_a_file
     ),
