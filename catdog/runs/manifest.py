@@ -24,8 +24,11 @@ TrialId = tuple[str, int]
 
 RESULT_FORMAT = 3
 """Incremented whenever the same recipe would give different results; part of a run's identity."""
-RESULT_FORMAT_COMPILED = 4
-"""With `--compile`: since 4, numbers do not depend on what the process ran before."""
+
+
+def result_format(recipe: Recipe) -> int:
+    """Return the result format of a recipe: 4 with `--compile`, whose numbers no longer depend on earlier trials."""
+    return 4 if recipe.compile else RESULT_FORMAT
 
 
 @dataclass(frozen=True)

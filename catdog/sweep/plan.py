@@ -19,7 +19,7 @@ from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
-from catdog.runs.manifest import RESULT_FORMAT, RESULT_FORMAT_COMPILED, Identity, PlannedTrial, plan_run, read_manifest
+from catdog.runs.manifest import Identity, PlannedTrial, plan_run, read_manifest, result_format
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
@@ -78,8 +78,9 @@ def resolve_run(
         recipe = dataclasses.replace(recipe, precision=precision)
     if recipe.weights not in NAMED_WEIGHTS:
         recipe = dataclasses.replace(recipe, weights="file")
-    result_format = RESULT_FORMAT_COMPILED if recipe.compile else RESULT_FORMAT
-    return ResolvedRun(dataset, Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial, result_format))
+    return ResolvedRun(
+        dataset, Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial, result_format(recipe))
+    )
 
 
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:

@@ -8,7 +8,7 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
-from catdog.runs.manifest import Manifest, plan_run
+from catdog.runs.manifest import Manifest, plan_run, result_format
 from tests.helpers.hand_made_run import EIGHT, MANIFEST
 
 
@@ -46,3 +46,8 @@ def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> 
     other = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", epochs=3), threads=2)
     with pytest.raises(UserError, match=r"run 'night' exists with another recipe \(threads: 1 → 2; epochs: 10 → 3\)"):
         plan_run(MANIFEST, sweep_of(), other, ())
+
+
+def test_only_compiled_runs_have_another_result_format_than_those_of_the_first_version() -> None:
+    assert result_format(Recipe()) == 3
+    assert result_format(Recipe(compile=True)) == 4

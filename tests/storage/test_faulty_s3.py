@@ -163,8 +163,8 @@ def test_refusing_cuts_an_answer_that_hangs(client: Any, bucket: str, proxy: Fau
     proxy.hang_answer_share, proxy.hang_seconds = 1.0, 3600
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(client.put_object, Bucket=bucket, Key="key", Body=b"content")
-        while not proxy.injected["hang_answer"]:
-            pass
+        while not proxy.injected["hang_answer"] and not future.done():
+            time.sleep(0.01)
         proxy.refuse()
         with pytest.raises((ConnectionClosedError, EndpointConnectionError)):
             future.result()
