@@ -37,7 +37,6 @@ PRESETS: dict[str, SweepConfig] = {
                 image_size=224,
                 epochs=20,
                 batch_size=64,
-                learning_rate=2e-3,
                 weight_decay=0.3,
                 label_smoothing=0.1,
                 lambda_divergence=1e-4,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import platform
 import shutil
@@ -225,23 +226,25 @@ def check_canary(
         peak = step.peak_memory_bytes or 0
         finding = f"{step.train_images_per_second:.0f} images/s in training on {canary.device}, {peak / 1e9:.1f} GB"
         yield Check(name, "ok", finding)
-    yield from check_packing(config, canary)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    yield from check_packing(config, canary, min((node.get("CPU", 0) / node["GPU"] for node in nodes), default=0))
 
 
-def check_packing(config: SweepConfig, canary: Canary) -> Iterator[Check]:
-    """Report what share of a GPU a trial needs."""
+def check_packing(config: SweepConfig, canary: Canary, cores_per_gpu: float) -> Iterator[Check]:
+    """Report what share of a GPU a trial needs, and how many trials a GPU and its share of the cores hold."""
     peaks = [step.peak_memory_bytes for step in canary.steps if step.peak_memory_bytes is not None]
     if canary.memory_bytes is None or not peaks:
         return
     need = (max(peaks) + CONTEXT_BYTES) / canary.memory_bytes
-    together = max(1, int(1 / need))
-    share = 1 / together
+    together = max(1, min(int(1 / need), int(cores_per_gpu / config.cpus_per_trial)))
+    share = math.floor(1e4 / together) / 1e4
     asked = 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
-    finding = f"a trial needs {need:.0%} of {canary.memory_bytes / 1e9:.0f} GB: {together} fit on a GPU"
+    room = f"{together} fit on a GPU and its {cores_per_gpu:g} cores"
+    finding = f"a trial needs {need:.0%} of {canary.memory_bytes / 1e9:.0f} GB: {room}"
     if need > asked:
-        yield Check("GPU memory", "fault", finding, f"--gpus-per-trial {share:.3g}, or a smaller --batch-size")
+        yield Check("GPU memory", "fault", finding, f"--gpus-per-trial {share:g}, or a smaller --batch-size")
     elif asked > share:
-        yield Check("GPU memory", "ok", finding, f"--gpus-per-trial {share:.3g} would pack them")
+        yield Check("GPU memory", "ok", finding, f"--gpus-per-trial {share:g} would pack them")
     else:
         yield Check("GPU memory", "ok", finding)
 

@@ -16,14 +16,14 @@ from rich.console import Console
 
 from catdog.analysis.intervals import summarise
 from catdog.analysis.run_data import read_content
-from catdog.analysis.tables import comparison_table, summary, tie_lines, trials_table
+from catdog.analysis.tables import comparison_table, records, summary, tie_lines, trials_table
 from catdog.formatting import format_accuracy
 from catdog.report.build import build_files, csv_bytes
 from catdog.report.terminal import print_status
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
-from catdog.runs.results import Failure
+from catdog.runs.results import Failure, best_run
 from catdog.runs.status import RunStatus, missing_trials, open_run
 from catdog.storage import MemoryStore
 from catdog.storage.serialization import to_json
@@ -79,7 +79,20 @@ def test_the_table_averages_only_complete_trials(run_status: RunStatus) -> None:
     assert (eight["val_mean"], eight["val_std"]) == (92.0, pytest.approx(math.sqrt(2)))
     assert (eight["best_val"], eight["best_val_test"], eight["best_seed"]) == (93.0, 70.0, 3)
     assert eight["trial_seconds"] == 60.0, "the diverged trial took one"
+    assert (eight["val_class_mean"], eight["test_class_mean"]) == (92.0, 82.5)
     assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
+
+
+def test_an_accuracy_of_zero_is_not_the_best() -> None:
+    worst, better = result("baseline", 0, 0.0, 5.0), result("baseline", 1, 0.5, 1.0)
+    assert best_run([worst, better]) == better
+    assert best_run([worst]) == worst
+    assert best_run([result("baseline", 2, None, None, "diverged")]) is None
+
+
+def test_missing_values_of_a_table_are_none() -> None:
+    table = pd.DataFrame({"mean": [1.5, math.nan], "seed": pd.array([None, 3], "Int64"), "text": ["a", None]})
+    assert records(table) == [{"mean": 1.5, "seed": None, "text": "a"}, {"mean": None, "seed": 3, "text": None}]
 
 
 def test_runs_that_tie_for_the_best_validation_are_told_wherever_the_best_run_is(store: MemoryStore) -> None:

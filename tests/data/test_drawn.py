@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from catdog.data.datasets.base import UInt8Array
-from catdog.data.datasets.drawn import BREEDS, EARS, IMAGES_PER_BREED, SIZE, draw_pet, open_drawn
+from catdog.data.datasets.drawn import BREEDS, EARS, IMAGES_PER_BREED, SIZE, _two_colours, draw_pet, open_drawn
 
 FIRST_IMAGES = "7f4f953706450913"
 FINGERPRINT = "a94298475d21850a"
@@ -82,3 +82,9 @@ def test_the_trimap_lies_on_the_animal(species: str, ears: tuple[str, str]) -> N
         ear = ((one[1] == 1) & (two[1] == 2)) | ((one[1] == 2) & (two[1] == 1))
         assert ear.any()
         assert changed[ear].mean() > 0.95
+
+
+def test_the_two_colours_of_an_animal_are_colours() -> None:
+    generator = np.random.default_rng(0)
+    levels = [level for _ in range(2000) for colour in _two_colours(generator) for level in colour]
+    assert (min(levels), max(levels)) == (0, 255)

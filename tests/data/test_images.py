@@ -53,6 +53,11 @@ def test_one_module_opens_images() -> None:
     assert opening == ["images.py"]
 
 
+def test_a_file_that_the_system_refuses_is_named_with_its_reason(tmp_path: Path) -> None:
+    assert "cannot be read as an image (No such file or directory): extract it" in refusal(tmp_path / "photo.jpg")
+    assert "cannot be read as an image (Is a directory): extract it" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO"])
 def test_the_content_decides_the_format_and_an_animation_gives_its_first_frame(
     file_format: str, tmp_path: Path

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -206,6 +207,14 @@ def test_named_weights_are_known_by_their_package_and_file(
     )
     assert named_weights("resnet18", "imagenet")[1] == stored
     assert (named_weights("timm/resnet18", "imagenet")[0] or "").startswith("timm 1.")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert named_weights("timm/resnet18", "imagenet")[1] is None
+    cached = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "1234" / "model.safetensors"
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    (cached.parents[2] / "refs").mkdir()
+    (cached.parents[2] / "refs" / "main").write_text("1234")
+    assert named_weights("timm/resnet18", "imagenet")[1] == cached
     assert named_weights("tiny", "none") == named_weights("resnet18", str(stored)) == (None, None)
 
 

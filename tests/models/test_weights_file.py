@@ -1,6 +1,7 @@
 """Files of weights as people have them: every common wrapping loads, any other file is called what it is."""
 
 import gzip
+import lzma
 import re
 import tarfile
 import zipfile
@@ -137,7 +138,9 @@ IMPOSTORS: dict[str, Callable[[Path], object]] = {
     r"a Git LFS pointer\): git lfs pull": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
     r"a web page\): download the file itself": lambda path: path.write_text("\n<!DOCTYPE html><html>Access denied"),
     r"text, which begins '\{\"metadata\": 1\}'\)": lambda path: path.write_text('{"metadata": 1}'),
+    r"an HDF5 file, as Keras writes them\)": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(88)),
     r"a gzip archive\): unpack it": lambda path: path.write_bytes(gzip.compress(b"weights")),
+    r"an xz archive\): unpack it": lambda path: path.write_bytes(lzma.compress(b"weights")),
     r"a zip archive\): unpack it": zipped,
     r"a tar archive\): unpack it": tarred,
     r"a TorchScript archive\): save model.state_dict\(\)": scripted,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.cli import run_job
-from catdog.runs.cost import Launch, launch_cost, summarise_spending
+from catdog.runs.cost import Launch, launch_cost, spending_lines, summarise_spending
 from catdog.storage.serialization import to_json
 from catdog.sweep.usage_meter import Meter
 from jobs import sweep
@@ -60,6 +60,10 @@ def test_launches_add_up_and_time_that_no_trial_used_is_idle() -> None:
     assert gpu.variant_costs == {"baseline": 4.0, "se": 1.0}
     assert gpu.idle_share == pytest.approx(1 / 3)
     assert (cpu.cost, cpu.variant_costs, cpu.idle_share) == (None, None, 0.0)
+    assert spending_lines(launches) == [
+        "6.00 GPU-hours in 2 launches, 33% of them idle, cost 8.00 (baseline 4.00, se 1.00, idle 3.00)",
+        "2.00 core-hours in 1 launch, 0% of them idle",
+    ]
 
 
 @given(

@@ -83,7 +83,8 @@ def test_the_abilities_of_an_s3_store_are_reported(s3_bucket: str, capsys: pytes
 @pytest.mark.parametrize(
     ("asked", "gigabytes", "status", "words"),
     [
-        (None, 4.0, "ok", "16 fit on a GPU → --gpus-per-trial 0.0625"),
+        (None, 4.0, "ok", "16 fit on a GPU and its 24 cores → --gpus-per-trial 0.0625"),
+        (None, 0.2, "ok", "24 fit on a GPU and its 24 cores → --gpus-per-trial 0.0416"),
         (0.25, 4.0, "ok", "16 fit"),
         (0.05, 4.0, "fault", "a trial needs 6% of 80 GB"),
     ],
@@ -97,7 +98,7 @@ def test_the_share_of_a_gpu_follows_from_its_memory(
     step = CanaryStep("baseline", None, 7000.0, 20000.0, int(gigabytes * 1e9))
     canary = Canary(identity, "H100", 80_000_000_000, (step,))
     config = dataclasses.replace(PRESETS["paper"], gpus_per_trial=asked)
-    (check,) = check_packing(config, canary)
+    (check,) = check_packing(config, canary, 24)
     assert check.status == status
     assert words in check.line
 

@@ -339,6 +339,7 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
         assert 0 <= record.mask_health.mask_entropy <= 1.0001
         assert (record.mask_health.mask_overlap > 0) == name.startswith("multi")
     assert EpochRecord.from_row(record.row()) == record
+    assert min(record.train_seconds, record.evaluate_seconds) > 0
 
 
 def test_denormals_are_flushed_to_zero_only_within_a_trial() -> None:
