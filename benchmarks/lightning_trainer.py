@@ -62,7 +62,7 @@ def _make_folders(root: Path, folder: Path) -> None:
     split = split_images(source.labels, source.is_test, split_seed=0)
     for part in ("train", "validation", "test"):
         for index in split.indices(part):  # type: ignore[arg-type]
-            link = folder / part / source.breeds[source.labels[index]] / f"{source.names[index]}.jpg"
+            link = folder / part / source.classes[source.labels[index]] / f"{source.names[index]}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((dataset_folder(root) / "images" / link.name).absolute())
 

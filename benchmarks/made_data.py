@@ -33,7 +33,7 @@ def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: 
         dataset="made",
         fingerprint=FINGERPRINT,
         size=PACKED_SIZE,
-        breeds=tuple(f"breed_{index}" for index in range(BREEDS)),
+        classes=tuple(f"breed_{index}" for index in range(BREEDS)),
         species=("cat",) * BREEDS,
         names=tuple(f"image_{index}" for index in range(len(labels))),
         labels=labels,

@@ -67,9 +67,14 @@ def shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def readable(breed: str) -> str:
+def plural(noun: str) -> str:
+    """Return a regular noun's plural: breeds, classes."""
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def readable(name: str) -> str:
     """Return a class name with spaces instead of underscores."""
-    return printable(breed.replace("_", " "))
+    return printable(name.replace("_", " "))
 
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

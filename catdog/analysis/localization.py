@@ -1,9 +1,9 @@
 """Where masks look, measured on images with a trimap of the animal: the scores, and a run's attention table.
 
 The pointing game (Zhang 2016) asks whether a mask's maximum lies on the animal; energy inside (Wang 2020), what share
-of its mass does. Both are averaged within each breed, then over breeds, because few breeds make up most of the trimaps.
-Animals are large and central, so even a mask that ignores the image scores: `lift` is the margin over a uniform mask,
-and over a centred Gaussian.
+of its mass does. Both are averaged within each class, then over classes, because few classes make up most of the
+trimaps. Animals are large and central, so even a mask that ignores the image scores: `lift` is the margin over a
+uniform mask, and over a centred Gaussian.
 
 Shapes: T images with a trimap, M masks, H × W positions of the feature map, S side of the trimap in pixels.
 """
@@ -39,7 +39,7 @@ GAUSSIAN_SIGMA = 0.25
 
 @dataclass(frozen=True)
 class LocalizationScores:
-    """How much of the masks lies on the animal, in percent: averaged over masks, macro-averaged over breeds."""
+    """How much of the masks lies on the animal, in percent: averaged over masks, macro-averaged over classes."""
 
     pointing: float
     energy: float
@@ -53,11 +53,11 @@ class Outlines:
     """The fraction of each cell that is on the animal, exact even where a cell edge splits a pixel."""
     centres_THW: npt.NDArray[np.bool_]
     """Whether each cell's central pixel is on the animal."""
-    breeds_T: npt.NDArray[np.integer]
+    classes_T: npt.NDArray[np.integer]
 
     @classmethod
     def of(
-        cls, animals_TSS: npt.NDArray[np.bool_], breeds_T: npt.NDArray[np.integer], height: int, width: int
+        cls, animals_TSS: npt.NDArray[np.bool_], classes_T: npt.NDArray[np.integer], height: int, width: int
     ) -> "Outlines":
         """Return the outlines of `animals_TSS` on a grid of `height` × `width` cells."""
         side = animals_TSS.shape[1]
@@ -65,7 +65,7 @@ class Outlines:
         shares = np.einsum("hs,tsr,wr->thw", rows_HS, animals_TSS.astype(np.float32), columns_WS, optimize=True)
         rows, columns = ((np.arange(cells) + 0.5) * side / cells for cells in (height, width))
         centres = animals_TSS[:, rows.astype(int)[:, None], columns.astype(int)[None, :]]
-        return cls(shares, np.asarray(centres), breeds_T)
+        return cls(shares, np.asarray(centres), classes_T)
 
 
 def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> LocalizationScores | None:
@@ -83,8 +83,8 @@ def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> Localiz
         return None
     energy_TM = np.where(alive_TM, inside_TM / np.where(alive_TM, mass_TM, 1), np.nan)
     return LocalizationScores(
-        pointing=_macro_average(np.where(alive_TM, hits_TM, np.nan), outlines.breeds_T),
-        energy=_macro_average(energy_TM, outlines.breeds_T),
+        pointing=_macro_average(np.where(alive_TM, hits_TM, np.nan), outlines.classes_T),
+        energy=_macro_average(energy_TM, outlines.classes_T),
     )
 
 
@@ -99,11 +99,11 @@ def gaussian_mask(height: int, width: int) -> Array:
     return np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * GAUSSIAN_SIGMA**2))
 
 
-def _macro_average(values_TM: Array, breeds_T: npt.NDArray[np.integer]) -> float:
-    """Return the mean over breeds of each breed's mean, in percent, ignoring NaN."""
+def _macro_average(values_TM: Array, classes_T: npt.NDArray[np.integer]) -> float:
+    """Return the mean over classes of each class's mean, in percent, ignoring NaN."""
     means = []
-    for breed in np.unique(breeds_T):
-        values = values_TM[breeds_T == breed]
+    for label in np.unique(classes_T):
+        values = values_TM[classes_T == label]
         if np.isfinite(values).any():
             means.append(float(np.nanmean(values)))
     return 100 * float(np.mean(means))
@@ -191,8 +191,8 @@ def _localization(
     scores: LocalizationScores, outlines: Outlines, uniform: LocalizationScores, gaussian: LocalizationScores
 ) -> Localization:
     return Localization(
-        images=len(outlines.breeds_T),
-        breeds=len(np.unique(outlines.breeds_T)),
+        images=len(outlines.classes_T),
+        breeds=len(np.unique(outlines.classes_T)),
         pointing=scores.pointing,
         pointing_lift_uniform=scores.pointing - uniform.pointing,
         pointing_lift_gaussian=scores.pointing - gaussian.pointing,

@@ -1,6 +1,6 @@
 """Every complete trial's predictions for the test images, read back from the store.
 
-Shapes: S trials of a variant (its seeds), N test images, K breeds.
+Shapes: S trials of a variant (its seeds), N test images, K classes.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from catdog.storage import Store
 
 @dataclass(frozen=True)
 class Predictions:
-    """The breeds that complete trials predicted for the test images."""
+    """The classes that complete trials predicted for the test images."""
 
-    breeds: tuple[str, ...]
+    classes: tuple[str, ...]
     images_N: npt.NDArray[np.str_]
     labels_N: npt.NDArray[np.int16]
     seeds: Mapping[str, tuple[int, ...]]
@@ -31,15 +31,15 @@ class Predictions:
         """Return which test images each trial got right."""
         return np.asarray(self.predicted_SN[label] == self.labels_N)
 
-    def breed_accuracy_SK(self, label: str) -> npt.NDArray[np.float64]:
-        """Return each trial's accuracy on each breed's images, in percent."""
-        images_NK = self.labels_N[:, None] == np.arange(len(self.breeds))
+    def class_accuracy_SK(self, label: str) -> npt.NDArray[np.float64]:
+        """Return each trial's accuracy on each class's images, in percent."""
+        images_NK = self.labels_N[:, None] == np.arange(len(self.classes))
         correct_SK = self.correct_SN(label).astype(np.float64) @ images_NK.astype(np.float64)
         return np.asarray(100 * correct_SK / images_NK.sum(axis=0).clip(1))
 
     def confusion_KK(self, label: str, row: int) -> npt.NDArray[np.int64]:
-        """Return one trial's confusion matrix, in images: true breeds in rows, predicted breeds in columns."""
-        counts = np.zeros((len(self.breeds), len(self.breeds)), dtype=np.int64)
+        """Return one trial's confusion matrix, in images: true classes in rows, predicted classes in columns."""
+        counts = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
         np.add.at(counts, (self.labels_N, self.predicted_SN[label][row]), 1)
         return counts
 
@@ -58,7 +58,7 @@ def read_predictions(
     if last is None:
         return None
     return Predictions(
-        breeds=last.breeds,
+        classes=last.classes,
         images_N=last.images_N,
         labels_N=last.labels_N,
         seeds={label: tuple(rows) for label, rows in found.items()},

@@ -70,7 +70,7 @@ class Recipe:
     split_seed: int = 0
     """Seed for splitting trainval into train and validation; the same for all trials."""
     limit_images: int | None = None
-    """Use at most this many images of each split (train, validation, test), spread over the breeds."""
+    """Use at most this many images of each split (train, validation, test), spread over the classes."""
     probe_images: int = 4
     """How many validation images the contact sheets show."""
     precision: Precision = "auto"

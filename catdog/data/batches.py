@@ -76,7 +76,7 @@ class ImageBatches:
         device: torch.device,
     ) -> None:
         self.images_NSSC = pack.images_NSSC
-        self.num_classes = len(pack.breeds)
+        self.num_classes = len(pack.classes)
         self.image_size = image_size
         self.batch_size = min(batch_size, len(split.train))
         self.crop_scale = crop_scale
@@ -152,7 +152,7 @@ class FeatureBatches:
     ) -> None:
         """`features`: (N, H, W, C) of `train` (followed by its N mirror images), `validation` and `test`."""
         self.features = {split: features_NHWC.to(device) for split, features_NHWC in features.items()}
-        self.num_classes = len(pack.breeds)
+        self.num_classes = len(pack.classes)
         self.batch_size = min(batch_size, len(split.train))
         self.flip = flip
         self.device = device

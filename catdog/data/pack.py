@@ -33,11 +33,11 @@ _SAFETENSORS_NAMES = {"int64": "I64", "uint8": "U8"}
 
 @dataclass(frozen=True)
 class Pack:
-    """An opened pack: N images of side S, K breeds, T trimaps."""
+    """An opened pack: N images of side S, K classes, T trimaps."""
 
     dataset: str
     fingerprint: str
-    breeds: tuple[str, ...]
+    classes: tuple[str, ...]
     names: tuple[str, ...]
     images_NSSC: torch.Tensor
     """uint8, memory-mapped."""
@@ -57,7 +57,7 @@ class Pack:
         return Trimaps(
             names=[self.names[i] for i in images],
             labels_T=self.labels_N[images].numpy(),
-            breeds=self.breeds,
+            classes=self.classes,
             animals_TSS=(self.trimaps_TSS != BACKGROUND).numpy(),
         )
 
@@ -87,7 +87,7 @@ def write_pack(source: Source, path: Path) -> None:
         metadata={
             "dataset": source.dataset,
             "fingerprint": source.fingerprint,
-            "breeds": json.dumps(source.breeds),
+            "breeds": json.dumps(source.classes),
             "names": json.dumps(source.names),
         },
     )
@@ -148,7 +148,7 @@ def open_pack(path: Path) -> Pack:
             return Pack(
                 dataset=header["dataset"],
                 fingerprint=header["fingerprint"],
-                breeds=tuple(json.loads(header["breeds"])),
+                classes=tuple(json.loads(header["breeds"])),
                 names=tuple(json.loads(header["names"])),
                 images_NSSC=file.get_tensor("images"),
                 labels_N=file.get_tensor("labels"),

@@ -29,18 +29,18 @@ class Split:
 def split_images(
     labels: IntArray, is_test: npt.NDArray[np.bool_], split_seed: int, limit_images: int | None = None
 ) -> Split:
-    """Split trainval by breed (stratified, largest remainders) into 80 % train and 20 % validation.
+    """Split trainval by class (stratified, largest remainders) into 80 % train and 20 % validation.
 
     On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test split is the official one. `limit_images` caps
-    the size of each split, spread evenly over the breeds.
+    the size of each split, spread evenly over the classes.
     """
     trainval = np.flatnonzero(~is_test)
-    breeds, counts = np.unique(labels[trainval], return_counts=True)
+    classes, counts = np.unique(labels[trainval], return_counts=True)
     sizes = validation_sizes(counts)
     generator = np.random.default_rng(split_seed)
     train, validation = [], []
-    for breed, size in zip(breeds, sizes, strict=True):
-        images = generator.permutation(trainval[labels[trainval] == breed])
+    for label, size in zip(classes, sizes, strict=True):
+        images = generator.permutation(trainval[labels[trainval] == label])
         validation.append(images[:size])
         train.append(images[size:])
     splits = (np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test))
@@ -48,7 +48,7 @@ def split_images(
 
 
 def validation_sizes(counts: IntArray) -> IntArray:
-    """Return how many of each breed's trainval images go to validation."""
+    """Return how many of each class's trainval images go to validation."""
     total = round(VALIDATION_SHARE * counts.sum())
     quotas = counts * total / counts.sum()
     sizes: IntArray = np.floor(quotas).astype(np.int64)
@@ -58,11 +58,11 @@ def validation_sizes(counts: IntArray) -> IntArray:
 
 
 def _spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:
-    """Keep at most `limit` of the images: the first of every breed, then the second of every breed, and so on."""
+    """Keep at most `limit` of the images: the first of every class, then the second of every class, and so on."""
     if limit is None or limit >= len(indices):
         return indices
     rank = np.empty(len(indices), dtype=np.int64)
-    for breed in np.unique(labels[indices]):
-        members = np.flatnonzero(labels[indices] == breed)
+    for label in np.unique(labels[indices]):
+        members = np.flatnonzero(labels[indices] == label)
         rank[members] = np.arange(len(members))
     return indices[np.lexsort((labels[indices], rank))[:limit]]

@@ -1,6 +1,6 @@
 """The outlines of a dataset's animals, stored separately: measuring where masks look needs no pack.
 
-Shapes: T images with a trimap, S side of the trimap in pixels, K breeds.
+Shapes: T images with a trimap, S side of the trimap in pixels, K classes.
 """
 
 import logging
@@ -29,7 +29,7 @@ class Trimaps:
     names: Sequence[str]
     """Names of the T images."""
     labels_T: npt.NDArray[np.int64]
-    breeds: Sequence[str]
+    classes: Sequence[str]
     """Names of the K classes, by label."""
     animals_TSS: npt.NDArray[np.bool_]
     """Whether a pixel is on the animal or its border."""
@@ -46,7 +46,7 @@ class Trimaps:
         return npz_bytes(
             names=np.array(self.names, dtype=str),
             labels=self.labels_T,
-            breeds=np.array(self.breeds),
+            breeds=np.array(self.classes),
             animals=self.animals_TSS,
         )
 

@@ -9,9 +9,10 @@ from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import summary, tie_lines
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import format_accuracy, format_count, markdown, markdown_code, printable
+from catdog.formatting import format_accuracy, format_count, markdown, markdown_code, plural, printable
 from catdog.report.figures import accuracy_figure
 from catdog.report.page import build_page
+from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
 from catdog.runs.trial_files import Track
@@ -120,7 +121,7 @@ def table_markdown(content: ReportContent) -> str:
         )
     ties = tie_lines(content.table)
     lines += ["", *(f"- {markdown(line)}" for line in ties)] if ties else []
-    lines += _attention(content.attention)
+    lines += _attention(content.attention, content.run_status.manifest)
     missing = missing_trials(run_status)
     if missing:
         lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {markdown(line)}" for line in missing)]
@@ -132,16 +133,17 @@ def table_markdown(content: ReportContent) -> str:
     return "\n".join(lines)
 
 
-def _attention(table: pd.DataFrame) -> list[str]:
+def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:
     """Return the lines on where the masks look, on test images with a trimap; none without such images."""
     rows = [] if table.empty else table[table["part"] == "test"].to_dict("records")
     if not rows:
         return []
+    nouns = plural(manifest.class_noun)
     lines = [
         "",
-        f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} breeds that have a trimap: "
-        "how often the maximum is on the animal, and how much of the mass; in percent, averaged over breeds, "
-        "and in points above a uniform mask and above a centred Gaussian.",
+        f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} {nouns} that have a trimap: "
+        f"how often the maximum is on the {manifest.subject}, and how much of the mass; in percent, averaged over "
+        f"{nouns}, and in points above a uniform mask and above a centred Gaussian.",
         "",
         "| variant | pointing game | above uniform, Gaussian | energy inside | above uniform, Gaussian | overlap |",
         "|---|---:|---:|---:|---:|---:|",

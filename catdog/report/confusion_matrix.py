@@ -1,4 +1,4 @@
-"""The confusion matrix of breeds as a hand-written SVG: matplotlib takes half a second for its 74 labels."""
+"""The confusion matrix of classes as a hand-written SVG: matplotlib takes half a second for its 74 labels."""
 
 from collections.abc import Sequence
 from html import escape
@@ -13,22 +13,22 @@ _FONT = 11
 _LETTER = 6
 """Approximate width of a letter, in the same unit."""
 _LONGEST = 26
-"""Most letters shown of a breed's name."""
+"""Most letters shown of a class's name."""
 
 
-def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) -> str:
-    """Return an SVG of the percentage of each breed's images (rows) mistaken for each other breed (columns).
+def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], noun: str) -> str:
+    """Return an SVG of the percentage of each class's images (rows) mistaken for each other class (columns).
 
-    The diagonal and shares of 0 stay empty.
+    `noun` is what the page calls a class. The diagonal and shares of 0 stay empty.
     """
     shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
     np.fill_diagonal(shares_KK, 0)
-    names = [escape(shorten(breed, _LONGEST)) for breed in breeds]
+    names = [escape(shorten(name, _LONGEST)) for name in classes]
     top = max(1.0, float(shares_KK.max()))
     cell = 16 if len(names) > 20 else 20
-    label = _LETTER * max(len(shorten(breed, _LONGEST)) for breed in breeds) + 24
+    label = _LETTER * max(len(shorten(name, _LONGEST)) for name in classes) + 24
     side = cell * len(names)
-    # Wide enough for the legend below a matrix of two breeds.
+    # Wide enough for the legend below a matrix of two classes.
     width, height = label + max(side, 200) + 2, side + label + 58
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
@@ -37,7 +37,7 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], breeds: Sequence[str]) ->
         _grid(len(names), cell),
         *_cells(shares_KK, top, cell),
         *_labels(names, cell),
-        f'<g transform="translate(0 {side + label:.0f})">{_legend(top)}</g></g></svg>',
+        f'<g transform="translate(0 {side + label:.0f})">{_legend(top, noun)}</g></g></svg>',
     ]
     return "".join(parts)
 
@@ -68,15 +68,15 @@ def _labels(names: Sequence[str], cell: int) -> list[str]:
     return [f'<g text-anchor="end">{rows}{columns}</g>']
 
 
-def _legend(top: float) -> str:
+def _legend(top: float, noun: str) -> str:
     stops = "".join(
         f'<stop offset="{share / 8:g}" stop-color="#{bytes(colour_map()[round(255 * share / 8)]).hex()}"/>'
         for share in range(9)
     )
     return (
         f'<linearGradient id="scale">{stops}</linearGradient>'
-        '<text y="-12">rows: true breed; columns: predicted</text>'
+        f'<text y="-12">rows: true {noun}; columns: predicted</text>'
         '<rect width="160" height="10" fill="url(#scale)"/>'
         f'<text y="25">0</text><text x="160" y="25" text-anchor="end">{top:.3g} %</text>'
-        '<text y="42">of the breed’s images</text>'
+        f'<text y="42">of the {noun}’s images</text>'
     )

@@ -99,10 +99,10 @@ def _rounds(trial_ids: Sequence[TrialId], best: set[TrialId]) -> list[list[Trial
 
 
 def _shared(probes: ProbeMasks) -> dict[str, Any]:
-    """Return what all trials share: the probe images, their breeds, the colour scale."""
+    """Return what all trials share: the probe images, their classes, the colour scale."""
     return {
         "colours": colour_map().tobytes().hex(),
-        "breeds": [readable(breed) for breed in probes.breeds],
+        "classes": [readable(name) for name in probes.classes],
         "labels": probes.labels_P[:MOST_PROBES].tolist(),
         "side": int(probes.images_PSSC.shape[1]),
         "images": [data_uri("image/jpeg", _jpeg(image)) for image in probes.images_PSSC[:MOST_PROBES]],

@@ -65,11 +65,11 @@
     const title = make("h3", { textContent: `${side.trial.variant}, seed ${side.trial.seed}` });
     side.line = make("p");
     side.probes = data.images.map((_, probe) => {
-      const breed = data.breeds[data.labels[probe]];
+      const name = data.classes[data.labels[probe]];
       const canvases = Array.from({ length: masks + 1 }, (_, position) => {
         const canvas = make("canvas", { width: data.side, height: data.side });
         canvas.setAttribute("role", "img");
-        canvas.setAttribute("aria-label", position ? `${breed}, mask ${position}` : `${breed}, the image`);
+        canvas.setAttribute("aria-label", position ? `${name}, mask ${position}` : `${name}, the image`);
         return canvas;
       });
       const caption = make("figcaption");
@@ -110,10 +110,10 @@
   function caption(side, epoch, probe) {
     const taken = side.trial.predicted[epoch][probe];
     const right = taken === data.labels[probe];
-    const word = right ? "✓ predicted" : `✗ predicted ${data.breeds[taken]}`;
+    const word = right ? "✓ predicted" : `✗ predicted ${data.classes[taken]}`;
     const [low, high] = side.trial.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
     side.probes[probe].caption.replaceChildren(
-      `${data.breeds[data.labels[probe]]}: `,
+      `${data.classes[data.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
       make("span", { className: "range", textContent: ` · from ${low} to ${high}` }));
     return right;

@@ -21,7 +21,7 @@ import pandas as pd
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import tie_lines
-from catdog.formatting import data_uri, format_seconds, now, printable, readable
+from catdog.formatting import data_uri, format_seconds, now, plural, printable, readable
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import confusion_svg
 from catdog.report.mask_gallery import build_gallery
@@ -69,6 +69,9 @@ def build_page(
         setting=_setting(content),
         running=running,
         refreshed_at=readable_time(refreshed_at or now()) if running else None,
+        noun=manifest.class_noun,
+        subject=manifest.subject,
+        nouns=plural(manifest.class_noun),
         counts=content.run_status.counts,
         planned=len(content.run_status.trials),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
@@ -82,9 +85,9 @@ def build_page(
         gallery=gallery,
         health=tables.health(content),
         warnings=tables.health_warnings(content),
-        attention=tables.attention(content.attention),
+        attention=tables.attention(content.attention, plural(manifest.class_noun)),
         confusions=_confusions(content),
-        differing=tables.differing_breeds(content),
+        differing=tables.differing_classes(content),
         missing_trials=missing_trials(content.run_status),
         mixed_versions=mixed_versions(content.run_status.launches),
         published=tables.published(content),
@@ -209,18 +212,18 @@ def _curves(content: ReportContent) -> list[Picture]:
 
 def _confusions(content: ReportContent) -> list[Confusion]:
     """Return the mistakes of each variant's best run, those of the best one first."""
-    found = []
+    found, noun = [], content.run_status.manifest.class_noun
     for label in content.run_status.manifest.variants:
         row, best = tables.best_row(content, label), best_run(content.run_status.results(label))
         if content.predictions is None or row is None or best is None:
             continue
-        pairs = tables.confused_pairs(content.predictions, label, row)
+        pairs = tables.confused_pairs(content.predictions, label, row, noun)
         worst = ", ".join(f"{one[0]} mistaken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
         title = f"{label}, seed {best.seed}"
         svg = confusion_svg(
-            content.predictions.confusion_KK(label, row), [readable(breed) for breed in content.predictions.breeds]
+            content.predictions.confusion_KK(label, row), [readable(name) for name in content.predictions.classes], noun
         )
-        caption = f"Mistakes of {title} on Test; a row is a true breed, an empty cell means none"
+        caption = f"Mistakes of {title} on Test; a row is a true {noun}, an empty cell means none"
         picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)
         found.append((-(best.val_accuracy or 0.0), Confusion(title, pairs, picture)))
     return [confusion for _, confusion in sorted(found, key=lambda item: item[0])]

@@ -12,12 +12,12 @@ from catdog.analysis.contrasts import Contrast, reference_of
 from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
-from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, readable
+from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
 from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse
 from catdog.runs.results import best_run
 
 NOTHING = "–"
-MOST_PAIRS, MOST_BREEDS = 12, 10
+MOST_PAIRS, MOST_CLASSES = 12, 10
 HEALTH = {
     "mask_mean": "Mean activation",
     "mask_entropy": "Entropy",
@@ -70,8 +70,9 @@ def comparison(content: ReportContent) -> Table:
         )
         for row in table
     )
+    by_class = f"Test by {content.run_status.manifest.class_noun}"
     columns = (
-        "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", "Test by breed",
+        "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", by_class,
         "Head parameters", "Added parameters", "Seconds per trial",
     )  # fmt: skip
     return Table("Accuracy in percent, mean ± sample standard deviation over n seeds", columns, rows)
@@ -134,7 +135,7 @@ def health_warnings(content: ReportContent) -> list[str]:
     return lines
 
 
-def attention(frame: pd.DataFrame) -> Table | None:
+def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
     """Return where the masks look, on Validation and Test images with a trimap; None if `frame` is empty."""
     if frame.empty:
         return None
@@ -151,7 +152,7 @@ def attention(frame: pd.DataFrame) -> Table | None:
         for row in frame.to_dict("records")
     )
     splits = frame.drop_duplicates("part").to_dict("records")
-    counts = " and ".join(f"{row['images']} images of {row['breeds']} breeds ({row['part']})" for row in splits)
+    counts = " and ".join(f"{row['images']} images of {row['breeds']} {nouns} ({row['part']})" for row in splits)
     blind = "above uniform, Gaussian"
     columns = ("Variant", "Split", "n", "Pointing game", blind, "Energy inside", blind)
     return Table(
@@ -162,8 +163,8 @@ def attention(frame: pd.DataFrame) -> Table | None:
     )
 
 
-def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
-    """Return the pairs of breeds that one trial confused most, with the mean over all of the variant's seeds."""
+def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) -> Table:
+    """Return the pairs of classes that one trial confused most, with the mean over all of the variant's seeds."""
     confusion_KK = predictions.confusion_KK(label, row)
     seeds = len(predictions.seeds[label])
     mean_KK = np.mean([predictions.confusion_KK(label, seed) for seed in range(seeds)], axis=0)
@@ -171,41 +172,49 @@ def confused_pairs(predictions: Predictions, label: str, row: int) -> Table:
     mistakes_KK = confusion_KK * (1 - np.eye(len(confusion_KK), dtype=np.int64))
     order = np.argsort(-mistakes_KK, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(index), len(confusion_KK)) for index in order]
-    breeds = [readable(breed) for breed in predictions.breeds]
+    classes = [readable(name) for name in predictions.classes]
     rows = tuple(
-        (breeds[true], breeds[taken], f"{mistakes_KK[true, taken]} of {images_K[true]}", f"{mean_KK[true, taken]:.1f}")
+        (
+            classes[true],
+            classes[taken],
+            f"{mistakes_KK[true, taken]} of {images_K[true]}",
+            f"{mean_KK[true, taken]:.1f}",
+        )
         for true, taken in pairs
         if mistakes_KK[true, taken]
     )
-    caption = f"Breeds that {label} seed {predictions.seeds[label][row]} confused most on Test"
-    return Table(caption, ("True breed", "Predicted breed", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
+    caption = f"{plural(noun).capitalize()} that {label} seed {predictions.seeds[label][row]} confused most on Test"
+    return Table(caption, (f"True {noun}", f"Predicted {noun}", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
 
 
-def differing_breeds(content: ReportContent) -> Table | None:
-    """Return the breeds on which the variants' mean accuracies lie farthest apart; None for fewer than two variants."""
+def differing_classes(content: ReportContent) -> Table | None:
+    """Return the classes on which the variants' mean accuracies differ most; None for fewer than two variants."""
     predictions = content.predictions
     labels = [label for label in content.run_status.manifest.variants if predictions and predictions.seeds.get(label)]
     if predictions is None or len(labels) < 2:
         return None
-    means_LK = np.array([predictions.breed_accuracy_SK(label).mean(axis=0) for label in labels])
-    images_K = np.bincount(predictions.labels_N, minlength=len(predictions.breeds))
+    means_LK = np.array([predictions.class_accuracy_SK(label).mean(axis=0) for label in labels])
+    images_K = np.bincount(predictions.labels_N, minlength=len(predictions.classes))
     spread_K = np.where(images_K > 0, np.ptp(means_LK, axis=0), -1)
-    order = [int(breed) for breed in np.argsort(-spread_K, kind="stable")[:MOST_BREEDS] if images_K[breed]]
+    order = [int(k) for k in np.argsort(-spread_K, kind="stable")[:MOST_CLASSES] if images_K[k]]
     rows = tuple(
         (
-            readable(predictions.breeds[breed]),
-            str(images_K[breed]),
-            *(f"{mean:.1f}" for mean in means_LK[:, breed]),
-            f"{spread_K[breed]:.1f}",
+            readable(predictions.classes[k]),
+            str(images_K[k]),
+            *(f"{mean:.1f}" for mean in means_LK[:, k]),
+            f"{spread_K[k]:.1f}",
         )
-        for breed in order
+        for k in order
     )
-    caption = "Breeds on which the variants differ most: Test accuracy in percent, mean over seeds"
-    return Table(caption, ("Breed", "Images", *labels, "Range"), rows)
+    noun = content.run_status.manifest.class_noun
+    caption = (
+        f"{plural(noun).capitalize()} on which the variants differ most: Test accuracy in percent, mean over seeds"
+    )
+    return Table(caption, (noun.capitalize(), "Images", *labels, "Range"), rows)
 
 
 def published(content: ReportContent) -> Table | None:
-    """Return published figures beside this run's; None unless its Test images and their breeds are the same."""
+    """Return published figures beside this run's; None unless its Test images and their classes are the same."""
     found = None if content.predictions is None else PUBLISHED.get(_test_digest(content.predictions))
     if found is None:
         return None
@@ -221,9 +230,9 @@ def published(content: ReportContent) -> Table | None:
 
 
 def _test_digest(predictions: Predictions) -> str:
-    """Return the sha256 of the Test images' names and breeds, in any order of images and labels."""
-    breeds = (predictions.breeds[label] for label in predictions.labels_N)
-    lines = sorted(f"{name} {breed}\n" for name, breed in zip(predictions.images_N, breeds, strict=True))
+    """Return the sha256 of the Test images' names and classes, in any order of images and labels."""
+    classes = (predictions.classes[label] for label in predictions.labels_N)
+    lines = sorted(f"{name} {kind}\n" for name, kind in zip(predictions.images_N, classes, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ attention.npz.
 
 Readers check dtypes, shapes and ranges, and raise `ValueError` for anything that a trial cannot have written.
 
-Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, M masks, K breeds, S side in pixels.
+Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, M masks, K classes, S side in pixels.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class ProbeMasks:
     images_PSSC: npt.NDArray[np.uint8]
     names: Sequence[str]
     labels_P: npt.NDArray[np.int64]
-    breeds: Sequence[str]
+    classes: Sequence[str]
     masks_EPMHW: npt.NDArray[np.float16]
     predicted_EP: npt.NDArray[np.int64]
 
@@ -47,7 +47,7 @@ class ProbeMasks:
             images=self.images_PSSC,
             names=np.array(self.names),
             labels=self.labels_P,
-            breeds=np.array(self.breeds),
+            breeds=np.array(self.classes),
             masks=self.masks_EPMHW,
             predicted=self.predicted_EP,
         )
@@ -85,7 +85,7 @@ class SplitLogits:
 class SplitPredictions:
     """The predictions of a trial's chosen epoch on one split."""
 
-    breeds: tuple[str, ...]
+    classes: tuple[str, ...]
     """Names of the K classes, by label."""
     images_N: npt.NDArray[np.str_]
     """Image names."""
@@ -100,9 +100,9 @@ class SplitPredictions:
         return float(100 * (self.predicted_N == self.labels_N).mean())
 
 
-def predictions_npz(breeds: Sequence[str], splits: Mapping[str, SplitLogits]) -> bytes:
-    """Return predictions.npz: the breeds' names and, for each split, image names, labels and logits."""
-    arrays: dict[str, Any] = {"breeds": np.array(breeds)}
+def predictions_npz(classes: Sequence[str], splits: Mapping[str, SplitLogits]) -> bytes:
+    """Return predictions.npz: the classes' names and, for each split, image names, labels and logits."""
+    arrays: dict[str, Any] = {"breeds": np.array(classes)}
     for split, outputs in splits.items():
         arrays[f"{split}_images"] = outputs.images_N
         arrays[f"{split}_labels"] = outputs.labels_N
@@ -114,7 +114,7 @@ def published_predictions_npz(splits: Mapping[str, SplitPredictions]) -> bytes:
     """Return predictions.npz in its published form: without logits, and packed tightly."""
     arrays: dict[str, Any] = {}
     for split, predictions in splits.items():
-        arrays["breeds"] = np.array(predictions.breeds)
+        arrays["breeds"] = np.array(predictions.classes)
         arrays[f"{split}_images"] = predictions.images_N
         arrays[f"{split}_labels"] = predictions.labels_N
         arrays[f"{split}_predicted"] = predictions.predicted_N
@@ -143,8 +143,8 @@ def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
             raise ValueError(f"{log_probability} is above 0")
     else:
         predicted_N, log_probability_N = _of_logits(content[logits], labels_N)
-    breeds = tuple(content["breeds"].tolist())
-    return SplitPredictions(breeds, content[images], labels_N, predicted_N, log_probability_N.astype(np.float32))
+    classes = tuple(content["breeds"].tolist())
+    return SplitPredictions(classes, content[images], labels_N, predicted_N, log_probability_N.astype(np.float32))
 
 
 def _of_logits(
@@ -221,7 +221,7 @@ def read_localization(data: bytes) -> dict[str, Localization]:
 
 
 def _check_classes(content: Mapping[str, npt.NDArray[Any]], *names: str) -> None:
-    """Raise `ValueError` unless these arrays hold labels of the breeds in `content`."""
+    """Raise `ValueError` unless these arrays hold labels of the classes in `content`."""
     for name in names:
         if content[name].size and not (content[name].min() >= 0 and content[name].max() < len(content["breeds"])):
-            raise ValueError(f"{name} has a class that is none of the {len(content['breeds'])} breeds")
+            raise ValueError(f"{name} has a class that is none of the {len(content['breeds'])} classes")

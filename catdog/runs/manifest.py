@@ -86,6 +86,17 @@ class PlannedTrial:
 
 
 @dataclass(frozen=True)
+class DataDescription:
+    """What a report says of a run's images."""
+
+    title: str
+    class_noun: str
+    """What one class is called: `class`, or `breed`."""
+    test_share: float | None
+    """The share of the images drawn as Test; None if the dataset has a Test split of its own."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The plan of a run: its identity and every trial ever requested."""
 
@@ -102,6 +113,18 @@ class Manifest:
     versions: Mapping[str, str]
     code: str | None
     """The commit of the code, or the hash of its folder (`provenance.code_version`)."""
+    data: DataDescription | None = None
+    """None in runs of the first version, which were all of breeds."""
+
+    @property
+    def class_noun(self) -> str:
+        """Return what a class is called."""
+        return "breed" if self.data is None else self.data.class_noun
+
+    @property
+    def subject(self) -> str:
+        """Return what the images' masks outline."""
+        return "animal" if self.class_noun == "breed" else "object"
 
     def planned(self) -> list[PlannedTrial]:
         """Return all trials, by variant as planned, then by seed."""

@@ -34,7 +34,7 @@ class TrialResult:
     """Of training and evaluation, over all attempts recorded in checkpoints."""
     config_hash: str
     val_class_accuracy: float | None = None
-    """Mean of the breeds' accuracies."""
+    """Mean of the classes' accuracies."""
     test_class_accuracy: float | None = None
     val_loss: float | None = None
     parameters: int | None = None

@@ -128,7 +128,7 @@ def _check_masks(result: TrialResult, data: bytes) -> list[Any]:
     masks = ProbeMasks.from_npz(data)
     if len(masks.masks_EPMHW) != result.epochs:
         raise ValueError(f"it has {len(masks.masks_EPMHW)} epochs, not the {result.epochs} of result.json")
-    return [masks.breeds, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
+    return [masks.classes, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
 
 
 def _check_predictions(result: TrialResult, data: bytes) -> list[Any]:
@@ -137,7 +137,7 @@ def _check_predictions(result: TrialResult, data: bytes) -> list[Any]:
         # The logits were rounded to float16, where an image's two highest may tie.
         if accuracy is None or abs(found.accuracy - accuracy) > max(1, 101 / len(found.labels_N)):
             raise ValueError(f"its accuracy is {found.accuracy:.2f}, not the {accuracy} of result.json")
-    return [(split.breeds, split.images_N.tolist(), split.labels_N.tolist()) for split in splits]
+    return [(split.classes, split.images_N.tolist(), split.labels_N.tolist()) for split in splits]
 
 
 def _check_attention(result: TrialResult, data: bytes) -> list[Any]:

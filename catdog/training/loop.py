@@ -49,10 +49,10 @@ class Evaluation:
 
     @property
     def class_accuracy(self) -> float:
-        """Return the percentage of images classified correctly, averaged over breeds."""
+        """Return the percentage of images classified correctly, averaged over classes."""
         correct_N = (self.logits_NK.argmax(dim=1) == self.labels_N).double()
-        breeds = self.labels_N.unique()
-        return 100 * torch.stack([correct_N[self.labels_N == breed].mean() for breed in breeds]).mean().item()
+        classes = self.labels_N.unique()
+        return 100 * torch.stack([correct_N[self.labels_N == label].mean() for label in classes]).mean().item()
 
     @property
     def loss(self) -> float:

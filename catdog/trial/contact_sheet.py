@@ -27,12 +27,12 @@ _INK, _PAPER, _RIGHT, _WRONG = (25, 25, 25), (255, 255, 255), (0, 110, 40), (180
 
 @dataclass(frozen=True)
 class Probes:
-    """The images on all contact sheets of a trial. P images of side S, K breeds."""
+    """The images on all contact sheets of a trial. P images of side S, K classes."""
 
     images_PSSC: npt.NDArray[np.uint8]
     names: tuple[str, ...]
     labels_P: npt.NDArray[np.int64]
-    breeds: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 @dataclass
@@ -75,7 +75,7 @@ def contact_sheet(
         top = TITLE + row * (step + CAPTION)
         picture = Image.fromarray(probes.images_PSSC[row]).resize((CELL, CELL), Image.Resampling.BILINEAR)
         sheet.paste(picture, (GAP, top))
-        true, predicted = probes.breeds[probes.labels_P[row]], probes.breeds[predicted_P[row]]
+        true, predicted = probes.classes[probes.labels_P[row]], probes.classes[predicted_P[row]]
         caption_width = CELL if num_masks else width
         pen.text((GAP, top + CELL + 1), _fitting(readable(true), caption_width, pen, font), _INK, font)
         verdict, colour = ("✓", _RIGHT) if predicted == true else ("→", _WRONG)
@@ -117,7 +117,7 @@ def _mark(pen: ImageDraw.ImageDraw, at: tuple[int, int], verdict: str, colour: t
 
 
 def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
-    """Return positions of up to `count` images of different breeds, spread evenly over the breeds present."""
-    breeds = torch.unique(labels).tolist()
-    chosen = np.unique(np.linspace(0, len(breeds) - 1, min(count, len(breeds))).round().astype(int))
-    return [int((labels == breeds[i]).nonzero()[0]) for i in chosen]
+    """Return positions of up to `count` images of different classes, spread evenly over the classes present."""
+    classes = torch.unique(labels).tolist()
+    chosen = np.unique(np.linspace(0, len(classes) - 1, min(count, len(classes))).round().astype(int))
+    return [int((labels == classes[i]).nonzero()[0]) for i in chosen]

@@ -73,7 +73,7 @@ class TrialInputs:
             images_PSSC=self.pack.images_NSSC[indices.to(self.pack.images_NSSC.device)].cpu().numpy(),
             names=tuple(self.pack.names[i] for i in indices.tolist()),
             labels_P=self.pack.labels_N[indices].numpy(),
-            breeds=self.pack.breeds,
+            classes=self.pack.classes,
         )
 
 
@@ -130,7 +130,7 @@ def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, de
     """Return a trial's network before training; with a frozen backbone, the head behind an identity."""
     recipe = context.identity.recipe
     torch.manual_seed(derive_seed("init", 0))
-    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.breeds))
+    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes))
     if recipe.freeze:
         return PetNet(nn.Identity(), head)
     backbone = build_backbone(recipe.backbone, None) if inputs.backbone is None else copy.deepcopy(inputs.backbone)

@@ -123,7 +123,7 @@ def _masks_npz(trial: Trial) -> bytes:
         images_PSSC=probes.images_PSSC,
         names=probes.names,
         labels_P=probes.labels_P,
-        breeds=probes.breeds,
+        classes=probes.classes,
         masks_EPMHW=torch.stack(history.masks_PMHW).numpy(),
         predicted_EP=torch.stack(history.predicted_P).numpy(),
     ).to_npz()
@@ -132,7 +132,7 @@ def _masks_npz(trial: Trial) -> bytes:
 def _predictions_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation]) -> bytes:
     pack, split = trial.inputs.pack, trial.inputs.split
     return predictions_npz(
-        pack.breeds,
+        pack.classes,
         {
             name: SplitLogits(
                 images_N=np.array([pack.names[i] for i in split.indices(name)]),

@@ -30,7 +30,7 @@ Made = tuple[MemoryStore, RunStatus]
 def made() -> Made:
     """Three breeds, two of them with a single test image; animals as thin as the images' diagonal."""
     store = MemoryStore()
-    run_status = make_run(store, LABELS, range(4), failed=[("attention", 1)], breeds=3, test_images=4)
+    run_status = make_run(store, LABELS, range(4), failed=[("attention", 1)], classes=3, test_images=4)
     put_trimaps(store, run_status, np.eye(64, dtype=bool))
     return store, run_status
 
@@ -88,7 +88,7 @@ def test_a_breed_with_one_image_is_recognised_or_not(made: Made) -> None:
     for label in LABELS:
         right_SN = predictions.correct_SN(label)
         by_hand_SK = [[50 * (right[0] + right[3]), 100 * right[1], 100 * right[2]] for right in right_SN.astype(float)]
-        assert predictions.breed_accuracy_SK(label).tolist() == by_hand_SK
+        assert predictions.class_accuracy_SK(label).tolist() == by_hand_SK
 
 
 def deviation(values: Sequence[float | None]) -> float:

@@ -144,8 +144,8 @@ def test_predictions_are_read_back_by_variant_and_seed() -> None:
     for label in THREE:
         accuracy_S = 100 * predictions.correct_SN(label).mean(axis=1)
         assert accuracy_S == pytest.approx([result.test_accuracy for result in run_status.results(label)])
-        by_breed = predictions.breed_accuracy_SK(label)
-        counts = np.bincount(predictions.labels_N, minlength=len(predictions.breeds))
+        by_breed = predictions.class_accuracy_SK(label)
+        counts = np.bincount(predictions.labels_N, minlength=len(predictions.classes))
         assert (by_breed @ counts) / counts.sum() == pytest.approx(accuracy_S)
         confusion = predictions.confusion_KK(label, 0)
         assert np.trace(confusion) / confusion.sum() * 100 == pytest.approx(accuracy_S[0])

@@ -17,8 +17,8 @@ HALF[:, :, :4] = True
 """The animal is the left half of the image."""
 
 
-def outlines(animals: np.ndarray, height: int = 4, width: int = 4, breeds: list[int] | None = None) -> Outlines:
-    return Outlines.of(animals, np.array(breeds or [0] * len(animals)), height, width)
+def outlines(animals: np.ndarray, height: int = 4, width: int = 4, classes: list[int] | None = None) -> Outlines:
+    return Outlines.of(animals, np.array(classes or [0] * len(animals)), height, width)
 
 
 def mask(*rows: list[float]) -> np.ndarray:

@@ -55,7 +55,7 @@ def pack() -> Pack:
     return Pack(
         dataset="toy",
         fingerprint="0" * 16,
-        breeds=tuple(f"breed {i}" for i in range(COUNT)),
+        classes=tuple(f"breed {i}" for i in range(COUNT)),
         names=tuple(f"image {i}" for i in range(COUNT)),
         images_NSSC=torch.randint(0, 256, (COUNT, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator),
         labels_N=torch.arange(COUNT),
@@ -433,7 +433,7 @@ def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:
 @given(st.lists(st.integers(0, 36), min_size=1, max_size=100), st.integers(1, 12))
 def test_probe_images_are_of_different_breeds(labels: list[int], count: int) -> None:
     positions = choose_probes(torch.tensor(labels), count)
-    breeds = [labels[position] for position in positions]
-    assert len(set(breeds)) == len(breeds) == min(count, len(set(labels)))
-    assert count == 1 or min(labels) in breeds
-    assert count == 1 or max(labels) in breeds
+    classes = [labels[position] for position in positions]
+    assert len(set(classes)) == len(classes) == min(count, len(set(labels)))
+    assert count == 1 or min(labels) in classes
+    assert count == 1 or max(labels) in classes

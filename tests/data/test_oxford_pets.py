@@ -66,7 +66,7 @@ def index_of(source: Source, name: str) -> int:
 
 def test_a_valid_folder_opens_with_its_breeds_splits_and_labels(pets: Path) -> None:
     source = open_oxford(pets)
-    assert source.breeds == ("Abyssinian", "american_bulldog", "Bengal")
+    assert source.classes == ("Abyssinian", "american_bulldog", "Bengal")
     assert source.species == ("cat", "dog", "cat")
     assert source.names[3:6] == ("Abyssinian_4", "Abyssinian_5", "american_bulldog_1")
     assert source.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5 + [0, 0, 1, 1, 2, 2]
@@ -79,7 +79,7 @@ def test_the_parent_folder_may_be_named_too(pets: Path) -> None:
 
 def test_the_real_dataset_has_37_breeds_and_the_official_counts(pets_root: Path) -> None:
     source = open_oxford(pets_root)
-    assert (len(source.breeds), source.species.count("cat"), source.species.count("dog")) == (37, 12, 25)
+    assert (len(source.classes), source.species.count("cat"), source.species.count("dog")) == (37, 12, 25)
     assert int((~source.is_test).sum()) == OFFICIAL_COUNTS["trainval"]
     assert int(source.is_test.sum()) == OFFICIAL_COUNTS["test"]
     assert source.fingerprint == "313b1ce5272c8ab2", "that of the published results"
@@ -293,7 +293,7 @@ def test_names_with_accents_match_whether_composed_or_not(
     for folder in (pets / "images", pets / "annotations" / "trimaps"):
         rename_all(folder, lambda path: unicodedata.normalize(stored, path.name))
     source = open_oxford(pets)
-    assert source.breeds[2] == unicodedata.normalize(listed, "Épagneul")
+    assert source.classes[2] == unicodedata.normalize(listed, "Épagneul")
     assert source.has_trimap.sum() == 7
 
 

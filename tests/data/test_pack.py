@@ -28,7 +28,7 @@ def toy_source(with_trimaps: bool = True) -> Source:
         dataset="toy",
         fingerprint="0123456789abcdef",
         size=SIZE,
-        breeds=("Abyssinian", "beagle", "chat-tigré"),
+        classes=("Abyssinian", "beagle", "chat-tigré"),
         species=("cat", "dog", "cat"),
         names=tuple(f"image_{i}" for i in range(COUNT)),
         labels=np.arange(COUNT, dtype=np.int64) % 3,
@@ -43,7 +43,7 @@ def test_a_pack_holds_everything_in_the_source(tmp_path: Path) -> None:
     write_pack(source, tmp_path / "pack.safetensors")
     pack = open_pack(tmp_path / "pack.safetensors")
     assert (pack.dataset, pack.fingerprint) == (source.dataset, source.fingerprint)
-    assert (pack.breeds, pack.names) == (source.breeds, source.names)
+    assert (pack.classes, pack.names) == (source.classes, source.names)
     assert np.array_equal(pack.labels_N.numpy(), source.labels)
     assert np.array_equal(pack.is_test_N.numpy(), source.is_test)
     assert (pack.images_NSSC.dtype, pack.labels_N.dtype, pack.is_test_N.dtype) == (
@@ -67,7 +67,7 @@ def test_the_outlines_know_their_images_and_count_the_border_as_animal(tmp_path:
     outlines = open_pack(tmp_path / "pack.safetensors").trimaps
     assert list(outlines.names) == ["image_1", "image_3", "image_5", "image_7"]
     assert outlines.labels_T.tolist() == [1, 0, 2, 1]
-    assert tuple(outlines.breeds) == source.breeds
+    assert tuple(outlines.classes) == source.classes
     for animal_SS, index in zip(outlines.animals_TSS, (1, 3, 5, 7), strict=True):
         trimap = source.read(index)[1]
         assert trimap is not None

@@ -57,7 +57,7 @@ def test_outlines_that_a_store_lost_are_made_again_from_the_pack(tmp_path: Path)
     outlines = read_trimaps(store, dataset.fingerprint)
     assert outlines is not None
     assert (list(outlines.names), outlines.labels_T.tolist()) == (["dog_kind0_1", "Cat_kind1_2"], [0, 1])
-    assert list(outlines.breeds) == ["dog_kind0", "Cat_kind1", "dog_kind2"]
+    assert list(outlines.classes) == ["dog_kind0", "Cat_kind1", "dog_kind2"]
     assert outlines.animals_TSS.all(axis=(1, 2)).tolist() == [True, False]
     assert outlines.animals_TSS.any(axis=(1, 2)).tolist() == [True, False]
     store.put(trimaps_key(dataset.fingerprint), stored[:-30])

@@ -67,7 +67,7 @@ def make_run(
     test_images: int = 370,
     effect: Mapping[str, float] | None = None,
     rng_seed: int = 0,
-    breeds: int | Sequence[str] = 37,
+    classes: int | Sequence[str] = 37,
     run: str = "made",
     recipe: Recipe | None = None,
     map_side: int = 7,
@@ -80,7 +80,7 @@ def make_run(
     hourly_price: float | None = 1.0,
 ) -> RunStatus:
     """Write a run of these variants × seeds and return its status; `effect` maps labels to points."""
-    names = [*BREEDS, *(f"breed_{i}" for i in range(37, 999))][:breeds] if isinstance(breeds, int) else list(breeds)
+    names = [*BREEDS, *(f"breed_{i}" for i in range(37, 999))][:classes] if isinstance(classes, int) else list(classes)
     recipe = recipe or Recipe(backbone="timm/tf_efficientnet_lite0", weights="lite0", freeze=True, precision="float32")
     recipe = dataclasses.replace(recipe, epochs=epochs, probe_images=probes)
     manifest = Manifest(
@@ -119,33 +119,33 @@ class _Maker:
         self,
         store: Store,
         manifest: Manifest,
-        breeds: list[str],
+        classes: list[str],
         test_images: int,
         effect: Mapping[str, float],
         rng_seed: int,
         sides: tuple[int, int],
     ) -> None:
-        self.store, self.manifest, self.breeds, self.effect, self.rng_seed = store, manifest, breeds, effect, rng_seed
+        self.store, self.manifest, self.classes, self.effect, self.rng_seed = store, manifest, classes, effect, rng_seed
         self.map_side, image_side = sides
         rng = np.random.default_rng(rng_seed)
         self.parts = {
-            "validation": _images("validation", max(len(breeds), test_images // 5), len(breeds), rng),
-            "test": _images("test", test_images, len(breeds), rng),
+            "validation": _images("validation", max(len(classes), test_images // 5), len(classes), rng),
+            "test": _images("test", test_images, len(classes), rng),
         }
         probes = manifest.identity.recipe.probe_images
-        self.probe_labels_P = np.arange(probes) % len(breeds)
+        self.probe_labels_P = np.arange(probes) % len(classes)
         self.animals_P2 = rng.uniform(0.3, 0.7, (probes, 2))
         self.probe_images_PSSC = _drawn(self.animals_P2, image_side, rng)
 
     def complete(self, trial: PlannedTrial) -> None:
         rng = self._rng(trial)
         files, correct = {"predictions.npz": b""}, {}
-        arrays: dict[str, Any] = {"breeds": np.array(self.breeds)}
+        arrays: dict[str, Any] = {"breeds": np.array(self.classes)}
         for part, images in self.parts.items():
             predicted_N = self._predict(trial, part, images, rng)
             correct[part] = predicted_N == images.labels_N
             arrays[f"{part}_images"], arrays[f"{part}_labels"] = images.names_N, images.labels_N
-            arrays[f"{part}_logits"] = _logits(predicted_N, len(self.breeds), rng)
+            arrays[f"{part}_logits"] = _logits(predicted_N, len(self.classes), rng)
         files["predictions.npz"] = npz_bytes(**arrays)
         val = 100 * float(correct["validation"].mean())
         best = int(rng.integers(max(0, self.epochs - 3), self.epochs))
@@ -214,11 +214,11 @@ class _Maker:
         """Draw which predictions are right, with the variant's probability; wrong ones mostly name a similar breed."""
         shared = np.random.default_rng([self.rng_seed, trial.seed, len(part)]).normal(0, SEED_LUCK)
         points = TEST_ACCURACY + self.effect.get(trial.variant.label, 0.0) + shared + rng.normal(0, SEED_LUCK / 2)
-        count, breeds = len(images.labels_N), len(self.breeds)
+        count, classes = len(images.labels_N), len(self.classes)
         luck_N = np.sqrt(ALIKE) * images.difficulty_N + np.sqrt(1 - ALIKE) * rng.standard_normal(count)
         right_N = luck_N < stats.norm.ppf(np.clip(points / 100, 0.001, 0.999))
-        like_N = np.where(images.labels_N ^ 1 < breeds, images.labels_N ^ 1, 0)
-        other_N = (images.labels_N + rng.integers(1, breeds, count)) % breeds
+        like_N = np.where(images.labels_N ^ 1 < classes, images.labels_N ^ 1, 0)
+        other_N = (images.labels_N + rng.integers(1, classes, count)) % classes
         wrong_N = np.where(rng.random(count) < 0.7, like_N, other_N)
         return np.where(right_N, images.labels_N, wrong_N).astype(np.int16)
 
@@ -265,13 +265,13 @@ class _Maker:
     def _mask_files(self, masks: npt.NDArray[np.float16], rng: np.random.Generator) -> dict[str, bytes]:
         share_E = np.linspace(0.3, 0.95, len(masks))[:, None]
         right_EP = rng.random(masks.shape[:2]) < share_E
-        predicted_EP = np.where(right_EP, self.probe_labels_P, (self.probe_labels_P + 1) % len(self.breeds))
+        predicted_EP = np.where(right_EP, self.probe_labels_P, (self.probe_labels_P + 1) % len(self.classes))
         files = {
             "masks.npz": npz_bytes(
                 images=self.probe_images_PSSC,
                 names=np.array([f"probe_{i}" for i in range(len(self.probe_labels_P))]),
                 labels=self.probe_labels_P,
-                breeds=np.array(self.breeds),
+                breeds=np.array(self.classes),
                 masks=masks,
                 predicted=predicted_EP,
             )
@@ -287,8 +287,8 @@ class _Maker:
         return files
 
 
-def _images(part: str, count: int, breeds: int, rng: np.random.Generator) -> MadeImages:
-    labels_N = (np.arange(count) % breeds).astype(np.int16)
+def _images(part: str, count: int, classes: int, rng: np.random.Generator) -> MadeImages:
+    labels_N = (np.arange(count) % classes).astype(np.int16)
     return MadeImages(np.array([f"{part}_{i}" for i in range(count)]), labels_N, rng.standard_normal(count))
 
 
@@ -303,8 +303,8 @@ def _drawn(animals_P2: Array, side: int, rng: np.random.Generator) -> npt.NDArra
     return np.array(images).clip(0, 255).astype(np.uint8)
 
 
-def _logits(predicted_N: npt.NDArray[np.int16], breeds: int, rng: np.random.Generator) -> npt.NDArray[np.float16]:
-    logits_NK = rng.standard_normal((len(predicted_N), breeds), dtype=np.float32)
+def _logits(predicted_N: npt.NDArray[np.int16], classes: int, rng: np.random.Generator) -> npt.NDArray[np.float16]:
+    logits_NK = rng.standard_normal((len(predicted_N), classes), dtype=np.float32)
     logits_NK[np.arange(len(predicted_N)), predicted_N] = logits_NK.max(axis=1) + 3
     return logits_NK.astype(np.float16)
 

@@ -35,7 +35,7 @@ def content() -> ReportContent:
 
 @pytest.fixture(scope="module")
 def small() -> ReportContent:
-    return content_of(["baseline", "multi-attention"], range(3), breeds=4, test_images=40)
+    return content_of(["baseline", "multi-attention"], range(3), classes=4, test_images=40)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +106,18 @@ def test_the_policy_allows_only_this_script_and_this_style(page: bytes) -> None:
 def test_names_and_messages_are_escaped() -> None:
     nasty = "</script><script>alert(1)</script><b>$x_1$ &amp; \"'"
     content = content_of(
-        ["baseline", "attention"], range(3), breeds=[nasty, "B<i>", "C"], error_message=nasty, failed=[("attention", 2)]
+        ["baseline", "attention"],
+        range(3),
+        classes=[nasty, "B<i>", "C"],
+        error_message=nasty,
+        failed=[("attention", 2)],
     )
     page = build_page(content).decode()
     assert page.count("<script") == 2
     assert "<b>" not in page
     assert nasty in text_of(page.encode())
     data = re.findall(r'id="gallery-data">(.*?)</script>', page, flags=re.DOTALL)[0]
-    assert json.loads(data)["breeds"][0] == nasty.replace("_", " ")
+    assert json.loads(data)["classes"][0] == nasty.replace("_", " ")
 
 
 def test_no_control_character_reaches_the_page() -> None:
@@ -159,8 +163,8 @@ ODD_RUNS: dict[str, Callable[[], ReportContent]] = {
     "one variant diverged": lambda: content_of(
         ["baseline", "multi-attention"], range(2), diverged=[("multi-attention", 0), ("multi-attention", 1)]
     ),
-    "two breeds, one seed complete": lambda: content_of(
-        ["attention"], range(2), breeds=2, test_images=40, missing=[("attention", 1)]
+    "two classes, one seed complete": lambda: content_of(
+        ["attention"], range(2), classes=2, test_images=40, missing=[("attention", 1)]
     ),
     "drawn pets without a price": lambda: content_of(
         ["baseline"], range(2), hourly_price=None, recipe=Recipe(dataset="drawn", precision="float32")

@@ -32,7 +32,7 @@ MASKS = ProbeMasks(
     images_PSSC=np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3),
     names=["a", "b"],
     labels_P=np.array([1, 0]),
-    breeds=("one", "two"),
+    classes=("one", "two"),
     masks_EPMHW=np.ones((3, 2, 1, 2, 2), dtype=np.float16),
     predicted_EP=np.zeros((3, 2), dtype=np.int64),
 )
@@ -52,7 +52,7 @@ def test_arrays_survive_writing_and_reading() -> None:
 
 def test_predictions_are_the_highest_logits_and_the_true_class_has_its_log_probability() -> None:
     found = read_predictions_npz(predictions_npz(["one", "two"], {"test": LOGITS}), "test")
-    assert found.breeds == ("one", "two")
+    assert found.classes == ("one", "two")
     assert found.images_N.tolist() == ["a", "b"]
     assert found.labels_N.tolist() == [1, 0]
     assert found.predicted_N.tolist() == [1, 0]
@@ -76,7 +76,7 @@ def test_the_published_form_of_predictions_reads_alike_and_is_smaller() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("predicted_N", [0, 2], "test_predicted has a class that is none of the 2 breeds"),
+        ("predicted_N", [0, 2], "test_predicted has a class that is none of the 2 classes"),
         ("predicted_N", [0, 1, 1], "has shape"),
         ("log_probability_N", [-1, 0.5], "test_log_probability is above 0"),
         ("log_probability_N", [-1, np.nan], "test_log_probability is empty or has NaN"),
@@ -182,7 +182,7 @@ WRONG_LAYOUTS: dict[str, tuple[dict[str, npt.NDArray[np.generic]], str]] = {
     "grey images": ({"images": np.ones((2, 4, 4, 1), np.uint8)}, "images has shape"),
     "oblong images": ({"images": np.ones((2, 4, 5, 3), np.uint8)}, "images has shape"),
     "text as masks": ({"masks": np.full((3, 2, 1, 2, 2), "x")}, "masks has dtype"),
-    "labels beyond the breeds": ({"labels": np.array([1, 1000])}, "labels has a class that is none of the 2 breeds"),
+    "labels beyond the breeds": ({"labels": np.array([1, 1000])}, "labels has a class that is none of the 2 classes"),
     "negative predictions": ({"predicted": np.full((3, 2), -1)}, "predicted has a class"),
 }
 

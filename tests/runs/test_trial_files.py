@@ -35,7 +35,7 @@ FILES = ("history.csv", "masks.npz", "predictions.npz", "attention.npz")
 def made() -> dict[str, bytes]:
     """The objects of a small run."""
     store = MemoryStore()
-    put_trimaps(store, make_run(store, LABELS, SEEDS, epochs=3, test_images=40, breeds=5), np.eye(64, dtype=bool))
+    put_trimaps(store, make_run(store, LABELS, SEEDS, epochs=3, test_images=40, classes=5), np.eye(64, dtype=bool))
     return store.objects
 
 
@@ -109,7 +109,7 @@ ATTACKS: dict[str, tuple[Callable[[MemoryStore], None], str]] = {
     "other probe images": (with_array("masks.npz", "images", lambda images: 255 - images), "about other images"),
     "predictions of fewer images": (with_array("predictions.npz", "test_logits", lambda x: x[:-1]), "has shape"),
     "NaN as logits": (with_array("predictions.npz", "test_logits", lambda x: x * np.float16("nan")), "has NaN"),
-    "labels + 1000": (with_array("predictions.npz", "test_labels", lambda x: x + 1000), "none of the 5 breeds"),
+    "labels + 1000": (with_array("predictions.npz", "test_labels", lambda x: x + 1000), "none of the 5 classes"),
     "labels shifted": (with_array("predictions.npz", "test_labels", lambda x: (x + 1) % 5), "its accuracy is"),
     "images renamed": (with_array("predictions.npz", "test_images", lambda x: x[::-1]), "about other images"),
     "attention on other images": (with_array("attention.npz", "test_images", lambda x: x[::-1]), "about other images"),

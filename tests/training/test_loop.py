@@ -167,7 +167,7 @@ def test_training_minimises_the_cross_entropy_against_smoothed_labels(smoothing:
     recipe = dataclasses.replace(standstill(setup.recipe), epochs=1, label_smoothing=smoothing)
     pack = setup.inputs.pack
     state = setup.start("baseline", recipe)
-    bias = [k / 2 for k in range(len(pack.breeds))]
+    bias = [k / 2 for k in range(len(pack.classes))]
     with torch.no_grad():
         state.model.head.classifier.weight.zero_()  # type: ignore[union-attr,operator]
         state.model.head.classifier.bias.copy_(torch.tensor(bias))  # type: ignore[union-attr,operator]
@@ -294,7 +294,7 @@ def test_test_images_and_labels_do_not_change_the_history_or_the_choice_of_epoch
     pack, split, batches = setup.inputs.pack, setup.inputs.split, setup.inputs.batches
     images, labels = pack.images_NSSC.clone(), pack.labels_N.clone()
     images[torch.from_numpy(split.test)] = 0
-    labels[torch.from_numpy(split.test)] = (labels[torch.from_numpy(split.test)] + 1) % len(pack.breeds)
+    labels[torch.from_numpy(split.test)] = (labels[torch.from_numpy(split.test)] + 1) % len(pack.classes)
     others = setup.batches_of(dataclasses.replace(pack, images_NSSC=images, labels_N=labels))
     assert not torch.equal(others.labels("test"), batches.labels("test"))
     states = []

@@ -15,9 +15,9 @@ BREEDS = ("Abyssinian", "american_pit_bull_terrier")
 RIGHT, WRONG = (0, 110, 40), (180, 30, 20)
 
 
-def probes(count: int = 2, breeds: tuple[str, ...] = BREEDS) -> Probes:
+def probes(count: int = 2, classes: tuple[str, ...] = BREEDS) -> Probes:
     images = np.random.default_rng(0).integers(0, 256, (count, CELL, CELL, 3), dtype=np.uint8)
-    return Probes(images, tuple(f"image_{i}" for i in range(count)), np.arange(count) % len(breeds), breeds)
+    return Probes(images, tuple(f"image_{i}" for i in range(count)), np.arange(count) % len(classes), classes)
 
 
 def random_masks(count: int, num_masks: int) -> npt.NDArray[np.float16]:

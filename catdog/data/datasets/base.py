@@ -17,21 +17,21 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset that can be packed: N images of K breeds."""
+    """A dataset that can be packed: N images of K classes."""
 
     dataset: str
     fingerprint: str
     """Hash of the content: 16 hexadecimal digits."""
     size: int
     """Side of the packed images, in pixels."""
-    breeds: tuple[str, ...]
+    classes: tuple[str, ...]
     """Names of the K classes, by label."""
     species: tuple[str, ...]
     """`cat` or `dog` for each breed."""
     names: tuple[str, ...]
     """Names of the N images."""
     labels: IntArray
-    """Breed of each image, shape (N,)."""
+    """Class of each image, shape (N,)."""
     is_test: npt.NDArray[np.bool_]
     """Whether an image belongs to the official test split, shape (N,)."""
     has_trimap: npt.NDArray[np.bool_]

@@ -46,7 +46,7 @@ def open_drawn() -> Source:
         dataset=DATASET,
         fingerprint=hashlib.sha256(description.encode()).hexdigest()[:16],
         size=SIZE,
-        breeds=tuple(f"{coat} {ears} {species}" for species, ears, coat in BREEDS),
+        classes=tuple(f"{coat} {ears} {species}" for species, ears, coat in BREEDS),
         species=tuple(species for species, _, _ in BREEDS),
         names=tuple(f"drawn_{index:04d}" for index in range(len(is_test))),
         labels=labels,

@@ -66,7 +66,7 @@ def open_oxford(root: Path) -> Source:
         dataset=DATASET,
         fingerprint=_fingerprint(images, photos, trimaps),
         size=PACKED_SIZE,
-        breeds=tuple(breeds[label][0] for label in range(len(breeds))),
+        classes=tuple(breeds[label][0] for label in range(len(breeds))),
         species=tuple(breeds[label][1] for label in range(len(breeds))),
         names=tuple(image.name for image in images),
         labels=np.array([image.label for image in images], dtype=np.int64),
