@@ -23,7 +23,7 @@ from catdog.report.terminal import print_status
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
-from catdog.runs.results import Failure, best_run
+from catdog.runs.results import Failure
 from catdog.runs.status import RunStatus, missing_trials, open_run
 from catdog.storage import MemoryStore
 from catdog.storage.serialization import to_json
@@ -81,13 +81,6 @@ def test_the_table_averages_only_complete_trials(run_status: RunStatus) -> None:
     assert eight["trial_seconds"] == 60.0, "the diverged trial took one"
     assert (eight["val_class_mean"], eight["test_class_mean"]) == (92.0, 82.5)
     assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
-
-
-def test_an_accuracy_of_zero_is_not_the_best() -> None:
-    worst, better = result("baseline", 0, 0.0, 5.0), result("baseline", 1, 0.5, 1.0)
-    assert best_run([worst, better]) == better
-    assert best_run([worst]) == worst
-    assert best_run([result("baseline", 2, None, None, "diverged")]) is None
 
 
 def test_missing_values_of_a_table_are_none() -> None:

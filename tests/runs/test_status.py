@@ -42,6 +42,8 @@ def test_the_best_run_is_chosen_by_validation_then_lowest_seed_and_never_by_test
     zero = best_run([result("baseline", 1, 0.0, 0.0), result("baseline", 0, 0.0, 0.0)])
     assert zero is not None
     assert zero.seed == 0
+    better = result("baseline", 1, 0.5, 1.0)
+    assert best_run([result("baseline", 0, 0.0, 5.0), better]) == better
 
 
 def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: RunStatus) -> None:
