@@ -8,7 +8,6 @@ import numpy as np
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.data.datasets.base import Source, pack_key
-from catdog.data.datasets.oxford_pets import PACKED_SIZE
 from catdog.data.pack import write_pack
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
@@ -16,6 +15,7 @@ from catdog.storage.node_cache import fetch_or_make
 from catdog.trial.context import RunContext
 
 BREEDS = 37
+PACKED_SIZE = 256
 TEST_PER_BREED = 4
 FINGERPRINT = "0000000000000000"
 
@@ -34,12 +34,12 @@ def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: 
         fingerprint=FINGERPRINT,
         size=PACKED_SIZE,
         classes=tuple(f"breed_{index}" for index in range(BREEDS)),
-        species=("cat",) * BREEDS,
         names=tuple(f"image_{index}" for index in range(len(labels))),
         labels=labels,
         is_test=np.arange(len(labels)) >= BREEDS * per_breed,
         has_trimap=np.zeros(len(labels), dtype=bool),
         read=read,
+        title="noise",
     )
     fetch_or_make(LocalStore(folder), pack_key(FINGERPRINT), lambda path: write_pack(source, path))
     identity = Identity(dataclasses.replace(recipe, limit_images=images), FINGERPRINT, None, threads)

@@ -1,42 +1,70 @@
-"""Put the packed dataset of a preset into a store, where the nodes of a cluster find it.
+"""Put a packed dataset into a store, where the nodes of a cluster find it.
 
 python jobs/prepare.py PRESET [--store URL] [--data-root DIR]
+python jobs/prepare.py --dataset folder:DIR --name NAME [--store URL]: for sweeps with --dataset store:NAME
 """
 
 import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from catdog.cli import ExitCode, output_console, parse, run_job, take_preset
+from catdog.config.presets import PRESETS
 from catdog.data.datasets.base import pack_key
 from catdog.data.datasets.registry import check_dataset
-from catdog.data.prepare import prepare_dataset
+from catdog.data.prepare import check_dataset_name, prepare_dataset
+from catdog.errors import UserError
 from catdog.storage import StoreLocation
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where the dataset is, and the store it goes into."""
+    """Where the dataset is, how it is packed, and the store it goes into."""
 
+    dataset: str | None = None
+    """The images, as in sweep.py: folder:DIR, csv:FILE, ... (default: the preset's)."""
+    name: str | None = None
+    """The dataset's name in the store, for sweeps with --dataset store:NAME."""
     store: str = "results"
     """A folder, or s3://bucket/prefix."""
     data_root: str | None = None
-    """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download)."""
+    """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download); for
+    torchvision:NAME, torchvision's root folder (default: a download)."""
+    test_share: float = 0.2
+    """Share of the images drawn as Test, stratified by class, if the dataset has no test split."""
+    pack_size: int = 256
+    """Side of the square images that are stored, in pixels."""
+    resize: Literal["squash", "crop"] = "squash"
+    """How stored images become square: squashed, or cropped to their centre."""
+    split_seed: int = 0
+    """Seed for drawing Test."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Store the dataset; returns the exit code."""
-    preset, rest = take_preset(arguments, "prepare.py")
-    options = parse(Options, rest, "Put the dataset of a preset into a store, packed.", f"prepare.py {preset.preset}")
-    config = dataclasses.replace(preset, store=options.store, data_root=options.data_root)
+    is_named = arguments[:1] and arguments[0].startswith("--") and arguments[0] != "--help"
+    preset, rest = (PRESETS["demo"], arguments) if is_named else take_preset(arguments, "prepare.py")
+    program = "prepare.py" if is_named else f"prepare.py {preset.preset}"
+    options = parse(Options, rest, "Put a dataset into a store, packed.", program)
+    if is_named and options.dataset is None:
+        raise UserError("prepare.py: name the images: a preset, or --dataset folder:DIR; see prepare.py --help")
+    if options.name is not None:
+        check_dataset_name(options.name)
+    settings = dataclasses.asdict(options)
+    dataset, split_seed, name = (settings.pop(key) for key in ("dataset", "split_seed", "name"))
+    recipe = dataclasses.replace(preset.recipe, dataset=dataset or preset.recipe.dataset, split_seed=split_seed)
+    config = dataclasses.replace(preset, recipe=recipe, **settings)
     console = output_console()
-    check_dataset(config)
+    check_dataset(config).check()
     store = StoreLocation.of(config.store).open()
     store.check()
-    dataset = prepare_dataset(config, store, console.print)
-    place = f"{store.url}/{pack_key(dataset.fingerprint)}"
-    console.print(f"{dataset.name} {dataset.fingerprint}: {place}", soft_wrap=True)
+    info = prepare_dataset(config, store, console.print, name)
+    place = f"{store.url}/{pack_key(info.fingerprint)}"
+    console.print(f"{info.title or info.name} {info.fingerprint}: {place}", soft_wrap=True)
+    if name is not None:
+        console.print(f"sweeps find it with --store {config.store} --dataset store:{name}", soft_wrap=True)
     return ExitCode.COMPLETE
 
 

@@ -1,17 +1,25 @@
-"""The heads that a sweep can name: `VARIANTS` lists each with its class, its parameters and what its name fixes.
+"""The heads that a sweep can name: `VARIANTS` lists the package's, with class, parameters and what the name fixes.
 
 This file does not import torch, so that typos are reported at once; `catdog.models.build_model` finds the head class by
-its name. To add a head, write one class in catdog/models/heads/ and one line in `VARIANTS`.
+its name. To add a head to the package, write one class in catdog/models/heads/ and one line in `VARIANTS`. Heads
+outside the package are registered by `register_head`: in a file of the user's (`catdog.config.head_files`), or in an
+installed package with an entry point of the group `catdog.heads`, named like the variant.
 """
 
+import importlib.metadata
+import inspect
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from catdog.config.recipe import parse_number
-from catdog.errors import UserError
+from catdog.errors import UserError, first_line
+from catdog.formatting import shorten
 
 Number = int | float
+Head = TypeVar("Head", bound=type)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class Parameter:
     name: str
     default: Number
     minimum: Number = 0
-    maximum: Number = math.inf
+    maximum: Number | None = None
     below_one: bool = False
 
     def parse(self, text: str, label: str) -> Number:
@@ -31,7 +39,7 @@ class Parameter:
             value = parse_number(kind, text) + 0  # -0.0 is 0.0
         except ValueError:
             raise UserError(f"variant {label!r}: {self.name}={text} is not {noun} in {self.range_text()}") from None
-        upper_ok = value < 1 if self.below_one else value <= self.maximum
+        upper_ok = value < 1 if self.below_one else self.maximum is None or value <= self.maximum
         if not (self.minimum <= value < math.inf and upper_ok):
             raise UserError(f"variant {label!r}: {self.name}={text} is outside {self.range_text()}")
         return value
@@ -40,7 +48,7 @@ class Parameter:
         """Return the range of valid values as an interval."""
         if self.below_one:
             return f"[{self.minimum}, 1)"
-        return f"[{self.minimum}, {self.maximum}]" if math.isfinite(self.maximum) else f"[{self.minimum}, ∞)"
+        return f"[{self.minimum}, ∞)" if self.maximum is None else f"[{self.minimum}, {self.maximum}]"
 
 
 DROPOUT = Parameter("dropout", 0.5, below_one=True)
@@ -53,7 +61,10 @@ LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 
 @dataclass(frozen=True)
 class Variant:
-    """A named model: its head class (`module.Class` in catdog.models.heads), parameters, and fixed arguments."""
+    """A named model: its head class, parameters, and fixed arguments.
+
+    `head` is `module.Class` in catdog.models.heads, or the key of a class in `HEAD_CLASSES`.
+    """
 
     name: str
     head: str
@@ -84,3 +95,52 @@ VARIANTS: dict[str, Variant] = {
         ),
     )
 }
+
+EXTERNAL: dict[str, Variant] = {}
+"""The heads of this process that are not the package's."""
+HEAD_CLASSES: dict[str, type] = {}
+"""Their classes, by `Variant.head`."""
+
+
+def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
+    """Return a decorator that makes a head known as the variant `name`.
+
+    The class is called with `in_channels`, `num_classes` and its parameters by keyword, and its instances with features
+    (B, C, H, W); they return a `catdog.models.ModelOutput`.
+
+    Raises:
+        UserError: the name is taken or no name of a variant, or the class does not take these arguments.
+    """
+
+    def register(head: Head) -> Head:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,59}", name):
+            raise UserError(f"head {shorten(name)!r}: use small letters, digits and '-', a letter or digit first")
+        if name in VARIANTS or name in EXTERNAL:
+            raise UserError(f"head {name!r}: there is a variant of this name: choose another")
+        given = {parameter.name: parameter.default for parameter in parameters}
+        try:
+            inspect.signature(head).bind(in_channels=1, num_classes=1, **given)
+        except TypeError as error:
+            wanted = ", ".join(["in_channels", "num_classes", *given])
+            raise UserError(f"head {name!r}: its class must take {wanted} by keyword ({error})") from None
+        key = f"external {name}"
+        EXTERNAL[name], HEAD_CLASSES[key] = Variant(name, key, parameters), head
+        return head
+
+    return register
+
+
+def known_heads() -> dict[str, Variant]:
+    """Return all heads of this process by name, the package's first."""
+    return VARIANTS | EXTERNAL
+
+
+def load_installed_head(name: str) -> None:
+    """Register the head that an installed package offers under this name, if one does; raises `UserError`."""
+    for entry_point in importlib.metadata.entry_points(group="catdog.heads", name=name):
+        try:
+            entry_point.load()
+        except Exception as error:
+            raise UserError(
+                f"variant {name!r}: {entry_point.value} cannot be imported ({first_line(error)})"
+            ) from error

@@ -32,7 +32,8 @@ class Recipe:
     """Everything that determines a trial's results besides its variant and seed."""
 
     dataset: str = "oxford-iiit-pet"
-    """The dataset: drawn (pets drawn by code, nothing to download) or oxford-iiit-pet."""
+    """The images: drawn (pets drawn by code, nothing to download), oxford-iiit-pet, folder:DIR (a folder per class, or
+    train, val and test), csv:FILE (columns image, label, split, mask), torchvision:NAME, or store:NAME."""
     backbone: str = "resnet34"
     """A torchvision classification model, `timm/NAME`, or `tiny`."""
     weights: str = "imagenet"

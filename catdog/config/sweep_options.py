@@ -4,10 +4,11 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from catdog.config.head_files import HeadFile, load_head_files
 from catdog.config.recipe import Recipe, option_name, require
 from catdog.config.variants import VariantSpec, parse_variants
 from catdog.formatting import shorten
@@ -26,10 +27,19 @@ class SweepConfig:
     """A folder, or s3://bucket/prefix."""
     variants: tuple[str, ...] = ("baseline", "attention", "multi-attention")
     """The variants to compare, as NAME or NAME:parameter=value,..."""
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
+    """A Python file with heads of your own, to be named in --variants; may be given several times."""
     seeds: str = "30"
     """Number of seeds (30), or which ones (0-9, or 0-4,7)."""
     data_root: str | None = None
-    """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download)."""
+    """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download); for
+    torchvision:NAME, torchvision's root folder (default: a download)."""
+    test_share: float = 0.2
+    """Share of the images drawn as Test, stratified by class, if the dataset has no test split."""
+    pack_size: int = 256
+    """Side of the square images that are stored, in pixels."""
+    resize: Literal["squash", "crop"] = "squash"
+    """How stored images become square: squashed, or cropped to their centre."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     cpus_per_trial: int = 1
     """CPU cores, and thus threads, per trial."""
@@ -73,7 +83,10 @@ class SweepConfig:
             f"--max-cost {self.max_cost}: needs --hourly-price, the price of a GPU for an hour",
         )
         require(self.data_root != "", "--data-root: empty; give the folder of the images, or leave the option out")
+        require(0.01 <= self.test_share <= 0.9, f"--test-share {self.test_share}: must be from 0.01 to 0.9")
+        require(16 <= self.pack_size <= 2048, f"--pack-size {self.pack_size}: must be from 16 to 2048")
         parse_seeds(self.seeds)
+        load_head_files(self.imports)
         parse_variants(self.variants, self.recipe.variant_defaults())
 
     @property
@@ -85,6 +98,11 @@ class SweepConfig:
     def variant_specs(self) -> tuple[VariantSpec, ...]:
         """Return the variants with their parameters resolved."""
         return parse_variants(self.variants, self.recipe.variant_defaults())
+
+    @property
+    def head_files(self) -> tuple[HeadFile, ...]:
+        """Return the files of heads, as they travel to workers."""
+        return load_head_files(self.imports)
 
     @property
     def seed_list(self) -> tuple[int, ...]:

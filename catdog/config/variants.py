@@ -7,7 +7,7 @@ each as its shortest number.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from catdog.config.head_registry import VARIANTS, Number, Variant
+from catdog.config.head_registry import Number, Variant, known_heads, load_installed_head
 from catdog.errors import UserError
 
 
@@ -26,17 +26,25 @@ class VariantSpec:
         return self.label.replace(":", "__")
 
 
-def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> VariantSpec:
+def parse_variant(
+    text: str, defaults: Mapping[str, Number] | None = None, heads: Mapping[str, Variant] | None = None
+) -> VariantSpec:
     """Resolve a label; `defaults` are the parameter defaults that the recipe sets (`lambda_divergence`).
+
+    `heads` are those that labels may name: by default all that this process knows or finds installed.
 
     Raises `UserError` for an unknown variant or parameter (listing the valid names), for a value out of range, and for
     a label that describes the same model as a simpler label of another variant.
     """
     defaults = defaults or {}
     name, colon, listing = text.partition(":")
-    if name not in VARIANTS:
-        raise UserError(f"unknown variant {name!r}: choose from {', '.join(VARIANTS)}")
-    variant = VARIANTS[name]
+    if heads is None:
+        if name not in known_heads():
+            load_installed_head(name)
+        heads = known_heads()
+    if name not in heads:
+        raise UserError(f"unknown variant {name!r}: choose from {', '.join(heads)}")
+    variant = heads[name]
     if colon and not listing:
         raise UserError(f"variant {text!r}: nothing follows the colon; add parameter=value or leave it out")
     given: dict[str, Number] = {}
@@ -49,7 +57,7 @@ def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> Va
             raise UserError(f"variant {text!r}: {key} is given twice; keep one")
         given[key] = parameters[key].parse(value, text)
     spec = _resolve(variant, given, defaults)
-    for other in VARIANTS.values():
+    for other in heads.values():
         twin = _as_variant(spec, other, defaults)
         if twin is not None and twin.label.count("=") < spec.label.count("="):
             raise UserError(f"variant {text!r} is the same model as {twin.label!r}: use that name")
@@ -59,7 +67,7 @@ def parse_variant(text: str, defaults: Mapping[str, Number] | None = None) -> Va
 def parse_variants(texts: tuple[str, ...], defaults: Mapping[str, Number] | None = None) -> tuple[VariantSpec, ...]:
     """Resolve a list of labels; raises `UserError` if it is empty or names a model twice."""
     if not texts:
-        raise UserError(f"no variants: name at least one of {', '.join(VARIANTS)}")
+        raise UserError(f"no variants: name at least one of {', '.join(known_heads())}")
     specs: dict[str, VariantSpec] = {}
     for text in texts:
         spec = parse_variant(text, defaults)

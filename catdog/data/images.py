@@ -11,16 +11,19 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from catdog.data.datasets.base import UInt8Array
 from catdog.errors import UserError, first_line
+from catdog.formatting import shorten
 
+Resize = Literal["squash", "crop"]
+"""How an image becomes square: squashed, or cropped to its centre."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What a camera, a browser or a drawing program writes. None of Pillow's other readers: EPS, for one, is a program that
 Ghostscript would run."""
@@ -76,10 +79,12 @@ class Photo(NamedTuple):
     """(side, side, 3)."""
     is_turned: bool
     """Whether its EXIF orientation differs from how its pixels are stored."""
+    size: tuple[int, int]
+    """Width and height of the stored pixels."""
 
 
-def read_photo(path: str, side: int) -> Photo:
-    """Decode a photo and squash it to `side` × `side`, antialiased, in RGB; raise `UserError` if that cannot be done.
+def read_photo(path: str, side: int, resize: Resize = "squash") -> Photo:
+    """Decode a photo and resize it to `side` × `side`, antialiased, in RGB; raise `UserError` if that cannot be done.
 
     simplejpeg gives the same pixels as Pillow (both use libjpeg-turbo) without copies that hold the GIL. Anything but
     an intact, upright colour JPEG of that size is left to Pillow, which also reports what is wrong with it.
@@ -88,18 +93,47 @@ def read_photo(path: str, side: int) -> Photo:
         with open(path, "rb", buffering=0) as file:
             data = file.read(_BLOCK)
         if simplejpeg.decode_jpeg_header(data)[:3] == (side, side, "YCbCr") and not _may_be_turned(data):
-            return Photo(simplejpeg.decode_jpeg(data, "RGB"), is_turned=False)
+            return Photo(simplejpeg.decode_jpeg(data, "RGB"), is_turned=False, size=(side, side))
     with _open(path) as image:
-        turn, turns_itself = _TURNS.get(_orientation(image)), _turns_itself(image)
-        rgb = _to_rgb(image, path)
-        if rgb.size != (side, side):
-            rgb = rgb.resize((side, side), Image.Resampling.BICUBIC)
-        if turn is not None and not turns_itself:
-            rgb = rgb.transpose(turn)
-        return Photo(np.asarray(rgb), is_turned=turn is not None)
+        return to_photo(image, path, side, resize)
 
 
-def read_trimap(path: str, side: int) -> UInt8Array:
+def to_photo(image: Image.Image, name: str, side: int, resize: Resize) -> Photo:
+    """Return an opened image as `read_photo` does; `name` is what a `UserError` calls it."""
+    turn, turns_itself, size = _TURNS.get(_orientation(image)), _turns_itself(image), image.size
+    rgb = _square(_to_rgb(image, name), side, resize, Image.Resampling.BICUBIC)
+    if turn is not None and not turns_itself:
+        rgb = rgb.transpose(turn)
+    return Photo(np.asarray(rgb), turn is not None, size)
+
+
+def read_mask(path: str, photo: Photo, resize: Resize) -> UInt8Array:
+    """Return the mask of an object as a trimap (1 object, 2 background) of its photo; raise `UserError` if it is none.
+
+    A mask has two values, 0 for the background, and as many pixels as the photo.
+    """
+    side = photo.pixels.shape[0]
+    with _open(path) as image:
+        if image.size != photo.size:
+            raise UserError(
+                f"{path}: {image.width} × {image.height} pixels, its image has {photo.size[0]} × {photo.size[1]}: "
+                "save the mask of the whole image"
+            )
+        opaque = image.convert(image.mode[:-1]) if image.mode in ("LA", "PA", "RGBA") else image
+        values = np.asarray(opaque)
+        if values.ndim == 3:
+            values = values @ np.array([1, 1 << 8, 1 << 16])
+        found = np.unique(values)
+        if len(found) > 2 or (len(found) == 2 and found[0] != 0):
+            raise UserError(
+                f"{path}: a mask has two values, 0 for the background, found {shorten(', '.join(map(str, found)))}: "
+                "save it as PNG with two values"
+            )
+        trimap = Image.fromarray(np.where(values != 0, 1, 2).astype(np.uint8))
+        return np.asarray(_square(trimap, side, resize, Image.Resampling.NEAREST))
+
+
+def read_trimap(path: str, side: int, resize: Resize = "squash") -> UInt8Array:
     """Return a trimap (1 animal, 2 background, 3 border), resized to (side, side); raise `UserError` for other values.
 
     A palette only colours the values for viewing.
@@ -118,7 +152,7 @@ def read_trimap(path: str, side: int) -> UInt8Array:
                 "correct the file or remove it"
             )
         trimap = Image.fromarray(values.astype(np.uint8))
-        return np.asarray(trimap.resize((side, side), Image.Resampling.NEAREST))
+        return np.asarray(_square(trimap, side, resize, Image.Resampling.NEAREST))
 
 
 def photo_digest(path: str) -> str:
@@ -181,6 +215,14 @@ def _orientation(image: Image.Image) -> int:
 def _turns_itself(image: Image.Image) -> bool:
     """Return whether Pillow turns an image as it decodes it."""
     return image.format == "TIFF"
+
+
+def _square(image: Image.Image, side: int, resize: Resize, resampling: Image.Resampling) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    if resize == "crop":
+        return ImageOps.fit(image, (side, side), resampling)
+    return image.resize((side, side), resampling)
 
 
 def _to_rgb(image: Image.Image, path: str) -> Image.Image:

@@ -49,6 +49,8 @@ class Pack:
     """uint8: 1 animal, 2 background, 3 border."""
     trimap_images_T: torch.Tensor
     """int64: the image that each trimap belongs to."""
+    is_validation_N: torch.Tensor | None = None
+    """bool; None if each run draws its own validation split."""
 
     @property
     def trimaps(self) -> Trimaps:
@@ -80,6 +82,8 @@ def write_pack(source: Source, path: Path) -> None:
         "trimap_images": trimap_images.astype(np.int64),
         "is_test": source.is_test.astype(np.uint8),
     }
+    if source.is_validation is not None:
+        small["is_validation"] = source.is_validation.astype(np.uint8)
     large = {"images": (count, size, size, 3), "trimaps": (len(trimap_images), size, size)}
     head, places = _lay_out(
         {name: (np.dtype(np.uint8), shape) for name, shape in large.items()}
@@ -144,7 +148,7 @@ def open_pack(path: Path) -> Pack:
     """Open a pack without reading its images; raise `UserError` if the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata()
+            header, names = file.metadata(), set(file.keys())
             return Pack(
                 dataset=header["dataset"],
                 fingerprint=header["fingerprint"],
@@ -153,6 +157,7 @@ def open_pack(path: Path) -> Pack:
                 images_NSSC=file.get_tensor("images"),
                 labels_N=file.get_tensor("labels"),
                 is_test_N=file.get_tensor("is_test").bool(),
+                is_validation_N=file.get_tensor("is_validation").bool() if "is_validation" in names else None,
                 trimaps_TSS=file.get_tensor("trimaps"),
                 trimap_images_T=file.get_tensor("trimap_images"),
             )

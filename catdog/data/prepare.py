@@ -3,12 +3,14 @@
 A pack is made once, by whoever needs it first, and stored for the others.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import Source, dataset_pointer, pack_key, trimaps_key
-from catdog.data.datasets.registry import find_entry, open_dataset
+from catdog.data.datasets.registry import DATASETS, check_dataset, find_entry
+from catdog.data.split import VALIDATION_SHARE, split_images
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import ReportProgress, shorten
 from catdog.storage import Store
@@ -23,12 +25,40 @@ class DatasetInfo:
     name: str
     fingerprint: str
     trainval_images: int
+    validation_images: int | None = None
+    """Of these; None in stores of the first version, where a fifth were."""
+    title: str | None = None
+    """What a report calls it; None: its name."""
+    class_noun: str = "breed"
+    """What a report calls a class."""
+    test_share: float | None = None
+    """The share of the images that was drawn as the test split; None: the dataset came with one."""
+
+    @classmethod
+    def of(cls, source: Source) -> "DatasetInfo":
+        """Return what is known of an opened dataset."""
+        split = split_images(source.labels, source.is_test, 0, is_validation=source.is_validation)
+        validation, trainval = len(split.validation), len(split.train) + len(split.validation)
+        title, noun, share = source.title, source.class_noun, source.test_share
+        return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share)
+
+    @property
+    def train_images(self) -> int:
+        """Return how many images there are to train on."""
+        if self.validation_images is None:
+            return self.trainval_images - round(VALIDATION_SHARE * self.trainval_images)
+        return self.trainval_images - self.validation_images
 
 
 def expected_dataset(config: SweepConfig) -> DatasetInfo:
-    """Return what is known about the sweep's dataset before it is available."""
-    entry = find_entry(config.recipe.dataset)
-    return DatasetInfo(entry.name, "not here yet", entry.trainval_images)
+    """Return what is known about the sweep's dataset before it is available; raise `UserError` if it cannot come."""
+    entry = find_entry(config)
+    if entry.download is None:
+        raise UserError(f"--dataset {config.recipe.dataset}: the store has no dataset of this name: {_REMEDY}")
+    return DatasetInfo(entry.name, "not here yet", entry.trainval_images or 0)
+
+
+_REMEDY = "put it there with jobs/prepare.py --dataset folder:DIR --name NAME --store URL"
 
 
 def stored_dataset(config: SweepConfig, store: Store) -> DatasetInfo | None:
@@ -37,46 +67,74 @@ def stored_dataset(config: SweepConfig, store: Store) -> DatasetInfo | None:
     Raises:
         UserError: what the store says of the dataset is damaged.
     """
-    key = dataset_pointer(config.recipe.dataset)
+    pointer = find_entry(config).pointer
+    info = None if pointer is None else _named(store, pointer)
+    return info if info is not None and is_stored(store, pack_key(info.fingerprint)) else None
+
+
+def _named(store: Store, name: str) -> DatasetInfo | None:
+    key = dataset_pointer(name)
     try:
-        dataset = from_fields(DatasetInfo, read_json(store.get(key)))
+        info = from_fields(DatasetInfo, read_json(store.get(key)))
     except NotFoundError:
         return None
     except ValueError as error:
         raise UserError(f"{key} is damaged ({error}): delete it, then run prepare.py") from None
-    if dataset.name != config.recipe.dataset:
-        raise UserError(f"{key} is about {shorten(dataset.name)!r}: delete it, then run prepare.py")
-    return dataset if is_stored(store, pack_key(dataset.fingerprint)) else None
+    if name in DATASETS and info.name != name:
+        raise UserError(f"{key} is about {shorten(info.name)!r}: delete it, then run prepare.py")
+    return info
 
 
 def find_dataset(config: SweepConfig, store: Store) -> tuple[DatasetInfo | None, Source | None]:
     """Return a sweep's dataset and, if this machine has the images, their source. Writes and downloads nothing.
 
-    This machine (`open_dataset`) takes precedence over the store (where `jobs/prepare.py` put a pack).
+    This machine takes precedence over the store (where `jobs/prepare.py` put a pack).
     """
-    source = open_dataset(config)
-    if source is None:
-        return stored_dataset(config, store), None
-    return DatasetInfo(source.dataset, source.fingerprint, int((~source.is_test).sum())), source
+    source = check_dataset(config).open()
+    return (stored_dataset(config, store), None) if source is None else (DatasetInfo.of(source), source)
 
 
-def prepare_dataset(config: SweepConfig, store: Store, report_progress: ReportProgress) -> DatasetInfo:
-    """Make sure that the store holds the pack of the sweep's dataset, downloading the images as a last resort."""
+def prepare_dataset(
+    config: SweepConfig, store: Store, report_progress: ReportProgress, name: str | None = None
+) -> DatasetInfo:
+    """Make sure that the store holds the pack of the sweep's dataset, downloading the images as a last resort.
+
+    Under `name` the store then knows it as the dataset `store:NAME`.
+
+    Raises:
+        UserError: the dataset is nowhere, or the name is taken by another one.
+    """
     dataset, source = find_dataset(config, store)
     if dataset is None:
-        entry = find_entry(config.recipe.dataset)
-        if entry.download is None:
-            raise UserError(f"--data-root: {entry.title} is neither on this machine nor in the store; give its folder")
+        entry = find_entry(config)
+        expected_dataset(config)
         report_progress(f"{entry.title} is neither on this machine nor in the store: downloading it")
-        entry.download(entry.downloaded)
+        assert entry.download is not None
+        entry.download()
         dataset, source = find_dataset(config, store)
     assert dataset is not None
     if source is not None:
         _store_pack(source, store, report_progress)
-        pointer, content = dataset_pointer(dataset.name), to_json(dataset)
-        if not store.exists(pointer) or store.get(pointer) != content:
-            store.put(pointer, content)
+    pointer = name or (None if source is None else find_entry(config).pointer)
+    if pointer is not None:
+        known = _named(store, pointer)
+        if name is not None and known is not None and known.fingerprint != dataset.fingerprint:
+            raise UserError(
+                f"--name {name}: the store has another dataset of this name ({known.fingerprint}, not "
+                f"{dataset.fingerprint}): choose another name"
+            )
+        if known != dataset:
+            store.put(dataset_pointer(pointer), to_json(dataset))
     return dataset
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise `UserError` for a name that cannot be one of `store:NAME`."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in DATASETS:
+        raise UserError(
+            f"--name {shorten(name)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
+            f"{' and '.join(known for known in DATASETS if ':' not in known)} are taken"
+        )
 
 
 def _store_pack(source: Source, store: Store, report_progress: ReportProgress) -> None:

@@ -27,34 +27,47 @@ class Split:
 
 
 def split_images(
-    labels: IntArray, is_test: npt.NDArray[np.bool_], split_seed: int, limit_images: int | None = None
+    labels: IntArray,
+    is_test: npt.NDArray[np.bool_],
+    split_seed: int,
+    limit_images: int | None = None,
+    is_validation: npt.NDArray[np.bool_] | None = None,
 ) -> Split:
     """Split trainval by class (stratified, largest remainders) into 80 % train and 20 % validation.
 
     On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test split is the official one. `limit_images` caps
-    the size of each split, spread evenly over the classes.
+    the size of each split, spread evenly over the classes. A dataset may come with its own validation split.
     """
-    trainval = np.flatnonzero(~is_test)
-    classes, counts = np.unique(labels[trainval], return_counts=True)
-    sizes = validation_sizes(counts)
-    generator = np.random.default_rng(split_seed)
-    train, validation = [], []
-    for label, size in zip(classes, sizes, strict=True):
-        images = generator.permutation(trainval[labels[trainval] == label])
-        validation.append(images[:size])
-        train.append(images[size:])
-    splits = (np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test))
+    if is_validation is None:
+        trainval = np.flatnonzero(~is_test)
+        validation, train = draw(trainval, labels, VALIDATION_SHARE, np.random.default_rng(split_seed))
+    else:
+        validation, train = np.flatnonzero(is_validation), np.flatnonzero(~is_test & ~is_validation)
+    splits = (train, validation, np.flatnonzero(is_test))
     return Split(*(np.sort(_spread(split, labels, limit_images)) for split in splits))
 
 
-def validation_sizes(counts: IntArray) -> IntArray:
-    """Return how many of each class's trainval images go to validation."""
-    total = round(VALIDATION_SHARE * counts.sum())
+def draw(
+    indices: IntArray, labels: IntArray, share: float, generator: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Draw a share of some images, stratified by class; returns those drawn and the rest."""
+    classes, counts = np.unique(labels[indices], return_counts=True)
+    drawn, rest = [], []
+    for label, size in zip(classes, stratified_sizes(counts, share), strict=True):
+        images = generator.permutation(indices[labels[indices] == label])
+        drawn.append(images[:size])
+        rest.append(images[size:])
+    return np.concatenate(drawn), np.concatenate(rest)
+
+
+def stratified_sizes(counts: IntArray, share: float) -> IntArray:
+    """Return how many images of each class make up a share of all: by largest remainders, but one of each at least."""
+    total = round(share * counts.sum())
     quotas = counts * total / counts.sum()
     sizes: IntArray = np.floor(quotas).astype(np.int64)
     by_remainder = np.argsort(-(quotas - sizes), kind="stable")
     sizes[by_remainder[: total - sizes.sum()]] += 1
-    return sizes
+    return np.maximum(sizes, 1)
 
 
 def _spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from catdog.config.head_registry import HEAD_CLASSES
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.models.backbones.build import build_backbone, feature_shape
 
@@ -49,9 +50,11 @@ class PetNet(nn.Module):
 
 def build_head(variant: VariantSpec, in_channels: int, num_classes: int) -> nn.Module:
     """Return a variant's head, with weights drawn from torch's global generator."""
-    module_name, class_name = variant.head.split(".")
-    head_class = getattr(importlib.import_module(f"catdog.models.heads.{module_name}"), class_name)
-    head: nn.Module = head_class(in_channels, num_classes, **variant.arguments)
+    head_class = HEAD_CLASSES.get(variant.head)
+    if head_class is None:
+        module_name, class_name = variant.head.split(".")
+        head_class = getattr(importlib.import_module(f"catdog.models.heads.{module_name}"), class_name)
+    head: nn.Module = head_class(in_channels=in_channels, num_classes=num_classes, **variant.arguments)
     return head
 
 

@@ -99,10 +99,11 @@ def table_markdown(content: ReportContent) -> str:
     lines = [
         f"# {markdown(manifest.run)}",
         "",
-        f"{markdown(recipe.dataset)}, {markdown(recipe.backbone)} "
+        f"{markdown(manifest.data_title)}, {markdown(recipe.backbone)} "
         f"({markdown(recipe.weights)}{', frozen' if recipe.freeze else ''}), "
         f"{recipe.image_size} px, {recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over "
-        "n seeds. The best run is a maximum over n, chosen by validation.",
+        "n seeds. The best run is a maximum over n, chosen by validation."
+        + (f" {manifest.data.note}" if manifest.data and manifest.data.note else ""),
         "",
         *(
             f"- {markdown(contrast.verdict)}"

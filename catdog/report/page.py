@@ -70,6 +70,7 @@ def build_page(
         running=running,
         refreshed_at=readable_time(refreshed_at or now()) if running else None,
         noun=manifest.class_noun,
+        data_note=manifest.data and manifest.data.note,
         subject=manifest.subject,
         nouns=plural(manifest.class_noun),
         counts=content.run_status.counts,
@@ -139,7 +140,8 @@ def _setting(content: ReportContent) -> str:
     recipe = content.run_status.manifest.identity.recipe
     frozen = ", frozen" if recipe.freeze else ""
     weights = "from scratch" if recipe.weights == "none" else recipe.weights
-    return f"{recipe.dataset}, {recipe.backbone} ({weights}{frozen}), {recipe.image_size} px, {recipe.epochs} epochs"
+    title = content.run_status.manifest.data_title
+    return f"{title}, {recipe.backbone} ({weights}{frozen}), {recipe.image_size} px, {recipe.epochs} epochs"
 
 
 def _accuracies(content: ReportContent) -> list[Picture]:

@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from catdog.config.head_registry import VARIANTS, Variant, known_heads
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant
@@ -95,6 +96,15 @@ class DataDescription:
     test_share: float | None
     """The share of the images drawn as Test; None if the dataset has a Test split of its own."""
 
+    @property
+    def note(self) -> str | None:
+        """Return a sentence on a Test split that was drawn; None if the dataset came with one."""
+        if self.test_share is None:
+            return None
+        return (
+            f"Test was drawn from the images once ({self.test_share:.0%} of each class), since they came without one."
+        )
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -115,6 +125,13 @@ class Manifest:
     """The commit of the code, or the hash of its folder (`provenance.code_version`)."""
     data: DataDescription | None = None
     """None in runs of the first version, which were all of breeds."""
+    heads: Mapping[str, Variant] = field(default_factory=dict)
+    """The heads that are not of the package, so that labels are read without their code."""
+
+    @property
+    def data_title(self) -> str:
+        """Return what a report calls the data."""
+        return self.identity.recipe.dataset if self.data is None else self.data.title
 
     @property
     def class_noun(self) -> str:
@@ -133,7 +150,7 @@ class Manifest:
 
     def spec(self, label: str) -> VariantSpec:
         """Return the variant of a label, resolved with the recipe's defaults."""
-        return parse_variant(label, self.identity.recipe.variant_defaults())
+        return parse_variant(label, self.identity.recipe.variant_defaults(), VARIANTS | dict(self.heads))
 
     def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...], command: tuple[str, ...]) -> "Manifest":
         """Return the manifest extended by these variants × seeds, requested by `command`."""
@@ -187,7 +204,13 @@ def read_manifest(store: Store, run: str) -> Manifest | None:
     return manifest
 
 
-def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity, command: tuple[str, ...]) -> Manifest:
+def plan_run(
+    existing: Manifest | None,
+    config: SweepConfig,
+    identity: Identity,
+    command: tuple[str, ...],
+    data: DataDescription | None = None,
+) -> Manifest:
     """Return the manifest of a new run, or the existing one extended by what `config` requests.
 
     Raises:
@@ -205,10 +228,19 @@ def plan_run(existing: Manifest | None, config: SweepConfig, identity: Identity,
             commands=(),
             versions=package_versions(),
             code=code_version(),
+            data=data,
         )
     elif differences := existing.identity.differences(identity):
         raise UserError(
             f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
             "choose another --run, or the same settings"
         )
-    return existing.extended(labels, config.seed_list, command)
+    heads = {one.name: known_heads()[one.name] for one in config.variant_specs if one.name not in VARIANTS}
+    for name, head in heads.items():
+        if existing.heads.get(name, head) != head:
+            raise UserError(
+                f"run {config.run_name!r} has another head {name!r}, with other parameters: choose another --run, or "
+                "name the head otherwise"
+            )
+    extended = existing.extended(labels, config.seed_list, command)
+    return dataclasses.replace(extended, heads={**existing.heads, **heads})

@@ -104,6 +104,10 @@ class RunPaths:
         """Return the key of a launch record."""
         return f"{self.launches}{name}.json"
 
+    def head_file(self, digest: str, name: str) -> str:
+        """Return the key of a file of imported code."""
+        return f"{self.run}/imports/{digest}/{name}"
+
     @property
     def canary(self) -> str:
         """Return the key of the doctor's measurements."""

@@ -35,6 +35,7 @@ def run_canary(
     report_progress: ReportProgress = lambda message: None,
 ) -> Canary:
     """Run a short trial of each variant in this process; an error in one is recorded, and the others still run."""
+    context.load_heads()
     identity = context.identity
     with naming_the_card(context.gpus_per_trial):
         device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)

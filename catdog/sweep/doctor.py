@@ -104,10 +104,11 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
     try:
         store = location.open()
         dataset, source = find_dataset(config, store)
+        dataset or expected_dataset(config)
     except (UserError, StoreError) as error:
         return Check("data", "fault", first_line(error)), None
     if dataset is None:
-        title = find_entry(config.recipe.dataset).title
+        title = find_entry(config).title
         missing = Check(
             "data", "warning", f"{title} is neither here nor in the store: it will be downloaded",
             f"python jobs/prepare.py {config.preset} --store {location.url} --data-root DIR",
@@ -118,8 +119,8 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
     packed = "packed in the store" if is_stored(store, pack_key(dataset.fingerprint)) else "not packed yet"
     found = Check(
         "data", "ok",
-        f"{dataset.name} {dataset.fingerprint} on {where}{total}, {dataset.trainval_images:,} of them to learn from; "
-        f"{packed}",
+        f"{config.recipe.dataset} {dataset.fingerprint} on {where}{total}, {dataset.trainval_images:,} of them to "
+        f"learn from; {packed}",
     )  # fmt: skip
     return found, dataset
 
@@ -127,5 +128,5 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
 def _cache_bytes(config: SweepConfig, dataset: DatasetInfo | None) -> int:
     """Return roughly how many bytes a node caches: all images, and as much again for a frozen backbone's features."""
     trainval_images = (dataset or expected_dataset(config)).trainval_images
-    pack = 2 * trainval_images * find_entry(config.recipe.dataset).image_side ** 2 * 3
+    pack = 2 * trainval_images * (find_entry(config).image_side or config.pack_size) ** 2 * 3
     return 2 * pack if config.recipe.freeze else pack

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
 from catdog.config.sweep_options import SweepConfig
@@ -19,7 +20,7 @@ from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
-from catdog.runs.manifest import Identity, PlannedTrial, plan_run, read_manifest, result_format
+from catdog.runs.manifest import DataDescription, Identity, PlannedTrial, plan_run, read_manifest, result_format
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
@@ -67,11 +68,11 @@ def resolve_run(
     With precision `auto` an existing run keeps its own, and a new one gets that of `device_precision`. `check_weights`
     is called with the sha256 of a weights file (or None) before any time is spent on the data.
     """
-    warn_of_enlarged_images(config.recipe)
+    warn_of_enlarged_images(config)
     digest = weights_digest(config.recipe.weights)
     check_weights(digest)
     dataset = find_dataset()
-    recipe = config.recipe
+    recipe = dataclasses.replace(config.recipe, dataset=dataset.name)
     if recipe.precision == "auto":
         existing = read_manifest(store, config.run_name)
         precision = existing.identity.recipe.precision if existing else device_precision()
@@ -85,7 +86,8 @@ def resolve_run(
 
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
     """Return the plan; raises `UserError` if the run exists with another identity."""
-    manifest = plan_run(read_manifest(store, config.run_name), config, run.identity, command)
+    description = DataDescription(run.dataset.title or run.dataset.name, run.dataset.class_noun, run.dataset.test_share)
+    manifest = plan_run(read_manifest(store, config.run_name), config, run.identity, command, description)
     run_status = read_run_status(store, manifest)
     over = {trial.planned for trial in run_status.trials if trial.status in ("complete", "diverged")}
     requested = tuple(PlannedTrial(spec, seed) for seed in config.seed_list for spec in config.variant_specs)
@@ -95,8 +97,7 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
 
 def count_train_images(recipe: Recipe, dataset: DatasetInfo) -> int:
     """Return how many images an epoch trains on."""
-    train = dataset.trainval_images - round(VALIDATION_SHARE * dataset.trainval_images)
-    return min(train, recipe.limit_images or train)
+    return min(dataset.train_images, recipe.limit_images or dataset.train_images)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,9 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "trials": f"{len(plan.requested)}",
         "cached": f"{len(plan.requested) - len(plan.pending)}",
         "to run": f"{len(plan.pending)}",
-        "data": f"{here.name} {here.fingerprint}" if here else f"{run.dataset.name}: not here, will be downloaded",
+        "data": f"{config.recipe.dataset} {here.fingerprint}"
+        if here
+        else f"{config.recipe.dataset}: not here, will be downloaded",
         "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs "
         f"× {plan.train_images:,} images)",
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
@@ -192,6 +195,10 @@ def _check_here(config: SweepConfig, store: Store) -> None:
         from catdog.models.backbones.build import check_backbone  # imports torch, which no preset's own backbone needs
 
         check_backbone(recipe.backbone, local_weights(recipe.weights), recipe.image_size)
+    if any(spec.name not in VARIANTS for spec in config.variant_specs):
+        from catdog.models.head_contract import check_external_heads
+
+        check_external_heads(config.variant_specs)
 
 
 def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:

@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets.registry import check_data_root
+from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, now
@@ -59,7 +59,7 @@ def run_sweep(
     def report_progress(message: str) -> None:
         console.print(message, soft_wrap=True)
 
-    check_data_root(config)  # before anything starts
+    check_dataset(config).check()  # before anything starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()
@@ -90,7 +90,7 @@ def run_sweep(
                 cluster.start()
                 context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
                 _prepare(context, cluster, console)
-            _put_manifest(store, plan)
+            _put_manifest(store, plan, config)
             _report_pending(plan, cluster.slots, report_progress)
             if plan.pending:
                 with refresh_report(store, config.run_name, refresh):
@@ -104,8 +104,10 @@ def run_sweep(
 
 def _check_backbone(config: SweepConfig, digest: str | None) -> None:
     from catdog.models.backbones.build import check_backbone  # imports torch, while Ray starts
+    from catdog.models.head_contract import check_external_heads
 
     check_backbone(config.recipe.backbone, local_weights(config.recipe.weights, digest), config.recipe.image_size)
+    check_external_heads(config.variant_specs)
 
 
 def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> None:
@@ -119,8 +121,12 @@ def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> 
         report_progress(f"all {len(plan.requested)} trials are already done")
 
 
-def _put_manifest(store: Store, plan: Plan) -> None:
-    store.put(RunPaths(plan.run_status.manifest.run).manifest, plan.run_status.manifest.to_json())
+def _put_manifest(store: Store, plan: Plan, config: SweepConfig) -> None:
+    paths = RunPaths(config.run_name)
+    for file in config.head_files:
+        for name, source in file.sources.items():
+            store.put(paths.head_file(file.digest, name), source.encode())
+    store.put(paths.manifest, plan.run_status.manifest.to_json())
 
 
 def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:

@@ -36,6 +36,7 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
         from catdog.trial.setup import prepare_process
 
         try:
+            context.load_heads()
             deterministic = context.identity.recipe.deterministic
             with naming_the_card(context.gpus_per_trial):
                 device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
@@ -60,6 +61,7 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
 
     recipe = context.identity.recipe
     try:
+        context.load_heads()
         variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
         store = context.location.open()
     except UserError as mistake:  # it would recur, and cannot be recorded from here

@@ -1,14 +1,19 @@
 """What all trials of a run share, as plain values to send to workers."""
 
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from catdog.config.head_files import HeadFile, load_head_files
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.storage import StoreLocation
+from catdog.system.private_folders import node_cache
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class RunContext:
     """Share of a GPU and of its memory that a trial may use; 0 trains on the CPU."""
     checkpoint_seconds: float = 60.0
     keep_weights: Literal["none", "best", "all"] = "none"
+    head_files: tuple[HeadFile, ...] = ()
+    """The code of heads from outside the package."""
 
     @classmethod
     def of(
@@ -40,8 +47,29 @@ class RunContext:
             gpus_per_trial=gpus_per_trial,
             checkpoint_seconds=config.checkpoint_seconds,
             keep_weights=config.keep_weights,
+            head_files=config.head_files,
         )
+
+    def load_heads(self) -> None:
+        """Make the heads from outside the package known in this process, from a copy on this node."""
+        load_head_files([str(_written(file) / file.name) for file in self.head_files])
 
     def trial_paths(self, variant: VariantSpec, seed: int) -> TrialPaths:
         """Return the keys of one trial."""
         return RunPaths(self.run).trial(variant.folder, seed)
+
+
+def _written(file: HeadFile) -> Path:
+    """Return this node's folder with a file of heads and its local modules; it never changes once it is there."""
+    folder = node_cache() / "heads" / file.digest
+    if not folder.is_dir():
+        folder.parent.mkdir(exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+        for inside, source in file.sources.items():
+            (scratch / inside).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / inside).write_text(source, encoding="utf-8")
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process was quicker
+            shutil.rmtree(scratch)
+    return folder

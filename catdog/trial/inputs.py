@@ -87,7 +87,8 @@ def load_inputs(
     """
     identity, recipe = context.identity, context.identity.recipe
     pack = _open_pack_on(fetch_or_make(context.location.open(), pack_key(identity.fingerprint)), device)
-    split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images)
+    given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
+    split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images, given)
     normalise = normalisation(recipe.backbone, recipe.weights)
     images = ImageBatches(
         pack,

@@ -29,7 +29,6 @@ def toy_source(with_trimaps: bool = True) -> Source:
         fingerprint="0123456789abcdef",
         size=SIZE,
         classes=("Abyssinian", "beagle", "chat-tigré"),
-        species=("cat", "dog", "cat"),
         names=tuple(f"image_{i}" for i in range(COUNT)),
         labels=np.arange(COUNT, dtype=np.int64) % 3,
         is_test=np.arange(COUNT) >= 6,

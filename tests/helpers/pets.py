@@ -1,5 +1,6 @@
-"""A small dataset in the layout of Oxford-IIIT Pet."""
+"""Small datasets: in the layout of Oxford-IIIT Pet, and as plain files of images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -19,4 +20,13 @@ def make_pets(folder: Path, breeds: int = 3, images: int = 12) -> Path:
             Image.new("RGB", (64, 48), colour).save(folder / "images" / f"{name}_{number}.jpg")
     for part, lines in lists.items():
         (folder / "annotations" / f"{part}.txt").write_text("#header\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def make_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] = (40, 30)) -> Path:
+    """Write images 0.png, 1.png, ... into folders: how many into which (`cat`, `train/cat`). All images differ."""
+    for number, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            Image.new("RGB", size, (60 * number % 256, index % 256, 128)).save(folder / name / f"{index}.png")
     return folder

@@ -26,18 +26,24 @@ class Source:
     """Side of the packed images, in pixels."""
     classes: tuple[str, ...]
     """Names of the K classes, by label."""
-    species: tuple[str, ...]
-    """`cat` or `dog` for each breed."""
     names: tuple[str, ...]
     """Names of the N images."""
     labels: IntArray
     """Class of each image, shape (N,)."""
     is_test: npt.NDArray[np.bool_]
-    """Whether an image belongs to the official test split, shape (N,)."""
+    """Whether an image belongs to the test split, shape (N,)."""
     has_trimap: npt.NDArray[np.bool_]
-    """Whether the outline of the animal is known, shape (N,)."""
+    """Whether the outline of the object is known, shape (N,)."""
     read: Callable[[int], tuple[UInt8Array, UInt8Array | None]]
-    """Index → image (size, size, 3) and its trimap (size, size; 1 animal, 2 background, 3 border) or None."""
+    """Index → image (size, size, 3) and its trimap (size, size; 1 object, 2 background, 3 border) or None."""
+    title: str = "images"
+    """What a report calls the dataset."""
+    class_noun: str = "class"
+    """What a report calls a class."""
+    is_validation: npt.NDArray[np.bool_] | None = None
+    """Whether an image belongs to the validation split, shape (N,); None: that is drawn from the rest by each run."""
+    test_share: float | None = None
+    """The share of the images that was drawn as the test split; None: the dataset came with one."""
 
 
 def dataset_prefix(fingerprint: str) -> str:

@@ -47,12 +47,13 @@ def open_drawn() -> Source:
         fingerprint=hashlib.sha256(description.encode()).hexdigest()[:16],
         size=SIZE,
         classes=tuple(f"{coat} {ears} {species}" for species, ears, coat in BREEDS),
-        species=tuple(species for species, _, _ in BREEDS),
         names=tuple(f"drawn_{index:04d}" for index in range(len(is_test))),
         labels=labels,
         is_test=is_test,
         has_trimap=np.ones(len(is_test), dtype=bool),
         read=read,
+        title="drawn pets",
+        class_noun="breed",
     )
 
 

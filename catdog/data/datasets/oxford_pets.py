@@ -18,15 +18,13 @@ import numpy as np
 
 from catdog.data.datasets.base import Source, UInt8Array
 from catdog.data.datasets.folders import NOTHING, describe_folder, files_by_name, same_name
-from catdog.data.images import photo_digest, read_photo, read_trimap, trimap_digest
-from catdog.data.split import validation_sizes
+from catdog.data.images import Resize, photo_digest, read_photo, read_trimap, trimap_digest
 from catdog.errors import UserError
 from catdog.formatting import shorten
 from catdog.system.process import map_on_cores
 
 DATASET = "oxford-iiit-pet"
 OFFICIAL_COUNTS = {"trainval": 3680, "test": 3669}
-PACKED_SIZE = 256
 _PACK_VERSION = 1
 
 
@@ -39,8 +37,8 @@ class ListedImage:
     species: str
 
 
-def open_oxford(root: Path) -> Source:
-    """Return the dataset below `root` after checking its lists; raise `UserError` naming what is missing."""
+def open_oxford(root: Path, size: int = 256, resize: Resize = "squash") -> Source:
+    """Return the dataset below `root`, to be packed at `size` pixels; raise `UserError` naming what is missing."""
     root = dataset_folder(root)
     listing = {split: _read_list(root, split) for split in OFFICIAL_COUNTS}
     images = [*listing["trainval"], *listing["test"]]
@@ -53,26 +51,27 @@ def open_oxford(root: Path) -> Source:
     trimaps = _find_trimaps(root / "annotations" / "trimaps", images)
 
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
-        photo, trimap = read_photo(photos[index], PACKED_SIZE), trimaps[index]
+        photo, trimap = read_photo(photos[index], size, resize), trimaps[index]
         if trimap is None:
             return photo.pixels, None
         if photo.is_turned:
             raise UserError(
                 f"{photos[index]}: turned by its EXIF orientation, which its trimap may not be: save both upright"
             )
-        return photo.pixels, read_trimap(trimap, PACKED_SIZE)
+        return photo.pixels, read_trimap(trimap, size, resize)
 
     return Source(
         dataset=DATASET,
-        fingerprint=_fingerprint(images, photos, trimaps),
-        size=PACKED_SIZE,
+        fingerprint=_fingerprint(images, photos, trimaps, f"{size}{' crop' * (resize == 'crop')}"),
+        size=size,
         classes=tuple(breeds[label][0] for label in range(len(breeds))),
-        species=tuple(breeds[label][1] for label in range(len(breeds))),
         names=tuple(image.name for image in images),
         labels=np.array([image.label for image in images], dtype=np.int64),
         is_test=np.repeat([False, True], [len(listing["trainval"]), len(listing["test"])]),
         has_trimap=np.array([trimap is not None for trimap in trimaps]),
         read=read,
+        title="Oxford-IIIT Pet",
+        class_noun="breed",
     )
 
 
@@ -188,13 +187,12 @@ def _check_breeds(root: Path, trainval: list[ListedImage], breeds: dict[int, tup
                 "class is named by its first image up to the last underscore, as in Maine_Coon_12: rename the images"
             )
     counts = np.bincount([image.label for image in trainval])
-    sizes = validation_sizes(counts)
-    poor = np.flatnonzero((sizes == 0) | (sizes == counts)).tolist()
+    poor = np.flatnonzero(counts < 2).tolist()
     if poor:
         breed, count = breeds[poor[0]][0], counts[poor[0]]
         raise UserError(
             f"{root / 'annotations' / 'trainval.txt'}: {breed} has too few images ({count}) to be split into training "
-            "and validation: list five or more, or remove the breed"
+            "and validation: list two or more, or remove the breed"
         )
 
 
@@ -227,9 +225,9 @@ def _find_trimaps(folder: Path, images: list[ListedImage]) -> list[str | None]:
     return trimaps
 
 
-def _fingerprint(images: list[ListedImage], photos: list[str], trimaps: list[str | None]) -> str:
+def _fingerprint(images: list[ListedImage], photos: list[str], trimaps: list[str | None], packing: str) -> str:
     """Hash the lists, and the names and contents of the images and trimaps, in order."""
-    digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {PACKED_SIZE}\n".encode())
+    digest = hashlib.sha256(f"{DATASET} pack {_PACK_VERSION} {packing}\n".encode())
     for image in images:
         digest.update(f"{image.name} {image.label} {image.species}\n".encode())
     names = [image.name for image in images]

@@ -1,114 +1,177 @@
-"""The datasets that a sweep can name; other code knows them only through these entries.
+"""The datasets that `--dataset` can name; other code knows them only through these entries.
 
-To add a dataset, write a function that returns a `Source` in a file beside this one, and add an entry to `DATASETS`.
+To add a dataset, write a function that returns a `Source` in a file beside this one, and a function here that makes its
+entry, with a line in `DATASETS`.
 """
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets import drawn, oxford_pets
+from catdog.data.datasets import csv_file, drawn, image_folder, oxford_pets, torchvision_set
 from catdog.data.datasets.base import Source
+from catdog.data.datasets.labelled_images import DATASET as IMAGES
+from catdog.data.datasets.labelled_images import Packing
 from catdog.errors import UserError
 from catdog.formatting import shorten
 from catdog.system.private_folders import node_cache
 
 logger = logging.getLogger(__name__)
 
+PACKING_OPTIONS = ("test_share", "pack_size", "resize")
+_OWN_TEST = {"test_share": "has a test split of its own"}
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One dataset: its names, its size, and how to open it, from code or from files."""
+    """One dataset as a sweep's options name it: what is known of it, and how to open it on this machine."""
 
     name: str
-    """Name in `--dataset` and in the store."""
+    """Name in a run's identity."""
     title: str
     """Name in messages."""
-    trainval_images: int
-    """Number of trainval images, known before the dataset is available."""
-    image_side: int
-    """Side of the packed images, in pixels."""
-    make: Callable[[], Source] | None = None
-    """Opens a dataset that is made in code."""
-    open_folder: Callable[[Path], Source] | None = None
-    """Opens the files below a folder."""
-    find_folder: Callable[[Path], Path] | None = None
-    """Finds the files' folder in the folder that a user names, reading nothing."""
-    download: Callable[[Path], None] | None = None
-    """Downloads the files into a folder."""
-
-    @property
-    def downloaded(self) -> Path:
-        """Return this node's folder for the download."""
-        return node_cache() / self.name
+    open: Callable[[], Source | None]
+    """Opens the images if this machine has them."""
+    image_side: int | None = None
+    """Side of the packed images, in pixels, if that is known."""
+    trainval_images: int | None = None
+    """Number of trainval images, if it is known before the dataset is available."""
+    pointer: str | None = None
+    """Name in a store of the dataset last packed there; None: a store knows it by its content only."""
+    check: Callable[[], object] = lambda: None
+    """Raises `UserError` for a folder or file that cannot be it; reads no image."""
+    download: Callable[[], object] | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Options that make no sense for it, and why."""
 
 
-DATASETS = {
-    entry.name: entry
-    for entry in (
-        DatasetEntry(
-            drawn.DATASET,
-            "the drawn pets",
-            trainval_images=len(drawn.BREEDS) * drawn.IMAGES_PER_BREED["trainval"],
-            image_side=drawn.SIZE,
-            make=drawn.open_drawn,
-        ),
-        DatasetEntry(
-            oxford_pets.DATASET,
-            "Oxford-IIIT Pet",
-            trainval_images=oxford_pets.OFFICIAL_COUNTS["trainval"],
-            image_side=oxford_pets.PACKED_SIZE,
-            open_folder=oxford_pets.open_oxford,
-            find_folder=oxford_pets.dataset_folder,
-            download=oxford_pets.download_oxford,
-        ),
-    )
-}
-
-
-def find_entry(name: str) -> DatasetEntry:
-    """Return the dataset of this name; raise `UserError` listing the valid ones if there is none."""
-    if name not in DATASETS:
-        raise UserError(f"--dataset {shorten(name)}: choose from {', '.join(DATASETS)}")
-    return DATASETS[name]
+def find_entry(config: SweepConfig) -> DatasetEntry:
+    """Return the dataset that a sweep names; raise `UserError` listing the valid ones if there is none."""
+    kind, colon, argument = config.recipe.dataset.partition(":")
+    make = DATASETS.get(kind + colon)
+    if make is None or bool(colon) != bool(argument):
+        known = ", ".join(f"{name}{_ARGUMENTS.get(name, '')}" for name in DATASETS)
+        raise UserError(f"--dataset {shorten(config.recipe.dataset)}: choose from {known}")
+    return make(config, argument)
 
 
 def check_dataset(config: SweepConfig) -> DatasetEntry:
-    """Return the sweep's dataset; raises `UserError` for an unknown name, or a folder for images made in code."""
-    entry = find_entry(config.recipe.dataset)
-    if entry.open_folder is None and config.data_root is not None:
-        raise UserError(f"--data-root {config.data_root}: {entry.title} are made in code; leave the option out")
+    """Return the sweep's dataset; raises `UserError` for an unknown name, or an option that makes no sense for it."""
+    entry = find_entry(config)
+    for name, reason in entry.refuses.items():
+        value = getattr(config, name)
+        if value != SweepConfig.__dataclass_fields__[name].default:
+            raise UserError(f"--{name.replace('_', '-')} {value}: {entry.title} {reason}; leave the option out")
     return entry
 
 
-def warn_of_enlarged_images(recipe: Recipe) -> None:
+def warn_of_enlarged_images(config: SweepConfig) -> None:
     """Log a warning if the network's images are larger than the packed ones."""
-    entry = find_entry(recipe.dataset)
-    if recipe.image_size > entry.image_side:
+    entry, image_size = find_entry(config), config.recipe.image_size
+    if entry.image_side is not None and image_size > entry.image_side:
         logger.warning(
             "--image-size %d: images of %s are packed at %d px and enlarged, which adds no detail: "
             "use at most %d, unless the backbone needs more",
-            recipe.image_size, entry.title, entry.image_side, entry.image_side,
+            image_size, entry.title, entry.image_side, entry.image_side,
         )  # fmt: skip
 
 
-def check_data_root(config: SweepConfig) -> None:
-    """Raise `UserError` if the sweep's dataset cannot be in the folder that the user names; reads no file."""
-    entry = check_dataset(config)
-    if entry.find_folder is not None and config.dataset_root is not None:
-        entry.find_folder(Path(os.path.expanduser(config.dataset_root)))
+def packing_of(config: SweepConfig) -> Packing:
+    """Return how a sweep wants its images packed."""
+    return Packing(config.pack_size, config.resize, config.test_share, config.recipe.split_seed)
 
 
-def open_dataset(config: SweepConfig) -> Source | None:
-    """Return the dataset if this machine has it: made in code, in the user's folder, or downloaded earlier."""
-    entry = check_dataset(config)
-    if entry.open_folder is None:
-        assert entry.make is not None
-        return entry.make()
-    if config.dataset_root is not None:
-        return entry.open_folder(Path(os.path.expanduser(config.dataset_root)))
-    return entry.open_folder(entry.downloaded) if os.path.isdir(entry.downloaded) else None
+def _drawn(config: SweepConfig, argument: str) -> DatasetEntry:
+    made = dict.fromkeys(("data_root", *PACKING_OPTIONS), "are made in code")
+    count = len(drawn.BREEDS) * drawn.IMAGES_PER_BREED["trainval"]
+    return DatasetEntry(
+        drawn.DATASET, "the drawn pets", drawn.open_drawn, drawn.SIZE, count, drawn.DATASET, refuses=made
+    )
+
+
+def _oxford(config: SweepConfig, argument: str) -> DatasetEntry:
+    downloaded = node_cache() / oxford_pets.DATASET
+    root = None if config.dataset_root is None else Path(os.path.expanduser(config.dataset_root))
+
+    def open_it() -> Source | None:
+        if root is None and not os.path.isdir(downloaded):
+            return None
+        return oxford_pets.open_oxford(root or downloaded, config.pack_size, config.resize)
+
+    return DatasetEntry(
+        oxford_pets.DATASET,
+        "Oxford-IIIT Pet",
+        open_it,
+        config.pack_size,
+        oxford_pets.OFFICIAL_COUNTS["trainval"],
+        oxford_pets.DATASET,
+        check=lambda: root is None or oxford_pets.dataset_folder(root),
+        download=lambda: oxford_pets.download_oxford(downloaded),
+        refuses=_OWN_TEST,
+    )
+
+
+def _folder(config: SweepConfig, argument: str) -> DatasetEntry:
+    root = Path(os.path.expanduser(argument))
+    return DatasetEntry(
+        IMAGES,
+        f"folder:{argument}",
+        lambda: image_folder.open_folder(root, packing_of(config)),
+        config.pack_size,
+        check=lambda: image_folder.check_folder(root),
+        refuses={"data_root": "names its folder itself"},
+    )
+
+
+def _csv(config: SweepConfig, argument: str) -> DatasetEntry:
+    return DatasetEntry(
+        IMAGES,
+        f"csv:{argument}",
+        lambda: csv_file.open_csv(argument, packing_of(config)),
+        config.pack_size,
+        check=lambda: csv_file.check_csv(csv_file.parse_argument(argument)[0]),
+        refuses={"data_root": "names its file itself"},
+    )
+
+
+def _torchvision(config: SweepConfig, argument: str) -> DatasetEntry:
+    given = None if config.data_root is None else Path(os.path.expanduser(config.data_root))
+    root = given or node_cache() / "torchvision"
+
+    def open_it(download: bool = False) -> Source | None:
+        if given is None and not download and not (root / f"{argument}.complete").is_file():
+            return None
+        return torchvision_set.open_torchvision(argument, root, packing_of(config), download)
+
+    def download() -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        open_it(download=True)
+        (root / f"{argument}.complete").touch()
+
+    return DatasetEntry(
+        IMAGES,
+        f"torchvision:{argument}",
+        open_it,
+        config.pack_size,
+        check=lambda: torchvision_set.check_torchvision(argument),
+        download=download,
+    )
+
+
+def _stored(config: SweepConfig, argument: str) -> DatasetEntry:
+    packed = dict.fromkeys(("data_root", *PACKING_OPTIONS), "is packed already")
+    return DatasetEntry(IMAGES, f"store:{argument}", lambda: None, pointer=argument, refuses=packed)
+
+
+DATASETS: dict[str, Callable[[SweepConfig, str], DatasetEntry]] = {
+    drawn.DATASET: _drawn,
+    oxford_pets.DATASET: _oxford,
+    "folder:": _folder,
+    "csv:": _csv,
+    "torchvision:": _torchvision,
+    "store:": _stored,
+}
+_ARGUMENTS = {"folder:": "DIR", "csv:": "FILE", "torchvision:": "NAME", "store:": "NAME"}

@@ -1,0 +1,153 @@
+"""Files of heads outside the package: run here, and kept as text, so that workers run the same."""
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES, Variant
+from catdog.errors import UserError, first_line
+
+MOST_BYTES = 1_000_000
+"""Of one file's code and the local modules it imports."""
+
+
+@dataclass(frozen=True)
+class HeadFile:
+    """A Python file and the modules beside it that it imports."""
+
+    name: str
+    sources: Mapping[str, str]
+    """Text by path relative to the file's folder, the file itself included."""
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of the code (16 hexadecimal digits)."""
+        content = repr((self.name, sorted(self.sources.items())))
+        return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    heads: Mapping[str, Variant]
+    classes: Mapping[str, type]
+    modules: tuple[str, ...]
+
+
+_loaded: dict[tuple[str, str], _Loaded] = {}
+"""What each file registered, by path and digest: a file is run once."""
+
+
+def load_head_files(paths: Sequence[str]) -> tuple[HeadFile, ...]:
+    """Run the files, so that this process knows their heads; returns them as they travel.
+
+    The heads of files that were loaded earlier are forgotten, unless none are named now.
+
+    Raises:
+        UserError: a file is not there, fails, or names a head that there is already.
+    """
+    files = tuple(read_head_file(path) for path in paths)
+    for earlier in _loaded.values() if files else ():
+        for name, head in earlier.heads.items():
+            EXTERNAL.pop(name, None)
+            HEAD_CLASSES.pop(head.head, None)
+    for path, file in zip(paths, files, strict=True):
+        known = _loaded.get((path, file.digest))
+        if known is None:
+            known = _loaded[path, file.digest] = _run(path, file)
+        elif taken := known.heads.keys() & EXTERNAL.keys():
+            raise UserError(f"--import {path}: head {min(taken)!r} is in another file too: rename one")
+        EXTERNAL.update(known.heads)
+        HEAD_CLASSES.update(known.classes)
+    return files
+
+
+def read_head_file(path: str) -> HeadFile:
+    """Return a file and the local modules it imports, without running them; raises `UserError`."""
+    full = os.path.abspath(os.path.expanduser(path))
+    if not os.path.isfile(full):
+        found = "a folder" if os.path.isdir(full) else "no such file"
+        raise UserError(f"--import {path}: {found}; give a Python file (of a submitted job: in its working directory)")
+    sources: dict[str, str] = {}
+    folder, name = os.path.split(full)
+    waiting = [name]
+    while waiting:
+        inside = waiting.pop()
+        if inside in sources:
+            continue
+        try:
+            sources[inside] = Path(folder, inside).read_text(encoding="utf-8")
+            tree = ast.parse(sources[inside])
+        except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
+            where = f" in {inside}" if inside != name else ""
+            raise UserError(f"--import {path}: cannot be read as Python{where} ({first_line(error)})") from None
+        if sum(map(len, sources.values())) > MOST_BYTES:
+            raise UserError(f"--import {path}: more than {MOST_BYTES // 1000} kB of code with what it imports")
+        waiting += _local_modules(tree, Path(folder), os.path.dirname(inside))
+    return HeadFile(name, sources)
+
+
+def _local_modules(tree: ast.AST, folder: Path, package: str) -> Iterator[str]:
+    """Yield the files below `folder`, relative to it, that a module imports; `package` is the module's own folder."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        base = ""
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = os.path.join(package, *[".."] * (node.level - 1))
+            module = node.module or ""
+            names = [module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)]
+        for parts in (name.split(".") for name in names if name and name.split(".")[0] != "catdog"):
+            for length in range(1, len(parts) + 1):
+                stem = os.path.normpath(os.path.join(base, *parts[:length]))
+                for inside in (f"{stem}.py", os.path.join(stem, "__init__.py")):
+                    if not inside.startswith("..") and (folder / inside).is_file():
+                        yield inside
+
+
+def _run(path: str, file: HeadFile) -> _Loaded:
+    """Run a file as a module of its own; its folder stays on the path of modules, as for a script."""
+    full = os.path.abspath(os.path.expanduser(path))
+    folder = os.path.dirname(full)
+    for (other, _), loaded in _loaded.items():
+        if other == path:  # an earlier version of the file: its local modules may have changed as well
+            for name in loaded.modules:
+                sys.modules.pop(name, None)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    before, heads = set(sys.modules), set(EXTERNAL)
+    name = f"catdog_import_{file.digest}"
+    spec = importlib.util.spec_from_file_location(name, full)
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as pickle needs
+    try:
+        spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"--import {path}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"--import {path}: {type(error).__name__}: {first_line(error)}{_line_of(error, full)}"
+        ) from error
+    local = {os.path.join(folder, inside) for inside in file.sources}
+    mine = [one for one in set(sys.modules) - before if getattr(sys.modules[one], "__file__", None) in local]
+    added = {key: EXTERNAL[key] for key in EXTERNAL.keys() - heads}
+    return _Loaded(added, {one.head: HEAD_CLASSES[one.head] for one in added.values()}, tuple(mine))
+
+
+def _line_of(error: BaseException, path: str) -> str:
+    """Return where in a file an error arose, as `, line 3`."""
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = f", line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,176 @@
+"""What every head must do: `jobs/check_head.py` checks a user's heads by it, the tests those of the package.
+
+Shapes: B batch, C channels of an H × W map, M masks, K classes.
+"""
+
+import copy
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from catdog.config.head_registry import VARIANTS
+from catdog.config.variants import VariantSpec
+from catdog.errors import UserError, first_line
+from catdog.models.petnet import ModelOutput, build_head
+
+CHANNELS, CLASSES = 12, 5
+MAPS = {
+    "a square map": (4, 5, 5),
+    "a batch of one": (1, 5, 5),
+    "a map of one position": (3, 1, 1),
+    "a wide map": (2, 4, 7),
+}
+"""(B, H, W) of the features that a head must take."""
+_SEED = 0
+
+
+class BrokenHeadError(Exception):
+    """A head does not do what training relies on."""
+
+
+def check_external_heads(specs: Sequence[VariantSpec]) -> None:
+    """Raise `UserError` for a head from outside the package that cannot be trained: it fails, or has wrong shapes."""
+    for spec in specs:
+        if spec.name not in VARIANTS:
+            for name, check in (("its shapes", check_shapes), ("its gradients", check_gradients)):
+                if (fault := _fault(check, spec)) is not None:
+                    raise UserError(f"variant {spec.label!r}: {name}: {fault}; see jobs/check_head.py")
+
+
+def check_head(spec: VariantSpec) -> Iterator[tuple[str, str | None]]:
+    """Yield the name of each check, and what is wrong, or None."""
+    for name, check in CHECKS.items():
+        yield name, _fault(check, spec)
+
+
+def _fault(check: Callable[[VariantSpec], None], spec: VariantSpec) -> str | None:
+    try:
+        check(spec)
+    except BrokenHeadError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
+
+
+def check_shapes(spec: VariantSpec) -> None:
+    """Check the outputs' shapes on all `MAPS`, in training and in evaluation."""
+    head = _head(spec)
+    for name, (batch, height, width) in MAPS.items():
+        for training in (True, False):
+            output = head.train(training)(_features(batch, height, width))
+            _require(isinstance(output, ModelOutput), f"it returns {type(output).__name__}, not a ModelOutput")
+            shape = tuple(output.logits_BK.shape)
+            _require(shape == (batch, CLASSES), f"{name}: logits {shape}, not {(batch, CLASSES)}")
+            _require(output.aux_loss.shape == (), f"{name}: aux_loss {tuple(output.aux_loss.shape)}, not a scalar")
+            if output.masks_BMHW is not None:
+                shape = tuple(output.masks_BMHW.shape)
+                _require(
+                    len(shape) == 4 and (shape[0], *shape[2:]) == (batch, height, width),
+                    f"{name}: masks {shape}, not ({batch}, masks, {height}, {width})",
+                )
+
+
+def check_masks(spec: VariantSpec) -> None:
+    """Check that masks are finite, also for large features."""
+    head = _head(spec).eval()
+    for scale in (0.0, 1.0, 100.0):
+        masks = head(scale * _features(4, 5, 5)).masks_BMHW
+        _require(masks is None or bool(masks.isfinite().all()), f"masks of features scaled by {scale:g} are not finite")
+
+
+def check_gradients(spec: VariantSpec) -> None:
+    """Check that the loss is finite and reaches every parameter that is to be trained."""
+    head = _head(spec).train()
+    _loss(head, 8).backward()
+    for name, parameter in head.named_parameters():
+        if parameter.requires_grad:
+            _require(parameter.grad is not None, f"no gradient reaches {name}: use it, or set requires_grad = False")
+            _require(bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite")  # type: ignore[union-attr]
+
+
+def check_seed(spec: VariantSpec) -> None:
+    """Check that weights and outputs follow from torch's seed alone."""
+    first, second = _head(spec), _head(spec)
+    for (name, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        _require(torch.equal(one, other), f"{name} differs between two heads of one seed")
+    _require_equal(_trained(first, 2), _trained(second, 2), "two trainings of one seed")
+
+
+def check_resume(spec: VariantSpec) -> None:
+    """Check that training resumes from a state dict, to the last bit."""
+    whole = _trained(_head(spec), 4)
+    state = io.BytesIO()
+    torch.save(_trained(_head(spec), 2).state_dict(), state)
+    resumed = _head(spec, seed=1)
+    resumed.load_state_dict(torch.load(io.BytesIO(state.getvalue()), weights_only=True))
+    _require_equal(whole, _trained(resumed, 2, begin=2), "a resumed training and one that was not interrupted")
+
+
+def check_bfloat16(spec: VariantSpec) -> None:
+    """Check that the head trains under autocast to bfloat16."""
+    head = _head(spec).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = _loss(head, 4)
+    loss.backward()
+    _require(bool(loss.isfinite()), "the loss is not finite")
+
+
+def check_copies(spec: VariantSpec) -> None:
+    """Check that a copy, and a head that was saved whole, do what the head does."""
+    head = _head(spec).eval()
+    whole = io.BytesIO()
+    torch.save(head, whole)
+    loaded: nn.Module = torch.load(io.BytesIO(whole.getvalue()), weights_only=False)
+    _require_equal(head, copy.deepcopy(head), "the head and its deep copy")
+    _require_equal(head, loaded, "the head and its pickled copy")
+
+
+CHECKS: dict[str, Callable[[VariantSpec], None]] = {
+    "shapes": check_shapes,
+    "finite masks": check_masks,
+    "gradients": check_gradients,
+    "same seed, same bits": check_seed,
+    "resumed, same bits": check_resume,
+    "bfloat16": check_bfloat16,
+    "copies": check_copies,
+}
+
+
+def _head(spec: VariantSpec, seed: int = _SEED) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_head(spec, CHANNELS, CLASSES)
+
+
+def _features(batch: int, height: int, width: int, seed: int = _SEED) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((batch, CHANNELS, height, width), generator=generator)
+
+
+def _loss(head: nn.Module, batch: int, seed: int = _SEED) -> torch.Tensor:
+    output: ModelOutput = head(_features(batch, 5, 5, seed))
+    return F.cross_entropy(output.logits_BK.float(), torch.arange(batch) % CLASSES) + output.aux_loss
+
+
+def _trained(head: nn.Module, steps: int, begin: int = 0) -> nn.Module:
+    head.train()
+    optimizer = torch.optim.SGD([one for one in head.parameters() if one.requires_grad], lr=0.1)
+    for step in range(begin, begin + steps):
+        torch.manual_seed(step)
+        optimizer.zero_grad(set_to_none=True)
+        _loss(head, 8, step).backward()
+        optimizer.step()
+    return head
+
+
+def _require(condition: bool, fault: str) -> None:
+    if not condition:
+        raise BrokenHeadError(fault)
+
+
+def _require_equal(one: nn.Module, other: nn.Module, what: str) -> None:
+    outputs = [head.eval()(_features(4, 5, 5)) for head in (one, other)]
+    _require(torch.equal(outputs[0].logits_BK, outputs[1].logits_BK), f"{what} give different logits")
