@@ -11,10 +11,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
+from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.data.datasets.base import pack_key
@@ -156,3 +158,16 @@ def pets_root() -> Path:
     if not root:
         pytest.skip("CATDOG_DATA_ROOT does not name the folder of Oxford-IIIT Pet")
     return Path(root)
+
+
+@pytest.fixture
+def no_external_heads() -> Iterator[None]:
+    """No head from outside the package is known before the test, and none that it registers after it."""
+    registries: tuple[dict[str, Any], ...] = (EXTERNAL, HEAD_CLASSES)
+    before = [dict(registry) for registry in registries]
+    for registry in registries:
+        registry.clear()
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(known)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from catdog.cli import parse_sweep
+from catdog.cli import parse_sweep, run_job
 from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
 from catdog.config.variants import parse_variant
+from jobs import check_head
 from tests.helpers.project import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,8 +35,27 @@ def test_links_to_files_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
 
 
+def example_head(folder: Path) -> str:
+    """Write the README's file of heads into a folder; return its path."""
+    (code,) = re.findall(r"```python\n(import torch\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (folder / "heads.py").write_text(code)
+    return str(folder / "heads.py")
+
+
+def test_the_head_in_the_readme_passes_all_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_job(check_head.main, [example_head(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\nok ") + said.startswith("ok ") == 7
+    assert (tmp_path / "masks-spatial.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_are_accepted(page: Path) -> None:
+def test_commands_are_accepted(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example_head(tmp_path)
+    monkeypatch.chdir(tmp_path)
     for job, rest in re.findall(r"python jobs/(\w+)\.py([^\n`#]*)", page.read_text().replace("\\\n", " ")):
         assert (ROOT / "jobs" / f"{job}.py").is_file(), job
         words = rest.replace("...", "x").split()

@@ -22,13 +22,13 @@ class HeadFile:
     """A Python file and the modules beside it that it imports."""
 
     name: str
-    sources: Mapping[str, str]
-    """Text by path relative to the file's folder, the file itself included."""
+    sources: tuple[tuple[str, str], ...]
+    """Path relative to the file's folder, and text; the file itself comes first."""
 
     @property
     def digest(self) -> str:
         """Return a hash of the code (16 hexadecimal digits)."""
-        content = repr((self.name, sorted(self.sources.items())))
+        content = repr((self.name, sorted(self.sources)))
         return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -89,7 +89,7 @@ def read_head_file(path: str) -> HeadFile:
         if sum(map(len, sources.values())) > MOST_BYTES:
             raise UserError(f"--import {path}: more than {MOST_BYTES // 1000} kB of code with what it imports")
         waiting += _local_modules(tree, Path(folder), os.path.dirname(inside))
-    return HeadFile(name, sources)
+    return HeadFile(name, tuple(sources.items()))
 
 
 def _local_modules(tree: ast.AST, folder: Path, package: str) -> Iterator[str]:
@@ -137,7 +137,7 @@ def _run(path: str, file: HeadFile) -> _Loaded:
         raise UserError(
             f"--import {path}: {type(error).__name__}: {first_line(error)}{_line_of(error, full)}"
         ) from error
-    local = {os.path.join(folder, inside) for inside in file.sources}
+    local = {os.path.join(folder, inside) for inside, _ in file.sources}
     mine = [one for one in set(sys.modules) - before if getattr(sys.modules[one], "__file__", None) in local]
     added = {key: EXTERNAL[key] for key in EXTERNAL.keys() - heads}
     return _Loaded(added, {one.head: HEAD_CLASSES[one.head] for one in added.values()}, tuple(mine))

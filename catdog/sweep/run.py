@@ -124,7 +124,7 @@ def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> 
 def _put_manifest(store: Store, plan: Plan, config: SweepConfig) -> None:
     paths = RunPaths(config.run_name)
     for file in config.head_files:
-        for name, source in file.sources.items():
+        for name, source in file.sources:
             store.put(paths.head_file(file.digest, name), source.encode())
     store.put(paths.manifest, plan.run_status.manifest.to_json())
 

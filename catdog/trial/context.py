@@ -65,7 +65,7 @@ def _written(file: HeadFile) -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        for inside, source in file.sources.items():
+        for inside, source in file.sources:
             (scratch / inside).parent.mkdir(parents=True, exist_ok=True)
             (scratch / inside).write_text(source, encoding="utf-8")
         try:

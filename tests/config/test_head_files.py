@@ -1,0 +1,188 @@
+"""Files of heads: run once, with the modules beside them, and carried as text; a mistake in one is one line."""
+
+import dataclasses
+import importlib
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+
+from catdog.cli import parse_sweep
+from catdog.config.head_files import load_head_files, read_head_file
+from catdog.config.head_registry import EXTERNAL
+from catdog.config.presets import PRESETS
+from catdog.config.variants import parse_variant
+from catdog.errors import UserError
+from catdog.runs.manifest import Identity, Manifest, plan_run
+from catdog.storage import StoreLocation
+from catdog.trial.context import RunContext
+
+HEAD = """
+from catdog.models import Parameter, register_head
+
+@register_head("{name}", Parameter("reduction", {default}, minimum=1))
+class Head:
+    def __init__(self, in_channels, num_classes, reduction):
+        self.made_with = reduction
+"""
+
+
+pytestmark = pytest.mark.usefixtures("no_external_heads")
+
+
+@pytest.fixture(autouse=True)
+def path_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def refusal(path: str) -> str:
+    with pytest.raises(UserError) as error:
+        load_head_files([path])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_head_is_a_variant_once_its_file_is_loaded(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", HEAD.format(name="mine", default=16))
+    config = parse_sweep(["demo", "--import", path, "--variants", "baseline", "mine:reduction=4", "mine"], "sweep.py")
+    assert [spec.label for spec in config.variant_specs] == ["baseline", "mine:reduction=4", "mine"]
+    assert config.variant_specs[1].arguments == {"reduction": 4}
+    for text, said in (
+        ("mine:reduction=0", r"reduction=0 is outside \[1, ∞\)"),
+        ("mine:kernel=1", "mine has reduction"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parse_variant(text)
+    with pytest.raises(UserError, match=r"unknown variant 'other': choose from baseline, .*, mine$"):
+        parse_variant("other")
+
+
+def test_several_files_may_be_named_and_a_name_is_taken_once(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.py", HEAD.format(name="one", default=1))
+    two = write(tmp_path / "two.py", HEAD.format(name="two", default=2))
+    config = parse_sweep(["demo", "--import", one, "--import", two, "--variants", "one", "two"], "sweep.py")
+    assert [spec.arguments["reduction"] for spec in config.variant_specs] == [1, 2]
+    load_head_files([two])
+    assert list(EXTERNAL) == ["two"]
+    load_head_files([])
+    assert list(EXTERNAL) == ["two"], "a sweep without files of its own changes nothing"
+    again = write(tmp_path / "again.py", HEAD.format(name="two", default=3))
+    with pytest.raises(UserError, match=r"again\.py: head 'two': there is a variant of this name"):
+        load_head_files([two, again])
+    load_head_files([again])
+    with pytest.raises(UserError, match=r"again\.py: head 'two' is in another file too: rename one"):
+        load_head_files([two, again])
+
+
+def test_an_edited_file_is_run_again_with_what_it_imports(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "heads" / "edited.py", "from edited_size import SIZE\n" + HEAD.format(name="edited", default="SIZE")
+    )
+    write(tmp_path / "heads" / "edited_size.py", "SIZE = 3\n")
+    (first,) = load_head_files([path])
+    assert parse_variant("edited").arguments == {"reduction": 3}
+    write(tmp_path / "heads" / "edited_size.py", "SIZE = 55\n")
+    (second,) = load_head_files([path])
+    assert parse_variant("edited").arguments == {"reduction": 55}
+    assert first.digest != second.digest
+
+
+def test_the_modules_beside_a_file_travel_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "import json\nimport travel_a\nfrom travel_pack.deep import inner\n" + HEAD.format(
+        name="travels", default="inner.SIZE"
+    )
+    path = write(tmp_path / "home" / "travels.py", text)
+    write(tmp_path / "home" / "travel_a.py", "from travel_pack import deep\n")
+    write(tmp_path / "home" / "travel_pack" / "__init__.py", "")
+    write(tmp_path / "home" / "travel_pack" / "deep" / "__init__.py", "from . import inner\n")
+    write(tmp_path / "home" / "travel_pack" / "deep" / "inner.py", "SIZE = 9\n")
+    write(tmp_path / "home" / "json.py", "")
+    write(tmp_path / "home" / "not_imported.py", "raise SystemExit\n")
+    file = read_head_file(path)
+    names = {name for name, _ in file.sources}
+    assert names == {
+        "travels.py", "travel_a.py", "json.py",
+        "travel_pack/__init__.py", "travel_pack/deep/__init__.py", "travel_pack/deep/inner.py",
+    }  # fmt: skip
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
+    context = RunContext(
+        "x", StoreLocation(str(tmp_path)), Identity(recipe, "0" * 16, None, 1), "none", head_files=(file,)
+    )
+    assert isinstance(hash(context), int)
+    (tmp_path / "home").rename(tmp_path / "gone")
+    there: RunContext = pickle.loads(pickle.dumps(context))
+    there.load_heads()
+    assert parse_variant("travels").arguments == {"reduction": 9}
+    assert sys.modules["travel_pack.deep.inner"].__file__ == str(
+        tmp_path / "cache" / "heads" / file.digest / "travel_pack" / "deep" / "inner.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def f(:\n", "cannot be read as Python (invalid syntax"),
+        ("import torch\n\nraise ValueError('no\\nway')\n", "ValueError: no, line 3"),
+        ("import nothing_of_this_name\n", "ModuleNotFoundError: No module named 'nothing_of_this_name', line 1"),
+        ("raise SystemExit(3)\n", "SystemExit: 3, line 1"),
+        (HEAD.format(name="baseline", default=1), "head 'baseline': there is a variant of this name: choose another"),
+        (HEAD.format(name="My Head", default=1), "head 'My Head': use small letters, digits and '-'"),
+        (
+            HEAD.format(name="x", default=1).replace("num_classes, red", "classes, red"),
+            "must take in_channels, num_classes, reduction",
+        ),
+    ],
+)
+def test_a_file_with_a_fault_is_one_line(text: str, said: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "faulty.py", text)
+    assert refusal(path).startswith(f"--import {path}: ")
+    assert said in refusal(path)
+    assert not EXTERNAL
+
+
+def test_a_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+    assert "no such file; give a Python file (of a submitted job: in its working directory)" in refusal("nowhere.py")
+    assert "a folder; give a Python file" in refusal(str(tmp_path))
+    (tmp_path / "latin.py").write_bytes(b"x = '\xff'\n")
+    assert "cannot be read as Python" in refusal(str(tmp_path / "latin.py"))
+    assert "more than 1000 kB of code" in refusal(write(tmp_path / "long.py", "#" * 1_000_001))
+
+
+def test_a_run_is_read_without_the_code_of_its_heads(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", HEAD.format(name="mine", default=16))
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
+    config = dataclasses.replace(PRESETS["demo"], imports=(path,), variants=("baseline", "mine:reduction=8"), seeds="2")
+    manifest = plan_run(None, config, Identity(recipe, "0" * 16, None, 1), ())
+    load_head_files([write(tmp_path / "other.py", HEAD.format(name="other", default=1))])
+    assert "mine" not in EXTERNAL
+    read = Manifest.from_json(manifest.to_json())
+    assert read == manifest
+    assert read.spec("mine:reduction=8").arguments == {"reduction": 8}
+    write(tmp_path / "mine.py", HEAD.format(name="mine", default=4))
+    changed = dataclasses.replace(config, variants=("mine",))
+    with pytest.raises(UserError, match="run 'demo' has another head 'mine', with other parameters"):
+        plan_run(manifest, changed, manifest.identity, ())
+
+
+def test_an_installed_package_offers_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "offered_heads.py", HEAD.format(name="offered", default=2))
+    write(tmp_path / "offered-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
+    write(
+        tmp_path / "offered-1.0.dist-info" / "entry_points.txt",
+        "[catdog.heads]\noffered = offered_heads\nlost = no_such\n",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    assert parse_variant("offered").arguments == {"reduction": 2}
+    load_head_files([write(tmp_path / "one.py", HEAD.format(name="one", default=1))])
+    assert parse_variant("offered:reduction=5").label == "offered:reduction=5"
+    with pytest.raises(UserError, match=r"variant 'lost': no_such cannot be imported \(No module named 'no_such'\)"):
+        parse_variant("lost")

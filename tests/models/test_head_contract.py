@@ -1,0 +1,115 @@
+"""The contract of heads: every head of the package keeps it, and each way to break it is found."""
+
+import pytest
+import torch
+from torch import nn
+
+from catdog.cli import run_job
+from catdog.config.head_registry import register_head
+from catdog.config.variants import parse_variant
+from catdog.errors import UserError
+from catdog.models import VARIANTS, ModelOutput
+from catdog.models.head_contract import CHECKS, check_external_heads, check_head
+from jobs import check_head as check_head_job
+
+pytestmark = pytest.mark.usefixtures("no_external_heads")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_head_of_the_package_keeps_the_contract(name: str) -> None:
+    assert dict(check_head(parse_variant(name))) == dict.fromkeys(CHECKS)
+
+
+class Plain(nn.Module):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        pooled = features.mean(dim=(2, 3))
+        return ModelOutput(self.classifier(pooled), None, pooled.new_zeros(()))
+
+
+class ReturnsLogits(Plain):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(features).logits_BK
+
+
+class WrongClasses(Plain):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes + 1)
+
+
+class FlatMasks(Plain):
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        return super().forward(features)._replace(masks_BMHW=features.mean(dim=1))
+
+
+class Unused(Plain):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes)
+        self.left_over = nn.Linear(2, 2)
+
+
+class OnlySquare(Plain):
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        return super().forward(features + features.transpose(2, 3))
+
+
+class Divides(Plain):
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        masks = features[:, :1] / features.amax(dim=(1, 2, 3), keepdim=True)
+        return super().forward(features)._replace(masks_BMHW=masks)
+
+
+class Remembers(Plain):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes)
+        self.steps = 0
+
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        self.steps += self.training
+        return super().forward(features * (1 + 0.1 * self.steps))
+
+
+FAULTS = {
+    ReturnsLogits: ("shapes", "it returns Tensor, not a ModelOutput"),
+    WrongClasses: ("shapes", "a square map: logits (4, 6), not (4, 5)"),
+    FlatMasks: ("shapes", "a square map: masks (4, 5, 5), not (4, masks, 5, 5)"),
+    OnlySquare: ("shapes", "RuntimeError: "),
+    Unused: ("gradients", "no gradient reaches left_over.weight: use it, or set requires_grad = False"),
+    Divides: ("finite masks", "masks of features scaled by 0 are not finite"),
+    Remembers: ("resumed, same bits", "a resumed training and one that was not interrupted give different logits"),
+}
+
+
+@pytest.mark.parametrize("head", FAULTS, ids=lambda head: head.__name__)
+def test_each_way_to_break_the_contract_is_found(head: type) -> None:
+    register_head("broken")(head)
+    name, fault = FAULTS[head]
+    found = dict(check_head(parse_variant("broken")))
+    assert (found[name] or "").startswith(fault)
+    if name in ("shapes", "gradients"):
+        with pytest.raises(UserError, match=r"variant 'broken': its .*; see jobs/check_head\.py"):
+            check_external_heads([parse_variant("baseline"), parse_variant("broken")])
+    else:
+        check_external_heads([parse_variant("broken")])
+
+
+def test_the_job_says_which_check_failed(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    from pathlib import Path
+
+    file = Path(str(tmp_path)) / "wrong.py"
+    file.write_text(
+        "from catdog.models import register_head\nfrom torch import nn\n"
+        "@register_head('wrong')\nclass Wrong(nn.Linear):\n"
+        "    def __init__(self, in_channels, num_classes):\n        super().__init__(in_channels, num_classes)\n"
+    )
+    assert run_job(check_head_job.main, [str(file), "--out", str(file.parent)]) == 2
+    said = capsys.readouterr().out
+    assert "fault    wrong                    shapes: RuntimeError: mat1 and mat2" in said
+    assert not list(file.parent.glob("*.png"))
+    assert run_job(check_head_job.main, []) == 2
+    file.write_text("import torch\n")
+    assert run_job(check_head_job.main, [str(file)]) == 2
+    assert "registers no head: put @register_head(NAME) above a class" in capsys.readouterr().err
