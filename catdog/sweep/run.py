@@ -181,7 +181,7 @@ def _run_trials(
             cluster.trial_resources.unit,
             config.hourly_price,
             code=code_tree(),
-            versions=package_versions(),
+            versions=package_versions() | {file.name: file.digest for file in config.head_files},
         ),
         cluster.trial_resources.units,
         cluster.count_units,
