@@ -6,9 +6,12 @@ exceeds 1. The values that each mask takes are printed below it, because a mask 
 same arrays give the same bytes.
 """
 
+import functools
+import importlib.util
 import io
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from catdog.formatting import colour_map, readable
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 CELL = 128
 GAP = 8
 CAPTION = 30
@@ -77,11 +81,12 @@ def contact_sheet(
         sheet.paste(picture, (GAP, top))
         true, predicted = probes.classes[probes.labels_P[row]], probes.classes[predicted_P[row]]
         caption_width = CELL if num_masks else width
-        pen.text((GAP, top + CELL + 1), _fitting(readable(true), caption_width, pen, font), _INK, font)
+        name, its_font = _drawable(true, int(probes.labels_P[row]))
+        pen.text((GAP, top + CELL + 1), _fitting(name, caption_width, pen, its_font), _INK, its_font)
         verdict, colour = ("✓", _RIGHT) if predicted == true else ("→", _WRONG)
-        text = "predicted" if predicted == true else readable(predicted)
+        text, its_font = ("predicted", font) if predicted == true else _drawable(predicted, int(predicted_P[row]))
         _mark(pen, (GAP, top + CELL + 15), verdict, colour)
-        pen.text((GAP + 14, top + CELL + 15), _fitting(text, caption_width - 14, pen, font), colour, font)
+        pen.text((GAP + 14, top + CELL + 15), _fitting(text, caption_width - 14, pen, its_font), colour, its_font)
         for column in range(num_masks):
             left = GAP + (1 + column) * step
             mask_HW = masks_PMHW[row, column]
@@ -95,9 +100,30 @@ def contact_sheet(
     return buffer.getvalue()
 
 
-def _fitting(
-    text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
+def _drawable(name: str, label: int) -> tuple[str, Font]:
+    """Return a class's name and a font that has its letters; its number where none has them (Chinese, for one)."""
+    text = readable(name)
+    if text.isascii():
+        return text, ImageFont.load_default(_FONT)
+    font = _more_letters()
+    missing = bytes(font.getmask("\U0010ffff"))
+    if all(bytes(font.getmask(letter)) != missing for letter in text):
+        return text, font
+    return f"class {label + 1}", ImageFont.load_default(_FONT)
+
+
+@functools.cache
+def _more_letters() -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which matplotlib brings (not imported for it): Pillow's own font has ASCII only."""
+    matplotlib = importlib.util.find_spec("matplotlib")
+    assert matplotlib is not None
+    assert matplotlib.origin is not None
+    return ImageFont.truetype(
+        Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT - 1
+    )
+
+
+def _fitting(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
     """Shorten the text to fit in `width` pixels."""
     if pen.textlength(text, font) <= width:
         return text

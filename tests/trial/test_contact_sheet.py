@@ -141,3 +141,15 @@ def test_the_colours_are_those_of_viridis() -> None:
     assert colour_map().shape == (256, 3)
     assert np.array_equal(colour_map()[[0, 255]], viridis[[0, 255]])
     assert np.abs(colour_map() - viridis).max() <= 3
+
+
+def test_class_names_are_drawn_in_their_letters_or_else_by_their_number() -> None:
+    masks = random_masks(2, 1)
+
+    def sheet(*classes: str) -> bytes:
+        return contact_sheet(probes(2, classes), masks, np.array([1, 1]), "title")
+
+    assert sheet("柴犬", "Siamese") == sheet("class_1", "Siamese")
+    drawn = [sheet(name, "Siamese") for name in ("Бигль", "Бигла", "tigré", "tigrè", "tigre")]
+    assert len(set(drawn)) == len(drawn)
+    assert sheet("class_1", "Siamese") not in drawn
