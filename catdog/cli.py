@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import dataclasses
 import enum
 import functools
 import gc
@@ -19,8 +20,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from catdog.config.presets import PRESETS, preset_config
+from catdog.config.presets import PRESETS
 from catdog.config.recipe import parse_number
+from catdog.config.recipe_file import named_config
 from catdog.config.sweep_options import SweepConfig, check_run_name, check_store
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import printable
@@ -28,6 +30,7 @@ from catdog.system.streams import encodable, open_output
 from catdog.system.supervisor import Ending, raise_on_signals, supervise
 
 T = TypeVar("T")
+Sweep = TypeVar("Sweep", bound=SweepConfig)
 MEMORY_REMEDY = "raise the limit (ulimit -v, or the batch system's)"
 NO_MEMORY = ("can't start new thread", "Cannot allocate memory", "failed to map segment")
 """In errors of other classes than `MemoryError`: Python's, the C library's, the dynamic loader's."""
@@ -67,25 +70,29 @@ class RunOptions:
 
 
 def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Sequence[str]]:
-    """Return the preset named first and the remaining arguments; a bare `--help` shows the demo's."""
-    presets = ", ".join(PRESETS)
+    """Return the preset or recipe file named first and the remaining arguments; a bare `--help` shows the demo's."""
+    presets = f"{', '.join(PRESETS)}, or a recipe file (.yaml)"
     if not arguments:
         raise UserError(f"usage: {program} PRESET [options]; presets: {presets}; see {program} --help")
     if arguments[0] in ("-h", "--help"):
-        return preset_config("demo"), arguments
+        return PRESETS["demo"], arguments
     if arguments[0].startswith("-"):
         raise UserError(f"the preset comes first: {program} PRESET [options]; presets: {presets}")
-    return preset_config(arguments[0]), arguments[1:]
+    return named_config(arguments[0]), arguments[1:]
 
 
 def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
-    """Parse a sweep's `PRESET [options]`; the preset's values are the defaults of the options."""
+    """Parse a sweep's `PRESET [options]`; the values of the preset, or recipe file, are the defaults of the options."""
+    about = "Run a sweep: seeds × model variants as parallel trials, then the comparison table."
+    return parse_with_preset(SweepConfig, arguments, about, program)
+
+
+def parse_with_preset(kind: type[Sweep], arguments: Sequence[str], about: str, program: str) -> Sweep:
+    """Parse `PRESET [options]` of a job whose options are a sweep's and its own."""
     config, rest = take_preset(arguments, program)
-    description = (
-        "Run a sweep: seeds × model variants as parallel trials, then the comparison table.\n\n"
-        f"Presets: {', '.join(PRESETS)}. Below are the defaults of {config.preset}."
-    )
-    return parse(SweepConfig, rest, description, f"{program} {config.preset}", default=config)
+    description = f"{about}\n\nPresets: {', '.join(PRESETS)}. Below are the defaults of {config.preset}."
+    default = kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(SweepConfig)})
+    return parse(kind, rest, description, f"{program} {config.preset}", default=default)
 
 
 def parse(kind: type[T], arguments: Sequence[str], description: str, program: str, default: T | None = None) -> T:

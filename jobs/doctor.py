@@ -12,12 +12,11 @@ if __name__ == "__main__":
 
     hold_signals()  # the imports below take a second
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.cli import ExitCode, output_console, parse, run_job, take_preset
+from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 
@@ -39,15 +38,8 @@ class Options(SweepConfig):
 
 def main(arguments: Sequence[str]) -> int:
     """Print the findings; returns the exit code."""
-    preset, rest = take_preset(arguments, "doctor.py")
-    fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(SweepConfig)}
-    options = parse(
-        Options,
-        rest,
-        "Check everything that a sweep needs, before a night is spent on it.",
-        f"doctor.py {preset.preset}",
-        default=Options(**fields),
-    )
+    about = "Check everything that a sweep needs, before a night is spent on it."
+    options = parse_with_preset(Options, arguments, about, "doctor.py")
     console = output_console()
 
     def print_line(text: str) -> None:

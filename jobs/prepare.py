@@ -47,7 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     is_named = arguments[:1] and arguments[0].startswith("--") and arguments[0] != "--help"
     preset, rest = (PRESETS["demo"], arguments) if is_named else take_preset(arguments, "prepare.py")
     program = "prepare.py" if is_named else f"prepare.py {preset.preset}"
-    options = parse(Options, rest, "Put a dataset into a store, packed.", program)
+    own = {name: getattr(preset, name) for name in ("store", "data_root", "test_share", "pack_size", "resize")}
+    default = Options(**own, split_seed=preset.recipe.split_seed)
+    options = parse(Options, rest, "Put a dataset into a store, packed.", program, default=default)
     if is_named and options.dataset is None:
         raise UserError("prepare.py: name the images: a preset, or --dataset folder:DIR; see prepare.py --help")
     if options.name is not None:

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the status; returns the exit code."""
     options = parse(RunOptions, arguments, "Say where a run stands, from the store alone.", "status.py")
     store = StoreLocation.of(options.store).open()
-    run_status = open_run(store, options.run)
+    run_status = open_run(store, options.run).with_short_labels()
     print_status(output_console(), store.url, run_status, comparison_table(run_status))
     return ExitCode.of(run_status.is_complete)
 

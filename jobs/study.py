@@ -110,7 +110,7 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
     from catdog.report.build import write_report
     from catdog.sweep.run import run_sweep
 
-    run_status = run_sweep(config, command, console, functools.partial(write_report, running=True))
+    run_status = run_sweep(config, command, console, functools.partial(write_report, running=True)).with_short_labels()
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, run_status, force=True)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)

@@ -1,6 +1,7 @@
 """Run a sweep: seeds × model variants as parallel trials, then the comparison table.
 
     python jobs/sweep.py PRESET [options]
+    python jobs/sweep.py my.yaml [options]
 
 The same command, run again after any interruption, skips finished trials and resumes unfinished ones.
 """
@@ -13,19 +14,38 @@ if __name__ == "__main__":
     hold_signals()  # the imports below take a second
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from catdog.cli import ExitCode, output_console, parse_sweep, run_job
+from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
+from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
 
 
+@dataclass(frozen=True)
+class Options(SweepConfig):
+    """The options of the sweep, and the job's own."""
+
+    print_config: bool = False
+    """Print all settings as a recipe file, and start nothing."""
+
+
+def parse_options(arguments: Sequence[str]) -> Options:
+    """Parse `PRESET [options]`."""
+    about = "Run a sweep: seeds × model variants as parallel trials, then the comparison table."
+    return parse_with_preset(Options, arguments, about, "sweep.py")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the sweep and write its report; returns the exit code."""
-    config = parse_sweep(arguments, "sweep.py")
+    config = parse_options(arguments)
+    if config.print_config:
+        print(recipe_yaml(config), end="")
+        return ExitCode.COMPLETE
     console = output_console()
     if config.dry_run:
         from catdog.sweep.plan import print_plan
@@ -53,7 +73,7 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     """Do what a sweep that was lost could not do: release its run, and write the report of what it has finished."""
     from catdog.sweep.lease import release_dead
 
-    config = parse_sweep(arguments, "sweep.py")
+    config = parse_options(arguments)
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from catdog.cli import parse_sweep, run_job
+from catdog.cli import run_job
 from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
+from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
-from jobs import check_head
+from jobs import check_head, sweep
 from tests.helpers.project import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,7 +61,18 @@ def test_commands_are_accepted(page: Path, tmp_path: Path, monkeypatch: pytest.M
         assert (ROOT / "jobs" / f"{job}.py").is_file(), job
         words = rest.replace("...", "x").split()
         if job == "sweep" and words and words[0] in PRESETS:
-            parse_sweep(words, "sweep.py")
+            sweep.parse_options(words)
+
+
+def test_the_recipe_file_in_the_readme_is_read(tmp_path: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert example is not None
+    (tmp_path / "smoother.yaml").write_text(example[1])
+    config, base = named_config(str(tmp_path / "smoother.yaml")), PRESETS["pets-frozen"]
+    assert config.run_name == "smoother"
+    assert (config.recipe.label_smoothing, config.recipe.learning_rate) == (0.2, 1e-3)
+    assert config.recipe.weight_decay == base.recipe.weight_decay
+    assert [spec.title for spec in config.variant_specs] == ["baseline", "4 masks", "8 masks"]
 
 
 def test_the_variant_label_in_the_readme_is_canonical() -> None:

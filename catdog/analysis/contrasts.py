@@ -25,6 +25,7 @@ from catdog.analysis.significance import (
     smallest_p,
 )
 from catdog.formatting import format_p, format_points, format_range, format_size
+from catdog.runs.manifest import Manifest
 from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
 
@@ -109,10 +110,21 @@ def primary_of(labels: tuple[str, ...]) -> str | None:
     return PRIMARY if PRIMARY in others else next(iter(others), None)
 
 
+def reference_in(manifest: Manifest) -> str:
+    """Return what the run calls the variant that the others are compared with."""
+    names = _names(manifest)
+    return names[reference_of(tuple(names))]
+
+
+def _names(manifest: Manifest) -> dict[str, str]:
+    """Return what the run calls each variant, by label: short labels change neither figures nor what is primary."""
+    return {manifest.spec(name).label: name for name in manifest.variants}
+
+
 def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Contrast]:
     """Return each variant's contrast with the reference, in planned order."""
     labels = run_status.manifest.variants
-    reference = reference_of(labels)
+    reference = reference_in(run_status.manifest)
     contrasts = [_contrast(run_status, predictions, label, reference) for label in labels if label != reference]
     family = [contrast for contrast in contrasts if not contrast.is_primary and contrast.p is not None]
     adjusted = dict(
@@ -160,7 +172,8 @@ def _contrast(run_status: RunStatus, predictions: Predictions | None, variant: s
     theirs_S = np.array([theirs[seed].test_accuracy for seed in seeds], dtype=np.float64)
     differences = ours_S - theirs_S
     # One random stream per contrast, so that its figures do not depend on the other contrasts.
-    rng = np.random.default_rng([RESAMPLING_SEED, *f"{variant} - {reference}".encode()])
+    labels = {name: label for label, name in _names(run_status.manifest).items()}
+    rng = np.random.default_rng([RESAMPLING_SEED, *f"{labels[variant]} - {labels[reference]}".encode()])
     new_images = None
     if predictions is not None and seeds:
         ours_SN, theirs_SN = (_correct(predictions, label, seeds) for label in (variant, reference))
@@ -169,7 +182,7 @@ def _contrast(run_status: RunStatus, predictions: Predictions | None, variant: s
     return Contrast(
         variant=variant,
         reference=reference,
-        is_primary=variant == primary_of(run_status.manifest.variants),
+        is_primary=labels[variant] == primary_of(tuple(labels.values())),
         seeds=seeds,
         differences=tuple(differences.tolist()),
         mean=summarise(differences).mean,

@@ -13,9 +13,10 @@ from catdog.analysis.contrasts import Contrast, compare
 from catdog.analysis.localization import attention_table
 from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.tables import comparison_table, trials_table
+from catdog.errors import NotFoundError
 from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.history import read_history
-from catdog.runs.manifest import TrialId
+from catdog.runs.manifest import Manifest, TrialId
 from catdog.runs.paths import RunPaths
 from catdog.runs.results import best_run
 from catdog.runs.status import RunStatus
@@ -23,6 +24,7 @@ from catdog.runs.trial_files import Track, read_files
 from catdog.storage import Store, read_many, sha256
 
 logger = logging.getLogger(__name__)
+MOST_RECIPE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class ReportContent:
     """masks.npz of the complete and diverged trials that have one."""
     contact_sheets: Mapping[str, bytes]
     """By label: the PNG of the variant's best run in its chosen epoch."""
+    recipe_file: str | None
+    """The recipe file that makes the run again; None in runs of earlier versions."""
 
 
 def read_content(store: Store, run_status: RunStatus, track: Track = lambda objects, total: objects) -> ReportContent:
-    """Read what a report shows, in parallel; `track` shows progress."""
+    """Read what a report shows, in parallel, with variants by their short labels; `track` shows progress."""
+    run_status = run_status.with_short_labels()
     predictions = read_predictions(store, run_status, track)
     return ReportContent(
         run_status=run_status,
@@ -60,7 +65,23 @@ def read_content(store: Store, run_status: RunStatus, track: Track = lambda obje
         histories=_read_histories(store, run_status, track),
         probe_masks=_read_probe_masks(store, run_status, track),
         contact_sheets=_read_contact_sheets(store, run_status),
+        recipe_file=_read_recipe(store, run_status.manifest),
     )
+
+
+def _read_recipe(store: Store, manifest: Manifest) -> str | None:
+    """Return the stored recipe file; None if there is none, or no text of a recipe's size."""
+    key = RunPaths(manifest.run).recipe
+    try:
+        data = store.get(key)
+        if len(data) > MOST_RECIPE_BYTES:
+            raise ValueError(f"{len(data)} bytes")
+        return data.decode()
+    except NotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("%s is no recipe file (%s); it is left out", key, error)
+        return None
 
 
 def _read_histories(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, pd.DataFrame]:

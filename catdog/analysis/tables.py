@@ -25,7 +25,7 @@ def trials_table(run_status: RunStatus) -> pd.DataFrame:
     rows = []
     for trial in run_status.trials:
         missing = TrialResult(
-            trial.planned.variant.label,
+            trial.planned.variant.title,
             trial.planned.seed,
             trial.status,
             None,

@@ -74,7 +74,9 @@ PRESETS: dict[str, SweepConfig] = {
 def preset_config(name: str) -> SweepConfig:
     """Return the preset of this name; raises `UserError` listing the valid names."""
     if name not in PRESETS:
-        raise UserError(f"unknown preset {shorten(name)!r}: choose from {', '.join(PRESETS)}")
+        raise UserError(
+            f"unknown preset {shorten(name)!r}: choose from {', '.join(PRESETS)}, or name a recipe file (.yaml)"
+        )
     return PRESETS[name]
 
 
@@ -87,12 +89,12 @@ ALL: Literal["all"] = "all"
 def lambda_config(config: SweepConfig) -> SweepConfig:
     """Return the sweep of a λ study; the run is named after the preset unless the user named it."""
     labels = (WITHOUT, *(f"multi-attention:lambda_divergence={value:g}" for value in LAMBDAS))
-    return dataclasses.replace(config, run=config.run or f"{config.preset}-lambda", variants=labels)
+    return dataclasses.replace(config, run=config.run or f"{config.preset_name}-lambda", variants=labels)
 
 
 def scatter_configs(config: SweepConfig) -> dict[str, SweepConfig]:
     """Return the sweeps of a scatter study, keyed by what varies with the seed; in the last one, everything."""
-    base = config.run or f"{config.preset}-scatter"
+    base = config.run or f"{config.preset_name}-scatter"
     purposes: tuple[Purpose | Literal["all"], ...] = (*PURPOSES, ALL)
     return {
         purpose: dataclasses.replace(

@@ -3,7 +3,9 @@
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 import tyro
@@ -21,12 +23,13 @@ class SweepConfig:
     """One sweep: the trials of a recipe, their store, and the resources they may use."""
 
     preset: tyro.conf.Suppress[str]
+    """A preset's name, or the path of a recipe file."""
     run: str | None = None
-    """Name of the run in the store (default: the preset's name)."""
+    """Name of the run in the store (default: the preset's name, or the recipe file's without .yaml)."""
     store: str = "results"
     """A folder, or s3://bucket/prefix."""
     variants: tuple[str, ...] = ("baseline", "attention", "multi-attention")
-    """The variants to compare, as NAME or NAME:parameter=value,..."""
+    """The variants to compare, as NAME or NAME:parameter=value,...; with SHORT= in front, tables call it SHORT."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
     """A Python file with heads of your own, to be named in --variants; may be given several times."""
     seeds: str = "30"
@@ -90,9 +93,14 @@ class SweepConfig:
         parse_variants(self.variants, self.recipe.variant_defaults())
 
     @property
+    def preset_name(self) -> str:
+        """Return the name of the preset, or of the recipe file without folder and ending."""
+        return PurePath(self.preset).stem
+
+    @property
     def run_name(self) -> str:
         """Return the run's name: the option, else the preset's name."""
-        return self.preset if self.run is None else self.run
+        return self.preset_name if self.run is None else self.run
 
     @property
     def variant_specs(self) -> tuple[VariantSpec, ...]:
@@ -146,3 +154,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         seeds.extend(range(first, last + 1))
     require(len(set(seeds)) == len(seeds), f"--seeds {shorten(text)}: a seed is named twice; {remedy}")
     return tuple(sorted(seeds))
+
+
+def format_seeds(seeds: Iterable[int]) -> str:
+    """Return the text that `parse_seeds` reads as these seeds: `30`, or `0-4,7`."""
+    ordered = sorted(seeds)
+    if ordered == list(range(len(ordered))):
+        return str(len(ordered))
+    there = set(ordered)
+    firsts = [seed for seed in ordered if seed - 1 not in there]
+    lasts = [seed for seed in ordered if seed + 1 not in there]
+    spans = [f"{first}-{last}" if first < last else str(first) for first, last in zip(firsts, lasts, strict=True)]
+    return ",".join(spans) if len(spans) > 1 else f"{ordered[0]}-{ordered[-1]}"

@@ -11,7 +11,7 @@ from catdog.analysis.tables import summary, tie_lines
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import format_accuracy, format_count, markdown, markdown_code, plural, printable
 from catdog.report.figures import accuracy_figure
-from catdog.report.page import build_page
+from catdog.report.page import MAKE_AGAIN, build_page
 from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -75,6 +75,8 @@ def build_files(content: ReportContent, running: bool = False) -> dict[str, byte
         files["attention.csv"] = csv_bytes(content.attention)
     if run_status.counts["complete"]:
         files["figures/accuracy.png"] = accuracy_figure(content.trials, run_status.manifest.variants)
+    if content.recipe_file is not None:
+        files["recipe.yaml"] = content.recipe_file.encode()
     for label, sheet in content.contact_sheets.items():
         files[f"figures/masks-{run_status.manifest.spec(label).folder}.png"] = sheet
     return files
@@ -130,7 +132,16 @@ def table_markdown(content: ReportContent) -> str:
     if mixed:
         lines += ["", *(f"- The {markdown(line)}." for line in mixed)]
     commands = ", then ".join(markdown_code(shlex.join(command)) for command in manifest.commands)
-    lines += ["", f"Made by {commands} (code {markdown((manifest.code or 'unknown')[:12])}).", ""]
+    lines += ["", f"Made by {commands} (code {markdown((manifest.code or 'unknown')[:12])})."]
+    if content.recipe_file is not None:
+        lines += ["", f"To make it again: {markdown_code(MAKE_AGAIN)}, with [recipe.yaml](recipe.yaml)."]
+    short_labels = manifest.short_labels.items()
+    lines += (
+        ["", *(f"- {markdown(short)} is {markdown_code(label)}" for label, short in short_labels)]
+        if short_labels
+        else []
+    )
+    lines += [""]
     return "\n".join(lines)
 
 

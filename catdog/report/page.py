@@ -30,6 +30,8 @@ from catdog.runs.cost import spending_lines
 from catdog.runs.results import best_run
 from catdog.runs.status import missing_trials, mixed_versions
 
+MAKE_AGAIN = "python jobs/sweep.py recipe.yaml --store URL"
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -93,6 +95,9 @@ def build_page(
         mixed_versions=mixed_versions(content.run_status.launches),
         published=tables.published(content),
         commands=[shlex.join(command) for command in manifest.commands],
+        make_again=MAKE_AGAIN,
+        recipe_lines=(content.recipe_file or "").splitlines(),
+        short_labels=tables.pairs("Short labels", {s: own for own, s in manifest.short_labels.items()}),
         made=_made(content),
         recipe=tables.pairs("Recipe", _recipe(content)),
         versions=tables.pairs("Packages", manifest.versions),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catdog.analysis.contrasts import Contrast, reference_of
+from catdog.analysis.contrasts import Contrast, reference_in
 from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
@@ -54,7 +54,7 @@ def comparison(content: ReportContent) -> Table:
     """Return the comparison table: one row per variant."""
     table = content.table.to_dict("records")
     own = {row["variant"]: row["head_parameters"] for row in table}
-    reference = own.get(reference_of(content.run_status.manifest.variants))
+    reference = own.get(reference_in(content.run_status.manifest))
     rows = tuple(
         (
             row["variant"],
@@ -218,7 +218,8 @@ def published(content: ReportContent) -> Table | None:
     found = None if content.predictions is None else PUBLISHED.get(_test_digest(content.predictions))
     if found is None:
         return None
-    ours = {row["variant"]: row for row in content.table.to_dict("records")}
+    spec = content.run_status.manifest.spec
+    ours = {spec(row["variant"]).label: row for row in content.table.to_dict("records")}
     rows = []
     for label, (validation, test) in found.items():
         row = ours.get(label, {})

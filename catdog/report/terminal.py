@@ -28,7 +28,7 @@ def print_outcome(
 
     `report_url` is where the report was written, if not to the store.
     """
-    run = RunPaths(run_status.manifest.run)
+    run, run_status = RunPaths(run_status.manifest.run), run_status.with_short_labels()
 
     def in_report(name: str) -> str:
         return _place(url, run.report(name)) if report_url is None else _place(report_url, name)

@@ -10,7 +10,7 @@ from typing import Any
 from catdog.config.head_registry import VARIANTS, Variant, known_heads
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
-from catdog.config.variants import VariantSpec, parse_variant
+from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import now, shorten
 from catdog.runs.paths import RunPaths
@@ -83,7 +83,7 @@ class PlannedTrial:
     @property
     def name(self) -> str:
         """Return the trial's name for messages."""
-        return f"{self.variant.label} seed {self.seed}"
+        return f"{self.variant.title} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class Manifest:
     """None in runs of the first version, which were all of breeds."""
     heads: Mapping[str, Variant] = field(default_factory=dict)
     """The heads that are not of the package, so that labels are read without their code."""
+    short_labels: Mapping[str, str] = field(default_factory=dict)
+    """By label: what tables call a variant."""
 
     @property
     def data_title(self) -> str:
@@ -149,8 +151,10 @@ class Manifest:
         return [PlannedTrial(specs[label], seed) for label in self.variants for seed in self.seeds[label]]
 
     def spec(self, label: str) -> VariantSpec:
-        """Return the variant of a label, resolved with the recipe's defaults."""
-        return parse_variant(label, self.identity.recipe.variant_defaults(), VARIANTS | dict(self.heads))
+        """Return the variant of a label, or of a short one, resolved with the recipe's defaults."""
+        label = next((own for own, short in self.short_labels.items() if short == label), label)
+        spec = parse_variant(label, self.identity.recipe.variant_defaults(), VARIANTS | dict(self.heads))
+        return dataclasses.replace(spec, short_label=self.short_labels.get(label))
 
     def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...], command: tuple[str, ...]) -> "Manifest":
         """Return the manifest extended by these variants × seeds, requested by `command`."""
@@ -164,6 +168,14 @@ class Manifest:
             seeds={label: tuple(sorted(union[label])) for label in labels},
             commands=self.commands if command in self.commands else (*self.commands, command),
         )
+
+    def renamed(self, short_labels: Mapping[str, str]) -> "Manifest":
+        """Return the manifest with these short labels, too; raises `UserError` if one would name two variants."""
+        labels = {**self.short_labels, **short_labels}
+        for label, short in labels.items():
+            if twin := next((own for own, other in labels.items() if other == short and own != label), None):
+                raise UserError(f"--variants: {short!r} is the short label of {twin!r} and {label!r}; choose another")
+        return dataclasses.replace(self, short_labels=labels)
 
     def to_json(self) -> bytes:
         """Return manifest.json."""
@@ -182,7 +194,12 @@ class Manifest:
         try:
             if unlike := [label for label in labels if manifest.spec(label).label != label]:
                 raise ValueError(f"{shorten(unlike[0])!r} is not how a variant is written")
-        except UserError as error:  # an unknown variant
+            if strange := manifest.short_labels.keys() - set(labels):
+                raise ValueError(f"short labels name {shorten(', '.join(strange))}, which it does not plan")
+            for label, short in manifest.renamed({}).short_labels.items():
+                if split_short_label(f"{short}={label}") != (short, label):
+                    raise ValueError(f"{shorten(short)!r} is not a short label")
+        except UserError as error:  # an unknown variant, or a short label that cannot be one
             raise ValueError(str(error)) from None
         return manifest
 
@@ -216,7 +233,7 @@ def plan_run(
     Raises:
         UserError: the run exists with a different identity; the message lists the differences.
     """
-    labels = tuple(spec.label for spec in config.variant_specs)
+    specs = config.variant_specs
     if existing is None:
         existing = Manifest(
             run=config.run_name,
@@ -235,12 +252,13 @@ def plan_run(
             f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
             "choose another --run, or the same settings"
         )
-    heads = {one.name: known_heads()[one.name] for one in config.variant_specs if one.name not in VARIANTS}
+    heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
     for name, head in heads.items():
         if existing.heads.get(name, head) != head:
             raise UserError(
                 f"run {config.run_name!r} has another head {name!r}, with other parameters: choose another --run, or "
                 "name the head otherwise"
             )
-    extended = existing.extended(labels, config.seed_list, command)
-    return dataclasses.replace(extended, heads={**existing.heads, **heads})
+    extended = existing.extended(tuple(spec.label for spec in specs), config.seed_list, command)
+    extended = dataclasses.replace(extended, heads={**existing.heads, **heads})
+    return extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})

@@ -81,6 +81,11 @@ class RunPaths:
         return f"{self.run}/manifest.json"
 
     @property
+    def recipe(self) -> str:
+        """Return the key of the recipe file that makes the run again."""
+        return f"{self.run}/recipe.yaml"
+
+    @property
     def lease(self) -> str:
         """Return the key of the lease."""
         return f"{self.run}/claim.json"

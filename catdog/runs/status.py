@@ -1,5 +1,6 @@
 """The status of a run, from the store alone: its manifest and each trial's result or failure, if any."""
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -67,9 +68,39 @@ class RunStatus:
         }
 
     def results(self, label: str) -> list[TrialResult]:
-        """Return the complete trials of a variant, by seed."""
-        trials = (trial for trial in self.trials if trial.planned.variant.label == label)
+        """Return the complete trials of a variant, by its label or its short one, by seed."""
+        trials = (t for t in self.trials if label in (t.planned.variant.label, t.planned.variant.title))
         return [trial.result for trial in trials if trial.result is not None and trial.result.status == "complete"]
+
+    def with_short_labels(self) -> "RunStatus":
+        """Return the status in which variants are called by their short labels, for tables and figures.
+
+        Keys in the store are not affected.
+        """
+        manifest = self.manifest
+
+        def name(label: str) -> str:
+            return manifest.short_labels.get(label, label)
+
+        return RunStatus(
+            dataclasses.replace(
+                manifest,
+                variants=tuple(map(name, manifest.variants)),
+                seeds={name(label): seeds for label, seeds in manifest.seeds.items()},
+            ),
+            [
+                dataclasses.replace(trial, result=dataclasses.replace(trial.result, variant=name(trial.result.variant)))
+                if trial.result is not None
+                else trial
+                for trial in self.trials
+            ],
+            [
+                dataclasses.replace(
+                    launch, busy_hours={name(label): hours for label, hours in launch.busy_hours.items()}
+                )
+                for launch in self.launches
+            ],
+        )
 
 
 def open_run(store: Store, run: str) -> RunStatus:

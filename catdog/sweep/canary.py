@@ -59,7 +59,7 @@ def run_canary(
         )
         steps = []
         for variant in variants:
-            report_progress(f"a short trial of {variant.label}")
+            report_progress(f"a short trial of {variant.title}")
             steps.append(_step(short, variant, device))
         forget_inputs()
     on_gpu = device.type == "cuda"

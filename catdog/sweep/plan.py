@@ -13,21 +13,29 @@ from rich.console import Console
 from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
-from catdog.config.sweep_options import SweepConfig
+from catdog.config.sweep_options import SweepConfig, format_seeds
 from catdog.data.datasets.registry import warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
-from catdog.runs.manifest import DataDescription, Identity, PlannedTrial, plan_run, read_manifest, result_format
+from catdog.runs.manifest import (
+    DataDescription,
+    Identity,
+    Manifest,
+    PlannedTrial,
+    plan_run,
+    read_manifest,
+    result_format,
+)
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
-"""Training images per second of one single-threaded trial, with two at once on two cores of an AMD EPYC."""
+"""By preset: training images per second of one single-threaded trial, with two at once on two cores of an AMD EPYC."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,23 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
 
 
+def whole_run(config: SweepConfig, manifest: Manifest) -> SweepConfig:
+    """Return the sweep that makes a run again, also elsewhere: all its variants and seeds, its settled precision.
+
+    Where some variants have more seeds than others, it gives all of them all seeds. Where the images lie on this
+    machine is left out: their fingerprint tells them apart.
+    """
+    specs = [manifest.spec(label) for label in manifest.variants]
+    return dataclasses.replace(
+        config,
+        run=manifest.run,
+        variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
+        seeds=format_seeds({seed for seeds in manifest.seeds.values() for seed in seeds}),
+        data_root=None,
+        recipe=dataclasses.replace(config.recipe, precision=manifest.identity.recipe.precision),
+    )
+
+
 def count_train_images(recipe: Recipe, dataset: DatasetInfo) -> int:
     """Return how many images an epoch trains on."""
     return min(dataset.train_images, recipe.limit_images or dataset.train_images)
@@ -109,7 +134,7 @@ class Estimate:
 
 
 def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate | None:
-    """Estimate from this run's finished trials, else from the canary, else from the preset's speed; None if unknown."""
+    """Estimate from this run's finished trials, else from the canary, else from a preset's speed; None if unknown."""
     finished: dict[str, list[float]] = {}
     for trial in plan.run_status.trials:
         if trial.result is not None:
@@ -125,12 +150,12 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
         if all(trial.variant.label in speeds for trial in plan.pending):
             total = sum(speeds[trial.variant.label] for trial in plan.pending)
             return Estimate(total, f"from the doctor's short trials on {canary.device}")
-    rate = REFERENCE_IMAGES_PER_SECOND.get(config.preset)
-    reference = PRESETS[config.preset].recipe
-    if rate is None or (config.recipe.backbone, config.recipe.freeze) != (reference.backbone, reference.freeze):
-        return None
-    rate *= (reference.image_size / config.recipe.image_size) ** 2 * config.cpus_per_trial
-    return Estimate(plan.images / rate, "from this preset's speed on two cores of an AMD EPYC")
+    for name, rate in REFERENCE_IMAGES_PER_SECOND.items():
+        known = PRESETS[name].recipe
+        if (config.recipe.backbone, config.recipe.freeze) == (known.backbone, known.freeze):
+            rate *= (known.image_size / config.recipe.image_size) ** 2 * config.cpus_per_trial
+            return Estimate(plan.images / rate, f"from the speed of {name} on two cores of an AMD EPYC")
+    return None
 
 
 def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
@@ -164,7 +189,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     expected = estimate(config, plan, read_canary(store, config.run_name))
     rows = {
         "run": f"{config.run_name} in {store.url}",
-        "variants": ", ".join(spec.label for spec in config.variant_specs),
+        "variants": ", ".join(spec.title for spec in config.variant_specs),
         "seeds": f"{len(config.seed_list)} ({config.seeds})",
         "trials": f"{len(plan.requested)}",
         "cached": f"{len(plan.requested) - len(plan.pending)}",
@@ -190,8 +215,10 @@ def _check_here(config: SweepConfig, store: Store) -> None:
     cores = os.cpu_count() or config.cpus_per_trial
     if not os.environ.get("RAY_ADDRESS") and config.cpus_per_trial > cores:
         raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
-    recipe, known = config.recipe, PRESETS[config.preset].recipe
-    if (recipe.backbone, recipe.weights, recipe.image_size) != (known.backbone, known.weights, known.image_size):
+    recipe, known = config.recipe, [preset.recipe for preset in PRESETS.values()]
+    if (recipe.backbone, recipe.weights, recipe.image_size) not in [
+        (r.backbone, r.weights, r.image_size) for r in known
+    ]:
         from catdog.models.backbones.build import check_backbone  # imports torch, which no preset's own backbone needs
 
         check_backbone(recipe.backbone, local_weights(recipe.weights), recipe.image_size)

@@ -23,6 +23,7 @@ LINE_SECONDS = 30.0
 class VariantProgress:
     """The progress of one variant's trials."""
 
+    title: str
     planned: int = 0
     val: list[float] = field(default_factory=list)
     test: list[float] = field(default_factory=list)
@@ -46,7 +47,8 @@ class SweepProgress:
         self.run = run
         self.slots = slots
         self.variants = {
-            label: VariantProgress(len(run_status.manifest.seeds[label])) for label in run_status.manifest.variants
+            label: VariantProgress(run_status.manifest.spec(label).title, len(run_status.manifest.seeds[label]))
+            for label in run_status.manifest.variants
         }
         self.lock = threading.RLock()
         self._seconds: list[float] = []
@@ -108,7 +110,7 @@ class SweepProgress:
         with self.lock:
             self.variants[label].running.pop(seed, None)
             self.retries += 1
-            self.latest_retry = f"{label} seed {seed}: {why}"[:160]
+            self.latest_retry = f"{self.variants[label].title} seed {seed}: {why}"[:160]
 
     @property
     def seconds(self) -> float:
@@ -148,8 +150,8 @@ class ProgressView:
             if progress.retries:
                 parts.append(self._retries)
             parts += [
-                f"{label} test {_mean_and_std(variant.test)} (n={len(variant.test)})"
-                for label, variant in progress.variants.items()
+                f"{variant.title} test {_mean_and_std(variant.test)} (n={len(variant.test)})"
+                for variant in progress.variants.values()
                 if variant.test
             ]
             parts += self._warnings()
@@ -162,19 +164,19 @@ class ProgressView:
     def __rich__(self) -> Group:
         progress = self._progress
         with progress.lock:
-            variants = progress.variants.items()
+            variants = progress.variants.values()
             columns = {
-                "variant": [label for label, _ in variants],
-                "done": [f"{variant.done}/{variant.planned}" for _, variant in variants],
-                "running": [str(len(variant.running)) for _, variant in variants],
-                "failed": [str(variant.failed + variant.diverged) for _, variant in variants],
-                "Validation": [_mean_and_std(variant.val) for _, variant in variants],
-                "Test": [_mean_and_std(variant.test) for _, variant in variants],
+                "variant": [variant.title for variant in variants],
+                "done": [f"{variant.done}/{variant.planned}" for variant in variants],
+                "running": [str(len(variant.running)) for variant in variants],
+                "failed": [str(variant.failed + variant.diverged) for variant in variants],
+                "Validation": [_mean_and_std(variant.val) for variant in variants],
+                "Test": [_mean_and_std(variant.test) for variant in variants],
             }
             table = NumbersTable(columns, optional=("failed", "running"), has_frame=False)
             current = [
-                Styled(f"  {label} seed {seed}: {state}", "dim")
-                for label, variant in variants
+                Styled(f"  {variant.title} seed {seed}: {state}", "dim")
+                for variant in variants
                 for seed, state in variant.running.items()
             ]
             eta = progress.eta_seconds
@@ -191,8 +193,8 @@ class ProgressView:
     def _warnings(self) -> list[str]:
         notice = self._progress.notice
         return [notice] * bool(notice) + [
-            f"{label}: {what} in {count} of its trials"
-            for label, variant in self._progress.variants.items()
+            f"{variant.title}: {what} in {count} of its trials"
+            for variant in self._progress.variants.values()
             for what, count in Counter(variant.collapsed.values()).items()
         ]
 

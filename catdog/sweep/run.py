@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
+from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
@@ -28,7 +29,7 @@ from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
-from catdog.sweep.plan import Plan, make_plan, resolve_run
+from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run
 from catdog.sweep.progress import SweepProgress, show_progress
 from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
@@ -122,11 +123,14 @@ def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> 
 
 
 def _put_manifest(store: Store, plan: Plan, config: SweepConfig) -> None:
-    paths = RunPaths(config.run_name)
+    """Store the files of heads, the plan, and the recipe file that makes the whole run again."""
+    manifest = plan.run_status.manifest
+    paths = RunPaths(manifest.run)
     for file in config.head_files:
         for name, source in file.sources:
             store.put(paths.head_file(file.digest, name), source.encode())
-    store.put(paths.manifest, plan.run_status.manifest.to_json())
+    store.put(paths.manifest, manifest.to_json())
+    store.put(paths.recipe, recipe_yaml(whole_run(config, manifest)).encode())
 
 
 def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:

@@ -100,6 +100,15 @@ def published_manifest(**fields: object) -> Arrange:
     return manifest(json.dumps(json.loads(PUBLISHED.read_bytes()) | fields).encode())
 
 
+def recipe(content: str) -> Arrange:
+    """Return a function that makes a recipe file, my.yaml."""
+
+    def arrange(here: Path) -> None:
+        (here / "my.yaml").write_text(content)
+
+    return arrange
+
+
 def published_identity(**fields: object) -> object:
     identity = json.loads(PUBLISHED.read_bytes())["identity"]
     return identity | {"recipe": identity["recipe"] | fields}
@@ -458,9 +467,30 @@ MANIFESTS = {
         "status --run demo", *DAMAGED, published_manifest(identity=published_identity(precision="auto"))
     ),
 }
+FILES = {
+    "none": Mistake("sweep my.yaml", "my.yaml: there is no such file", "it must lie in the working directory"),
+    "misspelt setting": Mistake(
+        "sweep my.yaml", "my.yaml: learing_rate: no such setting", "perhaps learning_rate", recipe("learing_rate: 1")
+    ),
+    "out of range": Mistake(
+        "doctor my.yaml", "my.yaml: learning_rate 200.0", "above 0 and below 100", recipe("learning_rate: 200")
+    ),
+    "not a number": Mistake("prepare my.yaml", "my.yaml: epochs: 'ten'", "is not an integer", recipe("epochs: ten")),
+    "unknown variant": Mistake(
+        "study scatter my.yaml", "my.yaml: unknown variant 'bog'", "choose from baseline", recipe("variants: [bog]")
+    ),
+    "option after it": Mistake("sweep my.yaml --epoch 3", "--epoch", "see sweep.py my.yaml", recipe("epochs: 3")),
+    "short labels alike": Mistake(
+        "sweep demo --variants a=se a=attention", "'a=attention'", "its short label is taken; choose another"
+    ),
+    "short label that is a variant": Mistake(
+        "sweep demo --variants se=attention", "short label 'se' of variant 'attention'", "choose another"
+    ),
+}
 GROUPS = {
     "option": OPTIONS, "seeds": SEEDS, "variants": VARIANTS, "run": RUNS, "data": DATA, "weights": WEIGHTS,
     "backbone": BACKBONES, "store": STORES, "resources": RESOURCES, "manifest": MANIFESTS,
+    "recipe file": FILES,
 }  # fmt: skip
 MISTAKES = {f"{group}: {name}": mistake for group, cases in GROUPS.items() for name, mistake in cases.items()}
 AS_PROCESSES = [

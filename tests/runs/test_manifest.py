@@ -42,6 +42,30 @@ def test_asking_for_more_extends_a_run_and_asking_for_less_removes_nothing() -> 
     assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
 
 
+def test_short_labels_are_kept_and_name_one_variant_each() -> None:
+    identity = MANIFEST.identity
+    first = plan_run(None, sweep_of(variants=("baseline", f"eight={EIGHT}"), seeds="2"), identity, ())
+    assert (first.variants, first.short_labels) == (("baseline", EIGHT), {EIGHT: "eight"})
+    assert Manifest.from_json(first.to_json()) == first
+    assert first.spec("eight") == first.spec(EIGHT)
+    assert [trial.name for trial in first.planned()][1:3] == ["baseline seed 1", "eight seed 0"]
+    plain = plan_run(None, sweep_of(variants=("baseline", EIGHT), seeds="2"), identity, ())
+    assert plain.planned() == first.planned()
+    hashes = [identity.trial_hash(trial.variant, trial.seed) for trial in first.planned()]
+    assert hashes == [identity.trial_hash(trial.variant, trial.seed) for trial in plain.planned()]
+    assert [t.variant.folder for t in first.planned()] == [t.variant.folder for t in plain.planned()]
+    more = plan_run(first, sweep_of(variants=("wide=baseline", "se"), seeds="1"), identity, ())
+    assert more.short_labels == {EIGHT: "eight", "baseline": "wide"}
+    with pytest.raises(UserError, match=r"^--variants: 'eight' is the short label of .* and 'se'|'se' and"):
+        plan_run(first, sweep_of(variants=("eight=se",), seeds="1"), identity, ())
+
+
+@pytest.mark.parametrize("short_labels", [{"se": "x"}, {"baseline": "se"}, {"baseline": "<b>"}, {"baseline": ""}])
+def test_a_manifest_with_odd_short_labels_cannot_be_used(short_labels: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="short label"):
+        Manifest.from_json(dataclasses.replace(MANIFEST, short_labels=short_labels).to_json())
+
+
 def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> None:
     other = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", epochs=3), threads=2)
     with pytest.raises(UserError, match=r"run 'night' exists with another recipe \(threads: 1 → 2; epochs: 10 → 3\)"):

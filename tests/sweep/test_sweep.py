@@ -84,6 +84,25 @@ def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_the_recipe_file_that_a_run_stores_makes_it_again(
+    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = dict(zip((option[2:].replace("-", "_") for option in SMALL[::2]), SMALL[1::2], strict=True))
+    lines = [f"{name}: {value}" for name, value in {"extends": "demo", "seeds": "1-1", **settings}.items()]
+    (tmp_path / "mine.yaml").write_text("\n".join([*lines, "variants: {plain: baseline, se: se}"]))
+    again = tmp_path / "again"
+    assert run_job(sweep.main, [str(tmp_path / "mine.yaml"), "--store", str(store_folder)]) == 0
+    assert "se and plain differ by" in capsys.readouterr().out
+    assert (store_folder / "mine" / "trials" / "baseline" / "seed-01" / "result.json").exists()
+    recipe = store_folder / "mine" / "recipe.yaml"
+    assert recipe.read_bytes() == report(store_folder, "recipe.yaml", "mine")
+    assert run_job(sweep.main, [str(recipe), "--store", str(again)]) == 0
+    first, second = (comparable(report(store, "trials.csv", "mine")) for store in (store_folder, again))
+    pd.testing.assert_frame_equal(first, second)
+    assert first["variant"].tolist() == ["plain", "se"]
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_a_reused_worker_gives_the_same_result_as_a_new_process(store_folder: Path) -> None:
     assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "multi-attention") == 0
     manifest = read_manifest(StoreLocation.of(str(store_folder)).open(), "demo")

@@ -1,0 +1,208 @@
+"""Recipe files: the settings of a sweep as YAML, by the names of its options with underscores.
+
+    extends: pets-frozen           # a preset, or a file named from this one's folder; else the options' own defaults
+    learning_rate: 1e-3
+    variants:                      # a list, or short labels, which tables use
+      baseline: baseline
+      eight: multi-attention:num_masks=8
+
+A file is read as text by PyYAML's safe parser, without tags, anchors and aliases, and its values as the command line's.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from catdog.config.presets import PRESETS, preset_config
+from catdog.config.recipe import Recipe, option_name, parse_number
+from catdog.config.sweep_options import SweepConfig
+from catdog.config.variants import split_short_label
+from catdog.errors import UserError, first_line
+from catdog.formatting import shorten
+
+MOST_BYTES = 1_000_000
+EXTENDS = "extends"
+_RECIPE = [field.name for field in dataclasses.fields(Recipe)]
+_NO_SETTINGS = ("preset", "dry_run")
+"""Fields of a sweep that are no settings: where the others come from, and what to do now."""
+SETTINGS = tuple(
+    name
+    for field in dataclasses.fields(SweepConfig)
+    for name in (_RECIPE if field.name == "recipe" else [field.name])
+    if name not in _NO_SETTINGS
+)
+"""What a recipe file can set, in the order of the options."""
+_HINTS: Mapping[str, Any] = get_type_hints(SweepConfig) | get_type_hints(Recipe)
+
+
+def named_config(name: str) -> SweepConfig:
+    """Return the preset of this name, or what the recipe file at this path describes; raises `UserError`."""
+    return _read(name) if name not in PRESETS and _is_path(name) else preset_config(name)
+
+
+def recipe_yaml(config: SweepConfig) -> str:
+    """Return the recipe file, in ASCII, that describes all of `config`, the run's name included, and extends nothing.
+
+    Only `dry_run` is left out, which is no setting.
+    """
+    split = [split_short_label(text) for text in config.variants]
+    has_short = any(short for short, _ in split)
+    values = dataclasses.asdict(config) | dataclasses.asdict(config.recipe) | {"run": config.run_name}
+    values["variants"] = {short or label: label for short, label in split} if has_short else list(config.variants)
+    text = yaml.safe_dump({name: values[name] for name in SETTINGS}, sort_keys=False, width=1_000_000)
+    return str(text)
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or os.path.isfile(name)
+
+
+def _read(path: str) -> SweepConfig:
+    """Read a file and what it extends, and apply them from the first one up; a file may not change where it began."""
+    files: dict[str, tuple[str, dict[str, yaml.Node]]] = {}
+    base: str | None = path
+    while base is not None and base not in PRESETS:
+        name, place = base, os.path.realpath(base)
+        if place in files:
+            chain = ", which extends ".join([*(name for name, _ in files.values()), base])
+            raise UserError(f"{chain}: a recipe file cannot extend itself; remove one of the lines 'extends'")
+        nodes = _settings(name)
+        base = _base(name, nodes.pop(EXTENDS, None))
+        files[place] = name, nodes
+    config = PRESETS[base] if base is not None else SweepConfig(preset="recipe")
+    for name, nodes in reversed(files.values()):
+        config = _applied(config, name, nodes, path if name == path else config.preset)
+    return config
+
+
+def _base(path: str, node: yaml.Node | None) -> str | None:
+    """Return what a file extends: a preset's name, or another file's path."""
+    if node is None:
+        return None
+    base = _as(path, EXTENDS, str, node)
+    if base in PRESETS:
+        return str(base)
+    other = os.path.join(os.path.dirname(path), base)
+    if not _is_path(other):
+        raise UserError(f"{path}: extends {shorten(base)}: choose from {', '.join(PRESETS)}, or name a recipe file")
+    return other
+
+
+def _applied(config: SweepConfig, path: str, nodes: Mapping[str, yaml.Node], preset: str) -> SweepConfig:
+    values = {name: _as(path, name, _HINTS[name], node) for name, node in nodes.items()}
+    own = {name: values.pop(name) for name in _RECIPE if name in values}
+    try:
+        return dataclasses.replace(config, preset=preset, recipe=dataclasses.replace(config.recipe, **own), **values)
+    except UserError as error:  # its options are settings here
+        said = re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), str(error))
+        raise UserError(f"{path}: {said}") from None
+
+
+def _settings(path: str) -> dict[str, yaml.Node]:
+    """Return a file's settings as YAML's nodes, which hold a value's text as it is written."""
+    try:
+        root = _parse(_content(path))
+    except (OSError, OverflowError, ValueError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        what = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)  # type: ignore[attr-defined]
+        raise UserError(f"{path}: {what}") from None
+    nodes: dict[str, yaml.Node] = {}
+    for key, value in root.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+        if name in nodes:
+            raise UserError(f"{path}: {name}: given twice, the second time in line {key.start_mark.line + 1}; keep one")
+        if name in _NO_SETTINGS:
+            raise UserError(
+                f"{path}: {name}: no setting; give {option_name(name)} on the command line, or leave it out"
+            )
+        if name not in (EXTENDS, *SETTINGS):
+            raise UserError(f"{path}: {shorten(name)}: no such setting; perhaps {_nearest(name)}")
+        nodes[name] = value
+    return nodes
+
+
+def _nearest(name: str) -> str:
+    plain = name.lower().strip("-").replace("-", "_")
+    return difflib.get_close_matches(plain, (EXTENDS, *SETTINGS), n=1, cutoff=0.0)[0]
+
+
+def _content(path: str) -> str:
+    if not os.path.exists(path):
+        raise ValueError("there is no such file; with `ray job submit` it must lie in the working directory")
+    if not os.path.isfile(path):
+        raise ValueError("is no file; give a recipe file")
+    with open(path, "rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"has more than {MOST_BYTES:,} bytes: it is no recipe file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text; save it as UTF-8") from None
+
+
+def _parse(text: str) -> yaml.MappingNode:
+    """Return the root of the YAML; raises `ValueError` or yaml's error for what is no plain mapping of settings."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = f"line {event.start_mark.line + 1}" if event.start_mark else "?"
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise ValueError(f"{line}: tags, anchors and aliases (!, &, *) are not read; write the value itself")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 2:
+            raise ValueError(f"{line}: is nested too deeply; write setting: value")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        raise ValueError("is empty; write setting: value, one a line")
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError("is no mapping; write setting: value, one a line")
+    return root
+
+
+def _as(path: str, name: str, hint: Any, node: yaml.Node) -> Any:
+    """Return a setting's value as its type; raises `UserError` naming file and setting."""
+    try:
+        return _variants(node) if name == "variants" else _value(hint, node)
+    except ValueError as error:
+        raise UserError(f"{path}: {name}: {error}") from None
+
+
+def _variants(node: yaml.Node) -> tuple[str, ...]:
+    """Return the variants of a list, or of a mapping from short labels."""
+    if isinstance(node, yaml.SequenceNode):
+        return tuple(_value(str, item) for item in node.value)
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError("give a list, or a mapping from short labels to variants")
+    pairs = [(_value(str, key), _value(str, value)) for key, value in node.value]
+    return tuple(label if label == short else f"{short}={label}" for short, label in pairs)
+
+
+def _value(hint: Any, node: yaml.Node) -> Any:
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("give a single value")
+    kinds = _kinds(hint)
+    text, kind = str(node.value), kinds[0]
+    if node.tag == "tag:yaml.org,2002:null":
+        if type(None) in kinds:
+            return None
+        raise ValueError("has no value; give one, or leave the line out")
+    if kind in (int, float):
+        return parse_number(kind, text)
+    if kind is bool and text not in ("true", "false"):
+        raise ValueError(f"{shorten(text)!r} is neither true nor false")
+    choices = [choice for choice in kinds if isinstance(choice, str)]
+    if choices and text not in choices:
+        raise ValueError(f"{shorten(text)!r}: choose from {', '.join(choices)}")
+    return text == "true" if kind is bool else text
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """Return the types of a union and the texts of literals."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [kind for part in get_args(hint) for kind in _kinds(part)] or [hint]
