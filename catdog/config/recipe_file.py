@@ -28,13 +28,13 @@ from catdog.formatting import shorten
 MOST_BYTES = 1_000_000
 EXTENDS = "extends"
 _RECIPE = [field.name for field in dataclasses.fields(Recipe)]
-_NO_SETTINGS = ("preset", "dry_run")
-"""Fields of a sweep that are no settings: where the others come from, and what to do now."""
+_ACTIONS = ("dry_run", "print_config")
+"""Options that are no settings: they say what to do now."""
 SETTINGS = tuple(
     name
     for field in dataclasses.fields(SweepConfig)
     for name in (_RECIPE if field.name == "recipe" else [field.name])
-    if name not in _NO_SETTINGS
+    if name not in (*_ACTIONS, "preset")
 )
 """What a recipe file can set, in the order of the options."""
 _HINTS: Mapping[str, Any] = get_type_hints(SweepConfig) | get_type_hints(Recipe)
@@ -63,7 +63,7 @@ def _is_path(name: str) -> bool:
 
 
 def _read(path: str) -> SweepConfig:
-    """Read a file and what it extends, and apply them from the first one up; a file may not change where it began."""
+    """Read a file, the one that it extends, and so on; return the settings of the last one, changed by each before."""
     files: dict[str, tuple[str, dict[str, yaml.Node]]] = {}
     base: str | None = path
     while base is not None and base not in PRESETS:
@@ -116,7 +116,7 @@ def _settings(path: str) -> dict[str, yaml.Node]:
         name = key.value if isinstance(key, yaml.ScalarNode) else "?"
         if name in nodes:
             raise UserError(f"{path}: {name}: given twice, the second time in line {key.start_mark.line + 1}; keep one")
-        if name in _NO_SETTINGS:
+        if name in _ACTIONS:
             raise UserError(
                 f"{path}: {name}: no setting; give {option_name(name)} on the command line, or leave it out"
             )
@@ -128,6 +128,8 @@ def _settings(path: str) -> dict[str, yaml.Node]:
 
 def _nearest(name: str) -> str:
     plain = name.lower().strip("-").replace("-", "_")
+    if plain == "preset":
+        return EXTENDS
     return difflib.get_close_matches(plain, (EXTENDS, *SETTINGS), n=1, cutoff=0.0)[0]
 
 

@@ -89,6 +89,7 @@ def test_help_shows_the_files_values_as_defaults(tmp_path: Path, capsys: pytest.
 WRONG: dict[str, tuple[str | bytes, str]] = {
     "misspelt": ("learing_rate: 1", "learing_rate: no such setting; perhaps learning_rate"),
     "with hyphens": ("learning-rate: 1", "learning-rate: no such setting; perhaps learning_rate"),
+    "preset": ("preset: demo", "preset: no such setting; perhaps extends"),
     "unlike any": ("'#': 1", "#: no such setting; perhaps "),
     "out of range": ("learning_rate: 200", "learning_rate 200.0: must be above 0 and below 100"),
     "two that do not fit": ("backbone: tiny", "weights imagenet: the backbone tiny has no pretrained weights"),
