@@ -24,7 +24,8 @@ from catdog.runs.trial_files import Track, read_files
 from catdog.storage import Store, read_many, sha256
 
 logger = logging.getLogger(__name__)
-MOST_RECIPE_BYTES = 1_000_000
+MOST_RECIPE_BYTES = 200_000
+"""As `config.recipe_file` reads."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from catdog.config.variants import split_short_label
 from catdog.errors import UserError, first_line
 from catdog.formatting import shorten
 
-MOST_BYTES = 1_000_000
+MOST_BYTES = 200_000
+"""PyYAML takes some seconds to read this much."""
 EXTENDS = "extends"
 _RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 _ACTIONS = ("dry_run", "print_config")
@@ -107,10 +108,10 @@ def _settings(path: str) -> dict[str, yaml.Node]:
     """Return a file's settings as YAML's nodes, which hold a value's text as it is written."""
     try:
         root = _parse(_content(path))
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{path}: line {error.problem_mark.line + 1}: {error.problem}") from None
     except (OSError, OverflowError, ValueError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        what = f"line {mark.line + 1}: {error.problem}" if mark else first_line(error)  # type: ignore[attr-defined]
-        raise UserError(f"{path}: {what}") from None
+        raise UserError(f"{path}: {first_line(error)}") from None
     nodes: dict[str, yaml.Node] = {}
     for key, value in root.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else "?"

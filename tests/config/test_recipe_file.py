@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "control characters": ("run: a\0", "special characters are not allowed"),
     "no character": (r'run: "\UFFFFFFFF"', "my.yaml: "),
     "not UTF-8": (b"run: \xff", "is not UTF-8 text"),
-    "too large": (b"#" * (MOST_BYTES + 1), "has more than 1,000,000 bytes"),
+    "too large": (b"#" * (MOST_BYTES + 1), "has more than 200,000 bytes"),
 }
 
 

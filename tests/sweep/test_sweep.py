@@ -20,6 +20,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from catdog.cli import run_job
+from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
 from catdog.runs.manifest import read_manifest
 from catdog.runs.status import read_run_status
@@ -74,6 +75,10 @@ def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
         "se": [0, 1, 2],
     }
 
+    recipe_file = named_config(str(store_folder / "demo" / "recipe.yaml"))
+    assert recipe_file.variants == ("baseline", "attention", "multi-attention", "se")
+    assert (recipe_file.seeds, recipe_file.recipe.epochs, recipe_file.run) == ("3", 2, "demo")
+
     assert run_sweep(store_folder, "--label-smoothing", "0.1") == 2
     error = capsys.readouterr().err
     assert "run 'demo' exists with another recipe (label_smoothing: 0.0 → 0.1)" in error
@@ -83,6 +88,7 @@ def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
     assert "10 trials, 10 complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_recipe_file_that_a_run_stores_makes_it_again(
     store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
