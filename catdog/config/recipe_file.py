@@ -6,7 +6,8 @@
       baseline: baseline
       eight: multi-attention:num_masks=8
 
-A file is read as text by PyYAML's safe parser, without tags, anchors and aliases, and its values as the command line's.
+A file is read as text by PyYAML's safe parser, without tags, anchors and aliases, and its values as the command line's:
+paths, except that of `extends`, start in the working directory, too.
 """
 
 import dataclasses
@@ -31,13 +32,13 @@ EXTENDS = "extends"
 _RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 _ACTIONS = ("dry_run", "print_config")
 """Options that are no settings: they say what to do now."""
-SETTINGS = tuple(
-    name
+SETTINGS = {
+    name.replace("imports", "import"): name  # the option is --import
     for field in dataclasses.fields(SweepConfig)
     for name in (_RECIPE if field.name == "recipe" else [field.name])
     if name not in (*_ACTIONS, "preset")
-)
-"""What a recipe file can set, in the order of the options."""
+}
+"""What a recipe file can set, in the order of the options, and the fields it sets."""
 _HINTS: Mapping[str, Any] = get_type_hints(SweepConfig) | get_type_hints(Recipe)
 
 
@@ -46,17 +47,20 @@ def named_config(name: str) -> SweepConfig:
     return _read(name) if name not in PRESETS and _is_path(name) else preset_config(name)
 
 
-def recipe_yaml(config: SweepConfig) -> str:
+def recipe_yaml(config: SweepConfig, **changes: object) -> str:
     """Return the recipe file, in ASCII, that describes all of `config`, the run's name included, and extends nothing.
 
-    Only `dry_run` is left out, which is no setting.
+    `changes` are other values of its fields. Only `dry_run` is left out, which is no setting.
     """
-    split = [split_short_label(text) for text in config.variants]
+    values = dataclasses.asdict(config) | dataclasses.asdict(config.recipe) | {"run": config.run_name} | changes
+    split = [split_short_label(text) for text in values["variants"]]
     has_short = any(short for short, _ in split)
-    values = dataclasses.asdict(config) | dataclasses.asdict(config.recipe) | {"run": config.run_name}
-    values["variants"] = {short or label: label for short, label in split} if has_short else list(config.variants)
-    text = yaml.safe_dump({name: values[name] for name in SETTINGS}, sort_keys=False, width=1_000_000)
-    return str(text)
+    values["variants"] = {short or label: label for short, label in split} if has_short else values["variants"]
+    plain = {
+        name: list(values[field]) if isinstance(values[field], tuple) else values[field]
+        for name, field in SETTINGS.items()
+    }
+    return str(yaml.safe_dump(plain, sort_keys=False, width=1_000_000))
 
 
 def _is_path(name: str) -> bool:
@@ -95,7 +99,7 @@ def _base(path: str, node: yaml.Node | None) -> str | None:
 
 
 def _applied(config: SweepConfig, path: str, nodes: Mapping[str, yaml.Node], preset: str) -> SweepConfig:
-    values = {name: _as(path, name, _HINTS[name], node) for name, node in nodes.items()}
+    values = {SETTINGS[name]: _as(path, name, _HINTS[SETTINGS[name]], node) for name, node in nodes.items()}
     own = {name: values.pop(name) for name in _RECIPE if name in values}
     try:
         return dataclasses.replace(config, preset=preset, recipe=dataclasses.replace(config.recipe, **own), **values)
@@ -170,22 +174,23 @@ def _parse(text: str) -> yaml.MappingNode:
 def _as(path: str, name: str, hint: Any, node: yaml.Node) -> Any:
     """Return a setting's value as its type; raises `UserError` naming file and setting."""
     try:
-        return _variants(node) if name == "variants" else _value(hint, node)
+        is_named = name == "variants" and isinstance(node, yaml.MappingNode)
+        return _named_variants(node) if is_named else _value(hint, node)
     except ValueError as error:
         raise UserError(f"{path}: {name}: {error}") from None
 
 
-def _variants(node: yaml.Node) -> tuple[str, ...]:
-    """Return the variants of a list, or of a mapping from short labels."""
-    if isinstance(node, yaml.SequenceNode):
-        return tuple(_value(str, item) for item in node.value)
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError("give a list, or a mapping from short labels to variants")
+def _named_variants(node: yaml.MappingNode) -> tuple[str, ...]:
+    """Return the variants of a mapping from short labels."""
     pairs = [(_value(str, key), _value(str, value)) for key, value in node.value]
     return tuple(label if label == short else f"{short}={label}" for short, label in pairs)
 
 
 def _value(hint: Any, node: yaml.Node) -> Any:
+    if get_origin(hint) is tuple:
+        if not isinstance(node, yaml.SequenceNode):
+            raise ValueError("give a list")
+        return tuple(_value(str, item) for item in node.value)
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("give a single value")
     kinds = _kinds(hint)

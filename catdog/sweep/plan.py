@@ -13,6 +13,7 @@ from rich.console import Console
 from catdog.config.head_registry import VARIANTS
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
+from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, format_seeds
 from catdog.data.datasets.registry import warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
@@ -103,20 +104,20 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
 
 
-def whole_run(config: SweepConfig, manifest: Manifest) -> SweepConfig:
-    """Return the sweep that makes a run again, also elsewhere: all its variants and seeds, its settled precision.
+def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
+    """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
     Where some variants have more seeds than others, it gives all of them all seeds. Where the images lie on this
-    machine is left out: their fingerprint tells them apart.
+    machine is left out: their fingerprint tells them apart. Heads must be in files that `config` imports.
     """
     specs = [manifest.spec(label) for label in manifest.variants]
-    return dataclasses.replace(
+    return recipe_yaml(
         config,
         run=manifest.run,
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
         seeds=format_seeds({seed for seeds in manifest.seeds.values() for seed in seeds}),
         data_root=None,
-        recipe=dataclasses.replace(config.recipe, precision=manifest.identity.recipe.precision),
+        precision=manifest.identity.recipe.precision,
     )
 
 

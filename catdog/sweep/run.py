@@ -11,7 +11,6 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
@@ -29,7 +28,7 @@ from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
-from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run
+from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
 from catdog.sweep.progress import SweepProgress, show_progress
 from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
@@ -130,7 +129,7 @@ def _put_manifest(store: Store, plan: Plan, config: SweepConfig) -> None:
         for name, source in file.sources:
             store.put(paths.head_file(file.digest, name), source.encode())
     store.put(paths.manifest, manifest.to_json())
-    store.put(paths.recipe, recipe_yaml(whole_run(config, manifest)).encode())
+    store.put(paths.recipe, whole_run_yaml(config, manifest).encode())
 
 
 def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from catdog.analysis.run_data import MOST_RECIPE_BYTES, read_content
 from catdog.config.presets import PRESETS
-from catdog.config.recipe_file import MOST_BYTES
+from catdog.config.recipe_file import MOST_BYTES, named_config
 from catdog.formatting import markdown_code
 from catdog.report.build import build_files
 from catdog.report.page import MAKE_AGAIN
@@ -18,7 +18,7 @@ from catdog.report.publish import publish_run
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import open_run
 from catdog.storage import LocalStore
-from catdog.sweep.plan import whole_run
+from catdog.sweep.plan import whole_run_yaml
 from tests.helpers.made_runs import make_run
 from tests.helpers.pages import text_of
 
@@ -81,11 +81,14 @@ def test_a_recipe_file_that_is_none_is_left_out_and_named(store: LocalStore, cap
         assert "made/recipe.yaml is no recipe file" in caplog.text
 
 
-def test_the_recipe_of_a_run_has_all_its_variants_and_seeds_and_its_settled_precision(store: LocalStore) -> None:
+def test_the_recipe_of_a_run_has_all_its_variants_and_seeds_and_its_settled_precision(
+    store: LocalStore, tmp_path: Path
+) -> None:
     manifest = dataclasses.replace(open_run(store, "made").manifest, short_labels={EIGHT: "8 masks"})
     manifest = manifest.extended(("baseline",), (7,), ())
     config = dataclasses.replace(PRESETS["pets-frozen"], data_root="/here", seeds="1")
-    whole = whole_run(config, manifest)
+    (tmp_path / "recipe.yaml").write_text(whole_run_yaml(config, manifest))
+    whole = named_config(str(tmp_path / "recipe.yaml"))
     assert (whole.run_name, whole.seeds, whole.data_root) == ("made", "0-2,7", None)
     assert whole.variants == ("baseline", "attention", f"8 masks={EIGHT}")
     assert whole.recipe == dataclasses.replace(config.recipe, precision="float32")
