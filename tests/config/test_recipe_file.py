@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.cli import parse_sweep
+from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES
 from catdog.config.presets import PRESETS, lambda_config
 from catdog.config.recipe import Recipe
 from catdog.config.recipe_file import MOST_BYTES, SETTINGS, named_config, recipe_yaml
@@ -80,16 +83,25 @@ def test_variants_are_a_list_or_have_short_labels_that_change_no_identity(tmp_pa
     assert [spec.title for spec in listed.variant_specs] == ["baseline", "multi-attention:num_masks=8"]
 
 
-def test_a_file_may_import_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory whose heads are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    written(tmp_path, "mine.py", "from catdog.config.head_registry import register_head\n\n"
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    EXTERNAL.clear()
+    HEAD_CLASSES.clear()
+
+
+def test_a_file_may_import_heads(here: Path) -> None:
+    written(here, "mine.py", "from catdog.config.head_registry import register_head\n\n"
             "@register_head('mine')\nclass Mine:\n    def __init__(self, in_channels, num_classes): ...\n")  # fmt: skip
-    config = named_config(written(tmp_path, content="import: [mine.py]\nvariants: [mine]"))
+    config = named_config(written(here, content="import: [mine.py]\nvariants: [mine]"))
     assert (config.imports, config.variant_specs[0].label) == (("mine.py",), "mine")
-    again = named_config(written(tmp_path, "again.yaml", recipe_yaml(config)))
+    again = named_config(written(here, "again.yaml", recipe_yaml(config)))
     assert again == dataclasses.replace(config, preset=again.preset, run="my")
     with pytest.raises(UserError, match=r"my.yaml: import none.py: no such file"):
-        named_config(written(tmp_path, content="import: [none.py]"))
+        named_config(written(here, content="import: [none.py]"))
 
 
 def test_help_shows_the_files_values_as_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
