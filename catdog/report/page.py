@@ -27,6 +27,7 @@ from catdog.report.confusion_matrix import confusion_svg
 from catdog.report.mask_gallery import build_gallery
 from catdog.report.tables import Table
 from catdog.runs.cost import spending_lines
+from catdog.runs.manifest import Manifest
 from catdog.runs.results import best_run
 from catdog.runs.status import missing_trials, mixed_versions
 
@@ -97,7 +98,7 @@ def build_page(
         commands=[shlex.join(command) for command in manifest.commands],
         make_again=MAKE_AGAIN,
         recipe_lines=(content.recipe_file or "").splitlines(),
-        short_labels=tables.pairs("Short labels", {s: own for own, s in manifest.short_labels.items()}),
+        short_labels=_short_labels(manifest),
         made=_made(content),
         recipe=tables.pairs("Recipe", _recipe(content)),
         versions=tables.pairs("Packages", manifest.versions),
@@ -265,6 +266,12 @@ def _made(content: ReportContent) -> Table:
         "Spent": "; ".join(spent) or None,
     }
     return tables.pairs("Where and when", rows)
+
+
+def _short_labels(manifest: Manifest) -> Table:
+    """Return which variants the short labels stand for."""
+    rows = tuple((short, label) for label, short in manifest.short_labels.items())
+    return Table("Short labels", ("Short label", "Variant"), rows, frozenset({0, 1}))
 
 
 def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | None:
