@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     store.check()
     info = prepare_dataset(config, store, console.print, name)
     place = f"{store.url}/{pack_key(info.fingerprint)}"
-    console.print(f"{info.title or info.name} {info.fingerprint}: {place}", soft_wrap=True)
+    console.print(f"{config.recipe.dataset} {info.fingerprint}: {place}", soft_wrap=True)
     if name is not None:
         console.print(f"sweeps find it with --store {config.store} --dataset store:{name}", soft_wrap=True)
     return ExitCode.COMPLETE
