@@ -302,7 +302,7 @@ DATA = {
     "class with too few images": Mistake(
         "prepare pets-cpu --data-root pets",
         "Cat_kind1 has too few images (1)",
-        "list five or more",
+        "list two or more",
         pets_with(TRAINVAL, one_image_of_a_breed),
     ),
     "all images in one list": Mistake(
