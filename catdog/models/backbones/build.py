@@ -207,7 +207,7 @@ def _build(name: str, pretrained: bool, image_size: int | None) -> Backbone:
         import torchvision
 
         model = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)[:120]
         if not pretrained:
             raise UserError(f"--backbone {name}: cannot be built ({reason}); choose another") from None

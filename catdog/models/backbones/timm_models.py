@@ -57,23 +57,24 @@ def build_timm(name: str, pretrained: bool, image_size: int | None) -> TimmBackb
 
     Raises:
         UserError: the size does not fit the model, or timm offers no feature map of it.
-        OSError, RuntimeError, ValueError: timm cannot build it, or its weights cannot be downloaded.
+        AssertionError, OSError, RuntimeError, ValueError: timm cannot build it, or its weights cannot be downloaded.
     """
     import timm
 
     config = timm.get_pretrained_cfg(name)
     own_size: int = config.input_size[-1] if config is not None else 224
-    if config is None or not config.fixed_input_size:
-        return TimmBackbone(timm.create_model(name, pretrained=pretrained, num_classes=0), own_size)
-    # A model of one input size is built for it; timm resamples pretrained positions. All token models are of this kind.
     size = image_size or own_size
-    arguments = {} if size == own_size else {"img_size": size}
+    # A model of one input size is built for it; timm resamples pretrained positions.
+    has_one_size = config is not None and config.fixed_input_size
+    arguments = {"img_size": size} if has_one_size and size != own_size else {}
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **arguments)
+        if not has_one_size and not hasattr(model, "num_prefix_tokens"):  # convolutional: not worth a look
+            return TimmBackbone(model, own_size)
         _check_patches(model, size)
         gives_tokens = _gives_tokens(model, size)
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        if pretrained or size == own_size:
+        if pretrained or not arguments:
             raise
         raise UserError(
             f"--image-size {size}: timm/{name} cannot be built for it ({first_line(error)[:120]}); "
@@ -81,7 +82,7 @@ def build_timm(name: str, pretrained: bool, image_size: int | None) -> TimmBackb
         ) from None
     if not gives_tokens:
         return TimmBackbone(model, own_size)
-    if not hasattr(model, "forward_intermediates"):
+    if not hasattr(model, "prune_intermediate_layers"):
         raise UserError(f"--backbone timm/{name}: gives tokens, of which this timm makes no map: update timm")
     return TokenBackbone(model, own_size)
 
