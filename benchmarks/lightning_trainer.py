@@ -77,14 +77,15 @@ def train(images: Path) -> None:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    from catdog.models.backbones.weights import lite0_path, translate_lite0
+    from catdog.models.backbones.weights import in_order, packaged_path
     from catdog.models.backbones.weights_file import read_weights
 
     class Classifier(lightning.LightningModule):
         def __init__(self, steps: int) -> None:
             super().__init__()
             self.backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-            self.backbone.load_state_dict(translate_lite0(read_weights(lite0_path()), self.backbone), strict=False)
+            weights = in_order(read_weights(packaged_path("lite0")), self.backbone)
+            self.backbone.load_state_dict(weights, strict=False)
             self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(1280, CLASSES))
             self.steps = steps
 

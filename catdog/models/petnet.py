@@ -11,8 +11,6 @@ from catdog.config.head_registry import HEAD_CLASSES
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.models.backbones.build import build_backbone, feature_shape
 
-_SHAPE_PROBE_SIZE = 96
-
 
 class ModelOutput(NamedTuple):
     """Logits, the masks behind them, and the head's auxiliary loss."""
@@ -59,7 +57,12 @@ def build_head(variant: VariantSpec, in_channels: int, num_classes: int) -> nn.M
 
 
 def build_model(
-    variant: str | VariantSpec, *, backbone: str, num_classes: int, weights: str | Path | None = None
+    variant: str | VariantSpec,
+    *,
+    backbone: str,
+    num_classes: int,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
 ) -> PetNet:
     """Return the network of a variant.
 
@@ -67,15 +70,16 @@ def build_model(
         variant: a label such as `multi-attention:num_masks=8`, or a parsed one.
         backbone: a torchvision model's name, `timm/NAME`, or `tiny`.
         num_classes: K.
-        weights: `imagenet`, `lite0`, a file, or None (or `none`) for random ones.
+        weights: `imagenet`, `lite0`, `lite1`, `lite2`, a file, or None (or `none`) for random ones.
+        image_size: side length of the images that the network will get; None: the backbone's own. Transformers take no
+            other.
 
     Raises:
-        UserError: for an unknown name, a parameter out of range, or weights that do not fit.
+        UserError: for an unknown name, a parameter out of range, or weights or a size that do not fit.
     """
     spec = parse_variant(variant) if isinstance(variant, str) else variant
-    body = build_backbone(backbone, weights)
-    size = _SHAPE_PROBE_SIZE
-    channels = feature_shape(body, size)[0]
+    body = build_backbone(backbone, weights, image_size)
+    channels = feature_shape(body, image_size or body.own_size)[0]
     return PetNet(body, build_head(spec, channels, num_classes))
 
 

@@ -37,7 +37,8 @@ def _weights_file(weights: str, digest: str | None) -> str | Path:
         if os.path.isdir(path):
             raise UserError(f"--weights {weights}: a folder: give the file of weights in it")
         if not os.path.isfile(path):  # unlike Path.is_file, accepts names that are too long
-            raise UserError(f"--weights {weights}: no such file; choose imagenet, lite0, none, a file or an s3:// url")
+            choices = ", ".join(NAMED_WEIGHTS)
+            raise UserError(f"--weights {weights}: no such file; choose {choices}, a file or an s3:// url")
         if not os.access(path, os.R_OK):
             raise UserError(f"--weights {weights}: cannot be read: check its permissions, or choose another file")
         return path

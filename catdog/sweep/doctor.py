@@ -93,7 +93,7 @@ def _check_weights(config: SweepConfig) -> Check:
         from catdog.models.backbones.build import build_backbone
         from catdog.runs.weights_digest import local_weights
 
-        build_backbone(backbone, local_weights(weights))
+        build_backbone(backbone, local_weights(weights), config.recipe.image_size)
         digest = weights_digest(weights)
     except (UserError, StoreError) as error:
         return Check("weights", "fault", first_line(error))

@@ -66,7 +66,7 @@ class _Steps:
     """Training steps on random images with random weights: the values do not affect the time."""
 
     def __init__(self, recipe: Recipe, precision: str) -> None:
-        backbone = build_backbone(recipe.backbone, None)
+        backbone = build_backbone(recipe.backbone, None, recipe.image_size)
         channels = feature_shape(backbone, recipe.image_size)[0]
         model = PetNet(backbone, build_head(parse_variant("baseline"), channels, _CLASSES))
         images = torch.rand(recipe.batch_size, 3, recipe.image_size, recipe.image_size)

@@ -104,7 +104,8 @@ def load_inputs(
     probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that a frozen backbone with random weights is the same in every process
-        backbone = build_backbone(recipe.backbone, local_weights(context.weights, identity.weights_digest))
+        weights_file = local_weights(context.weights, identity.weights_digest)
+        backbone = build_backbone(recipe.backbone, weights_file, recipe.image_size)
     shape, weights = feature_shape(backbone, recipe.image_size), WeightsOrigin.of(recipe, identity.weights_digest)
     if not recipe.freeze:
         pretrained = backbone if recipe.weights != "none" else None
@@ -134,8 +135,9 @@ def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, de
     head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes))
     if recipe.freeze:
         return PetNet(nn.Identity(), head)
-    backbone = build_backbone(recipe.backbone, None) if inputs.backbone is None else copy.deepcopy(inputs.backbone)
-    return PetNet(backbone, head)
+    if inputs.backbone is not None:
+        return PetNet(copy.deepcopy(inputs.backbone), head)
+    return PetNet(build_backbone(recipe.backbone, None, recipe.image_size), head)
 
 
 def is_prepared(context: RunContext) -> bool:

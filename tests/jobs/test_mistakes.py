@@ -338,10 +338,10 @@ DATA = {
 }
 RESNET = "sweep demo --backbone resnet18 --weights"
 WEIGHTS = {
-    "missing file": Mistake(f"{RESNET} /no/file.pth", "/no/file.pth", "choose imagenet, lite0, none, a file"),
-    "misspelt name": Mistake(f"{RESNET} imagnet", "imagnet", "choose imagenet, lite0, none, a file"),
-    "name too long": Mistake(f"{RESNET} {'x' * 300}", "--weights xxx", "choose imagenet, lite0, none, a file"),
-    "no such user": Mistake(f"{RESNET} ~nobody-here/w.pth", "~nobody-here", "choose imagenet, lite0, none, a file"),
+    "missing file": Mistake(f"{RESNET} /no/file.pth", "/no/file.pth", "choose imagenet, lite0, lite1"),
+    "misspelt name": Mistake(f"{RESNET} imagnet", "imagnet", "choose imagenet, lite0, lite1"),
+    "name too long": Mistake(f"{RESNET} {'x' * 300}", "--weights xxx", "choose imagenet, lite0, lite1"),
+    "no such user": Mistake(f"{RESNET} ~nobody-here/w.pth", "~nobody-here", "choose imagenet, lite0, lite1"),
     "folder": Mistake(f"{RESNET} {{here}}", "--weights {here}", "a folder: give the file of weights in it"),
     "s3 without a key": Mistake(f"{RESNET} s3://bucket", "s3://bucket", "give s3://bucket/path/file"),
     "not on s3": Mistake(f"{RESNET} {{bucket}}/w.pth", "{bucket}/w.pth: no such object", "check the url"),

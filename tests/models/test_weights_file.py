@@ -91,6 +91,8 @@ def test_weights_load_as_trainers_wrap_them(wrapping: str, tiny_weights: StateDi
     [
         pytest.param("googlenet", "aux1.fc1.weight", marks=pytest.mark.slow),  # whose graph takes seconds to find
         ("timm/levit_128s", "head_dist.bn.weight"),
+        ("timm/test_vit2", "fc_norm.weight"),
+        ("timm/test_vit3", "attn_pool.q.weight"),
     ],
 )
 def test_classifiers_of_a_whole_model_are_ignored_whatever_their_names(model: str, head: str, tmp_path: Path) -> None:

