@@ -14,19 +14,24 @@ _LETTER = 6
 """Approximate width of a letter, in the same unit."""
 _LONGEST = 26
 """Most letters shown of a class's name."""
+MOST_CLASSES = 40
+"""Most classes shown: of more, those with the most mistakes."""
 
 
 def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], noun: str) -> str:
     """Return an SVG of the percentage of each class's images (rows) mistaken for each other class (columns).
 
-    `noun` is what the page calls a class. The diagonal and shares of 0 stay empty.
+    `noun` is what the page calls a class. The diagonal and shares of 0 stay empty. Of more than `MOST_CLASSES`, it
+    shows those with the most mistakes: their images taken for others, and other images taken for them.
     """
     shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
     np.fill_diagonal(shares_KK, 0)
-    names = [escape(shorten(name, _LONGEST)) for name in classes]
+    shown = _most_mistaken(confusion_KK)
+    shares_KK, shortened = shares_KK[np.ix_(shown, shown)], [shorten(classes[k], _LONGEST) for k in shown]
+    names = [escape(name) for name in shortened]
     top = max(1.0, float(shares_KK.max()))
     cell = 16 if len(names) > 20 else 20
-    label = _LETTER * max(len(shorten(name, _LONGEST)) for name in classes) + 24
+    label = _LETTER * max(map(len, shortened)) + 24
     side = cell * len(names)
     # Wide enough for the legend below a matrix of two classes.
     width, height = label + max(side, 200) + 2, side + label + 58
@@ -40,6 +45,12 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], n
         f'<g transform="translate(0 {side + label:.0f})">{_legend(top, noun)}</g></g></svg>',
     ]
     return "".join(parts)
+
+
+def _most_mistaken(confusion_KK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the classes to show, in their own order."""
+    mistakes_K = confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1) - 2 * confusion_KK.diagonal()
+    return np.sort(np.argsort(-mistakes_K, kind="stable")[:MOST_CLASSES])
 
 
 def _grid(count: int, cell: int) -> str:
