@@ -15,18 +15,18 @@ _LETTER = 6
 _LONGEST = 26
 """Most letters shown of a class's name."""
 MOST_CLASSES = 40
-"""Most classes shown: of more, those with the most mistakes."""
+"""Most classes shown: of more, those that were confused most."""
 
 
 def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], noun: str) -> str:
     """Return an SVG of the percentage of each class's images (rows) mistaken for each other class (columns).
 
     `noun` is what the page calls a class. The diagonal and shares of 0 stay empty. Of more than `MOST_CLASSES`, it
-    shows those with the most mistakes: their images taken for others, and other images taken for them.
+    shows those of the most frequent mistakes.
     """
     shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
     np.fill_diagonal(shares_KK, 0)
-    shown = _most_mistaken(confusion_KK)
+    shown = _most_confused(confusion_KK)
     shares_KK, shortened = shares_KK[np.ix_(shown, shown)], [shorten(classes[k], _LONGEST) for k in shown]
     names = [escape(name) for name in shortened]
     top = max(1.0, float(shares_KK.max()))
@@ -47,10 +47,15 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], n
     return "".join(parts)
 
 
-def _most_mistaken(confusion_KK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the classes to show, in their own order."""
-    mistakes_K = confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1) - 2 * confusion_KK.diagonal()
-    return np.sort(np.argsort(-mistakes_K, kind="stable")[:MOST_CLASSES])
+def _most_confused(confusion_KK: npt.NDArray[np.int64]) -> list[int]:
+    """Return the classes to show, in their own order: both classes of the most frequent mistake, of the next, ..."""
+    count = len(confusion_KK)
+    if count <= MOST_CLASSES:
+        return list(range(count))
+    mistakes_KK = confusion_KK - np.diag(confusion_KK.diagonal())
+    pairs = np.argsort(-mistakes_KK, axis=None, kind="stable")[: MOST_CLASSES**2]  # more than so few classes can form
+    classes = np.stack(np.divmod(pairs, count), axis=1).flatten().tolist()
+    return sorted(list(dict.fromkeys(classes))[:MOST_CLASSES])
 
 
 def _grid(count: int, cell: int) -> str:

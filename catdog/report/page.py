@@ -230,7 +230,7 @@ def _confusions(content: ReportContent) -> list[Confusion]:
         title = f"{label}, seed {best.seed}"
         classes = [readable(name) for name in content.predictions.classes]
         svg = confusion_svg(content.predictions.confusion_KK(label, row), classes, noun)
-        some = f": the {MOST_CLASSES} of {len(classes):,} {plural(noun)} with the most mistakes"
+        some = f": the {MOST_CLASSES} of {len(classes):,} {plural(noun)} that it confused most"
         shown = some if len(classes) > MOST_CLASSES else ""
         caption = f"Mistakes of {title} on Test{shown}; a row is a true {noun}, an empty cell means none"
         picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)

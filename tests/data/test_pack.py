@@ -97,6 +97,11 @@ def test_of_too_many_outlines_some_of_every_class_are_measured_in_test_and_elsew
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels, is_test = np.arange(60) // 10, np.arange(60) % 5 == 0
+
+    def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
+        trimap = np.full((SIZE, SIZE), 1 + index % 2, np.uint8)
+        return np.full((SIZE, SIZE, 3), index, np.uint8), trimap if index % 10 else None
+
     source = dataclasses.replace(
         toy_source(),
         names=tuple(f"image_{i}" for i in range(60)),
@@ -104,7 +109,7 @@ def test_of_too_many_outlines_some_of_every_class_are_measured_in_test_and_elsew
         is_test=is_test,
         has_trimap=np.arange(60) % 10 != 0,
         classes=tuple("abcdef"),
-        read=lambda index: (np.full((SIZE, SIZE, 3), index, np.uint8), np.full((SIZE, SIZE), 1 + index % 2, np.uint8)),
+        read=read,
     )
     write_pack(source, tmp_path / "pack.safetensors")
     pack = open_pack(tmp_path / "pack.safetensors")

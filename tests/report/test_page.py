@@ -181,9 +181,9 @@ def test_an_odd_run_has_a_sensible_page(odd: str) -> None:
     assert "Published figures" not in text, "they are about other images"
 
 
-def test_of_many_classes_the_matrix_shows_those_with_the_most_mistakes_and_says_so(page: bytes) -> None:
+def test_of_many_classes_the_matrix_shows_those_confused_most_and_says_so(page: bytes) -> None:
     many = text_of(build_page(content_of(["baseline"], range(2), classes=60, test_images=240)))
-    assert "on Test: the 40 of 60 breeds with the most mistakes; a row is a true breed" in many
+    assert "on Test: the 40 of 60 breeds that it confused most; a row is a true breed" in many
     assert "on Test; a row is a true breed" in text_of(page)
 
 

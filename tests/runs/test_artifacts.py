@@ -78,7 +78,7 @@ def test_the_published_form_of_predictions_reads_alike_and_is_smaller() -> None:
 def test_of_a_split_with_more_than_four_million_logits_a_trial_keeps_none(more: int) -> None:
     images, classes = 64, MOST_LOGITS // 64 + more
     names, labels = np.array([f"image_{i}" for i in range(images)]), np.arange(images, dtype=np.int16)
-    logits = np.random.default_rng(0).integers(-9, 9, (images, classes)).astype(np.float16)
+    logits = np.zeros((images, classes), np.float16)
     logits[np.arange(0, images, 2), labels[::2]] = 20
     large, classes_names = SplitLogits(names, labels, logits), [str(i) for i in range(classes)]
     few = SplitLogits(names, labels, logits[:, :100])
