@@ -52,9 +52,10 @@ class Pack:
     def measured_rows(self) -> IntArray:
         """Return the rows of the trimaps that masks are measured on: all, or as many as `MOST_OUTLINE_PIXELS` allows.
 
-        These are spread evenly over the classes, and over test and other images.
+        These are spread evenly over the classes of each split that the dataset itself has.
         """
-        groups_T = (2 * self.labels_N + self.is_test_N)[self.trimap_images_T].numpy()
+        parts_N = self.is_test_N + (0 if self.is_validation_N is None else 2 * self.is_validation_N)
+        groups_T = (3 * self.labels_N + parts_N)[self.trimap_images_T].numpy()
         most = MOST_OUTLINE_PIXELS // self.trimaps_TSS.shape[1] ** 2
         return np.sort(spread(np.arange(len(groups_T)), groups_T, most))
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catdog.data.datasets.oxford_pets import open_oxford
-from catdog.data.split import Split, split_images, validation_sizes
+from catdog.data.split import VALIDATION_SHARE, Split, split_images, stratified_sizes
 
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
@@ -137,7 +137,7 @@ def test_the_split_is_that_of_a_scan_for_every_class(data: Labels, split_seed: i
     trainval, generator = np.flatnonzero(~is_test), np.random.default_rng(split_seed)
     classes, counts = np.unique(labels[trainval], return_counts=True)
     train, validation = [], []
-    for label, size in zip(classes, validation_sizes(counts), strict=True):
+    for label, size in zip(classes, stratified_sizes(counts, VALIDATION_SHARE), strict=True):
         images = generator.permutation(trainval[labels[trainval] == label])
         validation.append(images[:size])
         train.append(images[size:])
