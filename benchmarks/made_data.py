@@ -14,16 +14,19 @@ from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
 from catdog.trial.context import RunContext
 
-BREEDS = 37
 PACKED_SIZE = 256
-TEST_PER_BREED = 4
 FINGERPRINT = "0000000000000000"
 
 
-def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: float = 0.0) -> RunContext:
-    """Return the context of a run whose store holds a pack of noise images, `images` of them to train on."""
-    per_breed = -(-images * 5 // (4 * BREEDS))
-    labels = np.tile(np.arange(BREEDS), per_breed + TEST_PER_BREED)
+def made_context(
+    folder: Path, recipe: Recipe, images: int, threads: int, gpus: float = 0.0, classes: int = 37, test: int = 4
+) -> RunContext:
+    """Return the context of a run whose store holds a pack of noise images, `images` of them to train on.
+
+    `test` is the number of test images of each class.
+    """
+    per_class = -(-images * 5 // (4 * classes))
+    labels = np.tile(np.arange(classes), per_class + test)
     generator = np.random.default_rng(0)
 
     def read(index: int) -> tuple[np.ndarray, None]:
@@ -33,10 +36,10 @@ def made_context(folder: Path, recipe: Recipe, images: int, threads: int, gpus: 
         dataset="made",
         fingerprint=FINGERPRINT,
         size=PACKED_SIZE,
-        classes=tuple(f"breed_{index}" for index in range(BREEDS)),
+        classes=tuple(f"class_{index}" for index in range(classes)),
         names=tuple(f"image_{index}" for index in range(len(labels))),
         labels=labels,
-        is_test=np.arange(len(labels)) >= BREEDS * per_breed,
+        is_test=np.arange(len(labels)) >= classes * per_class,
         has_trimap=np.zeros(len(labels), dtype=bool),
         read=read,
         title="noise",

@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "driver": "driver:measure",
     "aggregation": "aggregation:measure",
     "packing": "packing:measure",
+    "large": "large:measure",
     "sweep": "whole_sweep:measure",
 }
 """Name → module:function, in the order of the table."""

@@ -15,6 +15,8 @@ Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+AT_ONCE = 250
+"""Resamples of all images held in memory."""
 FEWEST_FOR_AN_INTERVAL = 3
 """Values; resampling fewer tells no more than the values themselves."""
 DIGITS = 9
@@ -78,10 +80,11 @@ def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Genera
         return None
     resamples = RESAMPLES // 2
     picked_RS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).astype(np.float32)
-    by_image_RN = picked_RS @ differences_SN.astype(np.float32)
     means = np.empty(resamples)
-    for resample in range(resamples):
-        means[resample] = by_image_RN[resample, rng.integers(images, size=images)].mean()
+    for first in range(0, resamples, AT_ONCE):  # sums of a few small integers, exact in any order
+        by_image_RN = picked_RS[first : first + AT_ONCE] @ differences_SN.astype(np.float32)
+        for row, by_image_N in enumerate(by_image_RN, start=first):
+            means[row] = by_image_N[rng.integers(images, size=images)].mean()
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(100 * means / seeds, [tail, 100 - tail])
     return Interval(float(low), float(high))

@@ -33,15 +33,20 @@ class Predictions:
 
     def class_accuracy_SK(self, label: str) -> npt.NDArray[np.float64]:
         """Return each trial's accuracy on each class's images, in percent."""
-        images_NK = self.labels_N[:, None] == np.arange(len(self.classes))
-        correct_SK = self.correct_SN(label).astype(np.float64) @ images_NK.astype(np.float64)
-        return np.asarray(100 * correct_SK / images_NK.sum(axis=0).clip(1))
+        classes = len(self.classes)
+        correct = [np.bincount(self.labels_N[correct_N], minlength=classes) for correct_N in self.correct_SN(label)]
+        images_K = np.bincount(self.labels_N, minlength=classes)
+        return np.asarray(100 * np.reshape(correct, (-1, classes)) / images_K.clip(1))
 
     def confusion_KK(self, label: str, row: int) -> npt.NDArray[np.int64]:
         """Return one trial's confusion matrix, in images: true classes in rows, predicted classes in columns."""
         counts = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
         np.add.at(counts, (self.labels_N, self.predicted_SN[label][row]), 1)
         return counts
+
+    def mean_confusion(self, label: str, true: int, taken: int) -> float:
+        """Return how many images of class `true` were taken for class `taken`, averaged over all trials."""
+        return float((self.predicted_SN[label][:, self.labels_N == true] == taken).sum(axis=1).mean())
 
 
 def read_predictions(

@@ -3,7 +3,7 @@
 Both kinds share one interface, so training need not know which it gets. Augmentation works on whole batches on the
 training device, from seeds that the caller passes; evaluation sees every image uncropped, in a fixed order. Everything
 an epoch needs (order, crops, labels) is drawn and sent to the device before its first step, so no step waits for the
-host.
+host, unless the images or features themselves stay there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,7 +60,7 @@ class Batches(Protocol):
 
 
 class ImageBatches:
-    """Batches of images from the pack; to train on a GPU, the pack must already be there (`Pack.on`)."""
+    """Batches of images from the pack, wherever its images are (see `gather`)."""
 
     def __init__(
         self,
@@ -84,14 +84,20 @@ class ImageBatches:
         self.device = device
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
-        self._labels = pack.labels_N.to(device)
+        self._labels = pack.labels_N
         self._train = torch.from_numpy(split.train)
-        self._splits: dict[EvaluationSplit, torch.Tensor] = {
-            "validation": torch.from_numpy(split.validation).to(device),
-            "test": torch.from_numpy(split.test).to(device),
+        splits: dict[EvaluationSplit, torch.Tensor] = {
+            "validation": torch.from_numpy(split.validation),
+            "test": torch.from_numpy(split.test),
         }
-        self.feature_images = 2 * len(split.train) + len(split.validation) + len(split.test)
-        """Number of images a frozen backbone sees: training images count twice, plain and mirrored."""
+        self._splits = {name: indices.to(pack.images_NSSC.device) for name, indices in splits.items()}
+        self._split_labels = {name: pack.labels_N[indices].to(device) for name, indices in splits.items()}
+        self.feature_images = {
+            "train": 2 * len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+        }
+        """How many images a frozen backbone sees: training images count twice, plain and mirrored."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,21 +106,22 @@ class ImageBatches:
 
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
         """Yield one epoch of training batches, randomly cropped and flipped."""
-        indices_N = send(_permutation(self._train, order_seed), self.device)
+        order_N = _permutation(self._train, order_seed)
+        indices_N = send(order_N, self.images_NSSC.device)
         crops = draw_crops(len(indices_N), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed))
         boxes_N4, flips_N = (send(drawn, self.device) for drawn in crops)
-        labels_N = self._labels[indices_N]
+        labels_N = send(self._labels[order_N], self.device)
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            images = crop_and_resize(
-                gather(self.images_NSSC, indices_N[rows]), boxes_N4[rows], flips_N[rows], self.image_size
-            )
+            images = gather(self.images_NSSC, indices_N[rows], self.device)
+            images = crop_and_resize(images, boxes_N4[rows], flips_N[rows], self.image_size)
             yield self._normalise(images), labels_N[rows]
 
     def split(self, name: EvaluationSplit) -> Iterator[Batch]:
         """Yield a whole split in its fixed order."""
-        for indices in self._splits[name].split(EVALUATION_BATCH):
-            yield self._whole(indices), self._labels[indices]
+        indices_N, labels_N = self._splits[name], self._split_labels[name]
+        for indices, labels in zip(*(whole.split(EVALUATION_BATCH) for whole in (indices_N, labels_N)), strict=True):
+            yield self._whole(indices), labels
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
         """Return the network inputs of some images of a split, by position."""
@@ -122,16 +129,16 @@ class ImageBatches:
 
     def labels(self, name: EvaluationSplit) -> torch.Tensor:
         """Return the labels of a split, on the CPU."""
-        return self._labels[self._splits[name]].cpu()
+        return self._split_labels[name].cpu()
 
     def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
         """Yield the training images for a frozen backbone: uncropped, in order, plain or mirrored."""
-        for indices in self._train.to(self.device).split(EVALUATION_BATCH):
+        for indices in send(self._train, self.images_NSSC.device).split(EVALUATION_BATCH):
             images = self._whole(indices)
             yield images.flip(3) if mirrored else images
 
     def _whole(self, indices: torch.Tensor) -> torch.Tensor:
-        return self._normalise(resize_whole(gather(self.images_NSSC, indices), self.image_size))
+        return self._normalise(resize_whole(gather(self.images_NSSC, indices, self.device), self.image_size))
 
     def _normalise(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         return images_B3SS.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
@@ -151,12 +158,12 @@ class FeatureBatches:
         device: torch.device,
     ) -> None:
         """`features`: (N, H, W, C) of `train` (followed by its N mirror images), `validation` and `test`."""
-        self.features = {split: features_NHWC.to(device) for split, features_NHWC in features.items()}
+        self.features = features
         self.num_classes = len(pack.classes)
         self.batch_size = min(batch_size, len(split.train))
         self.flip = flip
         self.device = device
-        self._train_labels = pack.labels_N[torch.from_numpy(split.train)].to(device)
+        self._train_labels = pack.labels_N[torch.from_numpy(split.train)]
         self._split_labels: dict[EvaluationSplit, torch.Tensor] = {
             "validation": pack.labels_N[torch.from_numpy(split.validation)].to(device),
             "test": pack.labels_N[torch.from_numpy(split.test)].to(device),
@@ -172,11 +179,12 @@ class FeatureBatches:
         count = len(self._train_labels)
         order_N = _permutation(torch.arange(count), order_seed)
         mirrored_N = torch.rand(count, generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
-        indices_N = send(order_N + count * mirrored_N, self.device)
-        labels_N = self._train_labels[send(order_N, self.device)]
+        maps_NHWC = self.features["train"]
+        indices_N = send(order_N + count * mirrored_N, maps_NHWC.device)
+        labels_N = send(self._train_labels[order_N], self.device)
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            yield gather(self.features["train"], indices_N[rows], torch.channels_last), labels_N[rows]
+            yield gather(maps_NHWC, indices_N[rows], self.device, torch.channels_last), labels_N[rows]
 
     def split(self, name: EvaluationSplit) -> Iterator[Batch]:
         """Yield a whole split in its fixed order."""
@@ -186,12 +194,12 @@ class FeatureBatches:
             strict=True,
         )
         for features_BHWC, labels_B in pairs:
-            yield features_BHWC.permute(0, 3, 1, 2).float(), labels_B
+            yield send(features_BHWC, self.device).permute(0, 3, 1, 2).float(), labels_B
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
         """Return the network inputs of some images of a split, by position."""
-        indices = torch.tensor(positions, device=self.device)
-        return gather(self.features[name], indices, torch.channels_last)
+        indices = torch.tensor(positions, device=self.features[name].device)
+        return gather(self.features[name], indices, self.device, torch.channels_last)
 
     def labels(self, name: EvaluationSplit) -> torch.Tensor:
         """Return the labels of a split, on the CPU."""
@@ -199,10 +207,18 @@ class FeatureBatches:
 
 
 def gather(
-    maps_NHWC: torch.Tensor, indices_B: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    maps_NHWC: torch.Tensor,
+    indices_B: torch.Tensor,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
-    """Return the maps at `indices_B` as float (B, C, H, W), in `memory_format` or still channels-last."""
-    if maps_NHWC.device.type != "cpu" or maps_NHWC.dtype == torch.float32:
+    """Return the maps at `indices_B` on `device` as float (B, C, H, W), in `memory_format` or still channels-last.
+
+    The indices are where the maps are: on `device`, or on the host if a GPU has no room for them.
+    """
+    if maps_NHWC.device.type != device.type:
+        return copy_rows(maps_NHWC, indices_B, device).permute(0, 3, 1, 2).float()
+    if device.type != "cpu" or maps_NHWC.dtype == torch.float32:
         return maps_NHWC.index_select(0, indices_B).permute(0, 3, 1, 2).float()
     # Converting each map as it is copied takes a third less time than gathering first and converting afterwards.
     shape = (len(indices_B), maps_NHWC.shape[3], *maps_NHWC.shape[1:3])
@@ -211,9 +227,23 @@ def gather(
     return maps_BCHW
 
 
-def send(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a CPU tensor on `device`; copying to a GPU does not block the host."""
-    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn
+def copy_rows(maps_NHWC: torch.Tensor, indices_B: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Gather rows of maps on the host and copy them to `device`; on a GPU the host does not wait for the copy.
+
+    As no step of training waits for the GPU, the host gathers the next batch while the GPU computes. Each batch has
+    pinned memory of its own, which torch gives to another one only once the copy is done.
+    """
+    shape, is_pinned = (len(indices_B), *maps_NHWC.shape[1:]), device.type == "cuda"
+    rows_BHWC = torch.empty(shape, dtype=maps_NHWC.dtype, pin_memory=is_pinned)
+    torch.index_select(maps_NHWC, 0, indices_B, out=rows_BHWC)
+    return rows_BHWC.to(device, non_blocking=True)
+
+
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on `device`; copying it from the host to a GPU does not block the host."""
+    if tensor.device.type == device.type:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _permutation(indices: torch.Tensor, seed: int) -> torch.Tensor:

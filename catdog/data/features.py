@@ -7,16 +7,17 @@ each map's mean over its positions, which is all that a head needs if it begins 
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from catdog.data.batches import ImageBatches
+from catdog.data.safetensors_writer import Layout, new_safetensors
 from catdog.errors import UserError
 
 _FORMAT = 3
@@ -39,41 +40,49 @@ def features_digest(**origin: object) -> str:
 
 
 @torch.inference_mode()
-def compute_features(
+def write_features(
     backbone: nn.Module,
     batches: ImageBatches,
+    feature_shape: tuple[int, int, int],
     autocast: torch.autocast,
+    path: Path,
     on_progress: Callable[[int], None] = lambda count: None,
-) -> Features:
-    """Run the backbone over all images; `on_progress` receives the number of images done."""
+) -> None:
+    """Run the backbone over all images, writing each batch's maps to their place in `path` once they are computed.
+
+    `feature_shape` is that of one map: (C, H, W). `on_progress` receives the number of images done.
+
+    Raises:
+        OSError: the disk is full.
+    """
     backbone.eval()
     streams: dict[str, Iterator[torch.Tensor]] = {
         "train": itertools.chain(batches.mirrored_train(False), batches.mirrored_train(True)),
         "validation": (images for images, _ in batches.split("validation")),
         "test": (images for images, _ in batches.split("test")),
     }
-    features, done = Features({}, {}), 0
-    for split, images in streams.items():
-        maps, pooled = [], []
-        for batch in images:
-            with autocast:
-                maps_BCHW = backbone(batch).half().contiguous(memory_format=torch.channels_last)
-            maps.append(maps_BCHW.permute(0, 2, 3, 1).cpu().contiguous())
-            pooled.append(maps_BCHW.float().mean(dim=(2, 3))[:, None, None, :].cpu())
-            done += len(batch)
-            on_progress(done)
-        features.maps[split], features.pooled[split] = torch.cat(maps), torch.cat(pooled)
-    return features
+    done = 0
+    with new_safetensors(path, _layout(batches.feature_images, feature_shape)) as write:
+        for split, images in streams.items():
+            row = 0
+            for batch in images:
+                with autocast:
+                    maps_BCHW = backbone(batch).half().contiguous(memory_format=torch.channels_last)
+                write(f"maps.{split}", row, maps_BCHW.permute(0, 2, 3, 1).cpu().numpy())
+                write(f"pooled.{split}", row, maps_BCHW.float().mean(dim=(2, 3)).cpu().numpy())
+                row, done = row + len(batch), done + len(batch)
+                on_progress(done)
 
 
-def write_features(features: Features, path: Path) -> None:
-    """Write the features to one safetensors file."""
-    tensors = {
-        f"{kind}.{split}": tensor
-        for kind, tensors_of in features._asdict().items()
-        for split, tensor in tensors_of.items()
+def _layout(images: Mapping[str, int], feature_shape: tuple[int, int, int]) -> Layout:
+    """Return dtype and shape of each tensor in the file, in the order in which `safetensors` itself stores them."""
+    channels, height, width = feature_shape
+    kinds = {"pooled": (np.float32, (1, 1, channels)), "maps": (np.float16, (height, width, channels))}
+    return {
+        f"{kind}.{split}": (dtype, (images[split], *shape))
+        for kind, (dtype, shape) in kinds.items()
+        for split in sorted(SPLITS)
     }
-    safetensors.torch.save_file(tensors, path)
 
 
 def open_features(path: Path) -> Features:

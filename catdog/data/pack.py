@@ -5,15 +5,8 @@ memory at any size. All trials on a node share the file through the page cache, 
 is derived from the labels (`catdog.data.split`), not stored.
 """
 
-import contextlib
-import dataclasses
 import json
-import math
-import os
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +15,16 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from catdog.data.datasets.base import Source
+from catdog.data.datasets.base import IntArray, Source
+from catdog.data.safetensors_writer import Layout, new_safetensors
+from catdog.data.split import spread
 from catdog.data.trimaps import BACKGROUND, Trimaps
 from catdog.errors import UserError
 from catdog.system.process import map_on_cores
 
 _PAGE = 4096
-_SAFETENSORS_NAMES = {"int64": "I64", "uint8": "U8"}
+MOST_OUTLINE_PIXELS = 2**29
+"""The most that masks are measured on: 8,192 outlines of 256 px. It bounds trimaps.npz and each attention.npz."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +49,38 @@ class Pack:
     """bool; None if each run draws its own validation split."""
 
     @property
+    def measured_rows(self) -> IntArray:
+        """Return the rows of the trimaps that masks are measured on: all, or as many as `MOST_OUTLINE_PIXELS` allows.
+
+        These are spread evenly over the classes of each split that the dataset itself has.
+        """
+        parts_N = self.is_test_N + (0 if self.is_validation_N is None else 2 * self.is_validation_N)
+        groups_T = (3 * self.labels_N + parts_N)[self.trimap_images_T].numpy()
+        most = MOST_OUTLINE_PIXELS // self.trimaps_TSS.shape[1] ** 2
+        return np.sort(spread(np.arange(len(groups_T)), groups_T, most))
+
+    @property
+    def measured_images(self) -> IntArray:
+        """Return the images that the measured trimaps belong to."""
+        return self.trimap_images_T.numpy()[self.measured_rows]
+
+    @property
     def trimaps(self) -> Trimaps:
-        """Return the outlines alone, so that attention can be measured without the images."""
-        images = self.trimap_images_T
+        """Return the measured outlines alone, so that attention can be measured without the images."""
+        images = self.measured_images
         return Trimaps(
             names=[self.names[i] for i in images],
-            labels_T=self.labels_N[images].numpy(),
+            labels_T=self.labels_N.numpy()[images],
             classes=self.classes,
-            animals_TSS=(self.trimaps_TSS != BACKGROUND).numpy(),
+            animals_TSS=self.trimaps_TSS.numpy()[self.measured_rows] != BACKGROUND,
         )
-
-    def on(self, device: torch.device) -> "Pack":
-        """Return the pack with its images on `device`."""
-        return dataclasses.replace(self, images_NSSC=self.images_NSSC.to(device))
 
 
 def write_pack(source: Source, path: Path) -> None:
-    """Decode all of `source` into `path` on all cores, writing each image to its offset once it is decoded.
+    """Decode all of `source` into `path` on all cores, writing each image to its place once it is decoded.
+
+    The first image begins on a page boundary, which makes writing a fifth faster; all tensors are aligned as long as
+    the image side is a multiple of four.
 
     Raises:
         OSError: the disk is full.
@@ -85,63 +96,26 @@ def write_pack(source: Source, path: Path) -> None:
     if source.is_validation is not None:
         small["is_validation"] = source.is_validation.astype(np.uint8)
     large = {"images": (count, size, size, 3), "trimaps": (len(trimap_images), size, size)}
-    head, places = _lay_out(
-        {name: (np.dtype(np.uint8), shape) for name, shape in large.items()}
-        | {name: (array.dtype, array.shape) for name, array in small.items()},
-        metadata={
-            "dataset": source.dataset,
-            "fingerprint": source.fingerprint,
-            "breeds": json.dumps(source.classes),
-            "names": json.dumps(source.names),
-        },
-    )
-    with _whole_or_not_at_all(path) as file:
-
-        def write(content: memoryview, offset: int) -> None:
-            while content:
-                written = os.pwrite(file.fileno(), content, offset)
-                content, offset = content[written:], offset + written
+    layout: Layout = {name: (np.uint8, shape) for name, shape in large.items()} | {
+        name: (array.dtype, array.shape) for name, array in small.items()
+    }
+    metadata = {
+        "dataset": source.dataset,
+        "fingerprint": source.fingerprint,
+        "breeds": json.dumps(source.classes),
+        "names": json.dumps(source.names),
+    }
+    with new_safetensors(path, layout, metadata, _PAGE) as write:
 
         def decode(index: int) -> None:
             image, trimap = source.read(index)
-            write(image.reshape(-1).data, places["images"] + index * image.nbytes)
+            write("images", index, image)
             if trimap is not None:
-                write(trimap.reshape(-1).data, places["trimaps"] + trimap_rows[index] * trimap.nbytes)
+                write("trimaps", trimap_rows[index], trimap)
 
-        write(memoryview(head), 0)
         for name, array in small.items():
-            write(memoryview(array.tobytes()), places[name])
+            write(name, 0, array)
         map_on_cores(decode, range(count))
-
-
-@contextlib.contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[FileIO]:
-    """Open a new file; remove it if the block raises."""
-    with open(path, "wb", buffering=0) as file:
-        try:
-            yield file
-        except BaseException:
-            path.unlink()
-            raise
-
-
-def _lay_out(
-    tensors: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: dict[str, str]
-) -> tuple[bytes, dict[str, int]]:
-    """Return the header of a safetensors file and the file offset of each tensor.
-
-    Tensors keep the given order. The first starts on a page boundary, which makes writing images a fifth faster; all
-    are aligned as long as the image side is a multiple of four.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, (dtype, shape) in tensors.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": _SAFETENSORS_NAMES[dtype.name], "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _PAGE)
-    head = struct.pack("<Q", len(text)) + text
-    return head, {name: len(head) + header[name]["data_offsets"][0] for name in tensors}
 
 
 def open_pack(path: Path) -> Pack:

@@ -44,17 +44,18 @@ def split_images(
     else:
         validation, train = np.flatnonzero(is_validation), np.flatnonzero(~is_test & ~is_validation)
     splits = (train, validation, np.flatnonzero(is_test))
-    return Split(*(np.sort(_spread(split, labels, limit_images)) for split in splits))
+    return Split(*(np.sort(spread(split, labels, limit_images)) for split in splits))
 
 
 def draw(
     indices: IntArray, labels: IntArray, share: float, generator: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
     """Draw a share of some images, stratified by class; returns those drawn and the rest."""
-    classes, counts = np.unique(labels[indices], return_counts=True)
+    groups = _by_class(indices, labels)
+    sizes = stratified_sizes(np.array([len(group) for group in groups]), share)
     drawn, rest = [], []
-    for label, size in zip(classes, stratified_sizes(counts, share), strict=True):
-        images = generator.permutation(indices[labels[indices] == label])
+    for group, size in zip(groups, sizes, strict=True):
+        images = generator.permutation(group)
         drawn.append(images[:size])
         rest.append(images[size:])
     return np.concatenate(drawn), np.concatenate(rest)
@@ -70,12 +71,17 @@ def stratified_sizes(counts: IntArray, share: float) -> IntArray:
     return np.maximum(sizes, 1)
 
 
-def _spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:
+def spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:
     """Keep at most `limit` of the images: the first of every class, then the second of every class, and so on."""
     if limit is None or limit >= len(indices):
         return indices
-    rank = np.empty(len(indices), dtype=np.int64)
-    for label in np.unique(labels[indices]):
-        members = np.flatnonzero(labels[indices] == label)
-        rank[members] = np.arange(len(members))
-    return indices[np.lexsort((labels[indices], rank))[:limit]]
+    groups = _by_class(indices, labels)
+    ranks = np.concatenate([np.arange(len(group)) for group in groups])
+    return np.concatenate(groups)[np.argsort(ranks, kind="stable")[:limit]]
+
+
+def _by_class(indices: IntArray, labels: IntArray) -> list[IntArray]:
+    """Return the images of each class that has any, by label, in the given order."""
+    order = np.argsort(labels[indices], kind="stable")
+    _, starts = np.unique(labels[indices][order], return_index=True)
+    return np.split(indices[order], starts[1:])

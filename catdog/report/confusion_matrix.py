@@ -14,19 +14,24 @@ _LETTER = 6
 """Approximate width of a letter, in the same unit."""
 _LONGEST = 26
 """Most letters shown of a class's name."""
+MOST_CLASSES = 40
+"""Most classes shown: of more, those that were confused most."""
 
 
 def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], noun: str) -> str:
     """Return an SVG of the percentage of each class's images (rows) mistaken for each other class (columns).
 
-    `noun` is what the page calls a class. The diagonal and shares of 0 stay empty.
+    `noun` is what the page calls a class. The diagonal and shares of 0 stay empty. Of more than `MOST_CLASSES`, it
+    shows those of the most frequent mistakes.
     """
     shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
     np.fill_diagonal(shares_KK, 0)
-    names = [escape(shorten(name, _LONGEST)) for name in classes]
+    shown = _most_confused(confusion_KK)
+    shares_KK, shortened = shares_KK[np.ix_(shown, shown)], [shorten(classes[k], _LONGEST) for k in shown]
+    names = [escape(name) for name in shortened]
     top = max(1.0, float(shares_KK.max()))
     cell = 16 if len(names) > 20 else 20
-    label = _LETTER * max(len(shorten(name, _LONGEST)) for name in classes) + 24
+    label = _LETTER * max(map(len, shortened)) + 24
     side = cell * len(names)
     # Wide enough for the legend below a matrix of two classes.
     width, height = label + max(side, 200) + 2, side + label + 58
@@ -40,6 +45,17 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], n
         f'<g transform="translate(0 {side + label:.0f})">{_legend(top, noun)}</g></g></svg>',
     ]
     return "".join(parts)
+
+
+def _most_confused(confusion_KK: npt.NDArray[np.int64]) -> list[int]:
+    """Return the classes to show, in their own order: both classes of the most frequent mistake, of the next, ..."""
+    count = len(confusion_KK)
+    if count <= MOST_CLASSES:
+        return list(range(count))
+    mistakes_KK = confusion_KK - np.diag(confusion_KK.diagonal())
+    pairs = np.argsort(-mistakes_KK, axis=None, kind="stable")[: MOST_CLASSES**2]  # more than so few classes can form
+    classes = np.stack(np.divmod(pairs, count), axis=1).flatten().tolist()
+    return sorted(list(dict.fromkeys(classes))[:MOST_CLASSES])
 
 
 def _grid(count: int, cell: int) -> str:

@@ -23,7 +23,7 @@ from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import tie_lines
 from catdog.formatting import data_uri, format_seconds, now, plural, printable, readable
 from catdog.report import figures, tables
-from catdog.report.confusion_matrix import confusion_svg
+from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
 from catdog.report.mask_gallery import build_gallery
 from catdog.report.tables import Table
 from catdog.runs.cost import spending_lines
@@ -228,10 +228,11 @@ def _confusions(content: ReportContent) -> list[Confusion]:
         pairs = tables.confused_pairs(content.predictions, label, row, noun)
         worst = ", ".join(f"{one[0]} mistaken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
         title = f"{label}, seed {best.seed}"
-        svg = confusion_svg(
-            content.predictions.confusion_KK(label, row), [readable(name) for name in content.predictions.classes], noun
-        )
-        caption = f"Mistakes of {title} on Test; a row is a true {noun}, an empty cell means none"
+        classes = [readable(name) for name in content.predictions.classes]
+        svg = confusion_svg(content.predictions.confusion_KK(label, row), classes, noun)
+        some = f": the {MOST_CLASSES} of {len(classes):,} {plural(noun)} that it confused most"
+        shown = some if len(classes) > MOST_CLASSES else ""
+        caption = f"Mistakes of {title} on Test{shown}; a row is a true {noun}, an empty cell means none"
         picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)
         found.append((-(best.val_accuracy or 0.0), Confusion(title, pairs, picture)))
     return [confusion for _, confusion in sorted(found, key=lambda item: item[0])]

@@ -166,10 +166,8 @@ def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
 def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) -> Table:
     """Return the pairs of classes that one trial confused most, with the mean over all of the variant's seeds."""
     confusion_KK = predictions.confusion_KK(label, row)
-    seeds = len(predictions.seeds[label])
-    mean_KK = np.mean([predictions.confusion_KK(label, seed) for seed in range(seeds)], axis=0)
     images_K = confusion_KK.sum(axis=1)
-    mistakes_KK = confusion_KK * (1 - np.eye(len(confusion_KK), dtype=np.int64))
+    mistakes_KK = confusion_KK - np.diag(confusion_KK.diagonal())
     order = np.argsort(-mistakes_KK, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(index), len(confusion_KK)) for index in order]
     classes = [readable(name) for name in predictions.classes]
@@ -178,7 +176,7 @@ def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) ->
             classes[true],
             classes[taken],
             f"{mistakes_KK[true, taken]} of {images_K[true]}",
-            f"{mean_KK[true, taken]:.1f}",
+            f"{predictions.mean_confusion(label, true, taken):.1f}",
         )
         for true, taken in pairs
         if mistakes_KK[true, taken]

@@ -1,7 +1,7 @@
 """The arrays that a trial stores, each written and read here: masks.npz, predictions.npz, attention.npz.
 
 In the published form of a trial (`catdog.report.publish`), predictions.npz is smaller, and localization.json stands for
-attention.npz.
+attention.npz. Above `MOST_LOGITS`, a trial itself writes its predictions without logits.
 
 Readers check dtypes, shapes and ranges, and raise `ValueError` for anything that a trial cannot have written.
 
@@ -100,13 +100,22 @@ class SplitPredictions:
         return float(100 * (self.predicted_N == self.labels_N).mean())
 
 
+MOST_LOGITS = 2**22
+"""The most logits kept of a split, 8 MB: images × classes. Of a larger split, predictions.npz has no logits."""
+
+
 def predictions_npz(classes: Sequence[str], splits: Mapping[str, SplitLogits]) -> bytes:
-    """Return predictions.npz: the classes' names and, for each split, image names, labels and logits."""
+    """Return predictions.npz: the classes' names and, for each split, image names, labels and logits.
+
+    A split of more than `MOST_LOGITS` has the predicted class and the log-probability of the true one instead.
+    """
     arrays: dict[str, Any] = {"breeds": np.array(classes)}
     for split, outputs in splits.items():
-        arrays[f"{split}_images"] = outputs.images_N
-        arrays[f"{split}_labels"] = outputs.labels_N
-        arrays[f"{split}_logits"] = outputs.logits_NK
+        arrays |= {f"{split}_images": outputs.images_N, f"{split}_labels": outputs.labels_N}
+        if outputs.logits_NK.size <= MOST_LOGITS:
+            arrays[f"{split}_logits"] = outputs.logits_NK
+        else:
+            arrays |= _without_logits(split, *_of_logits(outputs.logits_NK, outputs.labels_N))
     return npz_bytes(**arrays)
 
 
@@ -115,34 +124,38 @@ def published_predictions_npz(splits: Mapping[str, SplitPredictions]) -> bytes:
     arrays: dict[str, Any] = {}
     for split, predictions in splits.items():
         arrays["breeds"] = np.array(predictions.classes)
-        arrays[f"{split}_images"] = predictions.images_N
-        arrays[f"{split}_labels"] = predictions.labels_N
-        arrays[f"{split}_predicted"] = predictions.predicted_N
-        arrays[f"{split}_log_probability"] = predictions.log_probability_N.astype(np.float16)
+        arrays |= {f"{split}_images": predictions.images_N, f"{split}_labels": predictions.labels_N}
+        arrays |= _without_logits(split, predictions.predicted_N, predictions.log_probability_N)
     return small_npz_bytes(**arrays)
 
 
+def _without_logits(
+    split: str, predicted_N: npt.NDArray[np.int16], log_probability_N: npt.NDArray[np.float32]
+) -> dict[str, Any]:
+    return {f"{split}_predicted": predicted_N, f"{split}_log_probability": log_probability_N.astype(np.float16)}
+
+
 def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
-    """Return the predictions on one split, in the published form or not; raises `ValueError` if damaged."""
+    """Return the predictions on one split, with logits or without; raises `ValueError` if damaged."""
     images, labels, logits, predicted, log_probability = (
         f"{split}_{kind}" for kind in ("images", "labels", "logits", "predicted", "log_probability")
     )
-    is_published = predicted in npz_names(data)
-    outputs = {predicted: "iu N", log_probability: "f N"} if is_published else {logits: "e NK"}
+    has_logits = predicted not in npz_names(data)
+    outputs = {logits: "e NK"} if has_logits else {predicted: "iu N", log_probability: "f N"}
     content = read_npz(data, {"breeds": "U K", images: "U N", labels: "iu N", **outputs})
-    _check_classes(content, labels, *([predicted] if is_published else []))
+    _check_classes(content, labels, *([] if has_logits else [predicted]))
     for name in outputs:
         if not len(content[name]) or np.isnan(content[name]).any():
             raise ValueError(f"{name} is empty or has NaN")
     if len(np.unique(content[images])) < len(content[images]):
         raise ValueError(f"{images} names an image twice")
     labels_N = content[labels].astype(np.int16)
-    if is_published:
+    if has_logits:
+        predicted_N, log_probability_N = _of_logits(content[logits], labels_N)
+    else:
         predicted_N, log_probability_N = content[predicted].astype(np.int16), content[log_probability]
         if (log_probability_N > 0).any():
             raise ValueError(f"{log_probability} is above 0")
-    else:
-        predicted_N, log_probability_N = _of_logits(content[logits], labels_N)
     classes = tuple(content["breeds"].tolist())
     return SplitPredictions(classes, content[images], labels_N, predicted_N, log_probability_N.astype(np.float32))
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
-from safetensors import SafetensorError
 
 from catdog.errors import NotFoundError, UserError, first_line
 from catdog.storage.local import REMEDIES, in_the_way, scratch_beside
@@ -132,10 +131,6 @@ def _write_atomically(path: Path, make: Callable[[Path], None]) -> None:
         remedy = REMEDIES.get(error.errno or 0, "choose another folder")
         place = in_the_way(path, error) or path
         raise UserError(f"{place}: cannot be written ({error.strerror or first_line(error)}): {remedy}") from error
-    except SafetensorError as error:
-        raise UserError(
-            f"{path}: cannot be written ({first_line(error)}): make room, or choose another folder"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ SIMULATED_GPUS = "CATDOG_SIMULATED_GPUS"
 lists the GPUs that are broken, by their number on the node (`1`, or `0,2`; `none`)."""
 CONTEXT_BYTES = 900_000_000
 """GPU memory that CUDA takes for a process, besides the process's tensors: 0.5 to 0.9 GB."""
+DATA_SHARE = 0.5
+"""The share of the free GPU memory that images or features may take; larger ones stay on the host."""
 
 
 def take_device(gpus: float) -> torch.device:
@@ -45,6 +47,24 @@ def memory_share(gpus: float, total_bytes: int) -> float:
             f"give at least {2 * CONTEXT_BYTES / total_bytes:.2f}"
         )
     return share
+
+
+def has_room(device: torch.device, gpus: float, data_bytes: int) -> bool:
+    """Return whether a process with this share of the device may keep so many bytes of images or features there."""
+    if device.type == "cpu":
+        return True
+    (free, total), taken = torch.cuda.mem_get_info(device), torch.cuda.memory_allocated(device)
+    free += torch.cuda.memory_reserved(device) - taken
+    return data_bytes <= room_for_data(gpus, total, free, taken)
+
+
+def room_for_data(gpus: float, total_bytes: int, free_bytes: int, taken_bytes: int) -> float:
+    """Return how many bytes of images or features a process may keep on a GPU: `DATA_SHARE` of what it may still take.
+
+    `taken_bytes` are the process's own; what torch has cached for it counts as free.
+    """
+    own_bytes = memory_share(gpus, total_bytes) if gpus < 1 else total_bytes
+    return DATA_SHARE * min(free_bytes, own_bytes - taken_bytes)
 
 
 def owes_memory(gpus: float) -> bool:

@@ -1,6 +1,7 @@
 """What the trials of one process share: the opened data and the pretrained backbone."""
 
 import copy
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches, FeatureBatches, ImageBatches
 from catdog.data.datasets.base import features_key, pack_key
-from catdog.data.features import compute_features, features_digest, open_features, write_features
+from catdog.data.features import features_digest, open_features, write_features
 from catdog.data.pack import Pack, open_pack
 from catdog.data.split import Split, split_images
 from catdog.formatting import ReportProgress
@@ -25,6 +26,7 @@ from catdog.training.precision import autocast_for
 from catdog.training.seeding import DeriveSeed
 from catdog.trial.contact_sheet import Probes, choose_probes
 from catdog.trial.context import RunContext
+from catdog.trial.device import has_room
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def load_inputs(
         UserError: data, weights or sizes do not fit.
     """
     identity, recipe = context.identity, context.identity.recipe
-    pack = _open_pack_on(fetch_or_make(context.location.open(), pack_key(identity.fingerprint)), device)
+    path = fetch_or_make(context.location.open(), pack_key(identity.fingerprint))
+    pack = _open_pack_on(path, device, context.gpus_per_trial)
     given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
     split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images, given)
     normalise = normalisation(recipe.backbone, recipe.weights)
@@ -110,9 +113,16 @@ def load_inputs(
     if not recipe.freeze:
         pretrained = backbone if recipe.weights != "none" else None
         return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
-    features = open_features(_features_file(context, backbone, images, report_progress))
+    features = open_features(_features_file(context, backbone, shape, images, report_progress))
     batches, pooled = (
-        FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
+        FeatureBatches(
+            _place(tensors, device, context.gpus_per_trial),
+            pack,
+            split,
+            batch_size=recipe.batch_size,
+            flip=recipe.flip,
+            device=device,
+        )
         for tensors in features
     )
     return TrialInputs(pack, split, batches, backbone, shape, probe_positions, weights, pooled)
@@ -161,7 +171,11 @@ def _features_key(context: RunContext) -> str:
 
 
 def _features_file(
-    context: RunContext, backbone: nn.Module, images: ImageBatches, report_progress: ReportProgress
+    context: RunContext,
+    backbone: nn.Module,
+    shape: tuple[int, int, int],
+    images: ImageBatches,
+    report_progress: ReportProgress,
 ) -> Path:
     recipe = context.identity.recipe
 
@@ -170,18 +184,22 @@ def _features_file(
             if done == total or done % 512 == 0:
                 report_progress(f"computing the frozen backbone's features, once: {done:,} of {total:,} images")
 
-        total = images.feature_images
+        total = sum(images.feature_images.values())
         network = copy.deepcopy(backbone).to(memory_format=torch.channels_last).to(images.device)
-        write_features(
-            compute_features(network, images, autocast_for(recipe.precision, images.device), on_progress),
-            path,
-        )
+        write_features(network, images, shape, autocast_for(recipe.precision, images.device), path, on_progress)
 
     return fetch_or_make(context.location.open(), _features_key(context), make)
 
 
 @functools.lru_cache(maxsize=1)
-def _open_pack_on(path: Path, device: torch.device) -> Pack:
-    """Open the pack, once per process; for a GPU, copy its images there."""
+def _open_pack_on(path: Path, device: torch.device, gpus: float) -> Pack:
+    """Open the pack, once per process; for a GPU, copy its images there if they fit."""
     pack = open_pack(path)
-    return pack if device.type == "cpu" else pack.on(device)
+    return dataclasses.replace(pack, images_NSSC=_place({"images": pack.images_NSSC}, device, gpus)["images"])
+
+
+def _place(tensors: dict[str, torch.Tensor], device: torch.device, gpus: float) -> dict[str, torch.Tensor]:
+    """Return the tensors on the device, or as they are if it has no room: batches are then copied one by one."""
+    if not has_room(device, gpus, sum(tensor.nbytes for tensor in tensors.values())):
+        return tensors
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -145,13 +145,13 @@ def _predictions_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation
 
 
 def _attention_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation]) -> bytes:
-    """Return the masks on the images that have a trimap."""
-    pack, with_trimap = trial.inputs.pack, trial.inputs.pack.trimap_images_T.numpy()
+    """Return the masks on the images whose trimaps are measured."""
+    pack, measured = trial.inputs.pack, trial.inputs.pack.measured_images
     splits: dict[str, TrimapMasks] = {}
     for name, evaluation in evaluations.items():
         assert evaluation.masks_NMHW is not None, "only heads with masks have attention to keep"
         indices = trial.inputs.split.indices(name)
-        rows = np.flatnonzero(np.isin(indices, with_trimap))
+        rows = np.flatnonzero(np.isin(indices, measured))
         splits[name] = TrimapMasks(
             images=[pack.names[i] for i in indices[rows]],
             masks_TMHW=evaluation.masks_NMHW[torch.from_numpy(rows)].half().numpy(),

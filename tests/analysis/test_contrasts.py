@@ -150,3 +150,9 @@ def test_predictions_are_read_back_by_variant_and_seed() -> None:
         confusion = predictions.confusion_KK(label, 0)
         assert np.trace(confusion) / confusion.sum() * 100 == pytest.approx(accuracy_S[0])
         assert (confusion.sum(axis=1) == counts).all()
+        mean_KK = np.mean(
+            [predictions.confusion_KK(label, row) for row in range(len(predictions.seeds[label]))], axis=0
+        )
+        assert [[predictions.mean_confusion(label, true, taken) for taken in range(4)] for true in range(4)] == (
+            mean_KK[:4, :4].tolist()
+        )

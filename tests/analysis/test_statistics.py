@@ -141,6 +141,15 @@ def test_the_interval_over_seeds_and_images_has_the_spread_of_both_directions() 
     assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(expected, rel=0.05)
 
 
+def test_the_interval_over_seeds_and_images_does_not_depend_on_how_many_resamples_are_held_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    differences_SN = rng(3).integers(-1, 2, (30, 777)).astype(np.int8)
+    held = two_way_interval(differences_SN, rng())
+    monkeypatch.setattr("catdog.analysis.intervals.AT_ONCE", 10_000)
+    assert two_way_interval(differences_SN, rng()) == held
+
+
 @pytest.mark.parametrize("values", [[], [0.3], [0.3, 0.5], [0.3, 0.3, 0.3]])
 def test_too_little_data_gives_no_number(values: list[float]) -> None:
     array = np.array(values)

@@ -3,12 +3,15 @@
 In all toy data an image's label is its index, so a batch's labels show which images it holds.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -23,18 +26,12 @@ from catdog.data.batches import (
     EvaluationSplit,
     FeatureBatches,
     ImageBatches,
+    copy_rows,
     crop_and_resize,
     draw_crops,
     resize_whole,
 )
-from catdog.data.features import (
-    SPLITS,
-    Features,
-    compute_features,
-    features_digest,
-    open_features,
-    write_features,
-)
+from catdog.data.features import SPLITS, Features, features_digest, open_features, write_features
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 from catdog.errors import UserError
@@ -66,7 +63,12 @@ def pack() -> Pack:
 
 
 def image_batches(
-    pack: Pack, batch_size: int = 8, image_size: int = SIZE, crop_scale: float = 0.35, flip: bool = True
+    pack: Pack,
+    batch_size: int = 8,
+    image_size: int = SIZE,
+    crop_scale: float = 0.35,
+    flip: bool = True,
+    device: torch.device = CPU,
 ) -> ImageBatches:
     return ImageBatches(
         pack,
@@ -77,7 +79,7 @@ def image_batches(
         std=STD,
         crop_scale=crop_scale,
         flip=flip,
-        device=CPU,
+        device=device,
     )
 
 
@@ -159,7 +161,7 @@ def test_a_frozen_backbone_sees_the_training_images_and_their_mirror_images_in_o
     whole = torch.cat(list(batches.mirrored_train(False)))
     assert torch.allclose(whole, normalised(pack, SPLIT.train.tolist()), atol=1e-5)
     assert torch.equal(torch.cat(list(batches.mirrored_train(True))), whole.flip(3))
-    assert batches.feature_images == 30 + 30 + 70 + 20
+    assert batches.feature_images == {"train": 30 + 30, "validation": 70, "test": 20}
 
 
 def test_making_batches_leaves_the_pack_as_it_was(pack: Pack) -> None:
@@ -369,14 +371,21 @@ def test_features_come_in_the_same_order_as_images(pack: Pack) -> None:
     assert features.num_classes == images.num_classes == COUNT
 
 
+def cached_features(
+    backbone: torch.nn.Conv2d, images: ImageBatches, path: Path, on_progress: Callable[[int], None] = lambda done: None
+) -> Features:
+    """The features of a convolution with a kernel of 3 and a stride of 4, written and read back."""
+    shape = (backbone.out_channels, SIZE // 4, SIZE // 4)
+    write_features(backbone, images, shape, torch.autocast("cpu", enabled=False), path, on_progress)
+    return open_features(path)
+
+
 def test_cached_features_equal_the_output_of_the_backbone_and_survive_the_file(pack: Pack, tmp_path: Path) -> None:
     backbone = torch.nn.Conv2d(3, 5, 3, stride=4)
     images = image_batches(pack)
     heard: list[int] = []
-    features = compute_features(backbone, images, torch.autocast("cpu", enabled=False), heard.append)
-    assert heard[-1] == images.feature_images
-    write_features(features, tmp_path / "features.safetensors")
-    cached = open_features(tmp_path / "features.safetensors")
+    cached = cached_features(backbone, images, tmp_path / "features.safetensors", heard.append)
+    assert heard[-1] == 30 + 30 + 70 + 20
     batches = FeatureBatches(cached.maps, pack, SPLIT, batch_size=8, flip=True, device=CPU)
     for part in get_args(EvaluationSplit):
         with torch.inference_mode():
@@ -388,15 +397,36 @@ def test_cached_features_equal_the_output_of_the_backbone_and_survive_the_file(p
     assert not torch.equal(plain, mirrored)
 
 
+def test_features_written_batch_by_batch_are_the_file_that_safetensors_writes_of_them_all(
+    pack: Pack, tmp_path: Path
+) -> None:
+    backbone, images = torch.nn.Conv2d(3, 5, 3, stride=4), image_batches(pack)
+    cached_features(backbone, images, tmp_path / "features.safetensors")
+    streams = {
+        "train": [*images.mirrored_train(False), *images.mirrored_train(True)],
+        "validation": [inputs for inputs, _ in images.split("validation")],
+        "test": [inputs for inputs, _ in images.split("test")],
+    }
+    tensors = {}
+    for part, inputs in streams.items():
+        with torch.inference_mode():
+            maps = [backbone(batch).half().contiguous(memory_format=torch.channels_last) for batch in inputs]
+        tensors[f"maps.{part}"] = torch.cat([batch.permute(0, 2, 3, 1).contiguous() for batch in maps])
+        pooled = torch.cat([batch.float().mean(dim=(2, 3)) for batch in maps])
+        tensors[f"pooled.{part}"] = pooled[:, None, None, :].contiguous()
+    safetensors.torch.save_file(tensors, tmp_path / "whole.safetensors")
+    assert (tmp_path / "features.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(("channels", "threads"), [(1, 1), (5, 1), (96, 1), (96, 2)])
 def test_pooled_features_are_bit_identical_to_the_means_of_the_maps_in_the_same_batches(
-    channels: int, threads: int, pack: Pack
+    channels: int, threads: int, pack: Pack, tmp_path: Path
 ) -> None:
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         backbone = torch.nn.Conv2d(3, channels, 3, stride=4)
-        features = compute_features(backbone, image_batches(pack), torch.autocast("cpu", enabled=False))
+        features = cached_features(backbone, image_batches(pack), tmp_path / "features.safetensors")
         maps, pooled = (FeatureBatches(parts, pack, SPLIT, batch_size=7, flip=True, device=CPU) for parts in features)
         pairs = list(zip(maps.train(1, 2), pooled.train(1, 2), strict=True))
         for part in get_args(EvaluationSplit):
@@ -417,13 +447,45 @@ def test_cached_features_in_existing_stores_are_found_again() -> None:
     assert digest != features_digest(backbone="tiny", weights="none", image_size=97)
 
 
-def test_a_truncated_feature_cache_is_named(tmp_path: Path) -> None:
+def test_a_truncated_feature_cache_is_named(pack: Pack, tmp_path: Path) -> None:
     path = tmp_path / "features.safetensors"
-    maps = features_that_name_their_image()
-    write_features(Features(maps, {part: tensor.float() for part, tensor in maps.items()}), path)
+    cached_features(torch.nn.Conv2d(3, 2, 3, stride=4), image_batches(pack), path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"features\.safetensors: the feature cache is damaged"):
         open_features(path)
+
+
+# Images and features that a GPU has no room for
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+def test_rows_are_gathered_on_the_host_into_memory_of_their_own(dtype: torch.dtype) -> None:
+    maps, indices = noise(9, 4, 5, 3).to(dtype), torch.tensor([7, 0, 7, 3])
+    first = copy_rows(maps, indices, CPU)
+    second = copy_rows(maps, indices + 1, CPU)
+    assert torch.equal(first, maps[[7, 0, 7, 3]])
+    assert torch.equal(second, maps[[8, 1, 8, 4]])
+    assert first.untyped_storage().data_ptr() not in {kept.untyped_storage().data_ptr() for kept in (maps, second)}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("place", ["host", "gpu"])
+def test_on_a_gpu_batches_are_the_same_wherever_images_and_features_are(pack: Pack, place: str) -> None:
+    gpu = torch.device("cuda")
+    where = CPU if place == "host" else gpu
+    features = {name: maps.to(where) for name, maps in features_that_name_their_image().items()}
+    batches = FeatureBatches(features, pack, SPLIT, batch_size=8, flip=True, device=gpu)
+    moved = dataclasses.replace(pack, images_NSSC=pack.images_NSSC.to(where))
+    on_gpu, on_cpu = image_batches(moved, device=gpu), image_batches(pack)
+    for ours, expected in ((batches, feature_batches(pack)), (on_gpu, on_cpu)):
+        pairs = list(zip(ours.train(1, 2), expected.train(1, 2), strict=True))
+        for part in get_args(EvaluationSplit):
+            pairs += zip(ours.split(part), expected.split(part), strict=True)
+            assert torch.allclose(ours.some(part, [3, 1]).cpu(), expected.some(part, [3, 1]), atol=1e-3)
+            assert torch.equal(ours.labels(part), expected.labels(part))
+        for (inputs, labels), (same_inputs, same_labels) in pairs:
+            assert torch.allclose(inputs.cpu(), same_inputs, atol=1e-3)
+            assert torch.equal(labels.cpu(), same_labels)
 
 
 # Probe images

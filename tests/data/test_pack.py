@@ -1,5 +1,7 @@
 """The pack: it round-trips, and a damaged file is named."""
 
+import dataclasses
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -91,12 +93,53 @@ def test_a_dataset_without_trimaps_can_be_packed(tmp_path: Path) -> None:
     assert len(pack.images_NSSC) == COUNT
 
 
-def test_a_pack_moved_to_a_device_keeps_everything(tmp_path: Path) -> None:
-    write_pack(toy_source(), tmp_path / "pack.safetensors")
+def test_of_too_many_outlines_some_of_every_class_are_measured_in_test_and_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, is_test = np.arange(60) // 10, np.arange(60) % 5 == 0
+
+    def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
+        trimap = np.full((SIZE, SIZE), 1 + index % 2, np.uint8)
+        return np.full((SIZE, SIZE, 3), index, np.uint8), trimap if index % 10 else None
+
+    source = dataclasses.replace(
+        toy_source(),
+        names=tuple(f"image_{i}" for i in range(60)),
+        labels=labels,
+        is_test=is_test,
+        has_trimap=np.arange(60) % 10 != 0,
+        classes=tuple("abcdef"),
+        read=read,
+    )
+    write_pack(source, tmp_path / "pack.safetensors")
     pack = open_pack(tmp_path / "pack.safetensors")
-    moved = pack.on(torch.device("cpu"))
-    assert torch.equal(moved.images_NSSC, pack.images_NSSC)
-    assert (moved.names, moved.fingerprint) == (pack.names, pack.fingerprint)
+    assert pack.measured_images.tolist() == np.flatnonzero(source.has_trimap).tolist()
+    monkeypatch.setattr("catdog.data.pack.MOST_OUTLINE_PIXELS", 20 * SIZE**2)
+    measured = pack.measured_images
+    assert len(measured) == 20
+    assert np.bincount(labels[measured[is_test[measured]]]).tolist() == [1] * 6  # all there are
+    assert set(np.bincount(labels[measured[~is_test[measured]]])) == {2, 3}
+    outlines = pack.trimaps
+    assert outlines.names == [f"image_{i}" for i in measured]
+    assert np.array_equal(outlines.labels_T, labels[measured])
+    assert outlines.animals_TSS[:, 0, 0].tolist() == (measured % 2 == 0).tolist()
+
+
+def test_packing_holds_few_images_at_a_time(tmp_path: Path) -> None:
+    source = dataclasses.replace(
+        toy_source(with_trimaps=False),
+        size=64,
+        names=tuple(map(str, range(2000))),
+        labels=np.arange(2000) % 3,
+        is_test=np.arange(2000) % 5 == 0,
+        has_trimap=np.zeros(2000, dtype=bool),
+        read=lambda index: (np.full((64, 64, 3), index % 256, np.uint8), None),
+    )
+    tracemalloc.start()
+    write_pack(source, tmp_path / "pack.safetensors")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * 64 * 64 * 3
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.999])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catdog.data.datasets.oxford_pets import open_oxford
-from catdog.data.split import Split, split_images
+from catdog.data.split import VALIDATION_SHARE, Split, split_images, stratified_sizes
 
 PARTS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 
@@ -128,6 +128,25 @@ def test_a_limit_takes_equally_many_images_of_each_breed_while_they_last(
         taken = np.bincount(labels[limited.indices(part)], minlength=7)
         there = np.bincount(labels[whole.indices(part)], minlength=7)
         assert all(taken[breed] >= min(there[breed], taken.max() - 1) for breed in range(7))
+
+
+@settings(deadline=None)
+@given(labelled(), st.integers(0, 1000), st.one_of(st.none(), st.integers(1, 60)))
+def test_the_split_is_that_of_a_scan_for_every_class(data: Labels, split_seed: int, limit: int | None) -> None:
+    labels, is_test = data
+    trainval, generator = np.flatnonzero(~is_test), np.random.default_rng(split_seed)
+    classes, counts = np.unique(labels[trainval], return_counts=True)
+    train, validation = [], []
+    for label, size in zip(classes, stratified_sizes(counts, VALIDATION_SHARE), strict=True):
+        images = generator.permutation(trainval[labels[trainval] == label])
+        validation.append(images[:size])
+        train.append(images[size:])
+    split = split_images(labels, is_test, split_seed, limit)
+    scanned = np.concatenate(train), np.concatenate(validation), np.flatnonzero(is_test)
+    for part, indices in zip(PARTS, scanned, strict=True):
+        ranks = np.array([(labels[indices[:at]] == labels[index]).sum() for at, index in enumerate(indices)], int)
+        kept = indices[np.lexsort((labels[indices], ranks))[:limit]]
+        assert np.array_equal(split.indices(part), np.sort(kept))
 
 
 def test_a_limit_of_74_is_two_images_of_each_official_breed() -> None:

@@ -140,13 +140,13 @@ class _Maker:
     def complete(self, trial: PlannedTrial) -> None:
         rng = self._rng(trial)
         files, correct = {"predictions.npz": b""}, {}
-        arrays: dict[str, Any] = {"breeds": np.array(self.classes)}
+        outputs = {}
         for part, images in self.parts.items():
             predicted_N = self._predict(trial, part, images, rng)
             correct[part] = predicted_N == images.labels_N
-            arrays[f"{part}_images"], arrays[f"{part}_labels"] = images.names_N, images.labels_N
-            arrays[f"{part}_logits"] = _logits(predicted_N, len(self.classes), rng)
-        files["predictions.npz"] = npz_bytes(**arrays)
+            logits_NK = _logits(predicted_N, len(self.classes), rng)
+            outputs[part] = SplitLogits(images.names_N, images.labels_N, logits_NK)
+        files["predictions.npz"] = predictions_npz(self.classes, outputs)
         val = 100 * float(correct["validation"].mean())
         best = int(rng.integers(max(0, self.epochs - 3), self.epochs))
         masks = self._masks(trial, rng)

@@ -181,6 +181,12 @@ def test_an_odd_run_has_a_sensible_page(odd: str) -> None:
     assert "Published figures" not in text, "they are about other images"
 
 
+def test_of_many_classes_the_matrix_shows_those_confused_most_and_says_so(page: bytes) -> None:
+    many = text_of(build_page(content_of(["baseline"], range(2), classes=60, test_images=240)))
+    assert "on Test: the 40 of 60 breeds that it confused most; a row is a true breed" in many
+    assert "on Test; a row is a true breed" in text_of(page)
+
+
 def test_damaged_or_missing_files_leave_the_rest_of_the_page_intact(content: ReportContent) -> None:
     bare = dataclasses.replace(content, predictions=None, histories={}, probe_masks={}, contact_sheets={})
     text = text_of(build_page(bare))

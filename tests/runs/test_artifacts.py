@@ -10,6 +10,7 @@ import pytest
 
 from catdog.errors import UserError
 from catdog.runs.artifacts import (
+    MOST_LOGITS,
     Localization,
     ProbeMasks,
     SplitLogits,
@@ -25,7 +26,7 @@ from catdog.runs.artifacts import (
 from catdog.runs.history import epoch_row, history_csv, read_history
 from catdog.runs.trial_files import read_files
 from catdog.storage import MemoryStore
-from catdog.storage.serialization import MOST_UNPACKED, npz_bytes, read_npz
+from catdog.storage.serialization import MOST_UNPACKED, npz_bytes, npz_names, read_npz
 from tests.helpers.made_runs import make_run
 
 MASKS = ProbeMasks(
@@ -71,6 +72,25 @@ def test_the_published_form_of_predictions_reads_alike_and_is_smaller() -> None:
     assert same(dataclasses.replace(small, log_probability_N=whole.log_probability_N), whole)
     assert len(small_npz) < len(whole_npz)
     assert published_predictions_npz({"test": small}) == small_npz
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_of_a_split_with_more_than_four_million_logits_a_trial_keeps_none(more: int) -> None:
+    images, classes = 64, MOST_LOGITS // 64 + more
+    names, labels = np.array([f"image_{i}" for i in range(images)]), np.arange(images, dtype=np.int16)
+    logits = np.zeros((images, classes), np.float16)
+    logits[np.arange(0, images, 2), labels[::2]] = 20
+    large, classes_names = SplitLogits(names, labels, logits), [str(i) for i in range(classes)]
+    few = SplitLogits(names, labels, logits[:, :100])
+    data = predictions_npz(classes_names, {"validation": few, "test": large})
+    assert ("test_logits" in npz_names(data)) == (not more)
+    assert {"validation_images", "validation_labels", "validation_logits"} < npz_names(data)
+    found = read_predictions_npz(data, "test")
+    assert found.predicted_N.tolist() == logits.argmax(axis=1).tolist()
+    assert found.accuracy == 50
+    assert found.labels_N.tolist() == labels.tolist()
+    log_softmax = logits - np.log(np.exp(logits.astype(float)).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(found.log_probability_N, log_softmax[np.arange(images), labels], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from catdog.errors import DeviceError, UserError
 from catdog.trial.device import (
     CONTEXT_BYTES,
     SIMULATED_GPUS,
+    has_room,
     memory_share,
     multiplies_correctly,
+    room_for_data,
     take_device,
     working_gpu,
 )
@@ -64,6 +66,30 @@ def test_the_first_computation_on_a_device_is_exact_even_in_the_formats_of_tenso
 def test_the_processes_on_a_gpu_and_what_cuda_takes_for_each_fit_into_its_memory(processes: int) -> None:
     total = 24_000_000_000
     assert processes * (memory_share(1 / processes, total) + CONTEXT_BYTES) == pytest.approx(total)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free", "taken", "room"),
+    [
+        (1.0, 80, 0, 40),  # half of the memory
+        (1.0, 60, 20, 30),  # half of what this process has left
+        (1.0, 10, 0, 5),  # others use the GPU as well
+        (0.25, 80, 0, 9.55),  # half of a quarter, less what CUDA takes
+        (0.25, 70, 10, 4.55),
+        (0.25, 4, 0, 2),
+    ],
+)
+def test_images_and_features_get_half_of_what_a_process_may_still_take(
+    gpus: float, free: float, taken: float, room: float
+) -> None:
+    assert room_for_data(gpus, 80 * GB, int(free * GB), int(taken * GB)) == pytest.approx(room * GB)
+
+
+def test_the_host_has_room_for_what_is_mapped_there() -> None:
+    assert has_room(torch.device("cpu"), 0.0, 10**15)
 
 
 def test_a_share_of_a_gpu_that_holds_no_more_than_cuda_itself_is_a_mistake() -> None:
