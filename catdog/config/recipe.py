@@ -18,6 +18,10 @@ PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema")
+"""Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
+that its results are found again."""
+
 _INTEGERS = {
     "image_size": (16, 2048),
     "epochs": (1, 100_000),
@@ -66,6 +70,15 @@ class Recipe:
     """Label smoothing of the training cross-entropy."""
     lambda_divergence: float = 0.001
     """Weight λ of multi-attention's divergence loss; a good value depends on the size of the feature map."""
+    gradient_clip: float | None = None
+    """Clip the norm of all gradients together to this."""
+    mixup: float = 0.0
+    """Mix pairs of training images and their labels, in shares drawn from Beta(α, α); 0: not (Zhang 2018)."""
+    cutmix: float = 0.0
+    """Paste a rectangle of another training image, sized by Beta(α, α); 0: not (Yun 2019). With mixup, one of both
+    per batch."""
+    ema: float = 0.0
+    """Validate, test and keep an exponential moving average of the weights with this decay; 0: the weights."""
     crop_scale: float = 0.35
     """Smallest fraction of the image's area that a random crop keeps (1: no crops)."""
     flip: bool = True
@@ -103,6 +116,16 @@ class Recipe:
             f"--lambda-divergence {self.lambda_divergence}: must be above 0 and below 1000000 "
             "(variant multi-attention-free has λ = 0)",
         )
+        clip = self.gradient_clip
+        require(clip is None or 0 < clip < 1e6, f"--gradient-clip {clip}: must be above 0 and below 1000000")
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            require(0 <= value <= 100, f"{option_name(name)} {value}: must be from 0 to 100")
+        require(
+            not (self.cutmix and self.freeze),
+            f"--cutmix {self.cutmix}: needs images, and a frozen backbone's heads get features; use --mixup",
+        )
+        require(0 <= self.ema < 1, f"--ema {self.ema}: must be in [0, 1)")
         require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing}: must be in [0, 1)")
         require(0 < self.crop_scale <= 1, f"--crop-scale {self.crop_scale}: must be in (0, 1]")
         require(self.backbone != "", "--backbone: empty; give a torchvision model, timm/NAME or tiny")

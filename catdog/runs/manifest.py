@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catdog.config.head_registry import VARIANTS, Variant, known_heads
-from catdog.config.recipe import Recipe
+from catdog.config.recipe import LATER_SETTINGS, Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.errors import NotFoundError, UserError
@@ -54,6 +54,9 @@ class Identity:
             "variant": [variant.name, dict(variant.arguments)],
             "seed": seed,
         }
+        for name in LATER_SETTINGS:
+            if content["recipe"][name] == Recipe.__dataclass_fields__[name].default:
+                del content["recipe"][name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:

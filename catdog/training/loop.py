@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from catdog.config.recipe import Recipe
 from catdog.data.batches import Batches, EvaluationSplit
@@ -25,6 +26,7 @@ from catdog.models.losses import classification_loss
 from catdog.models.petnet import PetNet
 from catdog.runs.history import EpochRecord
 from catdog.training.mask_metrics import mask_health
+from catdog.training.mixing import Mixing
 from catdog.training.precision import autocast_for
 from catdog.training.schedule import new_optimizer, new_scheduler
 from catdog.training.seeding import DeriveSeed
@@ -73,6 +75,13 @@ class TrainState:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_validation: Evaluation | None = None
     """The outputs of these weights on the validation split."""
+    average: AveragedModel | None = None
+    """The model with averaged weights, where the recipe wants one."""
+
+    @property
+    def evaluated(self) -> PetNet:
+        """Return the model whose weights are validated and kept: the trained one, or its average."""
+        return self.model if self.average is None else cast(PetNet, self.average.module)
 
     @property
     def next_epoch(self) -> int:
@@ -93,6 +102,7 @@ class TrainState:
             "history": [record.row() for record in self.history],
             "best_weights": self.best_weights,
             "best_validation": vars(self.best_validation) if self.best_validation is not None else None,
+            **({} if self.average is None else {"average": self.average.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,6 +110,8 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.history = [EpochRecord.from_row(row) for row in state["history"]]
         self.best_weights = state["best_weights"]
         self.best_validation = Evaluation(**state["best_validation"]) if state["best_validation"] is not None else None
@@ -109,7 +121,10 @@ def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState
     """Return the state before the first epoch, with the model's optimiser and schedule."""
     optimizer = new_optimizer(model, recipe)
     scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
-    return TrainState(model, _network(model, recipe), optimizer, scheduler)
+    average = None
+    if recipe.ema:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    return TrainState(model, _network(model, recipe), optimizer, scheduler, average=average)
 
 
 def _network(model: PetNet, recipe: Recipe) -> nn.Module:
@@ -156,13 +171,14 @@ def fit(
     Raises:
         DivergedError: an epoch's training or validation loss is not finite.
     """
-    model = state.model
     autocast = autocast_for(recipe.precision, device)
     for epoch in range(state.next_epoch, recipe.epochs):
         started = time.perf_counter()
         train_loss, train_accuracy = _train_epoch(state, batches, recipe, derive_seed, epoch, autocast)
         trained = time.perf_counter()
-        validation = evaluate(state.network, batches, "validation", autocast)
+        validation = evaluate(
+            state.network if state.average is None else state.evaluated, batches, "validation", autocast
+        )
         if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
             raise DivergedError(epoch)
         record = EpochRecord(
@@ -179,7 +195,7 @@ def fit(
         )
         state.history.append(record)
         if state.best is record:
-            state.best_weights = copy.deepcopy(model.state_dict())
+            state.best_weights = copy.deepcopy(state.evaluated.state_dict())
             state.best_validation = validation
         yield record
 
@@ -195,20 +211,26 @@ def _train_epoch(
     """Train one epoch; return mean loss and accuracy in percent. Waits for the device once, at the end."""
     set_training_mode(state.model, recipe.keeps_batch_norm)
     torch.manual_seed(derive_seed("dropout", epoch))
+    mix = Mixing(recipe, batches.num_classes, derive_seed("augment", epoch))
     losses, correct, images = [], [], 0
     for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):
+        inputs, targets = mix(inputs, labels)
         with autocast:
             output = state.network(inputs)
-        loss = classification_loss(output.logits_BK.float(), labels, recipe.label_smoothing)
+        loss = classification_loss(output.logits_BK.float(), targets, recipe.label_smoothing)
         loss = loss + output.aux_loss
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if recipe.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.gradient_clip)
         state.optimizer.step()
         state.scheduler.step()
+        if state.average is not None:
+            state.average.update_parameters(state.model)
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
         images += len(labels)
-        del inputs, output, loss  # lets the next batch reuse their memory while it is still cached
+        del inputs, targets, output, loss  # lets the next batch reuse their memory while it is still cached
     return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
 
 

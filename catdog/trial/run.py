@@ -89,7 +89,7 @@ def _train(trial: Trial, uploads: BackgroundUploads, on_epoch: Callable[[EpochRe
 @torch.inference_mode()
 def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundUploads) -> None:
     """Record this epoch's masks of the probe images, and queue its contact sheet."""
-    model = trial.state.model.eval()
+    model = trial.state.evaluated.eval()
     with autocast_for(trial.recipe.precision, trial.device):
         output = model(trial.batches.some("validation", trial.inputs.probe_positions))
     if output.masks_BMHW is None:

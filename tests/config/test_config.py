@@ -1,6 +1,7 @@
 """Recipes, sweeps, presets and the identity of a run; every mistake gives one line that names its option."""
 
 import dataclasses
+import hashlib
 import json
 import math
 
@@ -34,6 +35,10 @@ OTHER_VALUES: dict[str, object] = {
     "mask_weight_decay": 0.1,
     "label_smoothing": 0.1,
     "lambda_divergence": 0.01,
+    "gradient_clip": 1.0,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "ema": 0.99,
     "crop_scale": 0.5,
     "flip": False,
     "split_seed": 1,
@@ -67,6 +72,9 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     ("lambda_divergence", -1.0),
     ("crop_scale", 0.0),
     ("crop_scale", 1.1),
+    *(("gradient_clip", value) for value in (0.0, -1.0, math.nan, math.inf)),
+    *((name, value) for name in ("mixup", "cutmix") for value in (-0.1, 101.0, math.nan)),
+    *(("ema", value) for value in (-0.1, 1.0, math.nan)),
     *(
         (name, value)
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "mask_weight_decay")
@@ -291,6 +299,21 @@ def test_a_mistake_on_the_command_line_is_one_line_that_names_the_option(argumen
     with pytest.raises(UserError, match=arguments[0]) as error:
         parse_sweep(["demo", *arguments], "sweep.py")
     assert "\n" not in str(error.value)
+
+
+def test_images_cannot_be_pasted_into_features() -> None:
+    with pytest.raises(UserError, match=r"--cutmix 1\.0: needs images, .* use --mixup"):
+        Recipe(freeze=True, cutmix=1.0)
+    assert Recipe(freeze=True, mixup=1.0).mixup == 1.0
+
+
+def test_later_settings_at_their_defaults_are_not_part_of_a_trials_hash() -> None:
+    mine, spec = identity(), parse_variant("baseline")
+    content = dataclasses.asdict(mine) | {"variant": [spec.name, dict(spec.arguments)], "seed": 3}
+    for name in ("gradient_clip", "mixup", "cutmix", "ema"):
+        del content["recipe"][name]
+    first_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    assert mine.trial_hash(spec, 3) == first_version
 
 
 def test_the_tiny_backbone_takes_no_weights() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
 from catdog.data.batches import Batches, ImageBatches
@@ -22,6 +24,7 @@ from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity
 from catdog.storage import StoreLocation
 from catdog.training.loop import TrainState, evaluate, fit, new_state
+from catdog.training.mixing import Mixing
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.schedule import cosine, one_cycle
 from catdog.training.seeding import trial_seeds
@@ -122,7 +125,13 @@ def test_interrupted_training_gives_the_same_bits(name: str, setup: Setup) -> No
 
 
 @pytest.mark.parametrize(
-    "changes", [{"optimizer": "sgd", "schedule": "cosine"}, {"precision": "bfloat16", "label_smoothing": 0.1}]
+    "changes",
+    [
+        {"optimizer": "sgd", "schedule": "cosine"},
+        {"precision": "bfloat16", "label_smoothing": 0.1},
+        {"mixup": 0.4, "cutmix": 1.0, "gradient_clip": 0.5},
+        {"ema": 0.9},
+    ],
 )
 def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, **changes)  # type: ignore[arg-type]
@@ -133,6 +142,66 @@ def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], 
     second.load_state_dict(first.state_dict())
     setup.train(second, recipe)
     assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
+    assert_equal_weights(second.best_weights, whole.best_weights)
+    assert timeless(second.history) == timeless(whole.history)
+
+
+def test_clipped_gradients_have_the_norm_that_the_recipe_allows(setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, gradient_clip=1e-3, epochs=1)
+    state = setup.start("multi-attention", recipe)
+    setup.train(state, recipe)
+    norms = [parameter.grad.norm() for parameter in state.model.parameters() if parameter.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_average_of_the_weights_is_validated_and_kept(setup: Setup) -> None:
+    recipe = dataclasses.replace(setup.recipe, ema=0.9, epochs=1)
+    state = setup.start("baseline", recipe)
+    by_hand = [parameter.detach().clone() for parameter in state.model.parameters()]
+    updates = 0
+
+    def follow(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        nonlocal updates
+        for mine, theirs in zip(by_hand, state.model.parameters(), strict=True):
+            mine.copy_(theirs.detach() if updates == 0 else 0.9 * mine + 0.1 * theirs.detach())
+        updates += 1
+
+    state.optimizer.register_step_post_hook(follow)
+    (record,) = setup.train(state, recipe)
+    assert updates == setup.inputs.batches.steps_per_epoch
+    for (name, mine), theirs in zip(state.evaluated.named_parameters(), by_hand, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+        assert torch.equal(state.best_weights[name], mine)
+    found = evaluate(state.evaluated, setup.inputs.batches, "validation", autocast_for("float32", CPU))
+    assert record.val_loss == found.loss
+    assert not torch.equal(next(state.model.parameters()), next(state.evaluated.parameters()))
+
+
+def test_mixed_batches_keep_their_labels_in_shares() -> None:
+    images, labels = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 4, 4), torch.arange(8) % 3
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, mixup=0.5)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    mix = Mixing(recipe, 3, seed=7)
+    mixed, shares = mix(images, labels)
+    again = mix(images, labels)[0]
+    assert torch.equal(torch.get_rng_state(), before), "dropout draws what it would without mixing"
+    assert torch.allclose(shares.sum(dim=1), torch.ones(8))
+    share = (mixed[1, 0, 0, 0] - 0).item()
+    assert torch.allclose(mixed[1:, 0, 0, 0], torch.arange(7) + share)
+    assert torch.allclose(shares, share * F.one_hot(labels, 3) + (1 - share) * F.one_hot(labels.roll(1), 3))
+    assert not torch.equal(again, mixed)
+    other = Mixing(recipe, 3, seed=7)
+    assert torch.equal(other(images, labels)[0], mixed)
+    assert torch.equal(other(images, labels)[0], again)
+    pasted, shares = Mixing(dataclasses.replace(recipe, mixup=0.0, cutmix=1.0), 3, seed=7)(images, labels)
+    kept = (pasted == images).float().mean(dim=(1, 2, 3))
+    assert torch.allclose(
+        shares, kept[:, None] * F.one_hot(labels, 3) + (1 - kept[:, None]) * F.one_hot(labels.roll(1), 3)
+    )
+    plain = Mixing(dataclasses.replace(recipe, mixup=0.0), 3, seed=7)(images, labels)
+    assert plain[0] is images
+    assert plain[1] is labels
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_gives_others(setup: Setup) -> None:
