@@ -62,13 +62,16 @@ def draw(
 
 
 def stratified_sizes(counts: IntArray, share: float) -> IntArray:
-    """Return how many images of each class make up a share of all: by largest remainders, but one of each at least."""
+    """Return how many images of each class make up a share of all: by largest remainders.
+
+    But one of each class at least, and not all of them.
+    """
     total = round(share * counts.sum())
     quotas = counts * total / counts.sum()
     sizes: IntArray = np.floor(quotas).astype(np.int64)
     by_remainder = np.argsort(-(quotas - sizes), kind="stable")
     sizes[by_remainder[: total - sizes.sum()]] += 1
-    return np.maximum(sizes, 1)
+    return np.clip(sizes, 1, counts - 1)
 
 
 def spread(indices: IntArray, labels: IntArray, limit: int | None) -> IntArray:
