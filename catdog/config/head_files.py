@@ -1,8 +1,9 @@
 """Files of heads outside the package: run here, and kept as text, so that workers run the same."""
 
 import ast
+import dataclasses
+import functools
 import hashlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +26,16 @@ class HeadFile:
     sources: tuple[tuple[str, str], ...]
     """Path relative to the file's folder, and text; the file itself comes first."""
 
-    @property
+    def __post_init__(self) -> None:
+        for inside, _ in self.sources:
+            if os.path.isabs(inside) or os.path.normpath(inside) != inside or inside.startswith(".."):
+                raise ValueError(f"{inside} is no path below the file's folder")
+
+    @functools.cached_property
     def digest(self) -> str:
-        """Return a hash of the code (16 hexadecimal digits)."""
-        content = repr((self.name, sorted(self.sources)))
-        return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+        """Return a hash of the code (16 hexadecimal digits), in which comments and docstrings do not count."""
+        trees = [(inside, ast.dump(_without_docstrings(ast.parse(source)))) for inside, source in self.sources]
+        return hashlib.sha256(repr((self.name, sorted(trees))).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ def load_head_files(paths: Sequence[str]) -> tuple[HeadFile, ...]:
     Raises:
         UserError: a file is not there, fails, or names a head that there is already.
     """
+    paths = list({os.path.realpath(os.path.expanduser(path)): path for path in reversed(paths)}.values())[::-1]
     files = tuple(read_head_file(path) for path in paths)
+    _check_siblings(paths, files)
     for earlier in _loaded.values() if files else ():
         for name, head in earlier.heads.items():
             EXTERNAL.pop(name, None)
@@ -65,6 +73,28 @@ def load_head_files(paths: Sequence[str]) -> tuple[HeadFile, ...]:
         EXTERNAL.update(known.heads)
         HEAD_CLASSES.update(known.classes)
     return files
+
+
+def _check_siblings(paths: Sequence[str], files: Sequence[HeadFile]) -> None:
+    """Raise `UserError` if two files in different folders import modules of one name: Python keeps one of them."""
+    seen: dict[str, tuple[str, str]] = {}
+    for path, file in zip(paths, files, strict=True):
+        folder = os.path.dirname(os.path.abspath(os.path.expanduser(path)))
+        for inside, _ in file.sources[1:]:
+            other_path, other_folder = seen.setdefault(inside, (path, folder))
+            if other_folder != folder:
+                raise UserError(
+                    f"--import {path}: imports {inside}, and so does {other_path}, from another folder: rename one"
+                )
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return tree
 
 
 def read_head_file(path: str) -> HeadFile:
@@ -81,7 +111,7 @@ def read_head_file(path: str) -> HeadFile:
         if inside in sources:
             continue
         try:
-            sources[inside] = Path(folder, inside).read_text(encoding="utf-8")
+            sources[inside] = Path(folder, inside).read_text(encoding="utf-8-sig")
             tree = ast.parse(sources[inside])
         except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
             where = f" in {inside}" if inside != name else ""
@@ -124,21 +154,20 @@ def _run(path: str, file: HeadFile) -> _Loaded:
         sys.path.insert(0, folder)
     before, heads = set(sys.modules), set(EXTERNAL)
     name = f"catdog_import_{file.digest}"
-    spec = importlib.util.spec_from_file_location(name, full)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as pickle needs
+    module = sys.modules[name] = ModuleType(name)  # pickle looks there
+    module.__file__ = full
     try:
-        spec.loader.exec_module(module)
+        exec(compile(file.sources[0][1], full, "exec"), module.__dict__)
     except UserError as error:
         raise UserError(f"--import {path}: {error}") from None
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise UserError(
             f"--import {path}: {type(error).__name__}: {first_line(error)}{_line_of(error, full)}"
         ) from error
     local = {os.path.join(folder, inside) for inside, _ in file.sources}
     mine = [one for one in set(sys.modules) - before if getattr(sys.modules[one], "__file__", None) in local]
+    for key in EXTERNAL.keys() - heads:
+        EXTERNAL[key] = dataclasses.replace(EXTERNAL[key], code=file.digest)
     added = {key: EXTERNAL[key] for key in EXTERNAL.keys() - heads}
     return _Loaded(added, {one.head: HEAD_CLASSES[one.head] for one in added.values()}, tuple(mine))
 

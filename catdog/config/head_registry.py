@@ -6,6 +6,7 @@ outside the package are registered by `register_head`: in a file of the user's (
 installed package with an entry point of the group `catdog.heads`, named like the variant.
 """
 
+import dataclasses
 import importlib.metadata
 import inspect
 import math
@@ -70,6 +71,8 @@ class Variant:
     head: str
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, Number | str] = field(default_factory=dict)
+    code: str = ""
+    """Which code it is, of a head from outside the package: a digest, or a package's name and version."""
 
 
 VARIANTS: dict[str, Variant] = {
@@ -117,6 +120,10 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
             raise UserError(f"head {shorten(name)!r}: use small letters, digits and '-', a letter or digit first")
         if name in VARIANTS or name in EXTERNAL:
             raise UserError(f"head {name!r}: there is a variant of this name: choose another")
+        for parameter in parameters:
+            if parameter.name in ("in_channels", "num_classes") or type(parameter.default) not in (int, float):
+                raise UserError(f"head {name!r}: {parameter.name}: not a parameter with a number as its default")
+            parameter.parse(str(parameter.default), name)
         given = {parameter.name: parameter.default for parameter in parameters}
         try:
             inspect.signature(head).bind(in_channels=1, num_classes=1, **given)
@@ -140,6 +147,9 @@ def load_installed_head(name: str) -> None:
     for entry_point in importlib.metadata.entry_points(group="catdog.heads", name=name):
         try:
             entry_point.load()
+            if name in EXTERNAL and entry_point.dist is not None:
+                code = f"{entry_point.dist.name} {entry_point.dist.version}"
+                EXTERNAL[name] = dataclasses.replace(EXTERNAL[name], code=code)
         except Exception as error:
             raise UserError(
                 f"variant {name!r}: {entry_point.value} cannot be imported ({first_line(error)})"

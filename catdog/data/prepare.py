@@ -9,7 +9,7 @@ from pathlib import Path
 
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import Source, dataset_pointer, pack_key, trimaps_key
-from catdog.data.datasets.registry import DATASETS, check_dataset, find_entry
+from catdog.data.datasets.registry import DATASETS, NAMES, check_dataset, find_entry
 from catdog.data.split import VALIDATION_SHARE, split_images
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import ReportProgress, shorten
@@ -41,6 +41,15 @@ class DatasetInfo:
         validation, trainval = len(split.validation), len(split.train) + len(split.validation)
         title, noun, share = source.title, source.class_noun, source.test_share
         return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share)
+
+    def check(self) -> None:
+        """Raise `ValueError` for what no dataset is."""
+        if not re.fullmatch("[0-9a-f]{16}", self.fingerprint):
+            raise ValueError(f"the fingerprint is {shorten(self.fingerprint)!r}")
+        if not 0 <= (self.validation_images or 0) <= self.trainval_images or not 0 <= (self.test_share or 0) < 1:
+            raise ValueError("its numbers of images make no sense")
+        if not self.class_noun.isalpha() or max(len(self.class_noun), len(self.title or "")) > 255:
+            raise ValueError("its words are too long, or no words")
 
     @property
     def train_images(self) -> int:
@@ -76,6 +85,7 @@ def _named(store: Store, name: str) -> DatasetInfo | None:
     key = dataset_pointer(name)
     try:
         info = from_fields(DatasetInfo, read_json(store.get(key)))
+        info.check()
     except NotFoundError:
         return None
     except ValueError as error:
@@ -113,24 +123,23 @@ def prepare_dataset(
         entry.download()
         dataset, source = find_dataset(config, store)
     assert dataset is not None
+    pointer = name or (None if source is None else find_entry(config).pointer)
+    known = None if pointer is None else _named(store, pointer)
+    if name is not None and known is not None and known.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"--name {name}: the store has another dataset of this name ({known.fingerprint}, not "
+            f"{dataset.fingerprint}): choose another name"
+        )
     if source is not None:
         _store_pack(source, store, report_progress)
-    pointer = name or (None if source is None else find_entry(config).pointer)
-    if pointer is not None:
-        known = _named(store, pointer)
-        if name is not None and known is not None and known.fingerprint != dataset.fingerprint:
-            raise UserError(
-                f"--name {name}: the store has another dataset of this name ({known.fingerprint}, not "
-                f"{dataset.fingerprint}): choose another name"
-            )
-        if known != dataset:
-            store.put(dataset_pointer(pointer), to_json(dataset))
+    if pointer is not None and known != dataset:
+        store.put(dataset_pointer(pointer), to_json(dataset))
     return dataset
 
 
 def check_dataset_name(name: str) -> None:
     """Raise `UserError` for a name that cannot be one of `store:NAME`."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in DATASETS:
+    if not re.fullmatch(NAMES, name) or name in DATASETS:
         raise UserError(
             f"--name {shorten(name)}: use 1 to 100 letters, digits, '.', '_' and '-', a letter or digit first; "
             f"{' and '.join(known for known in DATASETS if ':' not in known)} are taken"

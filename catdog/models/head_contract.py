@@ -51,7 +51,7 @@ def _fault(check: Callable[[VariantSpec], None], spec: VariantSpec) -> str | Non
         check(spec)
     except BrokenHeadError as error:
         return str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"{type(error).__name__}: {first_line(error)}"
     return None
 

@@ -257,10 +257,12 @@ def plan_run(
         )
     heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
     for name, head in heads.items():
-        if existing.heads.get(name, head) != head:
+        known = existing.heads.get(name, head)
+        if known != head:
+            what = "other parameters" if known.parameters != head.parameters else f"other code ({known.code})"
             raise UserError(
-                f"run {config.run_name!r} has another head {name!r}, with other parameters: choose another --run, or "
-                "name the head otherwise"
+                f"run {config.run_name!r} has another head {name!r}, with {what} than now ({head.code}): choose "
+                "another --run, or restore the head"
             )
     extended = existing.extended(tuple(spec.label for spec in specs), config.seed_list, command)
     extended = dataclasses.replace(extended, heads={**existing.heads, **heads})

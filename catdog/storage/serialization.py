@@ -9,6 +9,7 @@ import json
 import lzma
 import math
 import sys
+import threading
 import types
 import typing
 import zipfile
@@ -112,6 +113,11 @@ _ZIP_ERRORS = (
 )  # fmt: skip
 
 
+_one_parser = threading.Lock()
+"""numpy reads an array's header by `ast.literal_eval`, which fails now and then in several threads at once ("AST
+constructor recursion depth mismatch", https://github.com/python/cpython/issues/106905)."""
+
+
 def _read_array(archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:
     """Read one array, no more bytes of it than the archive announces; objects are never unpickled."""
     size = archive.getinfo(member).file_size
@@ -119,7 +125,8 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:
         raise ValueError(f"{member} unpacks to {size:,} bytes; the limit is {MOST_UNPACKED:,}")
     with archive.open(member) as file:
         try:
-            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            with _one_parser:
+                array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         except (MemoryError, OverflowError, TypeError, ValueError):
             raise ValueError(f"{member} is no array of numbers or text") from None
     return array

@@ -15,7 +15,7 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, format_seeds
-from catdog.data.datasets.registry import warn_of_enlarged_images
+from catdog.data.datasets.registry import check_dataset, warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
@@ -183,6 +183,7 @@ def units_per_trial(config: SweepConfig) -> float:
 def print_plan(console: Console, config: SweepConfig) -> None:
     """Print what the sweep would do, and refuse what it would refuse. Starts nothing, leaves nothing behind."""
     store = StoreLocation.of(config.store).open()
+    check_dataset(config).check()
     here, _ = find_dataset(config, store)
     _check_here(config, store)
     run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")

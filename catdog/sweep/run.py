@@ -184,7 +184,7 @@ def _run_trials(
             cluster.trial_resources.unit,
             config.hourly_price,
             code=code_tree(),
-            versions=package_versions() | {file.name: file.digest for file in config.head_files},
+            versions=package_versions(),
         ),
         cluster.trial_resources.units,
         cluster.count_units,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from catdog.config.head_files import HeadFile, load_head_files
+from catdog.config.head_files import HeadFile, load_head_files, read_head_file
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.storage import StoreLocation
-from catdog.system.private_folders import node_cache
+from catdog.system.private_folders import node_cache, private_folder
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ class RunContext:
 
 
 def _written(file: HeadFile) -> Path:
-    """Return this node's folder with a file of heads and its local modules; it never changes once it is there."""
-    folder = node_cache() / "heads" / file.digest
+    """Return this node's folder with a file of heads and its local modules, as they were sent."""
+    folder = private_folder(node_cache() / "heads") / file.digest
+    if folder.is_dir() and read_head_file(str(folder / file.name)).digest != file.digest:
+        shutil.rmtree(folder)
     if not folder.is_dir():
-        folder.parent.mkdir(exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         for inside, source in file.sources:
             (scratch / inside).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catdog.cli import parse_sweep
-from catdog.config.head_files import load_head_files, read_head_file
+from catdog.config.head_files import HeadFile, load_head_files, read_head_file
 from catdog.config.head_registry import EXTERNAL
 from catdog.config.presets import PRESETS
 from catdog.config.variants import parse_variant
@@ -81,6 +81,43 @@ def test_several_files_may_be_named_and_a_name_is_taken_once(tmp_path: Path) -> 
         load_head_files([two, again])
 
 
+def test_the_same_file_twice_is_one_and_its_name_and_mark_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "heads.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + HEAD.format(name="marked", default=1).encode())
+    (file,) = load_head_files([str(path), f"{tmp_path}/./heads.txt"])
+    assert EXTERNAL["marked"].code == file.digest
+    commented = HeadFile(file.name, ((file.name, '"""Heads."""\n# mine\n' + file.sources[0][1]),))
+    assert commented.digest == file.digest
+
+
+def test_modules_of_one_name_in_two_folders_are_a_mistake(tmp_path: Path) -> None:
+    paths = []
+    for name in ("one", "two"):
+        write(tmp_path / name / "sizes.py", f"SIZE = '{name}'\n")
+        paths.append(
+            write(tmp_path / name / f"{name}.py", "from sizes import SIZE\n" + HEAD.format(name=name, default=1))
+        )
+    with pytest.raises(UserError, match=r"two\.py: imports sizes\.py, and so does .*one\.py, from another folder"):
+        load_head_files(paths)
+
+
+def test_a_copy_that_somebody_changed_is_replaced_and_none_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    file = read_head_file(write(tmp_path / "mine.py", HEAD.format(name="mine", default=1)))
+    copy = tmp_path / "cache" / "heads" / file.digest / "mine.py"
+    write(copy, "raise SystemExit('changed')\n")
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
+    identity = Identity(recipe, "0" * 16, None, 1)
+    RunContext("x", StoreLocation(str(tmp_path)), identity, "none", head_files=(file,)).load_heads()
+    assert copy.read_text() == file.sources[0][1]
+    assert EXTERNAL["mine"].code == file.digest
+    for name in ("../mine.py", "/tmp/mine.py", "a/../../mine.py"):
+        with pytest.raises(ValueError, match="is no path below the file's folder"):
+            HeadFile("mine.py", ((name, ""),))
+
+
 def test_an_edited_file_is_run_again_with_what_it_imports(tmp_path: Path) -> None:
     path = write(
         tmp_path / "heads" / "edited.py", "from edited_size import SIZE\n" + HEAD.format(name="edited", default="SIZE")
@@ -134,6 +171,8 @@ def test_the_modules_beside_a_file_travel_with_it(tmp_path: Path, monkeypatch: p
         ("import nothing_of_this_name\n", "ModuleNotFoundError: No module named 'nothing_of_this_name', line 1"),
         ("raise SystemExit(3)\n", "SystemExit: 3, line 1"),
         (HEAD.format(name="baseline", default=1), "head 'baseline': there is a variant of this name: choose another"),
+        (HEAD.format(name="x", default=0), "reduction=0 is outside [1, ∞)"),
+        (HEAD.format(name="x", default="'1'"), "head 'x': reduction: not a parameter with a number as its default"),
         (HEAD.format(name="My Head", default=1), "head 'My Head': use small letters, digits and '-'"),
         (
             HEAD.format(name="x", default=1).replace("num_classes, red", "classes, red"),

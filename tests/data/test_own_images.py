@@ -104,6 +104,10 @@ def test_images_may_lie_deep_and_other_files_beside_them(tmp_path: Path) -> None
         ({"train/cat": 5, "train/dog": 1, "test/cat": 1}, "class 'dog' has 1 image to train and validate on: give 2"),
         ({"train/cat": 5, "test/dog": 2}, "class 'dog' has 0 images to train and validate on"),
         ({"train/cat": 2, "val/dog": 2, "test/dog": 2}, "class 'dog' has 0 images to train on: give 1"),
+        (
+            {"train/cat": 2, "test/cat": 2, "labels/x": 2},
+            "holds folders of splits, and labels/ beside them: give a folder",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_split_is_a_mistake(counts: dict[str, int], said: str, tmp_path: Path) -> None:
@@ -272,6 +276,7 @@ def test_one_dataset_has_one_fingerprint_however_it_is_listed(tmp_path: Path) ->
         ),
         ("drawn:x", {}, "--dataset drawn:x: choose from drawn"),
         ("folders:x", {}, "--dataset folders:x: choose from drawn"),
+        ("store:../../etc", {}, "--dataset store:../../etc: no name of a dataset"),
         ("torchvision:Nothing", {}, "torchvision has no such dataset"),
         ("torchvision:ImageFolder", {}, "torchvision has no such dataset"),
     ],
@@ -287,6 +292,53 @@ def test_a_test_share_for_a_dataset_with_a_test_split_is_refused(tmp_path: Path)
     assert "has a test split of its own; leave it out" in refusal(f"folder:{root}", test_share=0.3)
 
 
+def test_copies_of_an_image_in_several_classes_or_splits_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_images(tmp_path, {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1})
+    assert opened(f"folder:{root}") is not None
+    assert not caplog.messages
+    (root / "test/cat/0.png").write_bytes((root / "train/cat/0.png").read_bytes())
+    opened(f"folder:{root}")
+    assert caplog.messages == [
+        f"--dataset folder:{root}: images that lie in several classes or splits: 1 (test/cat/0.png and train/cat/0.png, "
+        "for one)"
+    ]
+
+
+def test_a_share_that_leaves_nothing_to_train_on_is_a_mistake(tmp_path: Path) -> None:
+    root = make_images(tmp_path, {"cat": 5, "dog": 5})
+    assert "to train and validate on: give 2 or more, or a smaller --test-share" in refusal(
+        f"folder:{root}", test_share=0.9
+    )
+
+
+def test_a_column_that_is_there_twice_is_a_mistake(tmp_path: Path) -> None:
+    listed = write_csv(tmp_path / "list.csv", "image, label ,label", "0.png,cat,dog")
+    assert "two columns have one name (image, label, label)" in refusal(f"csv:{listed}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "../../../../etc"},
+        {"fingerprint": "ABCDEF0123456789"},
+        {"trainval_images": -5},
+        {"validation_images": 10**6},
+        {"test_share": 99.0},
+        {"class_noun": "<script>"},
+        {"class_noun": "x" * 300},
+        {"title": "x" * 300},
+    ],
+)
+def test_a_pointer_that_no_dataset_has_is_damaged(change: dict[str, object]) -> None:
+    store = MemoryStore()
+    info = {"name": "images", "fingerprint": "0" * 16, "trainval_images": 8, "validation_images": 2}
+    store.put(dataset_pointer("mine"), json.dumps(info | change).encode())
+    with pytest.raises(UserError, match=r"^datasets/mine\.json is damaged \(.*\): delete it, then run prepare\.py$"):
+        find_dataset(config_of("store:mine"), store)
+
+
 def test_a_named_dataset_is_found_in_the_store_and_keeps_its_name(tmp_path: Path) -> None:
     store, root = MemoryStore(), make_images(tmp_path / "pets", {"cat": 5, "dog": 5})
     here, there = config_of(f"folder:{root}"), config_of("store:mine")
@@ -297,8 +349,10 @@ def test_a_named_dataset_is_found_in_the_store_and_keeps_its_name(tmp_path: Path
     prepare_dataset(here, store, lambda message: None, "mine")
     prepare_dataset(here, store, lambda message: None, "also-mine")
     make_images(root, {"cow": 5})
+    said: list[str] = []
     with pytest.raises(UserError, match="--name mine: the store has another dataset of this name"):
-        prepare_dataset(here, store, lambda message: None, "mine")
+        prepare_dataset(here, store, said.append, "mine")
+    assert not said, "nothing is packed"
     assert find_dataset(there, store)[0] == info
     with pytest.raises(UserError, match="--dataset store:yours: the store has no dataset of this name: put it there"):
         prepare_dataset(config_of("store:yours"), store, lambda message: None)

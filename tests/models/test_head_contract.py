@@ -72,7 +72,13 @@ class Remembers(Plain):
         return super().forward(features * (1 + 0.1 * self.steps))
 
 
+class Exits(Plain):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        raise SystemExit(0)
+
+
 FAULTS = {
+    Exits: ("shapes", "SystemExit: 0"),
     ReturnsLogits: ("shapes", "it returns Tensor, not a ModelOutput"),
     WrongClasses: ("shapes", "a square map: logits (4, 6), not (4, 5)"),
     FlatMasks: ("shapes", "a square map: masks (4, 5, 5), not (4, masks, 5, 5)"),

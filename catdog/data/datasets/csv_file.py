@@ -41,9 +41,12 @@ def open_csv(argument: str, packing: Packing) -> Source:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="", skipinitialspace=True, strict=True)
-            rows, found = list(reader), list(reader.fieldnames or ())
+            reader.fieldnames = found = [name.strip() for name in reader.fieldnames or ()]
+            rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{option}: cannot be read as CSV in UTF-8 ({first_line(error)}): correct it") from None
+    if len(set(found)) < len(found):
+        raise UserError(f"{option}: two columns have one name ({shorten(', '.join(found))}): rename or remove one")
     columns = {role: names.get(role, role) for role in COLUMNS}
     for role in (role for role in COLUMNS if role in names or role in COLUMNS[:2]):
         if columns[role] not in found:

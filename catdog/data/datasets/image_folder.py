@@ -26,6 +26,11 @@ def open_folder(root: Path, packing: Packing) -> Source:
         raise UserError(f"{option}: holds no folders (found: {describe_folder(root)}): give one folder per class")
     splits = {name: SPLIT_NAMES.get(name.lower()) for name in folders}
     images: list[LabelledImage] = []
+    if len(set(splits.values()) - {None}) > 1 and not all(splits.values()):
+        other = next(name for name in folders if splits[name] is None)
+        raise UserError(
+            f"{option}: holds folders of splits, and {other}/ beside them: give a folder of splits or of classes"
+        )
     if all(splits.values()):
         for name in folders:
             for label in _folders(root / name):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from catdog.system.process import map_on_cores
 DATASET = "images"
 """The name in a run's identity of every dataset that is made here: its fingerprint says which."""
 _PACK_VERSION = 1
+logger = logging.getLogger(__name__)
 
 GivenSplit = Literal["train", "val", "test"]
 SPLIT_NAMES: dict[str, GivenSplit] = {
@@ -101,7 +103,7 @@ def make_source(images: Sequence[LabelledImage], option: str, title: str, packin
     elif packing.test_share != Packing.test_share:
         raise UserError(f"--test-share {packing.test_share}: {option} has a test split of its own; leave it out")
     is_validation = splits == "val" if (splits == "val").any() else None
-    _check_splits(option, classes, labels, is_test, is_validation)
+    _check_splits(option, classes, labels, is_test, is_validation, drawn)
     marks = [
         "test" if test else split or "train" for test, split in zip(is_test.tolist(), splits.tolist(), strict=True)
     ]
@@ -109,9 +111,11 @@ def make_source(images: Sequence[LabelledImage], option: str, title: str, packin
     def read(index: int) -> tuple[UInt8Array, UInt8Array | None]:
         return images[index].read(packing.size, packing.resize)
 
+    contents = map_on_cores(lambda image: image.digest(), images)
+    _warn_of_copies(option, images, marks, contents)
     return Source(
         dataset=DATASET,
-        fingerprint=_fingerprint(images, classes, marks, is_validation is not None, packing),
+        fingerprint=_fingerprint(images, classes, marks, contents, is_validation is not None, packing),
         size=packing.size,
         classes=classes,
         names=tuple(image.name for image in images),
@@ -138,7 +142,12 @@ def _check_counts(option: str, classes: Sequence[str], labels: np.ndarray, split
 
 
 def _check_splits(
-    option: str, classes: Sequence[str], labels: np.ndarray, is_test: np.ndarray, is_validation: np.ndarray | None
+    option: str,
+    classes: Sequence[str],
+    labels: np.ndarray,
+    is_test: np.ndarray,
+    is_validation: np.ndarray | None,
+    drawn: bool,
 ) -> None:
     """Check that every class can be learnt, and be validated unless the dataset says how."""
     needed = 1 if is_validation is not None else 2
@@ -147,16 +156,37 @@ def _check_splits(
         if count < needed:
             raise UserError(
                 f"{option}: class {shorten(classes[label])!r} has {count} image{'s' * (count != 1)} to train "
-                f"{'and validate ' * (needed == 2)}on: give {needed} or more, or leave the class out"
+                f"{'and validate ' * (needed == 2)}on: give {needed} or more"
+                f"{', or a smaller --test-share' * drawn}, or leave the class out"
             )
 
 
+def _warn_of_copies(
+    option: str, images: Sequence[LabelledImage], marks: Sequence[str], contents: Sequence[str]
+) -> None:
+    """Log a warning if the same content has several labels, or lies in several splits: then Test is not new."""
+    first: dict[str, int] = {}
+    copies = [(first.setdefault(content, index), index) for index, content in enumerate(contents)]
+    unlike = [(a, b) for a, b in copies if (images[a].label, marks[a]) != (images[b].label, marks[b])]
+    if unlike:
+        one, other = (images[index].name for index in unlike[0])
+        logger.warning(
+            "%s: images that lie in several classes or splits: %d (%s and %s, for one)",
+            option, len(unlike), one, other,
+        )  # fmt: skip
+
+
 def _fingerprint(
-    images: Sequence[LabelledImage], classes: Sequence[str], marks: Sequence[str], validated: bool, packing: Packing
+    images: Sequence[LabelledImage],
+    classes: Sequence[str],
+    marks: Sequence[str],
+    contents: Sequence[str],
+    validated: bool,
+    packing: Packing,
 ) -> str:
     """Hash classes, names, labels, splits and contents, in order; and how they are packed."""
     head = [DATASET, _PACK_VERSION, packing.size, packing.resize, list(classes), validated]
     digest = hashlib.sha256(json.dumps(head).encode())
-    for image, mark, content in zip(images, marks, map_on_cores(lambda image: image.digest(), images), strict=True):
+    for image, mark, content in zip(images, marks, contents, strict=True):
         digest.update(json.dumps([image.name, same_name(image.label), mark, content]).encode())
     return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ entry, with a line in `DATASETS`.
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from catdog.system.private_folders import node_cache
 
 logger = logging.getLogger(__name__)
 
+NAMES = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+"""Of datasets in a store."""
 PACKING_OPTIONS = ("test_share", "pack_size", "resize")
 _OWN_TEST = {"test_share": "has a test split of its own"}
 
@@ -162,6 +165,8 @@ def _torchvision(config: SweepConfig, argument: str) -> DatasetEntry:
 
 
 def _stored(config: SweepConfig, argument: str) -> DatasetEntry:
+    if not re.fullmatch(NAMES, argument):
+        raise UserError(f"--dataset store:{shorten(argument)}: no name of a dataset; see jobs/prepare.py --name")
     packed = dict.fromkeys(("data_root", *PACKING_OPTIONS), "is packed already")
     return DatasetEntry(IMAGES, f"store:{argument}", lambda: None, pointer=argument, refuses=packed)
 
