@@ -14,7 +14,7 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
@@ -79,10 +79,18 @@ def _read(path: str) -> SweepConfig:
         nodes = _settings(name)
         base = _base(name, nodes.pop(EXTENDS, None))
         files[place] = name, nodes
+    # Only the last files of heads count, before anything names their heads; and so do only the last variants.
+    imports, variants = (_last(files.values(), setting) for setting in ("import", "variants"))
     config = PRESETS[base] if base is not None else SweepConfig(preset="recipe")
-    for name, nodes in reversed(files.values()):
-        config = _applied(config, name, nodes, path if name == path else config.preset)
-    return config
+    for name, nodes in [*imports, *reversed(files.values()), *variants]:
+        config = _applied(config, name, nodes, config.preset)
+    return _applied(config, path, {}, path)
+
+
+def _last(files: Iterable[tuple[str, dict[str, yaml.Node]]], setting: str) -> list[tuple[str, dict[str, yaml.Node]]]:
+    """Take a setting out of all files; return the first file that has it, with this setting alone."""
+    found = [(name, {setting: nodes.pop(setting)}) for name, nodes in files if setting in nodes]
+    return found[:1]
 
 
 def _base(path: str, node: yaml.Node | None) -> str | None:

@@ -93,15 +93,32 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     HEAD_CLASSES.clear()
 
 
+HEAD = """from catdog.config.head_registry import register_head
+
+@register_head("mine")
+class Mine:
+    def __init__(self, in_channels, num_classes): ...
+"""
+
+
 def test_a_file_may_import_heads(here: Path) -> None:
-    written(here, "mine.py", "from catdog.config.head_registry import register_head\n\n"
-            "@register_head('mine')\nclass Mine:\n    def __init__(self, in_channels, num_classes): ...\n")  # fmt: skip
+    written(here, "mine.py", HEAD)
     config = named_config(written(here, content="import: [mine.py]\nvariants: [mine]"))
     assert (config.imports, config.variant_specs[0].label) == (("mine.py",), "mine")
     again = named_config(written(here, "again.yaml", recipe_yaml(config)))
     assert again == dataclasses.replace(config, preset=again.preset, run="my")
     with pytest.raises(UserError, match=r"my.yaml: import none.py: no such file"):
         named_config(written(here, content="import: [none.py]"))
+
+
+def test_only_the_last_imports_and_variants_count(here: Path) -> None:
+    (here / "base.yaml").write_text("import: [gone.py]\nvariants: [nowhere]\nepochs: 3\n")
+    written(here, "heads.py", HEAD)
+    (here / "child.yaml").write_text("extends: base.yaml\nimport: [heads.py]\nvariants: [baseline, mine]\n")
+    config = named_config("child.yaml")
+    assert (config.imports, config.variants, config.recipe.epochs) == (("heads.py",), ("baseline", "mine"), 3)
+    with pytest.raises(UserError, match=r"^base\.yaml: import gone\.py: no such file"):
+        named_config("base.yaml")
 
 
 def test_help_shows_the_files_values_as_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

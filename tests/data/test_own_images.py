@@ -301,8 +301,8 @@ def test_copies_of_an_image_in_several_classes_or_splits_are_warned_about(
     (root / "test/cat/0.png").write_bytes((root / "train/cat/0.png").read_bytes())
     opened(f"folder:{root}")
     assert caplog.messages == [
-        f"--dataset folder:{root}: images that lie in several classes or splits: 1 (test/cat/0.png and train/cat/0.png, "
-        "for one)"
+        f"--dataset folder:{root}: images that lie in several classes or splits: 1 (test/cat/0.png and "
+        "train/cat/0.png, for one)"
     ]
 
 
