@@ -184,7 +184,7 @@ def _open(path: str) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise UserError(
                     f"{path}: {image.width} × {image.height} pixels, more than {MAX_PIXELS // 10**6} million or "
-                    f"{MAX_SIDE} on a side: save it smaller or remove it from the lists"
+                    f"{MAX_SIDE} on a side: save it smaller or remove it, with its line in a list"
                 )
             with _budget.take(image.width * image.height):
                 yield image
@@ -195,7 +195,7 @@ def _open(path: str) -> Iterator[Image.Image]:
         if isinstance(error, UnidentifiedImageError):
             reason = f"its content is none of {', '.join(FORMATS)}"
         raise UserError(
-            f"{path}: cannot be read as an image ({reason}): extract it again or remove it from the lists"
+            f"{path}: cannot be read as an image ({reason}): extract it again or remove it, with its line in a list"
         ) from None
 
 

@@ -199,7 +199,7 @@ def test_an_image_that_would_fill_the_memory_is_refused_from_its_header(size: tu
     Image.new("1", size).save(path, "PNG")
     assert f"{size[0]} × {size[1]} pixels" in refusal(path)
     path.write_bytes(path.read_bytes()[:60])  # nothing to decode
-    assert "save it smaller or remove it from the lists" in refusal(path)
+    assert "save it smaller or remove it, with its line in a list" in refusal(path)
 
 
 def test_threads_share_a_budget_of_pixels() -> None:
