@@ -39,20 +39,22 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.models.head_contract import check_head
     from catdog.trial.head_preview import preview_masks
 
-    console, faults = output_console(), 0
+    console, broken = output_console(), []
     for spec in specs:
-        for name, fault in check_head(spec):
-            faults += fault is not None
+        found = dict(check_head(spec))
+        for name, fault in found.items():
             console.print(
                 f"{'ok' if fault is None else 'fault':8} {spec.label:24} {name}{f': {fault}' if fault else ''}"
             )
-        if not faults and (picture := preview_masks(spec)) is not None:
+        if any(found.values()):
+            broken.append(spec.label)
+        elif (picture := preview_masks(spec)) is not None:
             file = Path(options.out) / f"masks-{spec.folder}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(picture)
             console.print(f"its masks after a few steps: {file}", soft_wrap=True)
-    console.print(f"{faults} faults" if faults else "nothing stands in the way")
-    return ExitCode.MISTAKE if faults else ExitCode.COMPLETE
+    console.print(f"to be mended: {', '.join(broken)}" if broken else "nothing stands in the way")
+    return ExitCode.MISTAKE if broken else ExitCode.COMPLETE
 
 
 if __name__ == "__main__":

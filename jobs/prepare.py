@@ -44,13 +44,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Store the dataset; returns the exit code."""
-    is_named = arguments[:1] and arguments[0].startswith("--") and arguments[0] != "--help"
-    preset, rest = (PRESETS["demo"], arguments) if is_named else take_preset(arguments, "prepare.py")
-    program = "prepare.py" if is_named else f"prepare.py {preset.preset}"
+    has_preset = not arguments or not arguments[0].startswith("--") or arguments[0] == "--help"
+    preset, rest = take_preset(arguments, "prepare.py") if has_preset else (PRESETS["demo"], arguments)
+    program = f"prepare.py {preset.preset}" if has_preset else "prepare.py"
     own = {name: getattr(preset, name) for name in ("store", "data_root", "test_share", "pack_size", "resize")}
     default = Options(**own, split_seed=preset.recipe.split_seed)
     options = parse(Options, rest, "Put a dataset into a store, packed.", program, default=default)
-    if is_named and options.dataset is None:
+    if not has_preset and options.dataset is None:
         raise UserError("prepare.py: name the images: a preset, or --dataset folder:DIR; see prepare.py --help")
     if options.name is not None:
         check_dataset_name(options.name)

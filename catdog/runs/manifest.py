@@ -104,9 +104,8 @@ class DataDescription:
         """Return a sentence on a Test split that was drawn; None if the dataset came with one."""
         if self.test_share is None:
             return None
-        return (
-            f"Test was drawn from the images once ({self.test_share:.0%} of each class), since they came without one."
-        )
+        share = f"{100 * self.test_share:.0f} % of each class"
+        return f"The images came without a Test split: {share} were drawn for it, once."
 
 
 @dataclass(frozen=True)

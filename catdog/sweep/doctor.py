@@ -104,7 +104,8 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
     try:
         store = location.open()
         dataset, source = find_dataset(config, store)
-        dataset or expected_dataset(config)
+        if dataset is None:
+            expected_dataset(config)  # raises if it cannot come
     except (UserError, StoreError) as error:
         return Check("data", "fault", first_line(error)), None
     if dataset is None:

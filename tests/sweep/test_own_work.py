@@ -46,7 +46,7 @@ def test_own_images_and_an_own_head_give_a_table_that_is_read_without_the_head(
     assert table[["variant", "n"]].to_numpy().tolist() == [["baseline", 2], ["own:wide=4", 2]]
     page = report(store, "report.html").decode()
     assert "Confusion between classes" in page
-    assert "Test was drawn from the images once (20% of each class), since they came without one." in page
+    assert "The images came without a Test split: 20 % of each class were drawn for it, once." in page
     manifest = json.loads((store / "demo" / "manifest.json").read_text())
     assert manifest["identity"]["recipe"]["dataset"] == "images"
     assert manifest["data"] == {"title": "my images", "class_noun": "class", "test_share": 0.2}
