@@ -26,7 +26,7 @@ from catdog.models.heads import attention
 from catdog.models.heads.attention import mask_scores
 from catdog.system.process import ENVIRONMENT
 from catdog.training.loop import evaluate
-from catdog.trial.inputs import forget_inputs, shared_inputs
+from catdog.trial.inputs import forget_inputs, load_inputs
 
 HERE = Path(__file__).parent
 REPEATS = 5
@@ -52,7 +52,7 @@ class Bench:
 
     def evaluation(self) -> float:
         """Return the seconds of an evaluation on the test split."""
-        inputs = shared_inputs(self.context, self.bare.device)
+        inputs = load_inputs(self.context, self.bare.device)
         started = time.perf_counter()
         evaluate(self.bare.state.network, inputs.batches, "test", self.bare.autocast)
         return time.perf_counter() - started

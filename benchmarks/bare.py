@@ -11,7 +11,7 @@ from catdog.training.loop import new_state, set_training_mode
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
-from catdog.trial.inputs import new_model, shared_inputs
+from catdog.trial.inputs import load_inputs, new_model
 from catdog.trial.setup import prepare_process
 
 
@@ -25,8 +25,8 @@ class BareTraining:
     def __init__(self, context: RunContext, label: str) -> None:
         recipe = self.recipe = context.identity.recipe
         self.device = prepare_process(context.identity.threads, context.gpus_per_trial, recipe.deterministic)
-        inputs = shared_inputs(context, self.device)
-        variant = parse_variant(label, recipe.variant_defaults())
+        inputs = load_inputs(context, self.device)
+        variant = parse_variant(label, recipe)
         model = new_model(inputs, context, variant, trial_seeds(0))
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
         batches = inputs.batches_for(model.head)

@@ -68,7 +68,7 @@ def memory() -> str:
         recipe: Recipe = preset_recipe("paper", weights="none", batch_size=batch_size)
         with tempfile.TemporaryDirectory() as folder:
             context = made_context(Path(folder), recipe, IMAGES, 1, gpus=1.0)
-            canary = run_canary(context, (parse_variant("multi-attention", recipe.variant_defaults()),))
+            canary = run_canary(context, (parse_variant("multi-attention", recipe),))
         step, total = canary.steps[0], canary.memory_bytes
         if step.error is not None or step.peak_memory_bytes is None or total is None:
             lines.append(f"batch {batch_size}: {step.error}")

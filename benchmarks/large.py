@@ -12,7 +12,7 @@ from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
 from catdog.data.datasets.base import pack_key
 from catdog.system.process import in_background, usable_cores
-from catdog.trial.inputs import shared_inputs
+from catdog.trial.inputs import load_inputs
 from catdog.trial.run import run_trial
 from catdog.trial.setup import prepare_process
 
@@ -47,7 +47,7 @@ def measure() -> list[Figure]:
             Path(folder), RECIPE, CLASSES * TRAINVAL_PER_CLASS * 4 // 5, threads, classes=CLASSES, test=TEST_PER_CLASS
         )
         packed = time.perf_counter()
-        shared_inputs(context, prepare_process(threads, 0.0, RECIPE.deterministic))
+        load_inputs(context, prepare_process(threads, 0.0, RECIPE.deterministic))
         computed = time.perf_counter()
         result = run_trial(context, parse_variant("attention"), 0)
         sizes = {path.name: path.stat().st_size / 1e9 for path in Path(folder).rglob("*.safetensors")}

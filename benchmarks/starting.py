@@ -75,7 +75,7 @@ def later_trials(recipe: Recipe, gpus: float = 0.0) -> tuple[float, ...]:
         hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
         for repeat in range(REPEATS + 1):
             passes.clear()
-            variant = parse_variant(LABELS[repeat % len(LABELS)], recipe.variant_defaults())
+            variant = parse_variant(LABELS[repeat % len(LABELS)], recipe)
             started = time.perf_counter()
             run_trial(context, variant, repeat)
             seconds.append(passes[0] - started)

@@ -65,7 +65,7 @@ def compare(
 
 def trial_step(context: RunContext, label: str, seed: int) -> float:
     """Run a whole trial; returns the seconds per training step over all epochs."""
-    variant = parse_variant(label, context.identity.recipe.variant_defaults())
+    variant = parse_variant(label, context.identity.recipe)
     records: list[EpochRecord] = []
     context = dataclasses.replace(context, checkpoint_seconds=1e9)
     result = run_trial(context, variant, seed, records.append)

@@ -78,7 +78,7 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
     "lambda": study_lambda,
     "scatter": study_scatter,
 }
-SET_BY_STUDY = {"lambda": ("--variants", "--lambda-divergence"), "scatter": ("--vary",)}
+SET_BY_STUDY = {"lambda": ("--variants", "--grid", "--lambda-divergence"), "scatter": ("--vary",)}
 """The options that make up a study: whatever a user gives for them would be ignored."""
 
 

@@ -72,7 +72,7 @@ def test_the_recipe_file_in_the_readme_is_read(tmp_path: Path) -> None:
     assert config.run_name == "smoother"
     assert (config.recipe.label_smoothing, config.recipe.learning_rate) == (0.2, 1e-3)
     assert config.recipe.weight_decay == base.recipe.weight_decay
-    assert [spec.title for spec in config.variant_specs] == ["baseline", "4 masks", "8 masks"]
+    assert [spec.title for spec in config.variant_specs] == ["baseline", "4 masks", "8 masks", "long"]
 
 
 def test_the_variant_label_in_the_readme_is_canonical() -> None:

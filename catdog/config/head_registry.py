@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from catdog.config.recipe import parse_number
+from catdog.config.recipe import Recipe, parse_number
 from catdog.errors import UserError, first_line
 from catdog.formatting import shorten
 
@@ -123,6 +123,8 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
         for parameter in parameters:
             if parameter.name in ("in_channels", "num_classes") or type(parameter.default) not in (int, float):
                 raise UserError(f"head {name!r}: {parameter.name}: not a parameter with a number as its default")
+            if parameter.name in Recipe.__dataclass_fields__.keys() - {LAMBDA.name}:
+                raise UserError(f"head {name!r}: {parameter.name} is a setting of every recipe: choose another name")
             parameter.parse(str(parameter.default), name)
         given = {parameter.name: parameter.default for parameter in parameters}
         try:

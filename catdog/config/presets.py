@@ -89,7 +89,7 @@ ALL: Literal["all"] = "all"
 def lambda_config(config: SweepConfig) -> SweepConfig:
     """Return the sweep of a λ study; the run is named after the preset unless the user named it."""
     labels = (WITHOUT, *(f"multi-attention:lambda_divergence={value:g}" for value in LAMBDAS))
-    return dataclasses.replace(config, run=config.run or f"{config.preset_name}-lambda", variants=labels)
+    return dataclasses.replace(config, run=config.run or f"{config.preset_name}-lambda", variants=labels, grid=())
 
 
 def scatter_configs(config: SweepConfig) -> dict[str, SweepConfig]:

@@ -1,8 +1,10 @@
 """The recipe of a trial: everything that determines its results besides its variant and seed."""
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from catdog.errors import UserError
 from catdog.formatting import shorten
@@ -21,6 +23,17 @@ Precision = Literal["auto", "float32", "bfloat16"]
 LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema")
 """Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
 that its results are found again."""
+
+SHARED_SETTINGS: Mapping[str, str] = {
+    "dataset": "all trials of a run share the images",
+    "split_seed": "all trials of a run share the split",
+    "limit_images": "all trials of a run share the split",
+    "probe_images": "the contact sheets of a run show the same images",
+    "lambda_divergence": "it is a parameter of multi-attention alone",
+}
+"""Settings that no variant may change, and why."""
+UNUSED_IF_FROZEN = ("crop_scale", "backbone_learning_rate", "freeze_batch_norm")
+"""Settings without effect on the head of a frozen backbone."""
 
 _INTEGERS = {
     "image_size": (16, 2048),
@@ -151,6 +164,18 @@ class Recipe:
         """Return the variant parameters whose defaults come from this recipe."""
         return {"lambda_divergence": self.lambda_divergence}
 
+    def changed(self, **settings: Any) -> "Recipe":
+        """Return the recipe with these settings; raises `UserError` in the words of a file, not of a command line."""
+        try:
+            return dataclasses.replace(self, **settings)
+        except UserError as error:
+            raise UserError(as_settings(str(error))) from None
+
+
+def as_settings(message: str) -> str:
+    """Return a message in which options are called as settings are: `--learning-rate` as `learning_rate`."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), message)
+
 
 def require(condition: bool, message: str) -> None:
     """Raise `UserError` unless the condition holds."""
@@ -177,3 +202,24 @@ def parse_number(kind: type[_Number], text: str) -> _Number:
     except ValueError:
         pass
     raise ValueError(f"{shorten(text)!r} is not {'an integer' if kind is int else 'a number'}")
+
+
+def parse_value(hint: Any, text: str) -> Any:
+    """Return what `text` spells for a setting of this type; raises `ValueError`."""
+    kinds = kinds_of(hint)
+    kind = kinds[0]
+    if kind in (int, float):
+        return parse_number(kind, text)
+    if kind is bool and text not in ("true", "false"):
+        raise ValueError(f"{shorten(text)!r} is neither true nor false")
+    choices = [choice for choice in kinds if isinstance(choice, str)]
+    if choices and text not in choices:
+        raise ValueError(f"{shorten(text)!r}: choose from {', '.join(choices)}")
+    return text == "true" if kind is bool else text
+
+
+def kinds_of(hint: Any) -> list[Any]:
+    """Return the types of a union and the texts of literals."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [kind for part in get_args(hint) for kind in kinds_of(part)] or [hint]

@@ -13,14 +13,13 @@ paths, except that of `extends`, start in the working directory, too.
 import dataclasses
 import difflib
 import os
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 
 from catdog.config.presets import PRESETS, preset_config
-from catdog.config.recipe import Recipe, option_name, parse_number
+from catdog.config.recipe import Recipe, as_settings, kinds_of, option_name, parse_value
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import split_short_label
 from catdog.errors import UserError, first_line
@@ -80,17 +79,18 @@ def _read(path: str) -> SweepConfig:
         base = _base(name, nodes.pop(EXTENDS, None))
         files[place] = name, nodes
     # Only the last files of heads count, before anything names their heads; and so do only the last variants.
-    imports, variants = (_last(files.values(), setting) for setting in ("import", "variants"))
+    imports, variants = (_last(files.values(), *settings) for settings in (("import",), ("variants", "grid")))
     config = PRESETS[base] if base is not None else SweepConfig(preset="recipe")
     for name, nodes in [*imports, *reversed(files.values()), *variants]:
         config = _applied(config, name, nodes, config.preset)
     return _applied(config, path, {}, path)
 
 
-def _last(files: Iterable[tuple[str, dict[str, yaml.Node]]], setting: str) -> list[tuple[str, dict[str, yaml.Node]]]:
-    """Take a setting out of all files; return the first file that has it, with this setting alone."""
-    found = [(name, {setting: nodes.pop(setting)}) for name, nodes in files if setting in nodes]
-    return found[:1]
+def _last(files: Iterable[tuple[str, dict[str, yaml.Node]]], *settings: str) -> list[tuple[str, dict[str, yaml.Node]]]:
+    """Take settings out of all files; return the first file that has one, with the first value of each."""
+    found = [(name, setting, nodes.pop(setting)) for name, nodes in files for setting in settings if setting in nodes]
+    first = {setting: node for _, setting, node in reversed(found)}
+    return [(found[0][0], first)] if found else []
 
 
 def _base(path: str, node: yaml.Node | None) -> str | None:
@@ -112,8 +112,7 @@ def _applied(config: SweepConfig, path: str, nodes: Mapping[str, yaml.Node], pre
     try:
         return dataclasses.replace(config, preset=preset, recipe=dataclasses.replace(config.recipe, **own), **values)
     except UserError as error:  # its options are settings here
-        said = re.sub(r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), str(error))
-        raise UserError(f"{path}: {said}") from None
+        raise UserError(f"{path}: {as_settings(str(error))}") from None
 
 
 def _settings(path: str) -> dict[str, yaml.Node]:
@@ -201,24 +200,9 @@ def _value(hint: Any, node: yaml.Node) -> Any:
         return tuple(_value(str, item) for item in node.value)
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("give a single value")
-    kinds = _kinds(hint)
-    text, kind = str(node.value), kinds[0]
+    kinds = kinds_of(hint)
     if node.tag == "tag:yaml.org,2002:null":
         if type(None) in kinds:
             return None
         raise ValueError("has no value; give one, or leave the line out")
-    if kind in (int, float):
-        return parse_number(kind, text)
-    if kind is bool and text not in ("true", "false"):
-        raise ValueError(f"{shorten(text)!r} is neither true nor false")
-    choices = [choice for choice in kinds if isinstance(choice, str)]
-    if choices and text not in choices:
-        raise ValueError(f"{shorten(text)!r}: choose from {', '.join(choices)}")
-    return text == "true" if kind is bool else text
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """Return the types of a union and the texts of literals."""
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    return [kind for part in get_args(hint) for kind in _kinds(part)] or [hint]
+    return parse_value(hint, str(node.value))

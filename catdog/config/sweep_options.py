@@ -12,7 +12,7 @@ import tyro
 
 from catdog.config.head_files import HeadFile, load_head_files
 from catdog.config.recipe import Recipe, option_name, require
-from catdog.config.variants import VariantSpec, parse_variants
+from catdog.config.variants import VariantSpec, multiply_out, parse_variants
 from catdog.formatting import shorten
 
 Tracker = Literal["none", "mlflow", "wandb"]
@@ -29,7 +29,10 @@ class SweepConfig:
     store: str = "results"
     """A folder, or s3://bucket/prefix."""
     variants: tuple[str, ...] = ("baseline", "attention", "multi-attention")
-    """The variants to compare, as NAME or NAME:parameter=value,...; with SHORT= in front, tables call it SHORT."""
+    """The variants to compare, as NAME or NAME:parameter=value,..., also with settings of the recipe
+    (baseline:label_smoothing=0.1); with SHORT= in front, tables call it SHORT."""
+    grid: tuple[str, ...] = ()
+    """Multiply the variants by all combinations of these values: learning_rate=1e-3,2e-3 backbone=resnet18,resnet34."""
     imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
     """A Python file with heads of your own, to be named in --variants; may be given several times."""
     seeds: str = "30"
@@ -90,7 +93,7 @@ class SweepConfig:
         require(16 <= self.pack_size <= 2048, f"--pack-size {self.pack_size}: must be from 16 to 2048")
         parse_seeds(self.seeds)
         load_head_files(self.imports)
-        parse_variants(self.variants, self.recipe.variant_defaults())
+        parse_variants(multiply_out(self.variants, self.grid), self.recipe)
 
     @property
     def preset_name(self) -> str:
@@ -104,8 +107,18 @@ class SweepConfig:
 
     @property
     def variant_specs(self) -> tuple[VariantSpec, ...]:
-        """Return the variants with their parameters resolved."""
-        return parse_variants(self.variants, self.recipe.variant_defaults())
+        """Return the variants, multiplied by the grid, with their parameters and settings resolved."""
+        return parse_variants(multiply_out(self.variants, self.grid), self.recipe)
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """Return the recipes of the variants, each once."""
+        return tuple(dict.fromkeys(self.recipe.changed(**spec.settings) for spec in self.variant_specs))
+
+    @property
+    def networks(self) -> tuple[tuple[str, str, int], ...]:
+        """Return the variants' backbones, each with its weights and image size."""
+        return tuple(dict.fromkeys((one.backbone, one.weights, one.image_size) for one in self.recipes))
 
     @property
     def head_files(self) -> tuple[HeadFile, ...]:

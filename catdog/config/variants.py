@@ -1,18 +1,36 @@
-"""Labels of variants: `NAME` or `NAME:parameter=value,...`, as in `multi-attention:num_masks=8,lambda_divergence=0.1`.
+"""Labels of variants: a head with any of its parameters and any setting of the recipe.
 
-Each variant has one canonical label: it lists only the parameters that differ from their defaults, in declared order,
-each as its shortest number. A short label in front (`eight=multi-attention:num_masks=8`) is what tables call it; files
-and hashes do not depend on it.
+`multi-attention:num_masks=8,lambda_divergence=0.1` changes parameters, `baseline:label_smoothing=0.1,image_size=288`
+settings. Each variant has one canonical label: it lists only what differs from the head's defaults and from the run's
+recipe, parameters in declared order, then settings in the recipe's order, each as its shortest text. A short label in
+front (`eight=multi-attention:num_masks=8`) is what tables call it; files and hashes do not depend on it.
 """
 
 import dataclasses
+import difflib
+import itertools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
 from catdog.config.head_registry import Number, Variant, known_heads, load_installed_head
+from catdog.config.recipe import (
+    NAMED_WEIGHTS,
+    SHARED_SETTINGS,
+    UNUSED_IF_FROZEN,
+    Recipe,
+    kinds_of,
+    parse_value,
+)
 from catdog.errors import UserError
 from catdog.formatting import shorten
+
+Setting = Number | str | bool | None
+MOST_LETTERS = 200
+"""Of a label, which is the name of a folder, too."""
+_HINTS: Mapping[str, Any] = get_type_hints(Recipe)
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,8 @@ class VariantSpec:
     head: str
     arguments: Mapping[str, Number | str] = field(hash=False)
     short_label: str | None = field(default=None, compare=False)
+    settings: Mapping[str, Setting] = field(default_factory=dict, hash=False)
+    """Where its recipe differs from the run's."""
 
     @property
     def title(self) -> str:
@@ -33,20 +53,19 @@ class VariantSpec:
     @property
     def folder(self) -> str:
         """Return the label as a folder name."""
-        return self.label.replace(":", "__")
+        return self.label.replace(":", "__").replace("/", "@")
 
 
-def parse_variant(
-    text: str, defaults: Mapping[str, Number] | None = None, heads: Mapping[str, Variant] | None = None
-) -> VariantSpec:
-    """Resolve a label, with or without a short one; `defaults` are those that the recipe sets (`lambda_divergence`).
+def parse_variant(text: str, recipe: Recipe | None = None, heads: Mapping[str, Variant] | None = None) -> VariantSpec:
+    """Resolve a label, with or without a short one, in a run with this recipe.
 
     `heads` are those that labels may name: by default all that this process knows or finds installed.
 
-    Raises `UserError` for an unknown variant or parameter (listing the valid names), for a value out of range, and for
-    a label that describes the same model as a simpler label of another variant.
+    Raises `UserError` for an unknown variant, parameter or setting (listing the valid names), for a value out of range,
+    for a setting that all variants share, and for a label that describes the same model as a simpler label of another
+    variant.
     """
-    defaults = defaults or {}
+    recipe = recipe or Recipe()
     short_label, text = split_short_label(text)
     name, colon, listing = text.partition(":")
     if heads is None:
@@ -59,17 +78,27 @@ def parse_variant(
     if colon and not listing:
         raise UserError(f"variant {text!r}: nothing follows the colon; add parameter=value or leave it out")
     given: dict[str, Number] = {}
+    settings: dict[str, Setting] = {}
     parameters = {parameter.name: parameter for parameter in variant.parameters}
     for item in listing.split(",") if listing else []:
         key, _, value = item.partition("=")
-        if key not in parameters:
-            raise UserError(f"variant {text!r}: unknown parameter {key!r}; {name} has {', '.join(parameters)}")
-        if key in given:
+        if key in given or key in settings:
             raise UserError(f"variant {text!r}: {key} is given twice; keep one")
-        given[key] = parameters[key].parse(value, text)
-    spec = _resolve(variant, given, defaults)
+        if key in parameters:
+            given[key] = parameters[key].parse(value, text)
+        elif key in _HINTS:
+            settings[key] = _parse_setting(text, key, value)
+        else:
+            raise UserError(
+                f"variant {text!r}: unknown parameter or setting {shorten(key)!r}; perhaps "
+                f"{difflib.get_close_matches(key, [*parameters, *_HINTS], n=1, cutoff=0.0)[0]}; {name} has "
+                f"{', '.join(parameters)}"
+            )
+    spec = _resolve(variant, given, recipe, settings)
+    if spec.settings:
+        _check_settings(spec.label, spec.settings, recipe)
     for other in heads.values():
-        twin = _as_variant(spec, other, defaults)
+        twin = _as_variant(spec, other, recipe)
         if twin is not None and twin.label.count("=") < spec.label.count("="):
             raise UserError(f"variant {text!r} is the same model as {twin.label!r}: use that name")
     return dataclasses.replace(spec, short_label=short_label)
@@ -90,19 +119,39 @@ def split_short_label(text: str) -> tuple[str | None, str]:
     return short_label, label
 
 
-def parse_variants(texts: tuple[str, ...], defaults: Mapping[str, Number] | None = None) -> tuple[VariantSpec, ...]:
+def parse_variants(texts: Sequence[str], recipe: Recipe | None = None) -> tuple[VariantSpec, ...]:
     """Resolve a list of labels; raises `UserError` if it is empty or names a model, or a short label, twice."""
     if not texts:
         raise UserError(f"no variants: name at least one of {', '.join(known_heads())}")
     specs: dict[str, VariantSpec] = {}
     for text in texts:
-        spec = parse_variant(text, defaults)
+        spec = parse_variant(text, recipe)
         if spec.label in specs:
             raise UserError(f"variant {text!r} is listed twice (its label is {spec.label!r}); name it once")
         if spec.title in (other.title for other in specs.values()):
             raise UserError(f"variant {text!r}: its short label is taken; choose another")
         specs[spec.label] = spec
     return tuple(specs.values())
+
+
+def multiply_out(texts: Sequence[str], grid: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of all variants with all combinations of a grid's values; raises `UserError`.
+
+    `grid` holds one `name=value,value,...` for each parameter or setting. A short label is followed by the values.
+    """
+    axes = []
+    for text in grid:
+        name, equals, values = text.partition("=")
+        if not (name and equals and all(values.split(","))):
+            raise UserError(f"--grid {shorten(text)}: give name=value,value,...")
+        axes.append([(f"{name}={value}", value.replace("/", "-")) for value in values.split(",")])
+    labels = []
+    for text, point in itertools.product(texts, itertools.product(*axes)):
+        short, label = split_short_label(text)
+        items, values = ",".join(item for item, _ in point), " ".join(value for _, value in point)
+        joined = f"{label}{',' if ':' in label else ':'}{items}" if point else label
+        labels.append(joined if short is None else f"{short} {values}={joined}" if point else text)
+    return tuple(labels)
 
 
 def format_number(value: Number) -> str:
@@ -113,21 +162,64 @@ def format_number(value: Number) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def _resolve(variant: Variant, given: Mapping[str, Number], defaults: Mapping[str, Number]) -> VariantSpec:
+def _parse_setting(text: str, name: str, value: str) -> Setting:
+    try:
+        if name in SHARED_SETTINGS:
+            raise ValueError(f"no variant can change it: {SHARED_SETTINGS[name]}")
+        if value == "none" and type(None) in kinds_of(_HINTS[name]):
+            return None
+        parsed: Setting = parse_value(_HINTS[name], value)
+        if name == "weights" and value not in NAMED_WEIGHTS:
+            raise ValueError(f"{shorten(value)!r}: choose from {', '.join(NAMED_WEIGHTS)}")
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ValueError(f"{shorten(value)!r} is not a finite number")
+        if isinstance(parsed, str) and not re.fullmatch(r"[A-Za-z0-9_./-]+", parsed):
+            raise ValueError(f"{shorten(parsed)!r}: use letters, digits, '_', '.', '-' and '/'")
+    except ValueError as error:
+        raise UserError(f"variant {text!r}: {name}: {error}") from None
+    return parsed + 0.0 if isinstance(parsed, float) else parsed  # -0.0 is 0.0
+
+
+def _check_settings(label: str, settings: Mapping[str, Setting], recipe: Recipe) -> None:
+    """Raise `UserError` unless the recipe can be so for one variant."""
+    if len(label) > MOST_LETTERS:
+        raise UserError(f"variant {shorten(label)!r}: its label is longer than {MOST_LETTERS} letters; change less")
+    if "precision" in settings and "auto" in (recipe.precision, settings["precision"]):
+        raise UserError(f"variant {label!r}: precision: give --precision float32 or bfloat16, not auto, for the others")
+    try:
+        changed = recipe.changed(**settings)
+    except UserError as error:
+        raise UserError(f"variant {label!r}: {error}") from None
+    if changed.freeze and (unused := [name for name in UNUSED_IF_FROZEN if name in settings]):
+        raise UserError(f"variant {label!r}: {unused[0]} has no effect with a frozen backbone; leave it out")
+
+
+def _resolve(
+    variant: Variant, given: Mapping[str, Number], recipe: Recipe, settings: Mapping[str, Setting]
+) -> VariantSpec:
     values: dict[str, Number] = {}
+    defaults = recipe.variant_defaults()
     differing = []
     for parameter in variant.parameters:
         default = defaults.get(parameter.name, parameter.default)
         values[parameter.name] = given.get(parameter.name, default)
         if values[parameter.name] != default:
             differing.append(f"{parameter.name}={format_number(values[parameter.name])}")
+    own = {name: settings[name] for name in _HINTS if name in settings and settings[name] != getattr(recipe, name)}
+    differing += [f"{name}={_format_setting(value)}" for name, value in own.items()]
     label = f"{variant.name}:{','.join(differing)}" if differing else variant.name
-    return VariantSpec(label, variant.name, variant.head, {**variant.fixed, **values})
+    return VariantSpec(label, variant.name, variant.head, {**variant.fixed, **values}, settings=own)
 
 
-def _as_variant(spec: VariantSpec, other: Variant, defaults: Mapping[str, Number]) -> VariantSpec | None:
+def _format_setting(value: Setting) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_number(value)
+    return value if isinstance(value, str) else str(value).lower()
+
+
+def _as_variant(spec: VariantSpec, other: Variant, recipe: Recipe) -> VariantSpec | None:
     """Return the spec of `other` that describes the same model as `spec`, or None if there is none."""
     names = {parameter.name for parameter in other.parameters}
     given = {key: value for key, value in spec.arguments.items() if key in names and not isinstance(value, str)}
-    twin = _resolve(other, given, defaults)
+    twin = _resolve(other, given, recipe, spec.settings)
     return twin if (twin.head, twin.arguments) == (spec.head, spec.arguments) else None

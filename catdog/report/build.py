@@ -97,14 +97,11 @@ def _not_a_formula(cell: object) -> object:
 def table_markdown(content: ReportContent) -> str:
     """Return table.md: verdicts, comparison table, trials not in the averages, and how the run was made."""
     run_status, manifest = content.run_status, content.run_status.manifest
-    recipe = manifest.identity.recipe
     lines = [
         f"# {markdown(manifest.run)}",
         "",
-        f"{markdown(manifest.data_title)}, {markdown(recipe.backbone)} "
-        f"({markdown(recipe.weights)}{', frozen' if recipe.freeze else ''}), "
-        f"{recipe.image_size} px, {recipe.epochs} epochs. Accuracy in percent, mean ± sample standard deviation over "
-        "n seeds. The best run is a maximum over n, chosen by validation."
+        f"{markdown(manifest.setting)}. Accuracy in percent, mean ± sample standard deviation over n seeds. The best "
+        "run is a maximum over n, chosen by validation."
         + (f" {manifest.data.note}" if manifest.data and manifest.data.note else ""),
         "",
         *(

@@ -69,7 +69,7 @@ def build_page(
         script=markupsafe.Markup(script),
         style=markupsafe.Markup(style),
         run=manifest.run,
-        setting=_setting(content),
+        setting=manifest.setting,
         running=running,
         refreshed_at=readable_time(refreshed_at or now()) if running else None,
         noun=manifest.class_noun,
@@ -140,14 +140,6 @@ def _policy(script: str, style: str) -> str:
         f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _setting(content: ReportContent) -> str:
-    recipe = content.run_status.manifest.identity.recipe
-    frozen = ", frozen" if recipe.freeze else ""
-    weights = "from scratch" if recipe.weights == "none" else recipe.weights
-    title = content.run_status.manifest.data_title
-    return f"{title}, {recipe.backbone} ({weights}{frozen}), {recipe.image_size} px, {recipe.epochs} epochs"
 
 
 def _accuracies(content: ReportContent) -> list[Picture]:

@@ -48,9 +48,21 @@ class Identity:
         if self.recipe.precision == "auto":
             raise ValueError("the precision of a run is resolved once, before its identity is made")
 
+    def of(self, variant: VariantSpec) -> "Identity":
+        """Return what identifies the trials of a variant, with its own settings in the recipe."""
+        if not variant.settings:
+            return self
+        recipe = self.recipe.changed(**variant.settings)
+        return dataclasses.replace(
+            self,
+            recipe=recipe,
+            weights_digest=None if "weights" in variant.settings else self.weights_digest,
+            result_format=result_format(recipe) if "compile" in variant.settings else self.result_format,
+        )
+
     def trial_hash(self, variant: VariantSpec, seed: int) -> str:
         """Return the config hash of one trial (16 hexadecimal digits)."""
-        content = dataclasses.asdict(self) | {
+        content = dataclasses.asdict(self.of(variant)) | {
             "variant": [variant.name, dict(variant.arguments)],
             "seed": seed,
         }
@@ -138,6 +150,17 @@ class Manifest:
         return self.identity.recipe.dataset if self.data is None else self.data.title
 
     @property
+    def setting(self) -> str:
+        """Return what a report says of the recipe, in a line."""
+        recipe = self.identity.recipe
+        weights = "from scratch" if recipe.weights == "none" else recipe.weights
+        frozen = ", frozen" if recipe.freeze else ""
+        have_own = any(self.spec(label).settings for label in self.variants)
+        own = "; variants whose labels name settings have these instead" if have_own else ""
+        network = f"{recipe.backbone} ({weights}{frozen})"
+        return f"{self.data_title}, {network}, {recipe.image_size} px, {recipe.epochs} epochs{own}"
+
+    @property
     def class_noun(self) -> str:
         """Return what a class is called."""
         return "breed" if self.data is None else self.data.class_noun
@@ -155,7 +178,7 @@ class Manifest:
     def spec(self, label: str) -> VariantSpec:
         """Return the variant of a label, or of a short one, resolved with the recipe's defaults."""
         label = next((own for own, short in self.short_labels.items() if short == label), label)
-        spec = parse_variant(label, self.identity.recipe.variant_defaults(), VARIANTS | dict(self.heads))
+        spec = parse_variant(label, self.identity.recipe, VARIANTS | dict(self.heads))
         return dataclasses.replace(spec, short_label=self.short_labels.get(label))
 
     def extended(self, variants: tuple[str, ...], seeds: tuple[int, ...], command: tuple[str, ...]) -> "Manifest":

@@ -45,7 +45,7 @@ def parse_result(data: bytes, trial: PlannedTrial, identity: Identity) -> TrialR
         return None
     if (result.variant, result.seed) != (trial.variant.label, trial.seed):
         raise ValueError(f"it is about {result.variant} seed {result.seed}")
-    epochs = identity.recipe.epochs
+    epochs = identity.of(trial.variant).recipe.epochs
     ends_early = result.epochs == result.best_epoch and result.epochs < epochs
     if not (result.epochs == epochs if result.status == "complete" else ends_early):
         raise ValueError(f"a trial of {epochs} epochs is not {result.status} after {result.epochs}")

@@ -64,8 +64,8 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         """Record an epoch; the final result, which has a status, is left to `on_trial_complete`."""
         self._stop_if_taken_over()
         if "epoch" in result and "status" not in result:
-            epochs = self._context.identity.recipe.epochs
-            self._progress.epoch(*_trial_id(trial), result["epoch"], epochs, result["val_accuracy"], result["collapse"])
+            values = (result[name] for name in ("epoch", "epochs", "val_accuracy", "collapse"))
+            self._progress.epoch(*_trial_id(trial), *values)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that Tune will retry the trial."""

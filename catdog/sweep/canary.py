@@ -19,7 +19,7 @@ from catdog.sweep.device_errors import naming_the_card
 from catdog.system.process import usable_cores
 from catdog.system.scratch import scratch_folder
 from catdog.trial.context import RunContext
-from catdog.trial.inputs import forget_inputs, shared_inputs
+from catdog.trial.inputs import forget_inputs, load_inputs
 from catdog.trial.run import run_trial
 from catdog.trial.setup import prepare_process
 
@@ -39,11 +39,6 @@ def run_canary(
     identity = context.identity
     with naming_the_card(context.gpus_per_trial):
         device = prepare_process(identity.threads, context.gpus_per_trial, identity.recipe.deterministic)
-    recipe = dataclasses.replace(
-        identity.recipe,
-        epochs=EPOCHS,
-        limit_images=min(identity.recipe.batch_size * STEPS[device.type], identity.recipe.limit_images or 10**9),
-    )
     key = pack_key(identity.fingerprint)
     store = context.location.open()
     pack = fetch_or_make(store, key)
@@ -51,16 +46,12 @@ def run_canary(
         scratch = LocalStore(folder)
         scratch.put(digest_key(key), store.get(digest_key(key)))
         scratch.path(key).symlink_to(pack)
-        short = dataclasses.replace(
-            context,
-            run="canary",
-            location=StoreLocation(str(folder)),
-            identity=dataclasses.replace(identity, recipe=recipe),
-        )
+        elsewhere = dataclasses.replace(context, run="canary", location=StoreLocation(str(folder)))
         steps = []
         for variant in variants:
             report_progress(f"a short trial of {variant.title}")
-            steps.append(_step(short, variant, device))
+            short = _shortened(elsewhere.of_variant(variant), STEPS[device.type])
+            steps.append(_step(short, dataclasses.replace(variant, settings={}), device))
         forget_inputs()
     on_gpu = device.type == "cuda"
     return Canary(
@@ -69,6 +60,13 @@ def run_canary(
         memory_bytes=torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         steps=tuple(steps),
     )
+
+
+def _shortened(context: RunContext, steps: int) -> RunContext:
+    recipe = context.identity.recipe
+    limit = min(recipe.batch_size * steps, recipe.limit_images or 10**9)
+    recipe = dataclasses.replace(recipe, epochs=EPOCHS, limit_images=limit)
+    return dataclasses.replace(context, identity=dataclasses.replace(context.identity, recipe=recipe))
 
 
 def _step(context: RunContext, variant: VariantSpec, device: torch.device) -> CanaryStep:
@@ -89,7 +87,7 @@ def _step(context: RunContext, variant: VariantSpec, device: torch.device) -> Ca
         peak = torch.cuda.max_memory_reserved(device)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    validation = len(shared_inputs(context, device).batches.labels("validation"))
+    validation = len(load_inputs(context, device).batches.labels("validation"))
     return CanaryStep(
         variant=variant.label,
         error=None,

@@ -136,11 +136,11 @@ class Cluster:
         Empty if most of them would stay idle: importing torch takes seconds of a core and much memory.
         """
         config, cores = self._config, usable_cores()
-        at_once = min(len(config.variants) * len(config.seed_list), cores // config.cpus_per_trial)
+        at_once = min(len(config.variant_specs) * len(config.seed_list), cores // config.cpus_per_trial)
         if config.gpus_per_trial != 0 or 2 * at_once < cores:
             return []
-        library = config.recipe.backbone_library
-        return ["catdog.sweep.trainable", "catdog.trial.run", *([] if library is None else [library])]
+        libraries = {library for recipe in config.recipes if (library := recipe.backbone_library) is not None}
+        return ["catdog.sweep.trainable", "catdog.trial.run", *sorted(libraries)]
 
     def count_units(self) -> float:
         """Return how many units the cluster has now, or last had if it does not answer."""

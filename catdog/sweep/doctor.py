@@ -88,16 +88,17 @@ def _check_store(location: StoreLocation) -> Iterator[Check]:
 
 
 def _check_weights(config: SweepConfig) -> Check:
-    weights, backbone = config.recipe.weights, config.recipe.backbone
     try:
         from catdog.models.backbones.build import build_backbone
         from catdog.runs.weights_digest import local_weights
 
-        build_backbone(backbone, local_weights(weights), config.recipe.image_size)
-        digest = weights_digest(weights)
+        for backbone, weights, image_size in config.networks:
+            build_backbone(backbone, local_weights(weights), image_size)
+        digest = weights_digest(config.recipe.weights)
     except (UserError, StoreError) as error:
         return Check("weights", "fault", first_line(error))
-    return Check("weights", "ok", f"{weights} fit {backbone}{f' (sha256 {digest[:12]})' if digest else ''}")
+    fitting = "; ".join(dict.fromkeys(f"{weights} fit {backbone}" for backbone, weights, _ in config.networks))
+    return Check("weights", "ok", f"{fitting}{f' (sha256 {digest[:12]})' if digest else ''}")
 
 
 def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, DatasetInfo | None]:
@@ -130,4 +131,4 @@ def _cache_bytes(config: SweepConfig, dataset: DatasetInfo | None) -> int:
     """Return roughly how many bytes a node caches: all images, and as much again for a frozen backbone's features."""
     trainval_images = (dataset or expected_dataset(config)).trainval_images
     pack = 2 * trainval_images * (find_entry(config).image_side or config.pack_size) ** 2 * 3
-    return 2 * pack if config.recipe.freeze else pack
+    return pack * (1 + len({(r.backbone, r.weights, r.image_size) for r in config.recipes if r.freeze}))

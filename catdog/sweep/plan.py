@@ -54,7 +54,11 @@ class Plan:
     @property
     def images(self) -> int:
         """Return how many images the pending trials will train on."""
-        return len(self.pending) * self.run_status.manifest.identity.recipe.epochs * self.train_images
+        return sum(self.recipe_of(trial).epochs for trial in self.pending) * self.train_images
+
+    def recipe_of(self, trial: PlannedTrial) -> Recipe:
+        """Return a trial's recipe."""
+        return self.run_status.manifest.identity.of(trial.variant).recipe
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         config,
         run=manifest.run,
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
+        grid=(),
         seeds=format_seeds({seed for seeds in manifest.seeds.values() for seed in seeds}),
         data_root=None,
         precision=manifest.identity.recipe.precision,
@@ -147,23 +152,24 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
         total = sum(means.get(trial.variant.label, overall) for trial in plan.pending)
         return Estimate(total, f"from the {count} finished trials of this run")
     if canary is not None and canary.identity == plan.run_status.manifest.identity:
-        speeds = {step.variant: _trial_seconds(plan, step) for step in canary.steps if step.error is None}
-        if all(trial.variant.label in speeds for trial in plan.pending):
-            total = sum(speeds[trial.variant.label] for trial in plan.pending)
+        steps = {step.variant: step for step in canary.steps if step.error is None}
+        if all(trial.variant.label in steps for trial in plan.pending):
+            total = sum(_trial_seconds(plan, trial, steps[trial.variant.label]) for trial in plan.pending)
             return Estimate(total, f"from the doctor's short trials on {canary.device}")
     for name, rate in REFERENCE_IMAGES_PER_SECOND.items():
-        known = PRESETS[name].recipe
-        if (config.recipe.backbone, config.recipe.freeze) == (known.backbone, known.freeze):
-            rate *= (known.image_size / config.recipe.image_size) ** 2 * config.cpus_per_trial
-            return Estimate(plan.images / rate, f"from the speed of {name} on two cores of an AMD EPYC")
+        known, recipes = PRESETS[name].recipe, [plan.recipe_of(trial) for trial in plan.pending]
+        if all((recipe.backbone, recipe.freeze) == (known.backbone, known.freeze) for recipe in recipes):
+            pixels = sum(recipe.epochs * (recipe.image_size / known.image_size) ** 2 for recipe in recipes)
+            seconds = pixels * plan.train_images / (rate * config.cpus_per_trial)
+            return Estimate(seconds, f"from the speed of {name} on two cores of an AMD EPYC")
     return None
 
 
-def _trial_seconds(plan: Plan, step: CanaryStep) -> float:
+def _trial_seconds(plan: Plan, trial: PlannedTrial, step: CanaryStep) -> float:
     """Estimate a trial's duration from the speed of its canary: training, and validation in every epoch."""
     assert step.train_images_per_second is not None
     assert step.evaluate_images_per_second is not None
-    epochs = plan.run_status.manifest.identity.recipe.epochs
+    epochs = plan.recipe_of(trial).epochs
     validation = plan.train_images * VALIDATION_SHARE / (1 - VALIDATION_SHARE)
     return epochs * (plan.train_images / step.train_images_per_second + validation / step.evaluate_images_per_second)
 
@@ -189,6 +195,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")
     plan = make_plan(config, store, run, ())
     expected = estimate(config, plan, read_canary(store, config.run_name))
+    epochs = " or ".join(map(str, sorted({recipe.epochs for recipe in config.recipes})))
     rows = {
         "run": f"{config.run_name} in {store.url}",
         "variants": ", ".join(spec.title for spec in config.variant_specs),
@@ -199,7 +206,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "data": f"{config.recipe.dataset} {here.fingerprint}"
         if here
         else f"{config.recipe.dataset}: not here, will be downloaded",
-        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {config.recipe.epochs} epochs "
+        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {epochs} epochs "
         f"× {plan.train_images:,} images)",
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
@@ -217,13 +224,12 @@ def _check_here(config: SweepConfig, store: Store) -> None:
     cores = os.cpu_count() or config.cpus_per_trial
     if not os.environ.get("RAY_ADDRESS") and config.cpus_per_trial > cores:
         raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
-    recipe, known = config.recipe, [preset.recipe for preset in PRESETS.values()]
-    if (recipe.backbone, recipe.weights, recipe.image_size) not in [
-        (r.backbone, r.weights, r.image_size) for r in known
-    ]:
-        from catdog.models.backbones.build import check_backbone  # imports torch, which no preset's own backbone needs
+    known = {network for preset in PRESETS.values() for network in preset.networks}
+    for backbone, weights, image_size in config.networks:
+        if (backbone, weights, image_size) not in known:
+            from catdog.models.backbones.build import check_backbone  # imports torch, which presets do not need
 
-        check_backbone(recipe.backbone, local_weights(recipe.weights), recipe.image_size)
+            check_backbone(backbone, local_weights(weights), image_size)
     if any(spec.name not in VARIANTS for spec in config.variant_specs):
         from catdog.models.head_contract import check_external_heads
 

@@ -89,7 +89,7 @@ def run_sweep(
             if plan.pending:
                 cluster.start()
                 context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
-                _prepare(context, cluster, console)
+                _prepare(context, plan, cluster, console)
             _put_manifest(store, plan, config)
             _report_pending(plan, cluster.slots, report_progress)
             if plan.pending:
@@ -106,7 +106,10 @@ def _check_backbone(config: SweepConfig, digest: str | None) -> None:
     from catdog.models.backbones.build import check_backbone  # imports torch, while Ray starts
     from catdog.models.head_contract import check_external_heads
 
-    check_backbone(config.recipe.backbone, local_weights(config.recipe.weights, digest), config.recipe.image_size)
+    for backbone, weights, image_size in config.networks:
+        check_backbone(
+            backbone, local_weights(weights, digest if weights == config.recipe.weights else None), image_size
+        )
     check_external_heads(config.variant_specs)
 
 
@@ -132,17 +135,18 @@ def _put_manifest(store: Store, plan: Plan, config: SweepConfig) -> None:
     store.put(paths.recipe, whole_run_yaml(config, manifest).encode())
 
 
-def _prepare(context: RunContext, cluster: Cluster, console: Console) -> None:
+def _prepare(context: RunContext, plan: Plan, cluster: Cluster, console: Console) -> None:
     """Check data and weights on a worker, and compute a frozen backbone's features, before any trial starts."""
     from catdog.trial.inputs import is_prepared
 
-    if cluster.is_this_machine and is_prepared(context):
+    contexts = tuple(dict.fromkeys(context.of_variant(trial.variant) for trial in plan.pending))
+    if cluster.is_this_machine and all(map(is_prepared, contexts)):
         return
     task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(prepare_worker)
 
     def prepare() -> None:
         with console.status("checking data and weights on a worker", spinner="line") as status:
-            for message in task.options(num_returns="streaming").remote(context):
+            for message in task.options(num_returns="streaming").remote(contexts):
                 text = ray.get(message)
                 status.update(console.render_str(text))
                 if not console.is_terminal:

@@ -6,7 +6,7 @@ unavailable store, a GPU that fails, a process that ran out of memory) raise, an
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ray import tune
@@ -26,8 +26,8 @@ from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
 
-def prepare_worker(context: RunContext) -> Iterator[str]:
-    """Load the trials' inputs on all cores; yields progress messages."""
+def prepare_worker(contexts: Sequence[RunContext]) -> Iterator[str]:
+    """Load the inputs of trials with each of these recipes on all cores; yields progress messages."""
     messages: queue.Queue[str | None] = queue.Queue()
     errors: list[BaseException] = []
 
@@ -36,11 +36,12 @@ def prepare_worker(context: RunContext) -> Iterator[str]:
         from catdog.trial.setup import prepare_process
 
         try:
-            context.load_heads()
-            deterministic = context.identity.recipe.deterministic
-            with naming_the_card(context.gpus_per_trial):
-                device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
-                load_inputs(context, device, messages.put)
+            for context in contexts:
+                context.load_heads()
+                deterministic = context.identity.recipe.deterministic
+                with naming_the_card(context.gpus_per_trial):
+                    device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
+                    load_inputs(context, device, messages.put)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -59,10 +60,9 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
     """Run one trial for Tune. Raises only what Tune should retry: transient faults, errors that spoil the process."""
     from catdog.trial.run import run_trial
 
-    recipe = context.identity.recipe
     try:
         context.load_heads()
-        variant = parse_variant(config["trial"]["variant"], recipe.variant_defaults())
+        variant = parse_variant(config["trial"]["variant"], context.identity.recipe)
         store = context.location.open()
     except UserError as mistake:  # it would recur, and cannot be recorded from here
         tune.report({"status": "failed", "mistake": first_line(mistake)})
@@ -78,7 +78,14 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
 
     def on_epoch(record: EpochRecord) -> None:
         collapse = mask_collapse(record.mask_health) if record.mask_health is not None else None
-        tune.report({"epoch": record.epoch, "val_accuracy": record.val_accuracy, "collapse": collapse or ""})
+        tune.report(
+            {
+                "epoch": record.epoch,
+                "epochs": context.of_variant(variant).identity.recipe.epochs,
+                "val_accuracy": record.val_accuracy,
+                "collapse": collapse or "",
+            }
+        )
 
     def before_final_writes() -> None:
         require_lease(store, context.run, launch)

@@ -1,5 +1,6 @@
 """What all trials of a run share, as plain values to send to workers."""
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -49,6 +50,11 @@ class RunContext:
             keep_weights=config.keep_weights,
             head_files=config.head_files,
         )
+
+    def of_variant(self, variant: VariantSpec) -> "RunContext":
+        """Return the context of a variant's trials, with its own settings in the recipe."""
+        weights = variant.settings.get("weights", self.weights)
+        return dataclasses.replace(self, identity=self.identity.of(variant), weights=str(weights))
 
     def load_heads(self) -> None:
         """Make the heads from outside the package known in this process, from a copy on this node."""

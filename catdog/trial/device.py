@@ -49,13 +49,16 @@ def memory_share(gpus: float, total_bytes: int) -> float:
     return share
 
 
-def has_room(device: torch.device, gpus: float, data_bytes: int) -> bool:
-    """Return whether a process with this share of the device may keep so many bytes of images or features there."""
+def has_room(device: torch.device, gpus: float, data_bytes: int, kept_bytes: int = 0) -> bool:
+    """Return whether a process with this share of the device may keep so many bytes of images or features there.
+
+    `kept_bytes` are those that it keeps already, besides.
+    """
     if device.type == "cpu":
         return True
     (free, total), taken = torch.cuda.mem_get_info(device), torch.cuda.memory_allocated(device)
     free += torch.cuda.memory_reserved(device) - taken
-    return data_bytes <= room_for_data(gpus, total, free, taken)
+    return data_bytes + kept_bytes <= room_for_data(gpus, total, free + kept_bytes, taken - kept_bytes)
 
 
 def room_for_data(gpus: float, total_bytes: int, free_bytes: int, taken_bytes: int) -> float:

@@ -1,10 +1,11 @@
-"""What the trials of one process share: the opened data and the pretrained backbone."""
+"""What the trials of one process share: the opened data, and the backbones of a few combinations of settings."""
 
 import copy
 import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches, FeatureBatches, ImageBatches
 from catdog.data.datasets.base import features_key, pack_key
-from catdog.data.features import features_digest, open_features, write_features
+from catdog.data.features import Features, features_digest, open_features, write_features
 from catdog.data.pack import Pack, open_pack
 from catdog.data.split import Split, split_images
 from catdog.formatting import ReportProgress
@@ -21,6 +22,7 @@ from catdog.models.backbones.build import build_backbone, feature_shape, normali
 from catdog.models.backbones.weights import named_weights
 from catdog.models.petnet import PetNet, build_head
 from catdog.runs.weights_digest import local_weights
+from catdog.storage import StoreLocation
 from catdog.storage.node_cache import fetch_or_make, file_digest, is_stored
 from catdog.training.precision import autocast_for
 from catdog.training.seeding import DeriveSeed
@@ -79,17 +81,45 @@ class TrialInputs:
         )
 
 
+@dataclass(frozen=True)
+class _Network:
+    """What takes memory and time to load, besides the images: a backbone, and its features if it is frozen."""
+
+    backbone: nn.Module
+    feature_shape: tuple[int, int, int]
+    weights: WeightsOrigin
+    features: Features | None
+
+    @property
+    def host_bytes(self) -> int:
+        """Return the memory of the backbone's weights; features on the host are mapped from their file."""
+        return sum(tensor.nbytes for tensor in self.backbone.state_dict().values())
+
+    @property
+    def device_bytes(self) -> int:
+        """Return the memory of features on a GPU."""
+        tensors = [] if self.features is None else [one for kind in self.features for one in kind.values()]
+        return sum(tensor.nbytes for tensor in tensors if tensor.device.type != "cpu")
+
+
+_networks: dict[tuple[Any, ...], _Network] = {}
+"""The networks that this process keeps, the one used last at the end: variants may differ in theirs."""
+KEPT_BYTES = 1_000_000_000
+"""Host memory of the backbones that a process keeps; those used least recently go first, the last one stays."""
+
+
 def load_inputs(
     context: RunContext, device: torch.device, report_progress: ReportProgress = lambda message: None
 ) -> TrialInputs:
-    """Open the pack and build the pretrained backbone; with a frozen backbone, open or compute its features.
+    """Return the inputs of trials with this recipe; the images and the last networks stay loaded in this process.
+
+    With a frozen backbone, opens or computes its features.
 
     Raises:
         UserError: data, weights or sizes do not fit.
     """
     identity, recipe = context.identity, context.identity.recipe
-    path = fetch_or_make(context.location.open(), pack_key(identity.fingerprint))
-    pack = _open_pack_on(path, device, context.gpus_per_trial)
+    pack = _open_pack_on(context.location, identity.fingerprint, device, context.gpus_per_trial)
     given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
     split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images, given)
     normalise = normalisation(recipe.backbone, recipe.weights)
@@ -105,36 +135,49 @@ def load_inputs(
         device=device,
     )
     probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
+    network = _network_of(context, images, report_progress)
+    shape, weights = network.feature_shape, network.weights
+    if network.features is None:
+        pretrained = network.backbone if recipe.weights != "none" else None
+        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
+    batches, pooled = (
+        FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
+        for tensors in network.features
+    )
+    return TrialInputs(pack, split, batches, network.backbone, shape, probe_positions, weights, pooled)
+
+
+def _network_of(context: RunContext, images: ImageBatches, report_progress: ReportProgress) -> _Network:
+    key = (context.location, _features_key(context), context.weights, context.identity.recipe.freeze, images.device)
+    network = _networks.pop(key, None) or _load_network(context, images, report_progress)
+    _networks[key] = network
+    while len(_networks) > 1 and sum(one.host_bytes for one in _networks.values()) > KEPT_BYTES:
+        _forget_oldest()
+    return network
+
+
+def _load_network(context: RunContext, images: ImageBatches, report_progress: ReportProgress) -> _Network:
+    identity, recipe = context.identity, context.identity.recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that a frozen backbone with random weights is the same in every process
         weights_file = local_weights(context.weights, identity.weights_digest)
         backbone = build_backbone(recipe.backbone, weights_file, recipe.image_size)
     shape, weights = feature_shape(backbone, recipe.image_size), WeightsOrigin.of(recipe, identity.weights_digest)
     if not recipe.freeze:
-        pretrained = backbone if recipe.weights != "none" else None
-        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
+        return _Network(backbone, shape, weights, None)
     features = open_features(_features_file(context, backbone, shape, images, report_progress))
-    batches, pooled = (
-        FeatureBatches(
-            _place(tensors, device, context.gpus_per_trial),
-            pack,
-            split,
-            batch_size=recipe.batch_size,
-            flip=recipe.flip,
-            device=device,
-        )
-        for tensors in features
-    )
-    return TrialInputs(pack, split, batches, backbone, shape, probe_positions, weights, pooled)
+    placed = (_place(tensors, images.device, context.gpus_per_trial) for tensors in features)
+    return _Network(backbone, shape, weights, Features(*placed))
 
 
-shared_inputs = functools.lru_cache(maxsize=1)(load_inputs)
-"""`load_inputs`, once per process."""
+def _forget_oldest() -> bool:
+    """Free the network used least recently; return whether there was one."""
+    return _networks.pop(next(iter(_networks), ()), None) is not None
 
 
 def forget_inputs() -> None:
-    """Free the inputs that `shared_inputs` has cached."""
-    shared_inputs.cache_clear()
+    """Free what this process keeps."""
+    _networks.clear()
     _open_pack_on.cache_clear()
 
 
@@ -192,14 +235,19 @@ def _features_file(
 
 
 @functools.lru_cache(maxsize=1)
-def _open_pack_on(path: Path, device: torch.device, gpus: float) -> Pack:
+def _open_pack_on(location: StoreLocation, fingerprint: str, device: torch.device, gpus: float) -> Pack:
     """Open the pack, once per process; for a GPU, copy its images there if they fit."""
-    pack = open_pack(path)
+    pack = open_pack(fetch_or_make(location.open(), pack_key(fingerprint)))
     return dataclasses.replace(pack, images_NSSC=_place({"images": pack.images_NSSC}, device, gpus)["images"])
 
 
 def _place(tensors: dict[str, torch.Tensor], device: torch.device, gpus: float) -> dict[str, torch.Tensor]:
-    """Return the tensors on the device, or as they are if it has no room: batches are then copied one by one."""
-    if not has_room(device, gpus, sum(tensor.nbytes for tensor in tensors.values())):
-        return tensors
+    """Return the tensors on the device, in place of other networks' features if need be.
+
+    If it has no room at all they stay as they are: batches are then copied one by one.
+    """
+    wanted = sum(tensor.nbytes for tensor in tensors.values())
+    while not has_room(device, gpus, wanted, sum(one.device_bytes for one in _networks.values())):
+        if not _forget_oldest():
+            return tensors
     return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -42,7 +42,7 @@ def run_trial(
         UserError: data or weights are missing or invalid.
         StoreError: the store was unavailable for longer than uploads retry.
     """
-    store = context.location.open()
+    context, store = context.of_variant(variant), context.location.open()
     where = context.trial_paths(variant, seed)
     finished = read_result(store, where, PlannedTrial(variant, seed), context.identity)
     if finished is not None:

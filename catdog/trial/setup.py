@@ -17,7 +17,7 @@ from catdog.trial.checkpoint import resume
 from catdog.trial.contact_sheet import ProbeHistory, Probes
 from catdog.trial.context import RunContext
 from catdog.trial.device import take_device
-from catdog.trial.inputs import TrialInputs, new_model, shared_inputs
+from catdog.trial.inputs import TrialInputs, load_inputs, new_model
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Trial:
 
     @property
     def recipe(self) -> Recipe:
-        """Return the run's recipe."""
+        """Return the trial's recipe."""
         return self.context.identity.recipe
 
 
@@ -56,7 +56,7 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -
     recipe, where = context.identity.recipe, context.trial_paths(variant, seed)
     config_hash = context.identity.trial_hash(variant, seed)
     device = prepare_process(context.identity.threads, context.gpus_per_trial, recipe.deterministic)
-    inputs = shared_inputs(context, device)
+    inputs = load_inputs(context, device)
     derive_seed = trial_seeds(seed, recipe.vary)
     model = new_model(inputs, context, variant, derive_seed)
     model = model.to(memory_format=torch.channels_last).to(device)

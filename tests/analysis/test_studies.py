@@ -40,7 +40,7 @@ def test_a_scatter_study_is_one_sweep_per_source_of_randomness_and_one_for_all()
 
 def test_the_lambda_table_is_sorted_by_lambda_and_leaves_other_variants_out() -> None:
     store = MemoryStore()
-    specs = parse_variants(lambda_config(preset_config("pets-frozen")).variants, Recipe().variant_defaults())
+    specs = parse_variants(lambda_config(preset_config("pets-frozen")).variants, Recipe())
     labels = ["baseline", *(spec.label for spec in reversed(specs))]
     run_status = make_run(store, labels, range(3), failed=[("multi-attention-free", 1)])
     table = lambda_table(store, run_status)

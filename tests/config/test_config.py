@@ -173,7 +173,7 @@ def test_trials_that_existing_stores_hold_are_found_again() -> None:
     for name, config in PRESETS.items():
         recipe = dataclasses.replace(config.recipe, precision="float32")
         for variant in VARIANTS if name == "demo" else ["multi-attention"]:
-            spec = parse_variant(variant, recipe.variant_defaults())
+            spec = parse_variant(variant, recipe)
             hashes[name, variant] = identity(recipe=recipe, threads=1, result_format=3).trial_hash(spec, 7)
     assert hashes == {
         ("demo", "baseline"): "016c2325b3bb3ec4",
@@ -417,5 +417,5 @@ def test_an_identity_survives_json(name: str) -> None:
     mine = Identity(recipe, "0123456789abcdef", "ab" * 32, 3)
     again = Identity.from_json(json.loads(json.dumps(mine.to_json())))
     assert again == mine
-    spec = parse_variant("multi-attention", recipe.variant_defaults())
+    spec = parse_variant("multi-attention", recipe)
     assert again.trial_hash(spec, 5) == mine.trial_hash(spec, 5)

@@ -111,6 +111,23 @@ def test_a_file_may_import_heads(here: Path) -> None:
         named_config(written(here, content="import: [none.py]"))
 
 
+def test_a_file_gives_variants_settings_of_their_own_and_a_grid_which_files_that_extend_it_keep(here: Path) -> None:
+    (here / "base.yaml").write_text("grid: ['num_masks=2,8']\nvariants: {m: 'multi-attention:epochs=3'}\n")
+    config = named_config("base.yaml")
+    assert [spec.label for spec in config.variant_specs] == [
+        "multi-attention:num_masks=2,epochs=3",
+        "multi-attention:num_masks=8,epochs=3",
+    ]
+    assert [spec.title for spec in config.variant_specs] == ["m 2", "m 8"]
+    (here / "child.yaml").write_text("extends: base.yaml\nvariants: [multi-attention-free]\n")
+    assert next(spec.label for spec in named_config("child.yaml").variant_specs) == "multi-attention-free:num_masks=2"
+    (here / "other.yaml").write_text("extends: base.yaml\ngrid: ['epochs=1,2']\nvariants: [baseline]\n")
+    assert [spec.label for spec in named_config("other.yaml").variant_specs] == [
+        "baseline:epochs=1",
+        "baseline:epochs=2",
+    ]
+
+
 def test_only_the_last_imports_and_variants_count(here: Path) -> None:
     (here / "base.yaml").write_text("import: [gone.py]\nvariants: [nowhere]\nepochs: 3\n")
     written(here, "heads.py", HEAD)

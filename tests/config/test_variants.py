@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.config.head_registry import VARIANTS, Number
-from catdog.config.variants import VariantSpec, format_number, parse_variant, parse_variants
+from catdog.config.recipe import Recipe
+from catdog.config.variants import VariantSpec, format_number, multiply_out, parse_variant, parse_variants
 from catdog.errors import UserError
 
 
@@ -80,7 +81,7 @@ def test_a_label_lists_changed_parameters_in_declared_order_in_their_shortest_fo
 
 
 def test_the_recipe_sets_the_default_weight_of_the_divergence_loss() -> None:
-    defaults = {"lambda_divergence": 1e-4}
+    defaults = Recipe(lambda_divergence=1e-4)
     plain = parse_variant("multi-attention", defaults)
     assert plain.arguments["lambda_divergence"] == 1e-4
     assert parse_variant("multi-attention:lambda_divergence=0.0001", defaults) == plain
@@ -196,7 +197,7 @@ def test_a_value_out_of_range_is_rejected_with_its_name(text: str) -> None:
     "text", ["baseline:", "baseline:dropout=0.1,dropout=0.2", "multi-attention-free:lambda_divergence=0"]
 )
 def test_other_malformed_labels_are_rejected(text: str) -> None:
-    with pytest.raises(UserError, match=r"nothing follows|given twice|unknown parameter"):
+    with pytest.raises(UserError, match=r"nothing follows|given twice|multi-attention alone"):
         parse_variant(text)
 
 
@@ -214,3 +215,96 @@ def test_parameters_fixed_by_the_name_are_among_the_arguments_of_the_head() -> N
     assert fixed.arguments["train_masks"] is False
     assert "train_masks" not in free.arguments
     assert isinstance(free, VariantSpec)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "settings"),
+    [
+        ("baseline:label_smoothing=.10", "baseline:label_smoothing=0.1", {"label_smoothing": 0.1}),
+        ("baseline:label_smoothing=0", "baseline", {}),
+        ("baseline:label_smoothing=-0.0,epochs=010", "baseline", {}),
+        ("attention:backbone=resnet50", "attention:backbone=resnet50", {"backbone": "resnet50"}),
+        (
+            "multi-attention:flip=false,image_size=288,num_masks=8",
+            "multi-attention:num_masks=8,image_size=288,flip=false",
+            {"flip": False, "image_size": 288},
+        ),
+        ("se:gradient_clip=1.0", "se:gradient_clip=1", {"gradient_clip": 1.0}),
+        ("se:gradient_clip=none", "se", {}),
+        (
+            "se:vary=init,precision=bfloat16",
+            "se:precision=bfloat16,vary=init",
+            {"precision": "bfloat16", "vary": "init"},
+        ),
+    ],
+)
+def test_any_setting_of_the_recipe_can_be_a_variant(text: str, label: str, settings: dict[str, object]) -> None:
+    recipe = Recipe(precision="float32")
+    spec = parse_variant(text, recipe)
+    assert (spec.label, spec.settings) == (label, settings)
+    assert parse_variant(label, recipe) == spec
+
+
+def test_what_differs_is_said_against_the_recipe_of_the_run() -> None:
+    recipe = Recipe(label_smoothing=0.1)
+    assert parse_variant("baseline:label_smoothing=0.1", recipe).label == "baseline"
+    assert parse_variant("baseline:label_smoothing=0", recipe).label == "baseline:label_smoothing=0"
+
+
+def test_each_label_has_a_folder_of_its_own() -> None:
+    label = "baseline:backbone=timm/resnet18,weights=none"
+    assert parse_variant(label).label == label
+    assert parse_variant(label).folder == "baseline__backbone=timm@resnet18,weights=none"
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "recipe"),
+    [
+        ("baseline:split_seed=1", "no variant can change it: all trials of a run share the split", Recipe()),
+        ("baseline:dataset=drawn", "no variant can change it: all trials of a run share the images", Recipe()),
+        ("baseline:probe_images=2", "no variant can change it", Recipe()),
+        ("baseline:lambda_divergence=1", "parameter of multi-attention", Recipe()),
+        ("baseline:label_smothing=0.1", "perhaps label_smoothing", Recipe()),
+        ("multi-attention:num_mask=2", "perhaps num_masks", Recipe()),
+        ("baseline:epochs=0", "epochs 0: must be from 1", Recipe()),
+        ("baseline:label_smoothing=nan", "not a finite number", Recipe()),
+        ("baseline:flip=yes", "neither true nor false", Recipe()),
+        ("baseline:optimizer=adam", "choose from adamw, sgd", Recipe()),
+        ("baseline:weights=/tmp/weights.pt", "choose from imagenet", Recipe()),
+        ("baseline:backbone=a b", "use letters, digits", Recipe()),
+        ("baseline:backbone=", "use letters, digits", Recipe()),
+        ("baseline:backbone=tiny", "add weights none", Recipe()),
+        ("baseline:precision=float32", "not auto", Recipe()),
+        ("baseline:precision=auto", "not auto", Recipe(precision="float32")),
+        ("baseline:crop_scale=0.5", "no effect with a frozen backbone", Recipe(freeze=True)),
+        ("baseline:freeze=true,backbone_learning_rate=1", "no effect with a frozen backbone", Recipe()),
+        (f"baseline:backbone={'x' * 300}", "longer than 200 letters", Recipe()),
+    ],
+)
+def test_a_setting_that_no_variant_can_have_is_refused(text: str, named: str, recipe: Recipe) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        parse_variant(text, recipe)
+    assert "--" not in str(caught.value) or "--precision" in str(caught.value)
+
+
+def test_a_grid_multiplies_variants_by_all_combinations() -> None:
+    labels = multiply_out(
+        ("baseline", "eight=multi-attention:num_masks=8"), ("learning_rate=1e-3,2e-3", "backbone=a/b")
+    )
+    assert labels == (
+        "baseline:learning_rate=1e-3,backbone=a/b",
+        "baseline:learning_rate=2e-3,backbone=a/b",
+        "eight 1e-3 a-b=multi-attention:num_masks=8,learning_rate=1e-3,backbone=a/b",
+        "eight 2e-3 a-b=multi-attention:num_masks=8,learning_rate=2e-3,backbone=a/b",
+    )
+    assert [spec.label for spec in parse_variants(labels)][:2] == [
+        "baseline:backbone=a/b,learning_rate=0.001",
+        "baseline:backbone=a/b",
+    ]
+    assert multiply_out(("baseline", "e=se"), ()) == ("baseline", "e=se")
+
+
+@pytest.mark.parametrize("axis", ["", "learning_rate", "learning_rate=", "learning_rate=1,", "=1"])
+def test_a_grid_that_cannot_be_read_is_refused(axis: str) -> None:
+    with pytest.raises(UserError, match="give name=value"):
+        multiply_out(("baseline",), (axis,))

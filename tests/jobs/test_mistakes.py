@@ -161,6 +161,7 @@ OPTIONS = {
     "variants of a study": Mistake(
         "study lambda demo --variants se", "--variants: the study lambda", "leave the option"
     ),
+    "grid of a study": Mistake("study lambda demo --grid epochs=1,2", "--grid: the study lambda", "leave the option"),
     "variation of a study": Mistake("study scatter demo --vary=init", "--vary: the study scatter", "leave the option"),
     "unknown study": Mistake("study weather demo", "study.py STUDY PRESET", "studies: lambda, scatter"),
     "unknown dataset": Mistake("sweep demo --dataset cats", "--dataset cats", "choose from drawn"),
@@ -212,6 +213,14 @@ VARIANTS = {
     "none": Mistake("sweep demo --variants", "no variants", "name at least one of baseline"),
     "unicode": Mistake("sweep demo --variants bäseline", "'bäseline'", "choose from baseline"),
     "unknown parameter": Mistake("sweep demo --variants se:masks=3", "'masks'", "se has reduction, dropout"),
+    "shared setting": Mistake("sweep demo --variants baseline:split_seed=1", "split_seed", "all trials of a run share"),
+    "setting out of range": Mistake(
+        "sweep demo --variants baseline:epochs=0", "'baseline:epochs=0'", "from 1 to 100000"
+    ),
+    "backbone of a variant": Mistake(
+        "sweep demo --variants baseline:backbone=resnet", "resnet", "others are timm/NAME"
+    ),
+    "grid": Mistake("sweep demo --grid learning_rate", "--grid learning_rate", "name=value,value"),
     "no masks": Mistake("sweep demo --variants multi-attention:num_masks=0", "num_masks=0", "[1, 1024]"),
     "half a mask": Mistake("sweep demo --variants multi-attention:num_masks=1.5", "num_masks=1.5", "not an integer"),
     "negative λ": Mistake(

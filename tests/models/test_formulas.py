@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.models import VARIANTS, build_head
 from catdog.models.losses import divergence_loss
@@ -167,7 +168,7 @@ def small_head(name: str) -> tuple[torch.nn.Module, VariantSpec]:
     """The head of a variant in float64, small, in eval mode, with random weights."""
     parameters = [p.name for p in VARIANTS[name].parameters if p.name in SMALL]
     label = name + "".join(f"{',' if i else ':'}{key}={SMALL[key]}" for i, key in enumerate(parameters))
-    spec = parse_variant(label, {"lambda_divergence": 0.05})
+    spec = parse_variant(label, Recipe(lambda_divergence=0.05))
     torch.manual_seed(7)
     return build_head(spec, CHANNELS, CLASSES).double().eval(), spec
 

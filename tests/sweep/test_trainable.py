@@ -48,11 +48,7 @@ def test_a_mistake_in_the_weights_is_recorded_once(make_context: MakeContext, re
     context = make_context(recipe, weights=str(tmp_path / "gone.pth"))
     report, attempts = run(context, "baseline", tmp_path / "tune")
     assert (report["status"], attempts) == ("failed", 1)
-    failure = json.loads(
-        context.location.open().get(
-            context.trial_paths(parse_variant("baseline", recipe.variant_defaults()), 0).failure
-        )
-    )
+    failure = json.loads(context.location.open().get(context.trial_paths(parse_variant("baseline", recipe), 0).failure))
     assert (failure["error"], failure["attempts"]) == ("UserError", 1)
     assert "gone.pth: no such file" in failure["message"]
 

@@ -46,7 +46,7 @@ class Setup:
         return self.context.identity.recipe
 
     def start(self, label: str, recipe: Recipe, seed: int = 0) -> TrainState:
-        model = new_model(self.inputs, self.context, parse_variant(label, recipe.variant_defaults()), trial_seeds(seed))
+        model = new_model(self.inputs, self.context, parse_variant(label, recipe), trial_seeds(seed))
         return new_state(model, recipe, self.inputs.batches.steps_per_epoch)
 
     def batches_of(self, pack: Pack) -> ImageBatches:

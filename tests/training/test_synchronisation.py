@@ -44,7 +44,7 @@ def waits_of_an_epoch(context: RunContext, label: str) -> int:
     recipe, device = context.identity.recipe, torch.device("cpu")
     inputs = load_inputs(context, device)
     derive_seed = trial_seeds(0)
-    model = new_model(inputs, context, parse_variant(label, recipe.variant_defaults()), derive_seed)
+    model = new_model(inputs, context, parse_variant(label, recipe), derive_seed)
     state = new_state(model, recipe, inputs.batches.steps_per_epoch)
     with CountWaits() as waits:
         _train_epoch(state, inputs.batches, recipe, derive_seed, 0, autocast_for("float32", device))

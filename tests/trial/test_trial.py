@@ -35,7 +35,7 @@ from catdog.system.process import cpu_model
 from catdog.training.loop import evaluate, fit, new_state
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
-from catdog.trial.inputs import load_inputs, new_model
+from catdog.trial.inputs import forget_inputs, load_inputs, new_model
 from catdog.trial.run import run_trial
 
 EPOCHS = 3
@@ -148,7 +148,7 @@ def shared_context(
 
 
 def finish(context: RunContext, name: str) -> Finished:
-    spec = parse_variant(name, context.identity.recipe.variant_defaults())
+    spec = parse_variant(name, context.identity.recipe)
     result, epochs = run_and_watch(context, spec)
     return Finished(context, spec, result, epochs)
 
@@ -417,7 +417,7 @@ def test_a_trial_whose_run_was_taken_over_writes_neither_its_final_files_nor_a_r
 ) -> None:
     diverging = name == "diverging"
     context = make_context(dataclasses.replace(recipe, epochs=12, **EXPLODING) if diverging else recipe)
-    spec = parse_variant("baseline" if diverging else name, context.identity.recipe.variant_defaults())
+    spec = parse_variant("baseline" if diverging else name, context.identity.recipe)
 
     def refuse() -> None:
         raise StoreError("taken over")
@@ -434,7 +434,7 @@ def test_a_diverged_trial_names_its_epoch_and_is_not_run_again(
     name: str, batch_size: int, make_context: MakeContext, recipe: Recipe
 ) -> None:
     context = make_context(dataclasses.replace(recipe, epochs=12, batch_size=batch_size, **EXPLODING))
-    spec = parse_variant(name, context.identity.recipe.variant_defaults())
+    spec = parse_variant(name, context.identity.recipe)
     result, epochs = run_and_watch(context, spec)
     assert result.status == "diverged"
     assert result.best_epoch == result.epochs == len(epochs) < 12
@@ -457,7 +457,7 @@ def test_kept_weights_load_into_a_model_and_reproduce_the_test_predictions(
     freeze: bool, make_context: MakeContext, recipe: Recipe
 ) -> None:
     context = make_context(dataclasses.replace(recipe, freeze=freeze), keep_weights="all")
-    spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe.variant_defaults())
+    spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe)
     run_and_watch(context, spec)
     files = files_of(context, spec)
     model = build_model(spec.label, backbone="tiny", num_classes=12)
@@ -535,7 +535,7 @@ def test_a_head_that_pools_first_learns_the_same_bits_from_pooled_features(
 
 def test_trials_are_stored_by_variant_and_seed(make_context: MakeContext, recipe: Recipe) -> None:
     context = make_context(dataclasses.replace(recipe, epochs=1))
-    spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe.variant_defaults())
+    spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe)
     result, _ = run_and_watch(context, spec, seed=7)
     assert (result.variant, result.seed) == ("multi-attention:num_masks=2", 7)
     assert open_store(context).exists("test/trials/multi-attention__num_masks=2/seed-07/result.json")
@@ -549,7 +549,7 @@ def test_a_variant_is_compiled_once_for_all_its_trials(make_context: MakeContext
     from torch._dynamo.utils import counters
 
     context = make_context(dataclasses.replace(recipe, epochs=1, compile=True))
-    specs = [parse_variant(name, recipe.variant_defaults()) for name in VARIANTS]
+    specs = [parse_variant(name, recipe) for name in VARIANTS]
     for seed in range(2):
         made = counters["stats"]["unique_graphs"]
         for spec in specs:
@@ -567,7 +567,7 @@ def test_compiled_trials_do_not_depend_on_what_their_process_ran_before(
     """A last batch of another size, and other variants, would make the later code of a process another."""
     odd = dataclasses.replace(recipe, compile=True, limit_images=75)
     after, alone = (make_context(odd, run=run) for run in ("after", "alone"))
-    before, spec = (parse_variant(label, odd.variant_defaults()) for label in ("baseline", "multi-attention"))
+    before, spec = (parse_variant(label, odd) for label in ("baseline", "multi-attention"))
     torch._dynamo.reset()
     run_trial(after, before, 0)
     later = run_trial(after, spec, 0)
@@ -576,3 +576,47 @@ def test_compiled_trials_do_not_depend_on_what_their_process_ran_before(
     assert (later.val_loss, later.val_accuracy) == (first.val_loss, first.val_accuracy)
     assert later.files["predictions.npz"] == first.files["predictions.npz"]
     assert later.files["masks.npz"] == first.files["masks.npz"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label_smoothing": 0.1, "batch_size": 4},
+        {"image_size": 32, "epochs": 3},
+        {"freeze": True},
+        {"backbone": "mobilenet_v3_small"},
+    ],
+    ids=lambda settings: ",".join(settings),
+)
+def test_a_variant_with_settings_gives_what_a_run_with_that_recipe_gives(
+    settings: dict[str, Any], make_context: MakeContext, recipe: Recipe
+) -> None:
+    label = ",".join(f"{name}={str(value).lower()}" for name, value in settings.items())
+    mixed, alone = make_context(recipe), make_context(dataclasses.replace(recipe, **settings), run="alone")
+    variant, plain = parse_variant(f"attention:{label}", recipe), parse_variant("attention")
+    one, other = run_trial(mixed, variant, 0), run_trial(alone, plain, 0)
+    assert one.config_hash == other.config_hash
+    assert (one.val_accuracy, one.test_accuracy, one.val_loss) == (
+        other.val_accuracy,
+        other.test_accuracy,
+        other.val_loss,
+    )
+    assert one.files["predictions.npz"] == other.files["predictions.npz"]
+    assert run_and_watch(mixed, variant) == (one, ()), "its result is found again"
+
+
+def test_a_process_keeps_the_last_networks_within_its_memory(
+    make_context: MakeContext, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_inputs()
+    contexts = [make_context(recipe), make_context(dataclasses.replace(recipe, backbone="mobilenet_v3_small"))]
+    contexts.append(make_context(dataclasses.replace(recipe, image_size=32)))
+    frozen = [dataclasses.replace(one, identity=dataclasses.replace(one.identity, recipe=dataclasses.replace(
+        one.identity.recipe, freeze=True))) for one in contexts]  # fmt: skip
+    first = [load_inputs(context, torch.device("cpu")).backbone for context in frozen]
+    assert [load_inputs(context, torch.device("cpu")).backbone for context in frozen] == first, "all are kept"
+    monkeypatch.setattr("catdog.trial.inputs.KEPT_BYTES", 1_000_000)  # less than the second network takes
+    assert load_inputs(frozen[1], torch.device("cpu")).backbone is first[1], "the one in use always stays"
+    assert load_inputs(frozen[2], torch.device("cpu")).backbone is not first[2]
+    assert load_inputs(frozen[1], torch.device("cpu")).backbone is not first[1]
+    forget_inputs()
