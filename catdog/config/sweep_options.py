@@ -16,6 +16,7 @@ from catdog.config.variants import VariantSpec, parse_variants
 from catdog.formatting import shorten
 
 Tracker = Literal["none", "mlflow", "wandb"]
+_IMPORT = tyro.conf.arg(name="import", help_behavior_hint=lambda files: f"(default: {files or 'none'})")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SweepConfig:
     """A folder, or s3://bucket/prefix."""
     variants: tuple[str, ...] = ("baseline", "attention", "multi-attention")
     """The variants to compare, as NAME or NAME:parameter=value,...; with SHORT= in front, tables call it SHORT."""
-    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
+    imports: Annotated[tuple[str, ...], _IMPORT, tyro.conf.UseAppendAction] = ()
     """A Python file with heads of your own, to be named in --variants; may be given several times."""
     seeds: str = "30"
     """Number of seeds (30), or which ones (0-9, or 0-4,7)."""

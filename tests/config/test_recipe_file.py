@@ -111,6 +111,20 @@ def test_a_file_may_import_heads(here: Path) -> None:
         named_config(written(here, content="import: [none.py]"))
 
 
+def test_imports_on_the_command_line_replace_those_of_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mine", "yours", "theirs"):
+        written(here, f"{name}.py", HEAD.replace('"mine"', f'"{name}"'))
+    path = written(here, content="import: [mine.py]\nvariants: [mine]")
+    own = ["--import", "yours.py", "--import=theirs.py"]
+    assert parse_sweep([path], "sweep.py").imports == ("mine.py",)
+    assert parse_sweep([path, *own, "--variants", "yours", "theirs"], "sweep.py").imports == ("yours.py", "theirs.py")
+    with pytest.raises(UserError, match=r"unknown variant 'mine'"):
+        parse_sweep([path, *own], "sweep.py")
+    with pytest.raises(SystemExit):
+        parse_sweep([path, "--help"], "sweep.py")
+    assert "(default: mine.py)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_only_the_last_imports_and_variants_count(here: Path) -> None:
     (here / "base.yaml").write_text("import: [gone.py]\nvariants: [nowhere]\nepochs: 3\n")
     written(here, "heads.py", HEAD)
