@@ -91,8 +91,10 @@ def parse_with_preset(kind: type[Sweep], arguments: Sequence[str], about: str, p
     """Parse `PRESET [options]` of a job whose options are a sweep's and its own."""
     config, rest = take_preset(arguments, program)
     description = f"{about}\n\nPresets: {', '.join(PRESETS)}. Below are the defaults of {config.preset}."
-    default = kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(SweepConfig)})
-    return parse(kind, rest, description, f"{program} {config.preset}", default=default)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(SweepConfig)}
+    if "--import" in given_options(rest):  # tyro would append them to the default
+        values["imports"] = ()
+    return parse(kind, rest, description, f"{program} {config.preset}", default=kind(**values))
 
 
 def parse(kind: type[T], arguments: Sequence[str], description: str, program: str, default: T | None = None) -> T:

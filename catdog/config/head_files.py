@@ -1,9 +1,12 @@
 """Files of heads outside the package: run here, and kept as text, so that workers run the same."""
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.util
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +37,25 @@ class HeadFile:
     @functools.cached_property
     def digest(self) -> str:
         """Return a hash of the code (16 hexadecimal digits), in which comments and docstrings do not count."""
-        trees = [(inside, ast.dump(_without_docstrings(ast.parse(source)))) for inside, source in self.sources]
+        trees = [(inside, _code(source)) for inside, source in self.sources]
         return hashlib.sha256(repr((self.name, sorted(trees))).encode(errors="backslashreplace")).hexdigest()[:16]
+
+    def differs_in(self, other: "HeadFile") -> str | None:
+        """Return a module that both files have beside them, with different code; None if there is none."""
+        theirs = dict(other.sources[1:])
+        both = [(inside, source, theirs[inside]) for inside, source in self.sources[1:] if inside in theirs]
+        return next((inside for inside, one, two in both if _code(one) != _code(two)), None)
+
+
+@functools.lru_cache
+def _code(source: str) -> str:
+    """Return the syntax tree of a module as text, without docstrings."""
+    return ast.dump(_without_docstrings(ast.parse(source)))
 
 
 @dataclass(frozen=True)
 class _Loaded:
+    file: HeadFile
     heads: Mapping[str, Variant]
     classes: Mapping[str, type]
     modules: tuple[str, ...]
@@ -76,16 +92,10 @@ def load_head_files(paths: Sequence[str]) -> tuple[HeadFile, ...]:
 
 
 def _check_siblings(paths: Sequence[str], files: Sequence[HeadFile]) -> None:
-    """Raise `UserError` if two files in different folders import modules of one name: Python keeps one of them."""
-    seen: dict[str, tuple[str, str]] = {}
-    for path, file in zip(paths, files, strict=True):
-        folder = os.path.dirname(os.path.abspath(os.path.expanduser(path)))
-        for inside, _ in file.sources[1:]:
-            other_path, other_folder = seen.setdefault(inside, (path, folder))
-            if other_folder != folder:
-                raise UserError(
-                    f"--import {path}: imports {inside}, and so does {other_path}, from another folder: rename one"
-                )
+    """Raise `UserError` if two files import different modules of one name: Python keeps one of them."""
+    for (one, file), (two, other) in itertools.combinations(zip(paths, files, strict=True), 2):
+        if inside := file.differs_in(other):
+            raise UserError(f"--import {two}: imports {inside}, and so does {one}, with other code: rename one")
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
@@ -146,12 +156,7 @@ def _run(path: str, file: HeadFile) -> _Loaded:
     """Run a file as a module of its own; its folder stays on the path of modules, as for a script."""
     full = os.path.abspath(os.path.expanduser(path))
     folder = os.path.dirname(full)
-    for (other, _), loaded in _loaded.items():
-        if other == path:  # an earlier version of the file: its local modules may have changed as well
-            for name in loaded.modules:
-                sys.modules.pop(name, None)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _prepare_imports(folder, file)
     before, heads = set(sys.modules), set(EXTERNAL)
     name = f"catdog_import_{file.digest}"
     module = sys.modules[name] = ModuleType(name)  # pickle looks there
@@ -169,7 +174,20 @@ def _run(path: str, file: HeadFile) -> _Loaded:
     for key in EXTERNAL.keys() - heads:
         EXTERNAL[key] = dataclasses.replace(EXTERNAL[key], code=file.digest)
     added = {key: EXTERNAL[key] for key in EXTERNAL.keys() - heads}
-    return _Loaded(added, {one.head: HEAD_CLASSES[one.head] for one in added.values()}, tuple(mine))
+    return _Loaded(file, added, {one.head: HEAD_CLASSES[one.head] for one in added.values()}, tuple(mine))
+
+
+def _prepare_imports(folder: str, file: HeadFile) -> None:
+    """Make sure that a file imports the modules beside it as they are now."""
+    for loaded in _loaded.values():
+        if loaded.file.differs_in(file):  # what imports that module has the earlier one, and is imported again, too
+            for name in loaded.modules:
+                sys.modules.pop(name, None)
+    sys.path[:] = [folder, *(other for other in sys.path if other != folder)]
+    for inside, _ in file.sources[1:]:  # Python takes bytecode for new if an edit keeps the size and the second
+        with contextlib.suppress(OSError):
+            os.remove(importlib.util.cache_from_source(os.path.join(folder, inside)))
+    importlib.invalidate_caches()
 
 
 def _line_of(error: BaseException, path: str) -> str:

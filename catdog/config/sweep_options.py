@@ -16,6 +16,7 @@ from catdog.config.variants import VariantSpec, multiply_out, parse_variants
 from catdog.formatting import shorten
 
 Tracker = Literal["none", "mlflow", "wandb"]
+_IMPORT = tyro.conf.arg(name="import", help_behavior_hint=lambda files: f"(default: {files or 'none'})")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class SweepConfig:
     (baseline:label_smoothing=0.1); with SHORT= in front, tables call it SHORT."""
     grid: tuple[str, ...] = ()
     """Multiply the variants by all combinations of these values: learning_rate=1e-3,2e-3 backbone=resnet18,resnet34."""
-    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction] = ()
+    imports: Annotated[tuple[str, ...], _IMPORT, tyro.conf.UseAppendAction] = ()
     """A Python file with heads of your own, to be named in --variants; may be given several times."""
     seeds: str = "30"
     """Number of seeds (30), or which ones (0-9, or 0-4,7)."""

@@ -184,7 +184,7 @@ def _open(path: str) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise UserError(
                     f"{path}: {image.width} × {image.height} pixels, more than {MAX_PIXELS // 10**6} million or "
-                    f"{MAX_SIDE} on a side: save it smaller or remove it, with its line in a list"
+                    f"{MAX_SIDE} on a side: save it smaller or leave it out"
                 )
             with _budget.take(image.width * image.height):
                 yield image
@@ -194,9 +194,7 @@ def _open(path: str) -> Iterator[Image.Image]:
         reason = getattr(error, "strerror", None) or first_line(error)
         if isinstance(error, UnidentifiedImageError):
             reason = f"its content is none of {', '.join(FORMATS)}"
-        raise UserError(
-            f"{path}: cannot be read as an image ({reason}): extract it again or remove it, with its line in a list"
-        ) from None
+        raise UserError(f"{path}: cannot be read as an image ({reason}): replace it or leave it out") from None
 
 
 def _may_be_turned(start: bytes) -> bool:
@@ -264,6 +262,6 @@ def _sha256(path: str) -> tuple[str, bytes]:
                 digest.update(block)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}): check its permissions, or extract it again"
+            f"{path}: cannot be read ({error.strerror or error}): check its permissions, or replace it"
         ) from None
     return digest.hexdigest(), start

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ class Head:
         self.made_with = reduction
 """
 
+
+IDENTITY = Identity(dataclasses.replace(PRESETS["demo"].recipe, precision="float32"), "0" * 16, None, 1)
 
 pytestmark = pytest.mark.usefixtures("no_external_heads")
 
@@ -97,7 +100,7 @@ def test_modules_of_one_name_in_two_folders_are_a_mistake(tmp_path: Path) -> Non
         paths.append(
             write(tmp_path / name / f"{name}.py", "from sizes import SIZE\n" + HEAD.format(name=name, default=1))
         )
-    with pytest.raises(UserError, match=r"two\.py: imports sizes\.py, and so does .*one\.py, from another folder"):
+    with pytest.raises(UserError, match=r"two\.py: imports sizes\.py, and so does .*one\.py, with other code"):
         load_head_files(paths)
 
 
@@ -129,6 +132,44 @@ def test_an_edited_file_is_run_again_with_what_it_imports(tmp_path: Path) -> Non
     (second,) = load_head_files([path])
     assert parse_variant("edited").arguments == {"reduction": 55}
     assert first.digest != second.digest
+
+
+@pytest.mark.parametrize("module", ["timed_size.py", "timed_package/__init__.py", "timed_folder/inner.py"])
+def test_bytecode_that_is_older_than_an_edit_is_not_run(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    name = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    text = f"from {name} import SIZE\n" + HEAD.format(name="timed", default="SIZE")
+    path, edited = write(tmp_path / "timed.py", text), tmp_path / module
+    for size in (3, 5):  # within a second, and without another number of bytes
+        write(edited, f"SIZE = {size}\n")
+        os.utime(edited, (1, 1))
+        load_head_files([path])
+        assert parse_variant("timed").arguments == {"reduction": size}
+
+
+def test_two_files_may_import_one_module_here_and_on_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "shared_size.py", "SIZE = 3\n")
+    text = "from shared_size import SIZE\n"
+    paths = [write(tmp_path / f"{name}.py", text + HEAD.format(name=name, default="SIZE")) for name in ("one", "two")]
+    files = load_head_files(paths)
+    monkeypatch.setenv("CATDOG_CACHE", str(tmp_path / "cache"))
+    RunContext("x", StoreLocation(""), IDENTITY, "none", head_files=files).load_heads()
+    assert list(EXTERNAL) == ["one", "two"]
+
+
+def test_a_file_gets_the_modules_beside_it_whatever_was_loaded_before(tmp_path: Path) -> None:
+    text = "from local_size import SIZE\n" + HEAD.format(name="local", default="SIZE")
+    folders = {"a": 3, "b": 5}
+    for folder, size in folders.items():
+        write(tmp_path / folder / "local.py", text + f"# {folder}\n")
+        write(tmp_path / folder / "local_size.py", f"SIZE = {size}\n")
+    for folder, edit in (("a", ""), ("b", ""), ("a", "EDITED = 1\n")):
+        with (tmp_path / folder / "local.py").open("a") as file:
+            file.write(edit)
+        load_head_files([file.name])
+        assert parse_variant("local").arguments == {"reduction": folders[folder]}
 
 
 def test_the_modules_beside_a_file_travel_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

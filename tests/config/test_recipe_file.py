@@ -126,6 +126,18 @@ def test_a_file_gives_variants_settings_of_their_own_and_a_grid_which_files_that
         "baseline:epochs=1",
         "baseline:epochs=2",
     ]
+def test_imports_on_the_command_line_replace_those_of_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mine", "yours", "theirs"):
+        written(here, f"{name}.py", HEAD.replace('"mine"', f'"{name}"'))
+    path = written(here, content="import: [mine.py]\nvariants: [mine]")
+    own = ["--import", "yours.py", "--import=theirs.py"]
+    assert parse_sweep([path], "sweep.py").imports == ("mine.py",)
+    assert parse_sweep([path, *own, "--variants", "yours", "theirs"], "sweep.py").imports == ("yours.py", "theirs.py")
+    with pytest.raises(UserError, match=r"unknown variant 'mine'"):
+        parse_sweep([path, *own], "sweep.py")
+    with pytest.raises(SystemExit):
+        parse_sweep([path, "--help"], "sweep.py")
+    assert "(default: mine.py)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_only_the_last_imports_and_variants_count(here: Path) -> None:

@@ -85,12 +85,31 @@ def test_the_folders_train_val_and_test_are_the_splits(tmp_path: Path) -> None:
     assert counts_of(source, ~source.is_test & ~source.is_validation) == {"b": 3, "a": 2}
 
 
-def test_images_may_lie_deep_and_other_files_beside_them(tmp_path: Path) -> None:
+def test_images_may_lie_deep_and_other_files_beside_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = make_images(tmp_path, {"cat/outside/2025": 3, "dog": 3, ".hidden": 2})
-    for name in ("README.txt", "dog/Thumbs.db", "dog/._0.png"):
+    for name in ("README.txt", "dog/Thumbs.db", "dog/._0.png", "desktop.ini"):
         (root / name).write_text("no image")
     assert sorted(opened(f"folder:{root}").names)[0] == "cat/outside/2025/0.png"
     assert len(opened(f"folder:{root}").names) == 6
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("train", ["", "train/"])
+def test_what_is_left_out_of_a_folder_is_said_once_for_each_kind(
+    train: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = {f"{train}cat": 3, f"{train}dog": 3} | ({"test/cat": 1} if train else {})
+    root = make_images(tmp_path, classes | {"": 1, train: 2, f"{train}cow": 0, f"{train}emu/chick": 0})
+    (root / train / "cat/IMG_1.HEIC").touch()
+    assert len(opened(f"folder:{root}").names) == 6 + bool(train)
+    assert caplog.messages == [
+        f"--dataset folder:{root}: {said}"
+        for said in (
+            f"images beside the class folders are left out: {3 if train else 2} (0.png, for one)",
+            f"class folders without an image are left out: 2 ({train}cow, for one)",
+            f"files without an image's ending are left out: 1 ({train}cat/IMG_1.HEIC, for one)",
+        )
+    ]
 
 
 @pytest.mark.parametrize(
@@ -185,19 +204,19 @@ def test_other_columns_are_named_after_the_file(tmp_path: Path) -> None:
     ("rows", "said"),
     [
         ([], "lists no images"),
-        (["0.png,"], "image 1 of the list has no label: complete the row"),
-        (["0.png,cat", ",dog"], "image 2 of the list has no path"),
-        (["0.png,cat", "9.png,dog"], "image 2 of the list: {folder}/9.png: no such file"),
-        (["0.png,cat", "0.png,dog"], "0.png is listed twice"),
+        (["0.png,"], "line 2 has no label: complete the row"),
+        (["0.png,cat", ",dog"], "line 3 has no path"),
+        (["", '0.png,"a', 'cat"', "", "9.png,dog"], "line 6: {folder}/9.png: no such file"),
+        (["0.png,cat", "1.png,cat", "0.png,dog"], "line 4: 0.png is listed in line 2 too: keep one"),
         (
             ["0.png,cat,training", "1.png,dog,holdout"],
-            "image 2 of the list: the split 'holdout' is none of train, val and test",
+            "line 3: the split 'holdout' is none of train, val and test",
         ),
-        (["0.png,cat,,a,b", "1.png,dog"], "image 1 of the list has more fields than there are columns"),
-        (['0.png,"cat', "1.png,dog"], "cannot be read as CSV in UTF-8"),
+        (["0.png,cat,,a,b", "1.png,dog"], "line 2 has more fields than there are columns"),
+        (["0.png,cat", '1.png,"dog', "2.png,cow"], "line 3: cannot be read as CSV in UTF-8 (unexpected end of data)"),
     ],
 )
-def test_a_csv_file_with_a_fault_is_a_mistake_that_names_the_row(rows: list[str], said: str, tmp_path: Path) -> None:
+def test_a_csv_file_with_a_fault_is_a_mistake_that_names_the_line(rows: list[str], said: str, tmp_path: Path) -> None:
     make_images(tmp_path, {"": 3})
     listed = write_csv(tmp_path / "list.csv", "image,label,split", *rows)
     message = refusal(f"csv:{listed}")
@@ -206,10 +225,39 @@ def test_a_csv_file_with_a_fault_is_a_mistake_that_names_the_row(rows: list[str]
 
 
 def test_a_csv_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
-    (tmp_path / "bytes.csv").write_bytes(b"image,label\n\xff\xfe,a\n")
+    (tmp_path / "bytes.csv").write_bytes(b"\xef\xbb\xbfimage,label\n\xff\xfe,a\n")
     assert "no such file" in refusal(f"csv:{tmp_path / 'nowhere.csv'}")
     assert "a folder, not a file (folder:DIR takes one)" in refusal(f"csv:{tmp_path}")
-    assert "cannot be read as CSV in UTF-8" in refusal(f"csv:{tmp_path / 'bytes.csv'}")
+    assert "line 2: cannot be read as CSV in UTF-8" in refusal(f"csv:{tmp_path / 'bytes.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("Image, LABEL ", "has no column 'image' (found: Image, LABEL): perhaps {csv},image=Image,label=LABEL"),
+        ("image,breed", "has no column 'label' (found: image, breed): add it, or name another: {csv},label=COLUMN"),
+        ("image;label", "(found: image;label): its columns are separated by semicolons: save it with commas"),
+        ('"image";"label"', "its columns are separated by semicolons: save it with commas"),
+        ("image\tlabel", "its columns are separated by tabs: save it with commas"),
+    ],
+)
+def test_a_missing_column_is_looked_for_under_other_names_and_separators(
+    header: str, said: str, tmp_path: Path
+) -> None:
+    listed = write_csv(tmp_path / "list.csv", header)
+    assert refusal(f"csv:{listed}").endswith(said.format(csv=f"csv:{listed}"))
+
+
+def test_an_optional_column_of_nearly_the_same_name_is_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_images(tmp_path, {"": 6})
+    listed = write_csv(tmp_path / "list.csv", "image,label,Split", *(f"{i}.png,{i % 2}," for i in range(6)))
+    opened(f"csv:{listed}")
+    assert caplog.messages == [
+        f"--dataset csv:{listed}: column 'Split' is not read, since it is not called 'split': "
+        f"perhaps csv:{listed},split=Split"
+    ]
 
 
 MASKS = {

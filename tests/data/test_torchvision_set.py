@@ -104,6 +104,10 @@ def test_a_root_without_the_dataset_is_a_mistake_and_without_a_root_it_would_be_
 ) -> None:
     with pytest.raises(UserError, match=f"--dataset torchvision:DTD: {tmp_path} does not hold it .* with --data-root"):
         opened("DTD", tmp_path)
+    make_textures(tmp_path)
+    (tmp_path / "dtd/dtd/images/woven/2.png").write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"^--dataset torchvision:DTD: val: image 2 cannot be read \(.*\): give torch"):
+        opened("DTD", tmp_path)
     monkeypatch.setenv("CATDOG_CACHE", str(tmp_path))
     assert find_dataset(config_of("DTD", None), MemoryStore()) == (None, None)
     assert check_dataset(config_of("DTD", None)).download is not None

@@ -321,18 +321,18 @@ DATA = {
         pets_with(TEST, lambda lines: b"#header\n"),
     ),
     "zero bytes": Mistake(
-        "prepare pets-cpu --data-root pets", IMAGE, "extract it again or remove it", pets_with(IMAGE, lambda whole: b"")
+        "prepare pets-cpu --data-root pets", IMAGE, "replace it or leave it out", pets_with(IMAGE, lambda whole: b"")
     ),
     "text named .jpg": Mistake(
         "prepare pets-cpu --data-root pets",
         IMAGE,
-        "extract it again or remove it",
+        "replace it or leave it out",
         pets_with(IMAGE, lambda whole: b"<html>404</html>"),
     ),
     "truncated JPEG": Mistake(
         "sweep pets-cpu --data-root pets",
         IMAGE,
-        "extract it again or remove it",
+        "replace it or leave it out",
         pets_with(IMAGE, lambda whole: whole[: len(whole) // 2]),
     ),
     "no place for a download": Mistake(

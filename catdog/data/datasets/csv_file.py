@@ -1,10 +1,11 @@
 """A list of images in a CSV file: columns image and label, and perhaps split and mask."""
 
 import csv
+import io
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from catdog.data.datasets.base import Source
 from catdog.data.datasets.labelled_images import SPLIT_NAMES, LabelledImage, Packing, image_of_file, make_source
@@ -13,6 +14,7 @@ from catdog.formatting import shorten
 
 COLUMNS = ("image", "label", "split", "mask")
 """The first two are required."""
+logger = logging.getLogger(__name__)
 
 
 def parse_argument(text: str) -> tuple[Path, dict[str, str]]:
@@ -38,26 +40,24 @@ def open_csv(argument: str, packing: Packing) -> Source:
     path, names = parse_argument(argument)
     option = f"--dataset csv:{path}"
     check_csv(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="", skipinitialspace=True, strict=True)
-            reader.fieldnames = found = [name.strip() for name in reader.fieldnames or ()]
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{option}: cannot be read as CSV in UTF-8 ({first_line(error)}): correct it") from None
+    (_, header), *rows = _read_rows(path, option) or [(1, [])]
+    found = [name.strip() for name in header]
     if len(set(found)) < len(found):
         raise UserError(f"{option}: two columns have one name ({shorten(', '.join(found))}): rename or remove one")
-    columns = {role: names.get(role, role) for role in COLUMNS}
-    for role in (role for role in COLUMNS if role in names or role in COLUMNS[:2]):
-        if columns[role] not in found:
-            raise UserError(
-                f"{option}: has no column {columns[role]!r} (found: {shorten(', '.join(found))}): "
-                f"add it, or name another: csv:{path},{role}=COLUMN"
-            )
+    _check_columns(path, names, found, option)
     if not rows:
         raise UserError(f"{option}: lists no images: give a row for each")
-    images = [_image(path, number, row, columns, option) for number, row in enumerate(rows, start=1)]
-    return make_source(images, option, path.stem, packing)
+    columns = {role: names.get(role, role) for role in COLUMNS}
+    images: dict[str, tuple[int, LabelledImage]] = {}
+    for line, fields in rows:
+        where = f"{option}: line {line}"
+        if len(fields) > len(found):
+            raise UserError(f"{where} has more fields than there are columns: quote what has commas in it")
+        image = _image(path, dict(zip(found, fields, strict=False)), columns, where)
+        if image.name in images:
+            raise UserError(f"{where}: {shorten(image.name)} is listed in line {images[image.name][0]} too: keep one")
+        images[image.name] = line, image
+    return make_source([image for _, image in images.values()], option, path.stem, packing)
 
 
 def check_csv(path: Path) -> None:
@@ -67,10 +67,64 @@ def check_csv(path: Path) -> None:
         raise UserError(f"--dataset csv:{path}: {found}; give a CSV file with the columns image and label")
 
 
-def _image(path: Path, number: int, row: Mapping[Any, Any], columns: Mapping[str, str], option: str) -> LabelledImage:
-    where = f"{option}: image {number} of the list"
-    if None in row:
-        raise UserError(f"{where} has more fields than there are columns: quote what has commas in it")
+def _read_rows(path: Path, option: str) -> list[tuple[int, list[str]]]:
+    """Return the rows that are not empty, each with the number of the line that it begins in."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{option}: cannot be read ({error.strerror}): check its permissions") from None
+    rows, line, text = [], 1, ""
+    try:
+        text = data.decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+        for fields in reader:
+            if fields:
+                rows.append((line, fields))
+            line = reader.line_num + 1
+    except (ValueError, csv.Error) as error:
+        if isinstance(error, UnicodeDecodeError):
+            line = error.object.count(b"\n", 0, error.start) + 1
+        what = f"line {line}: cannot be read as CSV in UTF-8 ({first_line(error)})"
+        raise UserError(f"{option}: {what}: {_other_separator(text) or 'correct it'}") from None
+    return rows
+
+
+def _other_separator(text: str) -> str | None:
+    """Return what to do about a header that has semicolons or tabs where commas belong, else None."""
+    header = text.partition("\n")[0]
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if header.count(separator) > header.count(","):
+            return f"its columns are separated by {name}: save it with commas"
+    return None
+
+
+def _check_columns(path: Path, names: Mapping[str, str], found: Sequence[str], option: str) -> None:
+    """Raise `UserError` if a column is missing; warn of an optional one that is there under nearly the same name."""
+    missing = {role: name for role in COLUMNS if (name := names.get(role, role)) not in found}
+    alike = {_plain(name): name for name in found}
+    near = {role: alike[_plain(name)] for role, name in missing.items() if _plain(name) in alike}
+    use = ",".join([f"csv:{path}", *(f"{role}={name}" for role, name in {**names, **near}.items())])
+    for role, name in missing.items():
+        if role in names or role in COLUMNS[:2]:
+            raise UserError(
+                f"{option}: has no column {name!r} (found: {shorten(', '.join(found))}): "
+                + (
+                    _other_separator(",".join(found))
+                    or (f"perhaps {use}" if role in near else f"add it, or name another: csv:{path},{role}=COLUMN")
+                )
+            )
+        if role in near:
+            logger.warning(
+                "%s: column %r is not read, since it is not called %r: perhaps %s", option, near[role], name, use
+            )
+
+
+def _plain(name: str) -> str:
+    """Return a column's name without case and spaces."""
+    return "".join(name.split()).casefold()
+
+
+def _image(path: Path, row: Mapping[str, str], columns: Mapping[str, str], where: str) -> LabelledImage:
     image, label, split, mask = (row.get(columns[role], "").strip() for role in COLUMNS)
     if not image or not label:
         raise UserError(f"{where} has no {'label' if image else 'path'}: complete the row or remove it")

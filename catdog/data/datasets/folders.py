@@ -12,6 +12,11 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is none that people see: `.DS_Store`, `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+
+
 def files_by_name(folder: Path, *suffixes: str) -> dict[str, str]:
     """Return the paths of the files that end in one of `suffixes`, in any case, by `same_name` of the rest.
 
@@ -36,7 +41,7 @@ def describe_folder(folder: Path) -> str:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if not is_hidden(entry.name):
                     kinds["folder" if entry.is_dir() else "file"].append(entry.name)
     except OSError:
         return NOTHING

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -81,14 +80,12 @@ def image_of_file(
 def make_source(images: Sequence[LabelledImage], option: str, title: str, packing: Packing) -> Source:
     """Return the dataset of these images, classes in order of their names.
 
-    `option` is what the user wrote, for messages. Without a Test split one is drawn, stratified by class.
+    All names differ. `option` is what the user wrote, for messages. Without a Test split one is drawn, stratified by
+    class.
 
     Raises:
-        UserError: names repeat, there are fewer than two classes, or a class has too few images.
+        UserError: there are fewer than two classes, or a class has too few images.
     """
-    twice = [name for name, count in Counter(image.name for image in images).items() if count > 1]
-    if twice:
-        raise UserError(f"{option}: {shorten(twice[0])} is listed twice: keep one")
     classes = tuple(sorted({same_name(image.label) for image in images}))
     if len(classes) < 2:
         raise UserError(f"{option}: has only one class ({shorten(''.join(classes))}): give images of two or more")

@@ -147,7 +147,14 @@ def _torchvision(config: SweepConfig, argument: str) -> DatasetEntry:
     def open_it(download: bool = False) -> Source | None:
         if given is None and not download and not (root / f"{argument}.complete").is_file():
             return None
-        return torchvision_set.open_torchvision(argument, root, packing_of(config), download)
+        remedy = (
+            "check the network, or give a copy with --data-root"
+            if download
+            else f"remove {root} to download it again"
+            if given is None
+            else "give torchvision's root folder, intact, with --data-root, or leave the option out to download it"
+        )
+        return torchvision_set.open_torchvision(argument, root, packing_of(config), remedy, download)
 
     def download() -> None:
         root.mkdir(parents=True, exist_ok=True)

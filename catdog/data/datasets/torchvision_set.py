@@ -4,6 +4,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,22 @@ _SPLITS = ("train", "val", "valid", "test")
 """The values of `split` that are tried; those that a dataset refuses are not its splits."""
 
 
-def open_torchvision(name: str, root: Path, packing: Packing, download: bool = False) -> Source:
+def open_torchvision(name: str, root: Path, packing: Packing, remedy: str, download: bool = False) -> Source:
     """Return torchvision's dataset of this name below `root`, in the layout that torchvision gives it there.
+
+    `remedy` says, in messages, what to do if `root` does not hold all of it.
 
     Raises:
         UserError: torchvision has no such dataset of labelled images, or `root` does not hold it.
     """
-    images = [
-        LabelledImage(
-            f"{split or 'all'}/{index:06d}",
-            label,
-            split,
-            functools.partial(_digest, dataset, index),
-            functools.partial(_read, dataset, index, f"torchvision's {name}, image {index}"),
-        )
-        for split, dataset in _datasets(name, root, download)
-        for index, label in enumerate(_labels(dataset, name))
-    ]
-    return make_source(images, f"--dataset torchvision:{name}", name, packing)
+    option = f"--dataset torchvision:{name}"
+    images = []
+    for split, dataset in _datasets(name, root, remedy, download):
+        part = _Part(dataset, f"{option}: {split or 'all'}", remedy)
+        for index, label in enumerate(part.labels()):
+            digest, read = functools.partial(part.digest, index), functools.partial(part.read, index)
+            images.append(LabelledImage(f"{split or 'all'}/{index:06d}", label, split, digest, read))
+    return make_source(images, option, name, packing)
 
 
 def check_torchvision(name: str) -> type:
@@ -51,7 +50,7 @@ def check_torchvision(name: str) -> type:
     return found
 
 
-def _datasets(name: str, root: Path, download: bool) -> Iterator[tuple[GivenSplit | None, Any]]:
+def _datasets(name: str, root: Path, remedy: str, download: bool) -> Iterator[tuple[GivenSplit | None, Any]]:
     make = check_torchvision(name)
     parameters = inspect.signature(make).parameters
     if "split" in parameters:
@@ -70,34 +69,49 @@ def _datasets(name: str, root: Path, download: bool) -> Iterator[tuple[GivenSpli
             continue  # not a split of this dataset
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"--dataset torchvision:{name}: {root} does not hold it ({first_line(error)}): give torchvision's root "
-                "folder with --data-root, or no --data-root, to download it"
+                f"--dataset torchvision:{name}: {root} does not hold it ({first_line(error)}): {remedy}"
             ) from None
         found = True
         yield split, dataset
     if not found:
-        raise UserError(f"--dataset torchvision:{name}: has none of the splits train, val and test")
+        raise UserError(f"--dataset torchvision:{name}: has none of the splits train, val and test: choose another")
 
 
-def _labels(dataset: Any, name: str) -> Iterator[str]:
-    """Yield the class's name of each image, in order; where torchvision has no names, its number."""
-    classes = getattr(dataset, "classes", None)
-    targets = next(
-        (getattr(dataset, field) for field in ("targets", "_labels", "labels", "y") if hasattr(dataset, field)), None
-    )
-    for index in range(len(dataset)):
-        target = dataset[index][1] if targets is None else targets[index]
+@dataclass(frozen=True)
+class _Part:
+    """One split of a dataset, or all of it."""
+
+    dataset: Any
+    where: str
+    """What messages call it."""
+    remedy: str
+
+    def labels(self) -> Iterator[str]:
+        """Yield the class's name of each image, in order; where torchvision has no names, its number."""
+        classes = getattr(self.dataset, "classes", None)
+        fields = ("targets", "_labels", "labels", "y")
+        targets = next((getattr(self.dataset, field) for field in fields if hasattr(self.dataset, field)), None)
+        for index in range(len(self.dataset)):
+            target = self._item(index)[1] if targets is None else targets[index]
+            try:
+                number = int(target)
+            except (TypeError, ValueError):
+                raise UserError(f"{self.where}: its targets are not class labels: choose another dataset") from None
+            yield str(classes[number]) if classes is not None else f"{number:04d}"
+
+    def digest(self, index: int) -> str:
+        """Return a hash of an image's pixels."""
+        image = self._item(index)[0]
+        return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+
+    def read(self, index: int, side: int, resize: Resize) -> tuple[UInt8Array, None]:
+        """Return an image as of a `Source`; torchvision's classes have no masks."""
+        return to_photo(self._item(index)[0], f"{self.where}: image {index}", side, resize).pixels, None
+
+    def _item(self, index: int) -> tuple[Image.Image, Any]:
         try:
-            number = int(target)
-        except (TypeError, ValueError):
-            raise UserError(f"--dataset torchvision:{name}: its targets are not class labels") from None
-        yield str(classes[number]) if classes is not None else f"{number:04d}"
-
-
-def _digest(dataset: Any, index: int) -> str:
-    image: Image.Image = dataset[index][0]
-    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
-
-
-def _read(dataset: Any, index: int, name: str, side: int, resize: Resize) -> tuple[UInt8Array, None]:
-    return to_photo(dataset[index][0], name, side, resize).pixels, None
+            image, target = self.dataset[index]
+        except Exception as error:  # decoders raise errors of many classes for damaged files
+            reason = first_line(error)
+            raise UserError(f"{self.where}: image {index} cannot be read ({reason}): {self.remedy}") from None
+        return image, target
