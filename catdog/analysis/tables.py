@@ -113,7 +113,7 @@ def summary(
         "complete": run_status.is_complete,
         "trials": {status: run_status.counts[status] for status in ("complete", "diverged", "failed", "missing")},
         "gaps": missing_trials(run_status),
-        "mixtures": mixed_versions(run_status.launches),
+        "mixtures": mixed_versions(run_status),
         "trial_seconds": sum(trial.result.seconds for trial in run_status.trials if trial.result),
         "spent": [
             dataclasses.asdict(spending) | {"idle_share": spending.idle_share}

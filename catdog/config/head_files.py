@@ -1,20 +1,19 @@
 """Files of heads outside the package: run here, and kept as text, so that workers run the same."""
 
-import ast
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES, Variant
+from catdog.config.source_code import code_digest, read_with_imports, syntax
 from catdog.errors import UserError, first_line
 
 MOST_BYTES = 1_000_000
@@ -37,20 +36,13 @@ class HeadFile:
     @functools.cached_property
     def digest(self) -> str:
         """Return a hash of the code (16 hexadecimal digits), in which comments and docstrings do not count."""
-        trees = [(inside, _code(source)) for inside, source in self.sources]
-        return hashlib.sha256(repr((self.name, sorted(trees))).encode(errors="backslashreplace")).hexdigest()[:16]
+        return code_digest(self.sources)
 
     def differs_in(self, other: "HeadFile") -> str | None:
         """Return a module that both files have beside them, with different code; None if there is none."""
         theirs = dict(other.sources[1:])
         both = [(inside, source, theirs[inside]) for inside, source in self.sources[1:] if inside in theirs]
-        return next((inside for inside, one, two in both if _code(one) != _code(two)), None)
-
-
-@functools.lru_cache
-def _code(source: str) -> str:
-    """Return the syntax tree of a module as text, without docstrings."""
-    return ast.dump(_without_docstrings(ast.parse(source)))
+        return next((inside for inside, one, two in both if syntax(one) != syntax(two)), None)
 
 
 @dataclass(frozen=True)
@@ -98,58 +90,26 @@ def _check_siblings(paths: Sequence[str], files: Sequence[HeadFile]) -> None:
             raise UserError(f"--import {two}: imports {inside}, and so does {one}, with other code: rename one")
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return tree
-
-
 def read_head_file(path: str) -> HeadFile:
     """Return a file and the local modules it imports, without running them; raises `UserError`."""
     full = os.path.abspath(os.path.expanduser(path))
     if not os.path.isfile(full):
         found = "a folder" if os.path.isdir(full) else "no such file"
         raise UserError(f"--import {path}: {found}; give a Python file (of a submitted job: in its working directory)")
-    sources: dict[str, str] = {}
     folder, name = os.path.split(full)
-    waiting = [name]
-    while waiting:
-        inside = waiting.pop()
-        if inside in sources:
-            continue
-        try:
-            sources[inside] = Path(folder, inside).read_text(encoding="utf-8-sig")
-            tree = ast.parse(sources[inside])
-        except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
-            where = f" in {inside}" if inside != name else ""
-            raise UserError(f"--import {path}: cannot be read as Python{where} ({first_line(error)})") from None
-        if sum(map(len, sources.values())) > MOST_BYTES:
-            raise UserError(f"--import {path}: more than {MOST_BYTES // 1000} kB of code with what it imports")
-        waiting += _local_modules(tree, Path(folder), os.path.dirname(inside))
+    sources: dict[str, str] = {}
+    try:
+        for inside, source in read_with_imports(Path(folder), name, _is_not_ours):
+            sources[inside] = source
+            if sum(map(len, sources.values())) > MOST_BYTES:
+                raise UserError(f"--import {path}: more than {MOST_BYTES // 1000} kB of code with what it imports")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"--import {path}: cannot be read as Python ({first_line(error)})") from None
     return HeadFile(name, tuple(sources.items()))
 
 
-def _local_modules(tree: ast.AST, folder: Path, package: str) -> Iterator[str]:
-    """Yield the files below `folder`, relative to it, that a module imports; `package` is the module's own folder."""
-    for node in ast.walk(tree):
-        names: list[str] = []
-        base = ""
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                base = os.path.join(package, *[".."] * (node.level - 1))
-            module = node.module or ""
-            names = [module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)]
-        for parts in (name.split(".") for name in names if name and name.split(".")[0] != "catdog"):
-            for length in range(1, len(parts) + 1):
-                stem = os.path.normpath(os.path.join(base, *parts[:length]))
-                for inside in (f"{stem}.py", os.path.join(stem, "__init__.py")):
-                    if not inside.startswith("..") and (folder / inside).is_file():
-                        yield inside
+def _is_not_ours(inside: str) -> bool:
+    return inside.split(os.sep)[0] not in ("catdog", "catdog.py")
 
 
 def _run(path: str, file: HeadFile) -> _Loaded:

@@ -125,7 +125,7 @@ def table_markdown(content: ReportContent) -> str:
     missing = missing_trials(run_status)
     if missing:
         lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {markdown(line)}" for line in missing)]
-    mixed = mixed_versions(run_status.launches)
+    mixed = mixed_versions(run_status)
     if mixed:
         lines += ["", *(f"- The {markdown(line)}." for line in mixed)]
     commands = ", then ".join(markdown_code(shlex.join(command)) for command in manifest.commands)

@@ -93,7 +93,7 @@ def build_page(
         confusions=_confusions(content),
         differing=tables.differing_classes(content),
         missing_trials=missing_trials(content.run_status),
-        mixed_versions=mixed_versions(content.run_status.launches),
+        mixed_versions=mixed_versions(content.run_status),
         published=tables.published(content),
         commands=[shlex.join(command) for command in manifest.commands],
         make_again=MAKE_AGAIN,

@@ -41,7 +41,7 @@ def print_outcome(
         console.print(f"  {line}", soft_wrap=True)
     if len(missing) > MOST_MISSING:
         console.print(f"  … and {len(missing) - MOST_MISSING} more in {in_report('table.md')}")
-    for line in mixed_versions(run_status.launches):
+    for line in mixed_versions(run_status):
         console.print(f"  {line}", soft_wrap=True)
     for line in spending_lines(run_status.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True)

@@ -40,6 +40,8 @@ class Launch:
     """Git's hash of the folder catdog/ at launch."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of Python and of packages."""
+    variant_code: Mapping[str, str] = field(default_factory=dict)
+    """By variant: the digest of the code that its trials ran."""
 
     @classmethod
     def from_json(cls, data: bytes) -> "Launch":

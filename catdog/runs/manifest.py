@@ -13,6 +13,7 @@ from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import now, shorten
+from catdog.runs.code_record import CodeRecord
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_version, package_versions
 from catdog.storage import Store
@@ -143,6 +144,8 @@ class Manifest:
     """The heads that are not of the package, so that labels are read without their code."""
     short_labels: Mapping[str, str] = field(default_factory=dict)
     """By label: what tables call a variant."""
+    code_records: Mapping[str, CodeRecord] = field(default_factory=dict)
+    """By label: the code that a variant's trials ran."""
 
     @property
     def data_title(self) -> str:
@@ -280,11 +283,10 @@ def plan_run(
     heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
     for name, head in heads.items():
         known = existing.heads.get(name, head)
-        if known != head:
-            what = "other parameters" if known.parameters != head.parameters else f"other code ({known.code})"
+        if dataclasses.replace(known, code=head.code) != head:  # other code is for its probe to judge
             raise UserError(
-                f"run {config.run_name!r} has another head {name!r}, with {what} than now ({head.code}): choose "
-                "another --run, or restore the head"
+                f"run {config.run_name!r} has a head {name!r} with other parameters than now: choose another --run, or "
+                "restore the head"
             )
     extended = existing.extended(tuple(spec.label for spec in specs), config.seed_list, command)
     extended = dataclasses.replace(extended, heads={**existing.heads, **heads})

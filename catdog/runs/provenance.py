@@ -1,10 +1,16 @@
 """The code and the packages that a run is made with."""
 
+import functools
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
+
+from catdog.config.head_registry import Variant
+from catdog.config.source_code import code_digest, read_with_imports
+from catdog.runs.code_record import Code
 
 PACKAGES = (
     "catdog-sweep",
@@ -20,6 +26,10 @@ PACKAGES = (
 )
 
 
+COMPUTING_PACKAGES = ("torch", "torchvision", "timm", "numpy")
+"""Of these, the ones that a trial's numbers come from."""
+COMPUTING_ROOMS = ("data", "models", "training", "trial")
+"""The folders of catdog/ with the code that a trial's numbers come from."""
 PACKAGE = Path(__file__).parent.parent
 """The folder catdog/."""
 
@@ -33,6 +43,26 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def variant_code(head: Variant) -> Code:
+    """Return what trials with this head run: the package's code and the head's, and the packages that compute."""
+    versions = package_versions()
+    versions = {name: versions[name] for name in COMPUTING_PACKAGES if name in versions}
+    sources = dict(_computing_code())
+    if not head.code:
+        module = Path(PACKAGE.name, "models", "heads", head.head.split(".")[0] + ".py")
+        sources |= read_with_imports(PACKAGE.parent, str(module), _computes)
+    return Code(code_digest([*sources.items(), ("head", f"code = {head.code!r}")]), versions)
+
+
+@functools.cache
+def _computing_code() -> tuple[tuple[str, str], ...]:
+    return tuple(read_with_imports(PACKAGE.parent, str(Path(PACKAGE.name, "trial", "run.py")), _computes))
+
+
+def _computes(inside: str) -> bool:
+    return inside.split(os.sep)[1] in COMPUTING_ROOMS
 
 
 def code_version() -> str:

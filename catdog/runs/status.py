@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from catdog.errors import UserError
+from catdog.runs.code_record import TOLERANCE
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
@@ -190,10 +191,22 @@ def missing_trials(run_status: RunStatus) -> list[str]:
     return lines
 
 
-def mixed_versions(launches: Sequence[Launch]) -> list[str]:
-    """Return one line for each version that differed between launches of a run: it may have changed results."""
+def mixed_versions(run_status: RunStatus) -> list[str]:
+    """Return one line for each version that differed between launches of a run: it may have changed results.
+
+    And one for each variant whose later trials ran other code, with what its probe found.
+    """
+    launches, manifest = run_status.launches, run_status.manifest
     seen = {"code (git's trees)": dict.fromkeys(launch.code[:12] for launch in launches if launch.code)}
     for launch in launches:
         for package, version in launch.versions.items():
             seen.setdefault(package, {})[version] = None
-    return [f"launches ran with different {name}: {', '.join(found)}" for name, found in seen.items() if len(found) > 1]
+    lines = [
+        f"launches ran with different {name}: {', '.join(found)}" for name, found in seen.items() if len(found) > 1
+    ]
+    return lines + [
+        f"{manifest.spec(label).title} ran with other code ({record.code.differences(change.code)}), of which a short "
+        f"trial gave the same numbers, but for {100 * change.difference:.2g} % ({100 * TOLERANCE:g} % is allowed)"
+        for label, record in manifest.code_records.items()
+        for change in record.changes
+    ]

@@ -33,6 +33,7 @@ from catdog.runs.manifest import (
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
+from catdog.sweep.code_check import changed_code, code_of
 from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
@@ -211,6 +212,11 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
+    }
+    changed = changed_code(plan.run_status, code_of([trial.variant for trial in plan.pending]))
+    rows |= {
+        f"code of {label}": f"{what}; a short trial will tell whether it computes the same"
+        for label, what in changed.items()
     }
     for name, value in rows.items():
         console.print(f"{name:>16}  {value}", soft_wrap=True)

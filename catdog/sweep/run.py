@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
+from catdog.config.variants import VariantSpec
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import UserError, first_line
@@ -26,6 +27,7 @@ from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
+from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
@@ -90,6 +92,7 @@ def run_sweep(
                 cluster.start()
                 context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
                 _prepare(context, plan, cluster, console)
+                plan = _with_checked_code(context, plan, cluster)
             _put_manifest(store, plan, config)
             _report_pending(plan, cluster.slots, report_progress)
             if plan.pending:
@@ -162,6 +165,26 @@ def _prepare(context: RunContext, plan: Plan, cluster: Cluster, console: Console
         raise _lost_worker(error) from None
 
 
+def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Plan:
+    """Return the plan with a record of the code; raises `UserError` if it computes other numbers than before."""
+    from catdog.sweep.probe import run_probes
+
+    task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(run_probes)
+
+    def on_a_worker(variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
+        try:
+            found: dict[str, tuple[float, ...]] = ray.get(task.remote(context, variants))
+            return found
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise _lost_worker(error) from None
+
+    variants = tuple(dict.fromkeys(trial.variant for trial in plan.pending))
+    manifest = check_code(plan.run_status, variants, on_a_worker)
+    return dataclasses.replace(plan, run_status=dataclasses.replace(plan.run_status, manifest=manifest))
+
+
 def _lost_worker(error: Exception) -> UserError:
     return UserError(
         f"the worker that checks data and weights was lost ({first_line(error)}): give nodes more memory, or run the "
@@ -189,6 +212,7 @@ def _run_trials(
             config.hourly_price,
             code=code_tree(),
             versions=package_versions(),
+            variant_code={label: one.digest for label, one in code_of([t.variant for t in plan.pending]).items()},
         ),
         cluster.trial_resources.units,
         cluster.count_units,

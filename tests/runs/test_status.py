@@ -57,12 +57,12 @@ def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: Run
     assert not run_status.is_complete
 
 
-def test_launches_with_other_code_or_packages_are_named() -> None:
+def test_launches_with_other_code_or_packages_are_named(run_status: RunStatus) -> None:
     first = Launch("a", "2026-01-01", "CPU", None, code="a" * 40, versions={"torch": "2.14.1", "ray": "2.60.0"})
     later = dataclasses.replace(first, name="b", code="b" * 40, versions={"torch": "2.15.0", "ray": "2.60.0"})
     older = Launch("c", "2026-01-02", "CPU", None)  # from before launches recorded it
-    assert mixed_versions([first, first, older]) == []
-    assert mixed_versions([first, later, first]) == [
+    assert mixed_versions(dataclasses.replace(run_status, launches=[first, first, older])) == []
+    assert mixed_versions(dataclasses.replace(run_status, launches=[first, later, first])) == [
         f"launches ran with different code (git's trees): {'a' * 12}, {'b' * 12}",
         "launches ran with different torch: 2.14.1, 2.15.0",
     ]

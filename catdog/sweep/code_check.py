@@ -1,0 +1,58 @@
+"""Is the code still the one that a run began with? If not, a probe tells whether it computes the same."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from catdog.config.head_registry import known_heads
+from catdog.config.variants import VariantSpec
+from catdog.errors import UserError
+from catdog.runs.code_record import TOLERANCE, Code, CodeRecord
+from catdog.runs.manifest import Manifest
+from catdog.runs.provenance import variant_code
+from catdog.runs.status import RunStatus
+
+Probes = Callable[[Sequence[VariantSpec]], Mapping[str, tuple[float, ...]]]
+"""Returns the numbers of variants' probes, by label."""
+
+
+def code_of(variants: Sequence[VariantSpec]) -> dict[str, Code]:
+    """Return the code that trials of these variants would run now, by label."""
+    heads = known_heads()
+    return {variant.label: variant_code(heads[variant.name]) for variant in variants}
+
+
+def changed_code(run_status: RunStatus, code: Mapping[str, Code]) -> dict[str, str]:
+    """Return what is new in the code of variants that have trials with other code, by label."""
+    began = {trial.planned.variant.label for trial in run_status.trials if trial.result is not None or trial.unfinished}
+    records = run_status.manifest.code_records
+    return {
+        label: records[label].code.differences(one)
+        for label, one in code.items()
+        if label in began and label in records and not records[label].knows(one)
+    }
+
+
+def check_code(run_status: RunStatus, variants: Sequence[VariantSpec], run_probes: Probes) -> Manifest:
+    """Return the manifest with the code of these variants, whose trials are about to run.
+
+    A variant without trials is probed for later; one that has trials with other code, to compare.
+
+    Raises:
+        UserError: other code computes other numbers.
+    """
+    manifest, code = run_status.manifest, code_of(variants)
+    records, changed = dict(manifest.code_records), changed_code(run_status, code)
+    unknown = [one for one in variants if one.label not in records or not records[one.label].knows(code[one.label])]
+    for label, probe in run_probes(unknown).items() if unknown else ():
+        if label not in changed:
+            records[label] = CodeRecord(code[label], probe)
+            continue
+        difference = records[label].difference(probe)
+        if difference > TOLERANCE:
+            raise UserError(
+                f"run {manifest.run!r} has trials of {label!r} with other code ({changed[label]}), and the new one "
+                f"computes other numbers: a short trial differs by {difference:.2%}, and {TOLERANCE:.2%} is allowed: "
+                "restore the code, or choose another --run"
+            )
+        records[label] = records[label].extended(code[label], difference)
+    return dataclasses.replace(manifest, code_records=records)

@@ -1,0 +1,105 @@
+"""A probe of the code: for each variant, a trial of three steps on noise, whose numbers depend on the code alone.
+
+It runs the same functions as any trial, on the CPU in float32, with random weights and at a small image size. So it
+tells whether other code, or other packages, compute the same.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from catdog.config.variants import VariantSpec
+from catdog.data.datasets.base import Source, UInt8Array, pack_key
+from catdog.data.pack import write_pack
+from catdog.errors import UserError, first_line
+from catdog.runs.artifacts import SPLITS, read_predictions_npz
+from catdog.runs.history import MaskHealth, read_history
+from catdog.runs.manifest import Identity
+from catdog.storage import LocalStore, StoreLocation
+from catdog.storage.node_cache import fetch_or_make
+from catdog.system.scratch import scratch_folder
+from catdog.trial.context import RunContext
+from catdog.trial.inputs import forget_inputs
+from catdog.trial.run import run_trial
+
+SIDE = 64
+"""Of the images in pixels, unless the backbone takes only the recipe's size."""
+CLASSES, BATCH, STEPS = 4, 4, 3
+
+
+def run_probes(context: RunContext, variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
+    """Return the numbers of each variant's probe, by label: its losses, what its masks are like, and log-probabilities.
+
+    A probe that diverges has none.
+
+    Raises:
+        UserError: such a trial of a variant fails.
+    """
+    context.load_heads()
+    forget_inputs()
+    found = {}
+    for variant in variants:
+        image_size = context.of_variant(variant).identity.recipe.image_size
+        for side in sorted({min(SIDE, image_size), image_size}):
+            try:
+                found[variant.label] = _numbers(context.of_variant(variant), variant, side)
+                break
+            except Exception as error:
+                if side == image_size:
+                    raise UserError(
+                        f"variant {variant.label!r}: a trial of {STEPS} steps fails: {first_line(error)}"
+                    ) from error
+    forget_inputs()
+    return found
+
+
+def _numbers(context: RunContext, variant: VariantSpec, side: int) -> tuple[float, ...]:
+    recipe = dataclasses.replace(
+        context.identity.recipe,
+        weights="none" if context.weights == "none" else "file",  # random either way, but treated as pretrained
+        image_size=side,
+        epochs=1,
+        batch_size=BATCH,
+        limit_images=None,
+        probe_images=1,
+        precision="float32",
+        compile=False,
+        deterministic=False,
+    )
+    with scratch_folder("catdog-probe-") as folder:
+        source, store = _noise(side), LocalStore(folder)
+        fetch_or_make(store, pack_key(source.fingerprint), lambda path: write_pack(source, path))
+        short = RunContext("probe", StoreLocation(str(folder)), Identity(recipe, source.fingerprint, None, 1), "none")
+        plain = dataclasses.replace(variant, settings={})
+        result, where = run_trial(short, plain, 0), short.trial_paths(plain, 0)
+        if result.status != "complete":
+            return ()
+        epoch = read_history(store.get(where.history)).iloc[0]
+        measured = epoch[["train_loss", "val_loss", *(field.name for field in dataclasses.fields(MaskHealth))]]
+        data = store.get(where.predictions)
+        log_probabilities = [read_predictions_npz(data, split).log_probability_N for split in SPLITS]
+        return tuple(np.concatenate([measured.fillna(0).astype(float), *log_probabilities]).tolist())
+
+
+def _noise(side: int) -> Source:
+    """Return images of noise, brighter in some classes, in the same splits everywhere."""
+    parts = np.repeat([0, 1, 2], [BATCH * STEPS, CLASSES, CLASSES])
+    labels = np.arange(len(parts)) % CLASSES
+    levels = np.random.default_rng(0).integers(0, 128, (len(parts), side, side, 3), dtype=np.uint8)
+
+    def read(index: int) -> tuple[UInt8Array, None]:
+        return levels[index] + np.uint8(32 * labels[index]), None
+
+    return Source(
+        dataset="noise",
+        fingerprint="0" * 16,
+        size=side,
+        classes=tuple(f"class {label}" for label in range(CLASSES)),
+        names=tuple(f"image {index}" for index in range(len(parts))),
+        labels=labels,
+        is_test=parts == 2,
+        is_validation=parts == 1,
+        has_trimap=np.zeros(len(parts), dtype=bool),
+        read=read,
+    )
