@@ -126,6 +126,8 @@ def test_a_file_gives_variants_settings_of_their_own_and_a_grid_which_files_that
         "baseline:epochs=1",
         "baseline:epochs=2",
     ]
+
+
 def test_imports_on_the_command_line_replace_those_of_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("mine", "yours", "theirs"):
         written(here, f"{name}.py", HEAD.replace('"mine"', f'"{name}"'))
