@@ -216,7 +216,7 @@ def test_other_columns_are_named_after_the_file(tmp_path: Path) -> None:
         ([], "lists no images"),
         (["0.png,"], "line 2 has no label: complete the row"),
         (["0.png,cat", ",dog"], "line 3 has no path"),
-        (["", '0.png,"a', 'cat"', "", "9.png,dog"], "line 6: {folder}/9.png: no such file"),
+        ([",", '0.png,"a', 'cat"', "", "9.png,dog"], "line 6: {folder}/9.png: no such file"),
         (["0.png,cat", "1.png,cat", "0.png,dog"], "line 4: 0.png is listed in line 2 too: keep one"),
         (
             ["0.png,cat,training", "1.png,dog,holdout"],
@@ -258,7 +258,7 @@ def test_a_csv_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 def test_a_missing_column_is_looked_for_under_other_names_and_separators(
     header: str, said: str, tmp_path: Path
 ) -> None:
-    listed = write_csv(tmp_path / "list.csv", header)
+    listed = write_csv(tmp_path / "list.csv", header, "0.png")
     assert refusal(f"csv:{listed}").endswith(said.format(csv=f"csv:{listed}"))
 
 

@@ -45,13 +45,14 @@ def open_csv(argument: str, packing: Packing) -> Source:
     path, names = parse_argument(argument)
     option = f"--dataset csv:{path}"
     check_csv(path)
-    (_, header), *rows = _read_rows(path, option) or [(1, [])]
+    all_rows = _read_rows(path, option)
+    if len(all_rows) < 2:
+        raise UserError(f"{option}: lists no images: give a row for each, below the columns' names")
+    (_, header), *rows = all_rows
     found = [name.strip() for name in header]
     if len(set(found)) < len(found):
         raise UserError(f"{option}: two columns have one name ({shorten(', '.join(found))}): rename or remove one")
     _check_columns(path, names, found, option)
-    if not rows:
-        raise UserError(f"{option}: lists no images: give a row for each")
     columns = {role: names.get(role, role) for role in COLUMNS}
     images: dict[str, tuple[int, LabelledImage]] = {}
     for line, fields in rows:
@@ -83,14 +84,16 @@ def _read_rows(path: Path, option: str) -> list[tuple[int, list[str]]]:
         text = data.decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
         for fields in reader:
-            if fields:
+            if any(map(str.strip, fields)):
                 rows.append((line, fields))
             line = reader.line_num + 1
     except (ValueError, csv.Error) as error:
+        remedy = _other_separator(text) or "correct it"
         if isinstance(error, UnicodeDecodeError):
-            line = error.object.count(b"\n", 0, error.start) + 1
-        what = f"line {line}: cannot be read as CSV in UTF-8 ({first_line(error)})"
-        raise UserError(f"{option}: {what}: {_other_separator(text) or 'correct it'}") from None
+            line, remedy = error.object.count(b"\n", 0, error.start) + 1, "save it as UTF-8"
+        raise UserError(
+            f"{option}: line {line}: cannot be read as CSV in UTF-8 ({first_line(error)}): {remedy}"
+        ) from None
     return rows
 
 
