@@ -141,6 +141,16 @@ def test_a_folder_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     assert "a file, not a folder (unpack an archive)" in refusal(f"folder:{tmp_path / 'pets.zip'}")
 
 
+def test_a_store_among_the_images_is_a_mistake_since_it_would_become_a_class(tmp_path: Path) -> None:
+    root = make_images(tmp_path / "pets", {"cat": 3, "dog": 3})
+    for store in (root, root / "results", root / "cat/results"):
+        assert refusal(f"folder:{root}", store=str(store)).startswith(
+            f"--store {store}: lies among the images of folder:"
+        )
+    for store in (tmp_path / "results", root / ".catdog"):
+        opened(f"folder:{root}", store=str(store))
+
+
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (64, 64)])
 def test_images_are_squashed_or_cropped_to_their_centre(size: tuple[int, int], tmp_path: Path) -> None:
     root = make_images(tmp_path, {"cat": 3, "dog": 3}, size)
@@ -193,7 +203,7 @@ def test_other_columns_are_named_after_the_file(tmp_path: Path) -> None:
     listed = write_csv(tmp_path / "a,b" / "x.csv", "file,breed", *(f"{tmp_path}/{i}.png,{i % 2}" for i in range(6)))
     assert opened(f"csv:{listed},image=file,label=breed").classes == ("0", "1")
     assert refusal(f"csv:{listed}").endswith(
-        f"has no column 'image' (found: file, breed): add it, or name another: csv:{listed},image=COLUMN"
+        f"has no column 'image' (found: file, breed): add it, or name another: csv:{listed},image=COLUMN,label=COLUMN"
     )
     assert "has no column 'kind'" in refusal(f"csv:{listed},image=file,label=kind")
     assert "has no column 'part'" in refusal(f"csv:{listed},image=file,label=breed,split=part")
@@ -206,7 +216,7 @@ def test_other_columns_are_named_after_the_file(tmp_path: Path) -> None:
         ([], "lists no images"),
         (["0.png,"], "line 2 has no label: complete the row"),
         (["0.png,cat", ",dog"], "line 3 has no path"),
-        (["", '0.png,"a', 'cat"', "", "9.png,dog"], "line 6: {folder}/9.png: no such file"),
+        ([",", '0.png,"a', 'cat"', "", "9.png,dog"], "line 6: {folder}/9.png: no such file"),
         (["0.png,cat", "1.png,cat", "0.png,dog"], "line 4: 0.png is listed in line 2 too: keep one"),
         (
             ["0.png,cat,training", "1.png,dog,holdout"],
@@ -235,6 +245,10 @@ def test_a_csv_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     ("header", "said"),
     [
         ("Image, LABEL ", "has no column 'image' (found: Image, LABEL): perhaps {csv},image=Image,label=LABEL"),
+        (
+            "file,Label",
+            "has no column 'image' (found: file, Label): add it, or name another: {csv},image=COLUMN,label=Label",
+        ),
         ("image,breed", "has no column 'label' (found: image, breed): add it, or name another: {csv},label=COLUMN"),
         ("image;label", "(found: image;label): its columns are separated by semicolons: save it with commas"),
         ('"image";"label"', "its columns are separated by semicolons: save it with commas"),
@@ -244,7 +258,7 @@ def test_a_csv_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 def test_a_missing_column_is_looked_for_under_other_names_and_separators(
     header: str, said: str, tmp_path: Path
 ) -> None:
-    listed = write_csv(tmp_path / "list.csv", header)
+    listed = write_csv(tmp_path / "list.csv", header, "0.png")
     assert refusal(f"csv:{listed}").endswith(said.format(csv=f"csv:{listed}"))
 
 
@@ -258,6 +272,8 @@ def test_an_optional_column_of_nearly_the_same_name_is_pointed_out(
         f"--dataset csv:{listed}: column 'Split' is not read, since it is not called 'split': "
         f"perhaps csv:{listed},split=Split"
     ]
+    opened(f"csv:{listed}")
+    assert len(caplog.messages) == 1, "a job opens its images several times"
 
 
 MASKS = {

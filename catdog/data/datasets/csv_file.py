@@ -2,19 +2,24 @@
 
 import csv
 import io
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from catdog.data.datasets.base import Source
-from catdog.data.datasets.labelled_images import SPLIT_NAMES, LabelledImage, Packing, image_of_file, make_source
+from catdog.data.datasets.labelled_images import (
+    SPLIT_NAMES,
+    LabelledImage,
+    Packing,
+    image_of_file,
+    make_source,
+    warn_once,
+)
 from catdog.errors import UserError, first_line
 from catdog.formatting import shorten
 
 COLUMNS = ("image", "label", "split", "mask")
 """The first two are required."""
-logger = logging.getLogger(__name__)
 
 
 def parse_argument(text: str) -> tuple[Path, dict[str, str]]:
@@ -40,13 +45,14 @@ def open_csv(argument: str, packing: Packing) -> Source:
     path, names = parse_argument(argument)
     option = f"--dataset csv:{path}"
     check_csv(path)
-    (_, header), *rows = _read_rows(path, option) or [(1, [])]
+    all_rows = _read_rows(path, option)
+    if len(all_rows) < 2:
+        raise UserError(f"{option}: lists no images: give a row for each, below the columns' names")
+    (_, header), *rows = all_rows
     found = [name.strip() for name in header]
     if len(set(found)) < len(found):
         raise UserError(f"{option}: two columns have one name ({shorten(', '.join(found))}): rename or remove one")
     _check_columns(path, names, found, option)
-    if not rows:
-        raise UserError(f"{option}: lists no images: give a row for each")
     columns = {role: names.get(role, role) for role in COLUMNS}
     images: dict[str, tuple[int, LabelledImage]] = {}
     for line, fields in rows:
@@ -78,14 +84,16 @@ def _read_rows(path: Path, option: str) -> list[tuple[int, list[str]]]:
         text = data.decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
         for fields in reader:
-            if fields:
+            if any(map(str.strip, fields)):
                 rows.append((line, fields))
             line = reader.line_num + 1
     except (ValueError, csv.Error) as error:
+        remedy = _other_separator(text) or "correct it"
         if isinstance(error, UnicodeDecodeError):
-            line = error.object.count(b"\n", 0, error.start) + 1
-        what = f"line {line}: cannot be read as CSV in UTF-8 ({first_line(error)})"
-        raise UserError(f"{option}: {what}: {_other_separator(text) or 'correct it'}") from None
+            line, remedy = error.object.count(b"\n", 0, error.start) + 1, "save it as UTF-8"
+        raise UserError(
+            f"{option}: line {line}: cannot be read as CSV in UTF-8 ({first_line(error)}): {remedy}"
+        ) from None
     return rows
 
 
@@ -103,20 +111,16 @@ def _check_columns(path: Path, names: Mapping[str, str], found: Sequence[str], o
     missing = {role: name for role in COLUMNS if (name := names.get(role, role)) not in found}
     alike = {_plain(name): name for name in found}
     near = {role: alike[_plain(name)] for role, name in missing.items() if _plain(name) in alike}
-    use = ",".join([f"csv:{path}", *(f"{role}={name}" for role, name in {**names, **near}.items())])
+    required = [role for role in missing if role in names or role in COLUMNS[:2]]
+    roles = {**names, **dict.fromkeys(required, "COLUMN"), **near}
+    use = ",".join([f"csv:{path}", *(f"{role}={name}" for role, name in roles.items())])
     for role, name in missing.items():
-        if role in names or role in COLUMNS[:2]:
-            raise UserError(
-                f"{option}: has no column {name!r} (found: {shorten(', '.join(found))}): "
-                + (
-                    _other_separator(",".join(found))
-                    or (f"perhaps {use}" if role in near else f"add it, or name another: csv:{path},{role}=COLUMN")
-                )
-            )
+        if role in required:
+            remedy = ("perhaps " if role in near else "add it, or name another: ") + use
+            remedy = _other_separator(",".join(found)) or remedy
+            raise UserError(f"{option}: has no column {name!r} (found: {shorten(', '.join(found))}): {remedy}")
         if role in near:
-            logger.warning(
-                "%s: column %r is not read, since it is not called %r: perhaps %s", option, near[role], name, use
-            )
+            warn_once(f"{option}: column {near[role]!r} is not read, since it is not called {name!r}: perhaps {use}")
 
 
 def _plain(name: str) -> str:

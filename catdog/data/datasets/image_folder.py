@@ -1,6 +1,5 @@
 """A folder of images: one folder per class, or train/, test/ and perhaps val/ with one folder per class each."""
 
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,12 +7,11 @@ from typing import NoReturn
 
 from catdog.data.datasets.base import Source
 from catdog.data.datasets.folders import describe_folder, is_hidden
-from catdog.data.datasets.labelled_images import SPLIT_NAMES, Packing, image_of_file, make_source
+from catdog.data.datasets.labelled_images import SPLIT_NAMES, Packing, image_of_file, make_source, warn_once
 from catdog.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """Files of other names are not images."""
-logger = logging.getLogger(__name__)
 
 
 def open_folder(root: Path, packing: Packing) -> Source:
@@ -69,7 +67,7 @@ def _warn_of_rest(option: str, beside: Iterable[str], files: Mapping[str, Sequen
         ("files without an image's ending", others),
     ):
         if names:
-            logger.warning("%s: %s are left out: %d (%s, for one)", option, what, len(names), names[0])
+            warn_once(f"{option}: {what} are left out: {len(names)} ({names[0]}, for one)")
 
 
 def _is_image(name: str) -> bool:

@@ -1,5 +1,6 @@
 """A dataset from a list of labelled images, wherever they come from: checked, its Test split drawn if it has none."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -167,10 +168,13 @@ def _warn_of_copies(
     unlike = [(a, b) for a, b in copies if (images[a].label, marks[a]) != (images[b].label, marks[b])]
     if unlike:
         one, other = (images[index].name for index in unlike[0])
-        logger.warning(
-            "%s: images that lie in several classes or splits: %d (%s and %s, for one)",
-            option, len(unlike), one, other,
-        )  # fmt: skip
+        warn_once(f"{option}: images that lie in several classes or splits: {len(unlike)} ({one} and {other}, for one)")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, once in a process: a job opens a dataset several times."""
+    logger.warning("%s", message)
 
 
 def _fingerprint(

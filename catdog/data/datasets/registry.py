@@ -14,6 +14,7 @@ from pathlib import Path
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets import csv_file, drawn, image_folder, oxford_pets, torchvision_set
 from catdog.data.datasets.base import Source
+from catdog.data.datasets.folders import is_hidden
 from catdog.data.datasets.labelled_images import DATASET as IMAGES
 from catdog.data.datasets.labelled_images import Packing
 from catdog.errors import UserError
@@ -119,12 +120,24 @@ def _oxford(config: SweepConfig, argument: str) -> DatasetEntry:
 
 def _folder(config: SweepConfig, argument: str) -> DatasetEntry:
     root = Path(os.path.expanduser(argument))
+
+    def check() -> None:
+        image_folder.check_folder(root)
+        base, store = root.resolve(), Path(os.path.expanduser(config.store)).resolve()
+        is_inside = "://" not in config.store and store.is_relative_to(base)
+        if is_inside and not any(map(is_hidden, store.relative_to(base).parts)):
+            raise UserError(f"--store {config.store}: lies among the images of folder:{argument}: choose one outside")
+
+    def open_it() -> Source:
+        check()
+        return image_folder.open_folder(root, packing_of(config))
+
     return DatasetEntry(
         IMAGES,
         f"folder:{argument}",
-        lambda: image_folder.open_folder(root, packing_of(config)),
+        open_it,
         config.pack_size,
-        check=lambda: image_folder.check_folder(root),
+        check=check,
         refuses={"data_root": "names its folder itself"},
     )
 
