@@ -87,11 +87,13 @@ def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
     return parse_with_preset(SweepConfig, arguments, about, program)
 
 
-def parse_with_preset(kind: type[Sweep], arguments: Sequence[str], about: str, program: str) -> Sweep:
-    """Parse `PRESET [options]` of a job whose options are a sweep's and its own."""
+def parse_with_preset(
+    kind: type[Sweep], arguments: Sequence[str], about: str, program: str, **defaults: object
+) -> Sweep:
+    """Parse `PRESET [options]` of a job whose options are a sweep's and its own; `defaults` replace the preset's."""
     config, rest = take_preset(arguments, program)
     description = f"{about}\n\nPresets: {', '.join(PRESETS)}. Below are the defaults of {config.preset}."
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(SweepConfig)}
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(SweepConfig)} | defaults
     if "--import" in given_options(rest):  # tyro would append them to the default
         values["imports"] = ()
     return parse(kind, rest, description, f"{program} {config.preset}", default=kind(**values))

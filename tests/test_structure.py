@@ -35,6 +35,7 @@ ONLY_IN = {
     "matplotlib": "report",
     "jinja2": "report",
     "tyro": "cli config",
+    "optuna": "sweep",
     "torch": "data models training trial sweep",
 }
 PRIVATE_RAY = ("ray._private", "ray.tune.execution")

@@ -36,6 +36,8 @@ class SweepConfig:
     """Multiply the variants by all combinations of these values: learning_rate=1e-3,2e-3 backbone=resnet18,resnet34."""
     imports: Annotated[tuple[str, ...], _IMPORT, tyro.conf.UseAppendAction] = ()
     """A Python file with heads of your own, to be named in --variants; may be given several times."""
+    tuning: str | None = None
+    """The run in this store in which jobs/tune.py tuned the variants: its seeds are refused, the report tells of it."""
     seeds: str = "30"
     """Number of seeds (30), or which ones (0-9, or 0-4,7)."""
     data_root: str | None = None
@@ -71,6 +73,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         check_run_name(self.run_name)
+        if self.tuning is not None:
+            check_run_name(self.tuning)
         check_store(self.store)
         require(1 <= self.cpus_per_trial <= 256, f"--cpus-per-trial {self.cpus_per_trial}: must be from 1 to 256")
         gpus = self.gpus_per_trial

@@ -16,6 +16,7 @@ from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
 from catdog.runs.trial_files import Track
+from catdog.runs.tuning import tuning_sentence
 from catdog.storage import Store
 from catdog.storage.serialization import read_json, to_json
 
@@ -128,6 +129,8 @@ def table_markdown(content: ReportContent) -> str:
     mixed = mixed_versions(run_status)
     if mixed:
         lines += ["", *(f"- The {markdown(line)}." for line in mixed)]
+    if manifest.tuning is not None:
+        lines += ["", markdown(tuning_sentence(manifest.tuning))]
     commands = ", then ".join(markdown_code(shlex.join(command)) for command in manifest.commands)
     lines += ["", f"Made by {commands} (code {markdown((manifest.code or 'unknown')[:12])})."]
     if content.recipe_file is not None:

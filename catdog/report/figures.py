@@ -119,7 +119,9 @@ def pairs_svg(contrast: Contrast, colour: str) -> str:
         return written(figure)
 
 
-def curves_svg(curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], title: str) -> str:
+def curves_svg(
+    curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], title: str, xlabel: str = "epoch"
+) -> str:
     """Return an SVG: one line per variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile."""
     with _style() as written:
         figure = Figure(figsize=(4.6, 3.1 + 0.16 * len(curves_ES)), layout="constrained")
@@ -137,7 +139,7 @@ def curves_svg(curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], t
             )
         panel.set_ylim(*_late_range(curves_ES.values()))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_xlabel("epoch")
+        panel.set_xlabel(xlabel)
         panel.set_ylabel(title)
         panel.grid()
         figure.legend(loc="outside lower center", ncols=1 if max(map(len, curves_ES)) > 24 else 2)

@@ -30,6 +30,7 @@ from catdog.runs.cost import spending_lines
 from catdog.runs.manifest import Manifest
 from catdog.runs.results import best_run
 from catdog.runs.status import missing_trials, mixed_versions
+from catdog.runs.tuning import Tuning, tuning_sentence
 
 MAKE_AGAIN = "python jobs/sweep.py recipe.yaml --store URL"
 
@@ -86,6 +87,9 @@ def build_page(
         accuracies=_accuracies(content),
         differences=_differences(content),
         curves=_curves(content),
+        tuning=manifest.tuning and tuning_sentence(manifest.tuning),
+        tuned=manifest.tuning and tables.tuned(manifest.tuning),
+        tuning_curves=_tuning_curves(manifest.tuning) if manifest.tuning else [],
         gallery=gallery,
         health=tables.health(content),
         warnings=tables.health_warnings(content),
@@ -208,6 +212,20 @@ def _curves(content: ReportContent) -> list[Picture]:
             svg = figures.curves_svg(curves_ES, content.run_status.manifest.variants, title)
             pictures.append(_picture(svg, f"{caption}. {ends}.", caption))
     return pictures
+
+
+def _tuning_curves(tuning: Tuning) -> list[Picture]:
+    curves = {
+        label: pd.DataFrame({"best": tuning.best_so_far(label)}, index=range(1, len(points) + 1), dtype=float)
+        for label, points in tuning.variants.items()
+        if tuning.best(label) is not None
+    }
+    if not curves:
+        return []
+    caption = "The best mean Validation accuracy of each variant so far, by the number of points tried"
+    ends = "; ".join(f"{label} ends at {curve.iloc[-1].item():.2f}" for label, curve in curves.items())
+    svg = figures.curves_svg(curves, tuple(tuning.variants), "best Validation, %", "points tried")
+    return [_picture(svg, f"{caption}. {ends}.", caption)]
 
 
 def _confusions(content: ReportContent) -> list[Confusion]:

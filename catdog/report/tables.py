@@ -15,6 +15,7 @@ from catdog.analysis.run_data import ReportContent
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
 from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse
 from catdog.runs.results import best_run
+from catdog.runs.tuning import Tuning
 
 NOTHING = "–"
 MOST_PAIRS, MOST_CLASSES = 12, 10
@@ -233,6 +234,18 @@ def _test_digest(predictions: Predictions) -> str:
     classes = (predictions.classes[label] for label in predictions.labels_N)
     lines = sorted(f"{name} {kind}\n" for name, kind in zip(predictions.images_N, classes, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def tuned(tuning: Tuning) -> Table:
+    """Return each variant's best point."""
+    rows = []
+    for label, points in tuning.variants.items():
+        best = tuning.best(label)
+        values = NOTHING if best is None else ", ".join(f"{name} {value}" for name, value in best.values.items())
+        found = NOTHING if best is None else str(1 + points.index(best))
+        rows.append((label, values, number(None if best is None else best.accuracy, 2), found, str(len(points))))
+    columns = ("Variant", "Best values", "Validation", "Point", "of")
+    return Table("Each variant's best point by mean Validation accuracy", columns, tuple(rows), frozenset({0, 1}))
 
 
 def pairs(caption: str, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Table:

@@ -16,6 +16,7 @@ from catdog.formatting import now, shorten
 from catdog.runs.code_record import CodeRecord
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_version, package_versions
+from catdog.runs.tuning import Tuning
 from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json, to_json
 
@@ -146,6 +147,8 @@ class Manifest:
     """By label: what tables call a variant."""
     code_records: Mapping[str, CodeRecord] = field(default_factory=dict)
     """By label: the code that a variant's trials ran."""
+    tuning: Tuning | None = None
+    """How the variants' settings were found, if by a search."""
 
     @property
     def data_title(self) -> str:

@@ -114,6 +114,16 @@ class RunPaths:
         return f"{self.run}/imports/{digest}/{name}"
 
     @property
+    def tuning(self) -> str:
+        """Return the key of the record of a tuning."""
+        return f"{self.run}/tuning.json"
+
+    @property
+    def tuned_recipe(self) -> str:
+        """Return the key of the recipe file that a tuning ends with."""
+        return f"{self.run}/tuned.yaml"
+
+    @property
     def canary(self) -> str:
         """Return the key of the doctor's measurements."""
         return f"{self.run}/canary.json"

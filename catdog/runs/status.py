@@ -205,7 +205,7 @@ def mixed_versions(run_status: RunStatus) -> list[str]:
         f"launches ran with different {name}: {', '.join(found)}" for name, found in seen.items() if len(found) > 1
     ]
     return lines + [
-        f"{manifest.spec(label).title} ran with other code ({record.code.differences(change.code)}), of which a short "
+        f"trials of {manifest.spec(label).title} ran with other code ({record.code.differences(change.code)}); a short "
         f"trial gave the same numbers, but for {100 * change.difference:.2g} % ({100 * TOLERANCE:g} % is allowed)"
         for label, record in manifest.code_records.items()
         for change in record.changes

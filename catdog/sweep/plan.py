@@ -31,6 +31,7 @@ from catdog.runs.manifest import (
     result_format,
 )
 from catdog.runs.status import RunStatus, read_run_status
+from catdog.runs.tuning import read_tuning
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.sweep.code_check import changed_code, code_of
@@ -102,11 +103,26 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     """Return the plan; raises `UserError` if the run exists with another identity."""
     description = DataDescription(run.dataset.title or run.dataset.name, run.dataset.class_noun, run.dataset.test_share)
     manifest = plan_run(read_manifest(store, config.run_name), config, run.identity, command, description)
+    manifest = _with_tuning(manifest, config, store)
     run_status = read_run_status(store, manifest)
     over = {trial.planned for trial in run_status.trials if trial.status in ("complete", "diverged")}
     requested = tuple(PlannedTrial(spec, seed) for seed in config.seed_list for spec in config.variant_specs)
     pending = tuple(trial for trial in requested if trial not in over)
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
+
+
+def _with_tuning(manifest: Manifest, config: SweepConfig, store: Store) -> Manifest:
+    """Return the manifest with the tuning that `config` names; raises `UserError` for a seed that was tuned with."""
+    if config.tuning is not None:
+        tuning = read_tuning(store, config.tuning)
+        if tuning is None:
+            raise UserError(f"--tuning {config.tuning}: {store.url} has no such tuning: leave it out, or run tune.py")
+        if manifest.tuning not in (None, tuning):
+            raise UserError(f"run {manifest.run!r} has variants of another tuning: choose another --run")
+        manifest = dataclasses.replace(manifest, tuning=tuning)
+    if manifest.tuning is not None:
+        manifest.tuning.check_seeds(config.seed_list)
+    return manifest
 
 
 def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -17,6 +17,8 @@ from catdog.runs.status import RunStatus
 from catdog.system.process import in_background
 
 LINE_SECONDS = 30.0
+MOST_SHOWN = 8
+"""Variants, warnings or running trials that are listed one by one."""
 
 
 @dataclass
@@ -149,12 +151,12 @@ class ProgressView:
             parts = [f"{progress.run}: {done}/{planned} done, {running} running, {failed} failed"]
             if progress.retries:
                 parts.append(self._retries)
-            parts += [
+            parts += _first(
                 f"{variant.title} test {_mean_and_std(variant.test)} (n={len(variant.test)})"
                 for variant in progress.variants.values()
                 if variant.test
-            ]
-            parts += self._warnings()
+            )
+            parts += _first(self._warnings())
             eta = progress.eta_seconds
             parts.append(
                 f"ETA {format_seconds(eta)}" if eta is not None else f"{format_seconds(progress.seconds)} so far"
@@ -183,8 +185,8 @@ class ProgressView:
             footer = f"{format_seconds(progress.seconds)} elapsed"
             footer += f", about {format_seconds(eta)} to go" if eta is not None else ""
             footer += f", {self._retries}" if progress.retries else ""
-            warnings = [Styled(f"  {warning}", "yellow") for warning in self._warnings()]
-            return Group(table, *current[:8], *warnings, Styled(footer, "dim"))
+            warnings = [Styled(f"  {warning}", "yellow") for warning in _first(self._warnings())]
+            return Group(table, *current[:MOST_SHOWN], *warnings, Styled(footer, "dim"))
 
     @property
     def _retries(self) -> str:
@@ -197,6 +199,12 @@ class ProgressView:
             for variant in self._progress.variants.values()
             for what, count in Counter(variant.collapsed.values()).items()
         ]
+
+
+def _first(texts: Iterable[str]) -> list[str]:
+    """Return as many texts as a reader takes in, and how many others there are."""
+    shown = list(texts)
+    return shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"and {len(shown) - MOST_SHOWN} more"]
 
 
 def _mean_and_std(accuracies: list[float]) -> str:

@@ -248,7 +248,7 @@ def test_a_run_is_read_without_the_code_of_its_heads(tmp_path: Path) -> None:
     assert read.spec("mine:reduction=8").arguments == {"reduction": 8}
     write(tmp_path / "mine.py", HEAD.format(name="mine", default=4))
     changed = dataclasses.replace(config, variants=("mine",))
-    with pytest.raises(UserError, match="run 'demo' has another head 'mine', with other parameters"):
+    with pytest.raises(UserError, match="run 'demo' has a head 'mine' with other parameters"):
         plan_run(manifest, changed, manifest.identity, ())
 
 

@@ -136,7 +136,7 @@ def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_pa
     assert after.code_records["baseline"] == manifest.code_records["baseline"]
     assert Manifest.from_json(after.to_json()) == after
     (line,) = mixed_versions(read_run_status(store, after))
-    assert line.startswith("attention ran with other code (code 000000 → ")
+    assert line.startswith("trials of attention ran with other code (code 000000 → ")
     assert f"torch 1.0 → {change.code.versions['torch']}" in line
     assert line.endswith("a short trial gave the same numbers, but for 0.012 % (0.02 % is allowed)")
 
@@ -200,7 +200,7 @@ def test_a_head_edited_between_two_launches_continues_only_if_it_computes_the_sa
     assert launch(tidied, "3", "--dry-run") == 0
     assert "a short trial will tell whether it computes the same" in " ".join(capsys.readouterr().out.split())
     assert launch(tidied, "3") == 0
-    assert "mine ran with other code" in " ".join(capsys.readouterr().out.split())
+    assert "trials of mine ran with other code" in " ".join(capsys.readouterr().out.split())
     changed = HEAD.replace("features.mean(dim=(2, 3))", "features.amax(dim=(2, 3))")
     assert launch(changed, "4") == 2
     error = capsys.readouterr().err

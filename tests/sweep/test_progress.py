@@ -83,3 +83,13 @@ def test_the_table_of_a_running_sweep_fits_and_shows_text_as_it_is(progress: Swe
     assert max(map(len, lines)) <= width
     assert sum("90.50 ± 0.71" in line for line in lines) == 1
     assert "[/b] :smile:" in " ".join(shown.getvalue().split())
+
+
+def test_a_line_lists_only_as_many_variants_as_a_reader_takes_in(progress: SweepProgress) -> None:
+    variant = progress.variants["se"]
+    for number in range(30):
+        one = dataclasses.replace(variant, title=f"se {number}", test=[90.0], collapsed={0: "masks alike"})
+        progress.variants[one.title] = one
+    line = ProgressView(progress).line()
+    assert line.count(" test 90.00") == line.count("masks alike in 1") == module.MOST_SHOWN
+    assert line.count("and 22 more") == 2

@@ -1,0 +1,152 @@
+"""Tune every variant alike: Optuna proposes points, sweeps on Ray Tune run them, Validation decides.
+
+A point is a variant with other values, so its trials are those of any sweep: stored, resumed, never run twice. Points
+are stored before they run, and the next ones follow from the stored ones alone, so an interrupted search goes on as if
+it had not been. All variants get the same random numbers: their first points are equal.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from catdog.config.ranges import Range, with_values
+from catdog.config.sweep_options import SweepConfig
+from catdog.config.variants import parse_variant
+from catdog.errors import UserError
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import RunStatus
+from catdog.runs.tuning import Point, Tuning, mean_accuracy, read_tuning
+from catdog.storage import Store
+
+if TYPE_CHECKING:
+    import optuna
+
+FIRST_ROUND, LATER_ROUNDS = 10, 5
+"""Points of each variant whose trials run side by side: first random ones, then those that learn from all before."""
+
+
+def require_optuna() -> None:
+    """Raise `UserError` if Optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UserError("tuning needs Optuna: pip install 'catdog-sweep[tune]'") from None
+
+
+def begin_tuning(config: SweepConfig, ranges: Sequence[Range], budget: int, store: Store) -> Tuning:
+    """Return the run's tuning, with the points that it has so far.
+
+    Raises:
+        UserError: the run was tuned with other variants, ranges, seeds or a larger budget, or is no tuning.
+    """
+    run = config.run_name
+    fresh = Tuning(
+        run,
+        budget,
+        config.seed_list,
+        tuple(one.text for one in ranges),
+        {one.label: () for one in config.variant_specs},
+    )
+    known = read_tuning(store, run)
+    if known is None:
+        if store.exists(RunPaths(run).manifest):
+            raise UserError(f"run {run!r} is a comparison: choose another --run for the tuning")
+        return fresh
+    for what in ("seeds", "ranges"):
+        if getattr(known, what) != getattr(fresh, what):
+            raise UserError(f"run {run!r} is tuned with other {what}: choose another --run, or the same {what}")
+    if known.variants.keys() != fresh.variants.keys():
+        raise UserError(f"run {run!r} tunes {', '.join(known.variants)}: name these, or choose another --run")
+    if most := max((len(points) for points in known.variants.values() if len(points) > budget), default=0):
+        raise UserError(f"--budget {budget}: run {run!r} has {most} points of each variant already; give at least that")
+    return dataclasses.replace(known, budget=budget)
+
+
+def tune(
+    tuning: Tuning,
+    config: SweepConfig,
+    ranges: Sequence[Range],
+    store: Store,
+    sweep: Callable[[SweepConfig], RunStatus],
+    report_progress: Callable[[Tuning], None] = lambda tuning: None,
+) -> Tuning:
+    """Try points until each variant has its budget; `sweep` runs one round's trials. Returns all points."""
+    while True:
+        count = max(map(len, tuning.variants.values()))
+        if count:
+            tuning = _run_last_round(tuning, config, sweep)
+            report_progress(tuning)
+        if count == tuning.budget:
+            return _stored(tuning, store)
+        room = next(end for end in _round_ends(tuning.budget) if end > count) - count
+        tuning = dataclasses.replace(
+            tuning,
+            variants={
+                label: (*points, *_propose(label, points, ranges, config, room))
+                for label, points in tuning.variants.items()
+            },
+        )
+        _stored(tuning, store)
+
+
+def _stored(tuning: Tuning, store: Store) -> Tuning:
+    store.put(RunPaths(tuning.run).tuning, tuning.to_json())
+    return tuning
+
+
+def _round_ends(budget: int) -> list[int]:
+    return [*range(min(FIRST_ROUND, budget), budget, LATER_ROUNDS), budget]
+
+
+def _run_last_round(tuning: Tuning, config: SweepConfig, sweep: Callable[[SweepConfig], RunStatus]) -> Tuning:
+    """Run the trials of the last round, and return the points with their accuracies."""
+    count = max(map(len, tuning.variants.values()))
+    start = max(end for end in (0, *_round_ends(tuning.budget)) if end < count)
+    labels = dict.fromkeys(point.label for points in tuning.variants.values() for point in points[start:])
+    run_status = sweep(dataclasses.replace(config, variants=tuple(labels), grid=()))
+
+    def scored(point: Point) -> Point:
+        results = {result.seed: result.val_accuracy for result in run_status.results(point.label)}
+        accuracies = [results.get(seed) for seed in tuning.seeds]
+        return dataclasses.replace(point, accuracy=mean_accuracy(accuracies, len(tuning.seeds)))
+
+    found = {label: (*points[:start], *map(scored, points[start:])) for label, points in tuning.variants.items()}
+    return dataclasses.replace(tuning, variants=found)
+
+
+def _propose(
+    label: str, points: Sequence[Point], ranges: Sequence[Range], config: SweepConfig, count: int
+) -> list[Point]:
+    """Return the next points of a variant."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {one.name: _distribution(one) for one in ranges}
+    sampler = optuna.samplers.TPESampler(seed=len(points), n_startup_trials=FIRST_ROUND)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for point in points:
+        state = optuna.trial.TrialState.FAIL if point.accuracy is None else optuna.trial.TrialState.COMPLETE
+        params = {one.name: _number(one, point.values[one.name]) for one in ranges}
+        study.add_trial(
+            optuna.trial.create_trial(state=state, params=params, distributions=distributions, value=point.accuracy)
+        )
+    spec = parse_variant(label, config.recipe)
+    found = []
+    for trial in [study.ask(distributions) for _ in range(count)]:
+        values = {one.name: one.word(trial.params[one.name]) for one in ranges}
+        found.append(Point(parse_variant(with_values(spec, values), config.recipe).label, values))
+    return found
+
+
+def _distribution(one: Range) -> "optuna.distributions.BaseDistribution":
+    import optuna
+
+    if one.choices:
+        return optuna.distributions.CategoricalDistribution(one.choices)
+    if one.is_integer:
+        return optuna.distributions.IntDistribution(int(one.low), int(one.high), log=one.is_logarithmic)
+    return optuna.distributions.FloatDistribution(one.low, one.high, log=one.is_logarithmic)
+
+
+def _number(one: Range, word: str) -> Any:
+    return word if one.choices else int(word) if one.is_integer else float(word)

@@ -1,0 +1,174 @@
+"""Tune every variant alike before they are compared: as many points over the same ranges, by Validation alone.
+
+    python jobs/tune.py PRESET --budget 20 --seeds 1000-1002 [options of sweep.py]
+
+A point is a set of values drawn from the ranges, tried with every seed; comparisons may not use these seeds. The same
+command, run again after any interruption, goes on. At the end it writes a recipe file with each variant's best values;
+`python jobs/sweep.py FILE` compares the tuned variants, and its report tells how they were tuned.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    from catdog.system.supervisor import hold_signals
+
+    hold_signals()  # the imports below take a second
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from rich.console import Console
+
+from catdog.cli import ExitCode, output_console, parse_with_preset, run_job, take_preset
+from catdog.config.ranges import parse_ranges
+from catdog.config.recipe import require
+from catdog.config.recipe_file import recipe_yaml
+from catdog.config.sweep_options import SweepConfig
+from catdog.config.variants import VariantSpec, split_short_label
+from catdog.errors import UserError
+from catdog.runs.paths import RunPaths
+from catdog.runs.tuning import Tuning
+from catdog.storage import StoreLocation
+from catdog.sweep.tuning import begin_tuning, require_optuna, tune
+
+SEEDS = "1000-1002"
+HEADER = "# Written by python jobs/tune.py "
+
+
+@dataclass(frozen=True)
+class Options(SweepConfig):
+    """The options of the sweeps, and the job's own."""
+
+    budget: int = 20
+    """Points to try for each variant."""
+    ranges: tuple[str, ...] = ()
+    """What to tune, alike for all variants: learning_rate=1e-4..1e-2, num_masks=2..8, schedule=one-cycle,cosine; by the
+    order of magnitude from a factor of 10 on. Default: learning rates and weight decay, a tenth to ten times each."""
+    output: str | None = None
+    """The recipe file to write (default: the preset's name with -tuned.yaml)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.budget <= 1000, f"--budget {self.budget}: must be from 1 to 1000")
+
+
+def parse_options(arguments: Sequence[str]) -> Options:
+    """Parse `PRESET [options]`; the run is named after the preset, with -tuning."""
+    about = "Tune every variant alike before they are compared, by Validation alone."
+    options = parse_with_preset(Options, arguments, about, "tune.py", seeds=SEEDS)
+    return options if options.run is not None else dataclasses.replace(options, run=f"{options.preset_name}-tuning")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Tune the variants and write the recipe file; returns the exit code."""
+    options, console = parse_options(arguments), output_console()
+    preset, _ = take_preset(arguments, "tune.py")
+    config = SweepConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(SweepConfig)})
+    ranges = parse_ranges(options.ranges, config.variant_specs, config.recipe)
+    output = options.output or f"{options.preset_name}-tuned.yaml"
+    if shared := set(preset.seed_list) & set(config.seed_list):
+        raise UserError(
+            f"--seeds {config.seeds}: {min(shared)} is a seed of the comparison; give others, such as {SEEDS}"
+        )
+    _check_output(output)
+    require_optuna()
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    tuning = begin_tuning(config, ranges, options.budget, store)
+    _announce(console, tuning, config)
+    if config.dry_run:
+        console.print("nothing was started (--dry-run)")
+        return ExitCode.COMPLETE
+    command = ("python", "jobs/tune.py", *arguments)
+    from catdog.sweep.run import run_sweep
+
+    tuning = tune(
+        tuning,
+        config,
+        ranges,
+        store,
+        lambda one: run_sweep(one, command, console),
+        lambda one: _report(console, one, config.variant_specs),
+    )
+    return _write(console, tuning, config, preset.seeds, output, command)
+
+
+def _check_output(output: str) -> None:
+    """Raise `UserError` for a path that cannot be written, or whose file this job has not written."""
+    path = Path(output)
+    require(path.parent.is_dir() and not path.is_dir(), f"--output {output}: give a file in a folder that exists")
+    require(path.suffix in (".yaml", ".yml"), f"--output {output}: give a name that ends in .yaml")
+    if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
+        raise UserError(f"--output {output}: there is another file of this name: move it, or give another name")
+
+
+def _announce(console: Console, tuning: Tuning, config: SweepConfig) -> None:
+    points = f"{tuning.budget} points × {len(tuning.seeds)} seeds of each variant"
+    rows = {
+        "run": f"{tuning.run} in {config.store}",
+        "variants": ", ".join(spec.title for spec in config.variant_specs),
+        "ranges": ", ".join(tuning.ranges),
+        "trials": f"{tuning.budget * len(tuning.seeds) * len(tuning.variants)}: {points}",
+    }
+    for name, value in rows.items():
+        console.print(f"{name:>16}  {value}", soft_wrap=True)
+
+
+def _report(console: Console, tuning: Tuning, specs: Sequence[VariantSpec]) -> None:
+    for spec in specs:
+        best, points = tuning.best(spec.label), tuning.variants[spec.label]
+        found = "no point has an accuracy" if best is None else f"Validation {best.accuracy:.2f}: {_words(best.values)}"
+        console.print(f"{spec.title} after {len(points)} of {tuning.budget} points: {found}", soft_wrap=True)
+
+
+def _words(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _write(
+    console: Console, tuning: Tuning, config: SweepConfig, seeds: str, output: str, command: Sequence[str]
+) -> int:
+    """Write the recipe file of the tuned variants, here and into the store; returns the exit code."""
+    best = {spec: tuning.best(spec.label) for spec in config.variant_specs}
+    if lacking := [spec.title for spec, point in best.items() if point is None]:
+        raise UserError(
+            f"no point of {', '.join(lacking)} has an accuracy: {output} is not written; try other --ranges"
+        )
+    text = recipe_yaml(
+        config,
+        run=PurePath(output).stem,
+        variants=tuple(_named(spec, point.label) for spec, point in best.items() if point is not None),
+        grid=(),
+        seeds=seeds,
+        tuning=tuning.run,
+    )
+    text = f"{HEADER}{' '.join(shlex.join(command[2:]).split())}\n{text}"
+    store, key = StoreLocation.of(config.store, config.store_patience).open(), RunPaths(tuning.run).tuned_recipe
+    store.put(key, text.encode())
+    Path(output).write_text(text, encoding="utf-8")
+    console.print(f"{'recipe file':>16}  {output}, also {store.url}/{key}", soft_wrap=True)
+    console.print(f"{'to compare':>16}  python jobs/sweep.py {shlex.quote(output)}", soft_wrap=True)
+    return ExitCode.COMPLETE
+
+
+def _named(spec: VariantSpec, label: str) -> str:
+    """Return the label with a short one in front, where the variant's title can be part of it."""
+    try:
+        split_short_label(named := f"tuned {spec.title}={label}")
+    except UserError:
+        return label
+    return label if ":" in spec.title else named
+
+
+def recover(arguments: Sequence[str], interrupted: bool) -> None:
+    """Do what a tuning that was lost could not do: release its run."""
+    from catdog.sweep.lease import release_dead
+
+    options = parse_options(arguments)
+    release_dead(StoreLocation.of(options.store, options.store_patience).open(), options.run_name)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main, recover=recover))
