@@ -148,7 +148,9 @@ def load_inputs(
 
 
 def _network_of(context: RunContext, images: ImageBatches, report_progress: ReportProgress) -> _Network:
-    key = (context.location, _features_key(context), context.weights, context.identity.recipe.freeze, images.device)
+    identity, recipe = context.identity, context.identity.recipe
+    features = (context.location, _features_key(context)) if recipe.freeze else None
+    key = (recipe.backbone, context.weights, identity.weights_digest, recipe.image_size, images.device, features)
     network = _networks.pop(key, None) or _load_network(context, images, report_progress)
     _networks[key] = network
     while len(_networks) > 1 and sum(one.host_bytes for one in _networks.values()) > KEPT_BYTES:
