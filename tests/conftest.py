@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from catdog.config.extensions import EXTERNAL_LOSSES, EXTERNAL_OPTIMIZERS
 from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
@@ -162,8 +163,8 @@ def pets_root() -> Path:
 
 @pytest.fixture
 def no_external_heads() -> Iterator[None]:
-    """No head from outside the package is known before the test, and none that it registers after it."""
-    registries: tuple[dict[str, Any], ...] = (EXTERNAL, HEAD_CLASSES)
+    """Nothing from outside the package is known before the test, and nothing that it registers after it."""
+    registries: tuple[dict[str, Any], ...] = (EXTERNAL, HEAD_CLASSES, EXTERNAL_OPTIMIZERS, EXTERNAL_LOSSES)
     before = [dict(registry) for registry in registries]
     for registry in registries:
         registry.clear()

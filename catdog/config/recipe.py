@@ -18,9 +18,12 @@ Purpose = Literal["init", "order", "augment", "dropout"]
 """What random numbers are drawn for."""
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
+OPTIMIZERS, LOSS = ("adamw", "sgd"), "cross-entropy"
+"""The package's optimisers and its training loss; imported files may register others."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
-LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema")
+LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema", "loss")
 """Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
 that its results are found again."""
 
@@ -67,8 +70,8 @@ class Recipe:
     """Passes over the training images."""
     batch_size: int = 32
     """Images per training step."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with Nesterov momentum 0.9."""
+    optimizer: str = "adamw"
+    """adamw, sgd (with Nesterov momentum 0.9), or one that an imported file registers."""
     learning_rate: float = 2e-3
     """Peak learning rate of the head."""
     backbone_learning_rate: float = 2e-4
@@ -79,6 +82,8 @@ class Recipe:
     """Weight decay of all weights except the mask convolution's."""
     mask_weight_decay: float = 0.0
     """Weight decay of the mask convolution."""
+    loss: str = "cross-entropy"
+    """The training loss of the classes: cross-entropy, or one that an imported file registers."""
     label_smoothing: float = 0.0
     """Label smoothing of the training cross-entropy."""
     lambda_divergence: float = 0.001
@@ -140,6 +145,10 @@ class Recipe:
         )
         require(0 <= self.ema < 1, f"--ema {self.ema}: must be in [0, 1)")
         require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing}: must be in [0, 1)")
+        require(
+            self.loss == LOSS or not self.label_smoothing,
+            f"--label-smoothing {self.label_smoothing}: is of {LOSS}; set it to 0 with another --loss",
+        )
         require(0 < self.crop_scale <= 1, f"--crop-scale {self.crop_scale}: must be in (0, 1]")
         require(self.backbone != "", "--backbone: empty; give a torchvision model, timm/NAME or tiny")
         require(self.weights != "", "--weights: empty; say none for random weights")

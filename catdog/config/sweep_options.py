@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from catdog.config.extensions import check_registered
 from catdog.config.head_files import HeadFile, load_head_files
 from catdog.config.recipe import Recipe, option_name, require
 from catdog.config.variants import VariantSpec, multiply_out, parse_variants
@@ -98,7 +99,8 @@ class SweepConfig:
         require(16 <= self.pack_size <= 2048, f"--pack-size {self.pack_size}: must be from 16 to 2048")
         parse_seeds(self.seeds)
         load_head_files(self.imports)
-        parse_variants(multiply_out(self.variants, self.grid), self.recipe)
+        for recipe in self.recipes:
+            check_registered(recipe)
 
     @property
     def preset_name(self) -> str:

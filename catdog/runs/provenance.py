@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from catdog.config.head_registry import Variant
@@ -45,15 +46,18 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def variant_code(head: Variant) -> Code:
-    """Return what trials with this head run: the package's code and the head's, and the packages that compute."""
+def variant_code(head: Variant, imported: Sequence[str] = ()) -> Code:
+    """Return what trials with this head run: the package's code and the head's, and the packages that compute.
+
+    `imported` are the digests of other imported files that may matter.
+    """
     versions = package_versions()
     versions = {name: versions[name] for name in COMPUTING_PACKAGES if name in versions}
     sources = dict(_computing_code())
     if not head.code:
         module = Path(PACKAGE.name, "models", "heads", head.head.split(".")[0] + ".py")
         sources |= read_with_imports(PACKAGE.parent, str(module), _computes)
-    return Code(code_digest([*sources.items(), ("head", f"code = {head.code!r}")]), versions)
+    return Code(code_digest([*sources.items(), ("head", f"code = {head.code!r}, {tuple(imported)!r}")]), versions)
 
 
 @functools.cache

@@ -1,13 +1,15 @@
 """Is the code still the one that a run began with? If not, a probe tells whether it computes the same."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from catdog.config.extensions import uses_imports
+from catdog.config.head_files import HeadFile
 from catdog.config.head_registry import known_heads
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError
 from catdog.runs.code_record import TOLERANCE, Code, CodeRecord
-from catdog.runs.manifest import Manifest
+from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.provenance import variant_code
 from catdog.runs.status import RunStatus
 
@@ -15,10 +17,13 @@ Probes = Callable[[Sequence[VariantSpec]], Mapping[str, tuple[float, ...]]]
 """Returns the numbers of variants' probes, by label."""
 
 
-def code_of(variants: Sequence[VariantSpec]) -> dict[str, Code]:
-    """Return the code that trials of these variants would run now, by label."""
-    heads = known_heads()
-    return {variant.label: variant_code(heads[variant.name]) for variant in variants}
+def code_of(variants: Iterable[VariantSpec], identity: Identity, head_files: Sequence[HeadFile]) -> dict[str, Code]:
+    """Return the code that trials of these variants would run now, by label; `head_files` are the imported files."""
+    heads, digests = known_heads(), [file.digest for file in head_files]
+    return {
+        variant.label: variant_code(heads[variant.name], digests if uses_imports(identity.of(variant).recipe) else ())
+        for variant in variants
+    }
 
 
 def changed_code(run_status: RunStatus, code: Mapping[str, Code]) -> dict[str, str]:
@@ -32,7 +37,9 @@ def changed_code(run_status: RunStatus, code: Mapping[str, Code]) -> dict[str, s
     }
 
 
-def check_code(run_status: RunStatus, variants: Sequence[VariantSpec], run_probes: Probes) -> Manifest:
+def check_code(
+    run_status: RunStatus, variants: Sequence[VariantSpec], code: Mapping[str, Code], run_probes: Probes
+) -> Manifest:
     """Return the manifest with the code of these variants, whose trials are about to run.
 
     A variant without trials is probed for later; one that has trials with other code, to compare.
@@ -40,7 +47,7 @@ def check_code(run_status: RunStatus, variants: Sequence[VariantSpec], run_probe
     Raises:
         UserError: other code computes other numbers.
     """
-    manifest, code = run_status.manifest, code_of(variants)
+    manifest = run_status.manifest
     records, changed = dict(manifest.code_records), changed_code(run_status, code)
     unknown = [one for one in variants if one.label not in records or not records[one.label].knows(code[one.label])]
     for label, probe in run_probes(unknown).items() if unknown else ():

@@ -229,7 +229,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
     }
-    changed = changed_code(plan.run_status, code_of([trial.variant for trial in plan.pending]))
+    code = code_of({trial.variant for trial in plan.pending}, run.identity, config.head_files)
+    changed = changed_code(plan.run_status, code)
     rows |= {
         f"code of {label}": f"{what}; a short trial will tell whether it computes the same"
         for label, what in changed.items()

@@ -181,7 +181,8 @@ def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Pla
             raise _lost_worker(error) from None
 
     variants = tuple(dict.fromkeys(trial.variant for trial in plan.pending))
-    manifest = check_code(plan.run_status, variants, on_a_worker)
+    code = code_of(variants, context.identity, context.head_files)
+    manifest = check_code(plan.run_status, variants, code, on_a_worker)
     return dataclasses.replace(plan, run_status=dataclasses.replace(plan.run_status, manifest=manifest))
 
 
@@ -202,6 +203,7 @@ def _run_trials(
     console: Console,
 ) -> None:
     store, launch = context.location.open(), lease.launch
+    code = code_of({trial.variant for trial in plan.pending}, context.identity, context.head_files)
     progress = SweepProgress(context.run, plan.run_status, cluster.slots)
     progress.pending = len(plan.pending)
     meter = Meter(
@@ -212,7 +214,7 @@ def _run_trials(
             config.hourly_price,
             code=code_tree(),
             versions=package_versions(),
-            variant_code={label: one.digest for label, one in code_of([t.variant for t in plan.pending]).items()},
+            variant_code={label: one.digest for label, one in code.items()},
         ),
         cluster.trial_resources.units,
         cluster.count_units,

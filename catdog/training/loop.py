@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from catdog.config.recipe import Recipe
+from catdog.config.extensions import EXTERNAL_LOSSES
+from catdog.config.recipe import LOSS, Recipe
 from catdog.data.batches import Batches, EvaluationSplit
 from catdog.errors import DivergedError
 from catdog.formatting import now
@@ -217,7 +218,11 @@ def _train_epoch(
         inputs, targets = mix(inputs, labels)
         with autocast:
             output = state.network(inputs)
-        loss = classification_loss(output.logits_BK.float(), targets, recipe.label_smoothing)
+        logits_BK = output.logits_BK.float()
+        if recipe.loss == LOSS:
+            loss = classification_loss(logits_BK, targets, recipe.label_smoothing)
+        else:
+            loss = EXTERNAL_LOSSES[recipe.loss](logits_BK, targets)
         loss = loss + output.aux_loss
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -230,7 +235,7 @@ def _train_epoch(
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
         images += len(labels)
-        del inputs, targets, output, loss  # lets the next batch reuse their memory while it is still cached
+        del inputs, targets, output, logits_BK, loss  # lets the next batch reuse their memory while it is still cached
     return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from catdog.config.extensions import EXTERNAL_OPTIMIZERS
 from catdog.config.recipe import Recipe
 from catdog.models.petnet import PetNet
 
@@ -32,8 +33,10 @@ def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, fused=True)
-    else:
+    elif recipe.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+    else:
+        optimizer = EXTERNAL_OPTIMIZERS[recipe.optimizer](groups)
     return optimizer
 
 

@@ -33,6 +33,7 @@ OTHER_VALUES: dict[str, object] = {
     "schedule": "cosine",
     "weight_decay": 0.1,
     "mask_weight_decay": 0.1,
+    "loss": "mine",
     "label_smoothing": 0.1,
     "lambda_divergence": 0.01,
     "gradient_clip": 1.0,
@@ -310,7 +311,7 @@ def test_images_cannot_be_pasted_into_features() -> None:
 def test_later_settings_at_their_defaults_are_not_part_of_a_trials_hash() -> None:
     mine, spec = identity(), parse_variant("baseline")
     content = dataclasses.asdict(mine) | {"variant": [spec.name, dict(spec.arguments)], "seed": 3}
-    for name in ("gradient_clip", "mixup", "cutmix", "ema"):
+    for name in ("gradient_clip", "mixup", "cutmix", "ema", "loss"):
         del content["recipe"][name]
     first_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert mine.trial_hash(spec, 3) == first_version

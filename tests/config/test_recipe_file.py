@@ -167,7 +167,7 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "two that do not fit": ("backbone: tiny", "weights imagenet: the backbone tiny has no pretrained weights"),
     "no number": ("learning_rate: fast", "learning_rate: 'fast' is not a number"),
     "other digits": ("epochs: 1_000", "epochs: '1_000' is not an integer"),
-    "no choice": ("optimizer: adam", "optimizer: 'adam': choose from adamw, sgd"),
+    "no choice": ("schedule: linear", "schedule: 'linear': choose from one-cycle, cosine"),
     "no boolean": ("flip: 1", "flip: '1' is neither true nor false"),
     "nothing": ("epochs:", "epochs: has no value; give one"),
     "list for a value": ("epochs: [1, 2]", "epochs: give a single value"),

@@ -269,7 +269,6 @@ def test_each_label_has_a_folder_of_its_own() -> None:
         ("baseline:epochs=0", "epochs 0: must be from 1", Recipe()),
         ("baseline:label_smoothing=nan", "not a finite number", Recipe()),
         ("baseline:flip=yes", "neither true nor false", Recipe()),
-        ("baseline:optimizer=adam", "choose from adamw, sgd", Recipe()),
         ("baseline:weights=/tmp/weights.pt", "choose from imagenet", Recipe()),
         ("baseline:backbone=a b", "use letters, digits", Recipe()),
         ("baseline:backbone=", "use letters, digits", Recipe()),

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from catdog.config.head_files import load_head_files
+from catdog.config.head_files import load_head_files, read_head_file
 from catdog.config.head_registry import VARIANTS
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import UserError
 from catdog.runs import provenance
 from catdog.runs.code_record import TOLERANCE, Code, CodeRecord
-from catdog.runs.manifest import Manifest, read_manifest
+from catdog.runs.manifest import Identity, Manifest, read_manifest
 from catdog.runs.provenance import variant_code
 from catdog.runs.status import mixed_versions, read_run_status
 from catdog.storage import LocalStore
@@ -64,6 +64,15 @@ def test_code_is_what_a_variants_trials_run_without_comments_and_docstrings(
 def test_another_version_of_an_installed_head_is_other_code() -> None:
     mine = dataclasses.replace(VARIANTS["baseline"], head="external mine", code="package 1.0")
     assert variant_code(mine) != variant_code(dataclasses.replace(mine, code="package 1.1"))
+
+
+def test_imported_files_count_where_they_may_have_registered_more_than_heads(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "mine.py").write_text("ONE = 1")
+    file = read_head_file(str(tmp_path / "mine.py"))
+    specs = [parse_variant("baseline", recipe)]
+    for settings, counts in (({}, False), ({"optimizer": "mine"}, True), ({"backbone": "timm/resnet18"}, True)):
+        identity = Identity(dataclasses.replace(recipe, **settings), "0" * 16, None, 1)  # type: ignore[arg-type]
+        assert (code_of(specs, identity, [file]) != code_of(specs, identity, [])) == counts
 
 
 def probed(context: RunContext, label: str) -> CodeRecord:
@@ -124,7 +133,8 @@ def checked(store: LocalStore, manifest: Manifest, numbers: Sequence[float], *la
     def probes(variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
         return {variant.label: tuple(numbers) for variant in variants}
 
-    return check_code(read_run_status(store, manifest), [manifest.spec(label) for label in labels], probes)
+    variants = [manifest.spec(label) for label in labels]
+    return check_code(read_run_status(store, manifest), variants, code_of(variants, manifest.identity, ()), probes)
 
 
 def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_path: Path) -> None:
@@ -132,7 +142,7 @@ def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_pa
     after = checked(store, manifest, [1.0, 2.0, -4.0005], "attention")
     (change,) = after.code_records["attention"].changes
     assert change.difference == pytest.approx(0.0005 / 4)
-    assert change.code == code_of([manifest.spec("attention")])["attention"]
+    assert change.code == code_of([manifest.spec("attention")], manifest.identity, ())["attention"]
     assert after.code_records["baseline"] == manifest.code_records["baseline"]
     assert Manifest.from_json(after.to_json()) == after
     (line,) = mixed_versions(read_run_status(store, after))
@@ -143,8 +153,9 @@ def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_pa
     def no_probes(variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
         raise AssertionError("this code is known")
 
-    spec = manifest.spec("attention")
-    assert check_code(read_run_status(store, after), [spec], no_probes) == after
+    specs = [manifest.spec("attention")]
+    code = code_of(specs, manifest.identity, ())
+    assert check_code(read_run_status(store, after), specs, code, no_probes) == after
 
 
 @pytest.mark.parametrize("numbers", [(1.0, 2.0, -4.01), (1.0, 2.0), ()])

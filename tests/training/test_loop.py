@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from catdog.config.extensions import register_loss, register_optimizer
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
@@ -124,6 +125,10 @@ def test_interrupted_training_gives_the_same_bits(name: str, setup: Setup) -> No
     assert second.best.epoch == whole.best.epoch
 
 
+def one_hot(targets: torch.Tensor) -> torch.Tensor:
+    return targets if targets.ndim == 2 else torch.nn.functional.one_hot(targets, 12)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -131,9 +136,15 @@ def test_interrupted_training_gives_the_same_bits(name: str, setup: Setup) -> No
         {"precision": "bfloat16", "label_smoothing": 0.1},
         {"mixup": 0.4, "cutmix": 1.0, "gradient_clip": 0.5},
         {"ema": 0.9},
+        {"optimizer": "nadam", "loss": "squares", "mixup": 0.4},
     ],
 )
+@pytest.mark.usefixtures("no_external_heads")
 def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], setup: Setup) -> None:
+    register_optimizer("nadam")(lambda groups: torch.optim.NAdam(groups, betas=(0.8, 0.9)))
+    register_loss("squares")(
+        lambda logits_BK, targets: (logits_BK.softmax(1) - one_hot(targets)).square().sum(1).mean()
+    )
     recipe = dataclasses.replace(setup.recipe, **changes)  # type: ignore[arg-type]
     whole, second = setup.start("multi-attention", recipe), setup.start("multi-attention", recipe, seed=99)
     setup.train(whole, recipe)
