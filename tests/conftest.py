@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import gc
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import unittest.mock
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,13 +28,27 @@ from catdog.data.pack import write_pack
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
-from catdog.system.process import ENVIRONMENT
 from catdog.trial.context import RunContext
 from tests.helpers.s3_servers import s3_variables
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; must be set before any test imports Ray
+
+
+IN_XDIST = "PYTEST_XDIST_WORKER" in os.environ
+"""This is one of several processes that share the tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests on the shared Ray first: pytest-xdist gives neighbours to one process, so only one starts it."""
+    if IN_XDIST:
+        items.sort(key=lambda item: "local_ray" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking through all that was imported, again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,8 +66,10 @@ def drawn_fingerprint() -> str:
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> Path:
-    """A store folder with the pack of the drawn pets, built once for all tests."""
-    folder = tmp_path_factory.mktemp("packed")
+    """A store folder with the pack of the drawn pets, built once for all tests and processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if IN_XDIST else base) / "packed"
+    folder.mkdir(exist_ok=True)
     fetch_or_make(LocalStore(folder), pack_key(drawn_fingerprint), functools.partial(write_pack, open_drawn()))
     return folder
 
@@ -137,19 +155,15 @@ def s3_bucket(s3_environment: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A real Ray with two cores, shared by the tests of this process."""
+    """A real Ray with two cores, started as the product does, shared by the tests of this process."""
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=128 << 20,
-        log_to_driver=False,
-        runtime_env={"env_vars": ENVIRONMENT},  # as in the product
-    )
-    yield
-    ray.shutdown()
+    from catdog.sweep.local_ray import start_local_ray
+
+    with unittest.mock.patch.dict(os.environ):
+        start_local_ray(None, ["catdog.sweep.trainable", "catdog.trial.run"], num_cpus=2, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def test_a_mistake_ends_the_process_with_code_2_and_no_traceback() -> None:
     assert process.stderr.count("\n") == 1
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_half_extracted_data_and_corrupt_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pets = make_pets(tmp_path / "pets")
     store = str(tmp_path / "store")
@@ -81,9 +82,10 @@ def test_prepare_stores_the_pack_where_a_sweep_without_data_finds_it(
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_help_names_every_option_with_its_default(job: str) -> None:
-    command = [sys.executable, f"jobs/{job}.py", "--help"]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_help_names_every_option_with_its_default(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        run_job(JOBS[job], ["--help"])
+    output = capsys.readouterr().out
     assert "--store STR" in output
     assert "(default: results)" in output
 

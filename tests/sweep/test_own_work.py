@@ -69,7 +69,7 @@ def test_own_images_and_an_own_head_give_a_table_that_is_read_without_the_head(
     assert run_job(aggregate.main, ["--store", str(store), "--run", "demo"]) == 0
 
 
-@pytest.mark.usefixtures("no_external_heads")
+@pytest.mark.usefixtures("local_ray", "no_external_heads")
 @pytest.mark.parametrize("dry_run", [["--dry-run"], []])
 def test_a_head_of_wrong_shape_is_a_mistake_before_anything_runs(
     dry_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
