@@ -1,5 +1,6 @@
 """Sweeps on a real local Ray: complete, repeated, extended, rejected, failing, killed, resumed; and to a real S3."""
 
+import contextlib
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,8 @@ from ray.tune.experiment import Trial
 from catdog.cli import run_job
 from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
-from catdog.runs.manifest import read_manifest
-from catdog.runs.status import read_run_status
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import open_run
 from catdog.storage import StoreLocation
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
@@ -35,57 +37,119 @@ from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import PLANTED_SECRET
 from tests.helpers.sweeps import SMALL, comparable, processes_of, report, run_sweep, start_job, times_computed, wait_for
 
+ONE_AT_A_TIME = ["--cpus-per-trial", "2"]
+"""Of the shared Ray's two: a single worker has to start."""
 
-@pytest.mark.usefixtures("local_ray")
-def test_a_sweep_completes_can_be_repeated_for_free_and_can_be_extended(
-    store_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_sweep(store_folder, "--seeds", "2") == 0
-    output = capsys.readouterr().out
-    assert "6 trials to run, 0 already done" in output
+
+@dataclass(frozen=True)
+class Launch:
+    """What one launch of a sweep printed, and the report that it left."""
+
+    code: int
+    output: str
+    table: pd.DataFrame
+    trials: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class ThriceLaunched:
+    """A run and its launches: of two seeds; again; with a third seed of two variants, one of them new."""
+
+    store: Path
+    first: Launch
+    again: Launch
+    extended: Launch
+    leftover: Path
+    """A checkpoint, put there before the second launch as by a process killed just after storing its trial's result."""
+
+
+@pytest.fixture(scope="module")
+def thrice(local_ray: None, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> ThriceLaunched:
+    """A run launched three times, for the tests of what each launch does; its precision was left open."""
+    store = tmp_path_factory.mktemp("thrice") / "store"
+    shutil.copytree(packed, store, copy_function=os.link)
+
+    def launch(*arguments: str) -> Launch:
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            code = run_sweep(store, "--precision", "auto", *arguments)
+        table, trials = (pd.read_csv(io.BytesIO(report(store, name))) for name in ("table.csv", "trials.csv"))
+        return Launch(code, output.getvalue(), table, trials)
+
+    first = launch("--seeds", "2")
+    leftover = store / "demo" / "trials" / "attention" / "seed-01" / "checkpoint.pt"
+    leftover.write_bytes(b"epochs")
+    again = launch("--seeds", "2")
+    return ThriceLaunched(store, first, again, launch("--seeds", "3", "--variants", "baseline", "se"), leftover)
+
+
+def test_a_sweep_completes_and_prints_its_table(thrice: ThriceLaunched) -> None:
+    assert thrice.first.code == 0
+    assert "6 trials to run, 0 already done" in thrice.first.output
     for words in ("baseline", "multi-attention", "Validation", "table.md", "epoch-*.png"):
-        assert words in output
-    table = pd.read_csv(io.BytesIO(report(store_folder, "table.csv")))
-    assert list(table.columns[:8]) == [
+        assert words in thrice.first.output
+    assert list(thrice.first.table.columns[:8]) == [
         "variant", "n", "val_mean", "val_std", "test_mean", "test_std", "best_val", "best_val_test",
     ]  # fmt: skip
-    assert table["n"].tolist() == [2, 2, 2]
-    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
-    assert list(trials.columns[:9]) == [
+    assert thrice.first.table["n"].tolist() == [2, 2, 2]
+    assert list(thrice.first.trials.columns[:9]) == [
         "variant", "seed", "status", "val_accuracy", "test_accuracy", "best_epoch", "epochs", "seconds", "config_hash",
     ]  # fmt: skip
-    before = trials
 
-    # As left by a process killed just after storing its trial's result.
-    leftover = store_folder / "demo" / "trials" / "attention" / "seed-01" / "checkpoint.pt"
-    leftover.write_bytes(b"epochs")
-    assert run_sweep(store_folder, "--seeds", "2") == 0
-    assert "all 6 trials are already done" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(report(store_folder, "trials.csv"))), before)
-    assert not leftover.exists()
-    assert run_sweep(store_folder, "--seeds", "2", "--gpus-per-trial", "0.5") == 0, "nothing is left for the GPUs"
 
-    assert run_sweep(store_folder, "--seeds", "3", "--variants", "baseline", "se") == 0
-    assert "4 trials to run, 2 already done" in capsys.readouterr().out
-    trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
-    assert trials.groupby("variant", sort=False)["seed"].apply(list).to_dict() == {
+def test_a_finished_sweep_can_be_repeated_for_free(thrice: ThriceLaunched) -> None:
+    assert thrice.again.code == 0
+    assert "all 6 trials are already done" in thrice.again.output
+    pd.testing.assert_frame_equal(thrice.again.trials, thrice.first.trials)
+    assert not thrice.leftover.exists()
+    assert run_sweep(thrice.store, "--precision", "auto", "--seeds", "2", "--gpus-per-trial", "0.5") == 0, (
+        "nothing is left for the GPUs"
+    )
+
+
+def test_a_sweep_can_be_extended_by_seeds_and_variants(
+    thrice: ThriceLaunched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert thrice.extended.code == 0
+    assert "4 trials to run, 2 already done" in thrice.extended.output
+    assert thrice.extended.trials.groupby("variant", sort=False)["seed"].apply(list).to_dict() == {
         "baseline": [0, 1, 2],
         "attention": [0, 1],
         "multi-attention": [0, 1],
         "se": [0, 1, 2],
     }
-
-    recipe_file = named_config(str(store_folder / "demo" / "recipe.yaml"))
+    recipe_file = named_config(str(thrice.store / "demo" / "recipe.yaml"))
     assert recipe_file.variants == ("baseline", "attention", "multi-attention", "se")
     assert (recipe_file.seeds, recipe_file.recipe.epochs, recipe_file.run) == ("3", 2, "demo")
+    assert run_job(status.main, ["--store", str(thrice.store), "--run", "demo"]) == 0
+    assert "10 trials, 10 complete" in capsys.readouterr().out
 
-    assert run_sweep(store_folder, "--label-smoothing", "0.1") == 2
+
+def test_another_recipe_under_the_same_name_is_refused(
+    thrice: ThriceLaunched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_sweep(thrice.store, "--precision", "auto", "--label-smoothing", "0.1") == 2
     error = capsys.readouterr().err
     assert "run 'demo' exists with another recipe (label_smoothing: 0.0 → 0.1)" in error
     assert error.count("\n") == 1
 
-    assert run_job(status.main, ["--store", str(store_folder), "--run", "demo"]) == 0
-    assert "10 trials, 10 complete" in capsys.readouterr().out
+
+def test_the_precision_is_measured_once_and_kept(thrice: ThriceLaunched) -> None:
+    assert thrice.first.output.count("choosing the precision") == 1
+    assert "choosing the precision" not in thrice.again.output + thrice.extended.output
+    assert '"precision": "auto"' not in (thrice.store / RunPaths("demo").manifest).read_text()
+
+
+def test_a_reused_worker_gives_the_same_result_as_a_new_process(thrice: ThriceLaunched) -> None:
+    """Two workers ran the first six trials."""
+    location = StoreLocation.of(str(thrice.store))
+    run_status = open_run(location.open(), "demo")
+    context = RunContext("again", location, run_status.manifest.identity, "none")
+    for trial in run_status.trials:
+        if trial.planned.seed < 2:
+            again = run_trial(context, trial.planned.variant, trial.planned.seed)
+            assert trial.result is not None
+            assert trial.result.files["predictions.npz"] == again.files["predictions.npz"]
+            assert trial.result.val_accuracy == again.val_accuracy
 
 
 @pytest.mark.slow
@@ -109,24 +173,10 @@ def test_the_recipe_file_that_a_run_stores_makes_it_again(
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_reused_worker_gives_the_same_result_as_a_new_process(store_folder: Path) -> None:
-    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "multi-attention") == 0
-    manifest = read_manifest(StoreLocation.of(str(store_folder)).open(), "demo")
-    assert manifest is not None
-    location = StoreLocation.of(str(store_folder))
-    for trial in read_run_status(location.open(), manifest).trials:
-        context = RunContext("again", location, manifest.identity, "none")
-        again = run_trial(context, trial.planned.variant, trial.planned.seed)
-        assert trial.result is not None
-        assert trial.result.files["predictions.npz"] == again.files["predictions.npz"]
-        assert trial.result.val_accuracy == again.val_accuracy
-
-
-@pytest.mark.usefixtures("local_ray")
 def test_a_failing_trial_does_not_stop_the_others(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     impossible = "multi-attention:num_masks=1024,hidden_features=65536"  # 25 TB of weights
-    arguments = ["--seeds", "2", "--variants", "baseline", impossible, "--run", "failing"]
-    assert run_sweep(store_folder, *arguments) == 1
+    arguments = ["--variants", "baseline", impossible, "--run", "failing", *ONE_AT_A_TIME]
+    assert run_sweep(store_folder, *arguments, "--seeds", "2") == 1
     output = capsys.readouterr().out
     assert f"failed: {impossible} seed 1: RuntimeError" in output
     trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "failing")))
@@ -138,9 +188,9 @@ def test_a_failing_trial_does_not_stop_the_others(store_folder: Path, capsys: py
     assert failure["attempts"] == 1
     assert "Traceback" in failure["traceback"]
     assert ".err" in failure["log"]
-    # The same command reruns only the failed trials.
-    assert run_sweep(store_folder, *arguments) == 1
-    assert "2 trials to run, 2 already done" in capsys.readouterr().out
+    # A later command reruns only the failed trials.
+    assert run_sweep(store_folder, *arguments, "--seeds", "1") == 1
+    assert "1 trials to run, 1 already done" in capsys.readouterr().out
     failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
     assert failure["attempts"] == 2
 
@@ -152,7 +202,7 @@ def test_a_diverged_trial_is_listed_but_not_averaged_and_never_rerun(
     # Each step multiplies the weights of the mask convolution, which the baseline lacks, by up to -29.
     exploding = ["--learning-rate", "3", "--weight-decay", "0", "--mask-weight-decay", "9.9", "--epochs", "12"]
     sgd = ["--optimizer", "sgd", "--schedule", "cosine"]
-    arguments = ["--seeds", "1", "--variants", "baseline", "attention-relu", *sgd, *exploding]
+    arguments = ["--seeds", "1", "--variants", "baseline", "attention-relu", *sgd, *exploding, *ONE_AT_A_TIME]
     for done in (0, 2):
         assert run_sweep(store_folder, *arguments) == 0
         output = capsys.readouterr().out
@@ -207,16 +257,18 @@ def test_weights_that_do_not_fit_are_rejected_before_any_trial(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_frozen_backbone_computes_its_features_once(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_sweep(store_folder, "--freeze", "--seeds", "1") == 0
+    arguments = ["--freeze", "--variants", "baseline"]
+    assert run_sweep(store_folder, *arguments, "--seeds", "1") == 0
     assert "96 of 96 images" in capsys.readouterr().out
-    assert run_sweep(store_folder, "--freeze", "--seeds", "2") == 0
+    assert run_sweep(store_folder, *arguments, "--seeds", "2") == 0
     assert "computing" not in capsys.readouterr().out
     assert len(list(store_folder.rglob("features-*.safetensors"))) == 1
 
 
 def test_trials_run_in_the_processes_that_ray_prestarts(store_folder: Path) -> None:
+    arguments = [*SMALL, "--variants", "baseline", "--seeds", str(usable_cores())]
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: Ray's sockets live in it
-        process = start_job(store_folder, *SMALL, "--seeds", str(usable_cores()), environment={"RAY_TMPDIR": folder})
+        process = start_job(store_folder, *arguments, environment={"RAY_TMPDIR": folder})
         output = process.communicate(timeout=120)[0]
         assert process.returncode == 0, output
         (log,) = Path(folder).glob("ray/session_2*/logs/raylet.out")
@@ -276,63 +328,79 @@ RESUMED = [
 ]  # fmt: skip
 
 
+def epochs_saved(store: Path) -> list[str]:
+    """When the epochs in the checkpoint of the first trial were computed; none if there is no checkpoint."""
+    checkpoint = store / "demo/trials/attention/seed-00/checkpoint.pt"
+    try:
+        return [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
+    except (FileNotFoundError, EOFError):
+        return []
+
+
+def assert_it_ends_like_an_undisturbed_one(store: Path, undisturbed: Path) -> None:
+    """Run the sweep to its end, and its trials from the beginning in this process: no file differs."""
+    saved = epochs_saved(store)
+    assert run_job(sweep.main, ["demo", "--store", str(store), *RESUMED]) == 0
+    folder = store / "demo/trials/attention/seed-00"
+    final = times_computed((folder / "history.csv").read_text())
+    assert final[: len(saved)] == saved, "epochs before the interruption were computed again"
+    assert len(final) == 30
+    assert not list(store.rglob("checkpoint.pt"))
+    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 30
+
+    (undisturbed / "datasets").mkdir(parents=True)
+    for path in store.glob("datasets/*"):
+        (undisturbed / "datasets" / path.name).symlink_to(path)
+    manifest = open_run(StoreLocation.of(str(store)).open(), "demo").manifest
+    location = StoreLocation.of(str(undisturbed))
+    location.open().put(RunPaths("demo").manifest, manifest.to_json())
+    for trial in manifest.planned():
+        run_trial(RunContext("demo", location, manifest.identity, "none"), trial.variant, trial.seed)
+    assert run_job(aggregate.main, ["--store", str(undisturbed), "--run", "demo"]) == 0
+    pd.testing.assert_frame_equal(
+        comparable(report(store, "trials.csv")), comparable(report(undisturbed, "trials.csv"))
+    )
+    for path in sorted((undisturbed / "demo/trials").rglob("*")):
+        if path.suffix in (".png", ".npz"):
+            assert path.read_bytes() == (store / path.relative_to(undisturbed)).read_bytes(), path
+
+
 @pytest.mark.usefixtures("local_ray")
-def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
-    folder = store_folder / "demo/trials/attention/seed-00"
-    checkpoint = folder / "checkpoint.pt"
-
-    def epochs_saved() -> int:
-        try:
-            return len(torch.load(checkpoint, weights_only=True)["state"]["history"])
-        except (FileNotFoundError, EOFError):
-            return 0
-
-    # Ctrl-C after the second epoch.
+def test_an_interrupted_sweep_ends_like_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
     process = start_job(store_folder, *RESUMED)
-    wait_for(lambda: epochs_saved() >= 2, process)
+    wait_for(lambda: len(epochs_saved(store_folder)) >= 2, process)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
     assert "the same command resumes from here" in output
-    saved = epochs_saved()
-    assert 2 <= saved < 30
-    computed = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
+    assert 2 <= len(epochs_saved(store_folder)) < 30
+    assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
+    process = start_job(store_folder, *RESUMED)
+    wait_for(lambda: len(epochs_saved(store_folder)) >= 2, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    interrupted = epochs_saved(store_folder)
 
     # kill -9 a little later.
-    marker = f"CATDOG_TEST={tmp_path}"
     process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
-    wait_for(lambda: epochs_saved() >= saved + 2, process)
+    wait_for(lambda: len(epochs_saved(store_folder)) >= len(interrupted) + 2, process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver and the process that supervises it
     process.communicate()
     for _ in range(100):  # Ray's leftover processes end on their own, except for two agents
         time.sleep(0.1)
-        left = processes_of(marker)
+        left = processes_of(f"CATDOG_TEST={tmp_path}")
         if not any(b"ImplicitFunc" in command for command in left.values()):
             break
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    later = [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
-    assert later[: len(computed)] == computed, "epochs before the interruption were computed again"
-
-    # Run to the end.
-    assert run_job(sweep.main, ["demo", "--store", str(store_folder), *RESUMED]) == 0
-    final = times_computed((folder / "history.csv").read_text())
-    assert final[: len(later)] == later, "epochs before the kill were computed again"
-    assert len(final) == 30
-    assert not list(store_folder.rglob("checkpoint.pt"))
-    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 30
-
-    undisturbed = tmp_path / "undisturbed"
-    (undisturbed / "datasets").mkdir(parents=True)
-    for path in store_folder.glob("datasets/*"):
-        (undisturbed / "datasets" / path.name).symlink_to(path)
-    assert run_job(sweep.main, ["demo", "--store", str(undisturbed), *RESUMED]) == 0
-    pd.testing.assert_frame_equal(
-        comparable(report(store_folder, "trials.csv")), comparable(report(undisturbed, "trials.csv"))
-    )
-    for path in sorted((undisturbed / "demo/trials").rglob("*")):
-        if path.suffix in (".png", ".npz"):
-            assert path.read_bytes() == (store_folder / path.relative_to(undisturbed)).read_bytes(), path
+    later = epochs_saved(store_folder)
+    assert later[: len(interrupted)] == interrupted, "epochs before the interruption were computed again"
+    assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
@@ -365,7 +433,7 @@ def test_losing_a_worker_between_two_trials_costs_neither(
         hand_over(controller, trial, *arguments)
 
     monkeypatch.setattr(TuneController, "_schedule_trial_reset", lose_the_first_worker)
-    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "se") == 0
+    assert run_sweep(store_folder, "--seeds", "2", "--variants", "baseline", "se", *ONE_AT_A_TIME) == 0
     assert lost
     trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
     assert trials["status"].tolist() == ["complete"] * 4
@@ -409,13 +477,13 @@ def test_a_sweep_to_s3_leaves_everything_its_tables_need_in_the_store(
 def test_a_run_begun_by_an_earlier_version_is_extended_without_rerunning_finished_trials(
     store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Version 0.1.0 wrote earlier_run/ with this command and `--seeds 1`."""
+    """Version 0.1.0 wrote earlier_run/ with these options, `--variants baseline attention` and `--seeds 1`."""
     shutil.copytree(Path(__file__).parent / "earlier_run", store_folder / "earlier")
-    arguments = ["--run", "earlier", "--variants", "baseline", "attention", "--probe-images", "1"]
+    arguments = ["--run", "earlier", "--variants", "baseline", "--probe-images", "1"]
     before = {path: path.read_bytes() for path in (store_folder / "earlier" / "trials").rglob("*") if path.is_file()}
     assert run_sweep(store_folder, *arguments, "--seeds", "2") == 0
-    assert "2 trials to run, 2 already done" in capsys.readouterr().out
+    assert "1 trials to run, 1 already done" in capsys.readouterr().out
     assert all(path.read_bytes() == content for path, content in before.items())
     trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "earlier")))
-    assert trials["status"].tolist() == ["complete"] * 4
-    assert trials["seed"].tolist() == [0, 1, 0, 1]
+    assert trials["status"].tolist() == ["complete"] * 3
+    assert trials[["variant", "seed"]].to_numpy().tolist() == [["baseline", 0], ["baseline", 1], ["attention", 0]]

@@ -1,18 +1,13 @@
-"""The precision that `auto` chooses."""
+"""The precision that `auto` chooses; that a run keeps it is shown in tests/sweep/test_sweep.py."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from catdog.cli import run_job
 from catdog.config.recipe import Recipe
-from catdog.runs.paths import RunPaths
 from catdog.training.precision import autocast_for, choose_precision, faster_precision
-from jobs import sweep
 
 CPU = torch.device("cpu")
 
@@ -48,31 +43,3 @@ def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability))
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
     assert choose_precision(recipe, torch.device("cuda")) == chosen
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_run_is_measured_once_and_keeps_the_chosen_precision(
-    store_folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    drawn: Callable[..., list[str]],
-) -> None:
-    assert run_job(sweep.main, drawn(store_folder, seeds=1)) == 0
-    assert capsys.readouterr().out.count("choosing the precision") == 1
-    manifest = RunPaths("auto").manifest
-    first = (store_folder / manifest).read_text()
-    assert run_job(sweep.main, drawn(store_folder, seeds=2)) == 0
-    assert "choosing the precision" not in capsys.readouterr().out
-    assert '"precision": "auto"' not in first
-
-
-@pytest.fixture
-def drawn() -> Callable[..., list[str]]:
-    """The arguments of a tiny sweep that leaves the precision open."""
-
-    def arguments(store: Path, seeds: int) -> list[str]:
-        return [
-            "demo", "--store", str(store), "--run", "auto", "--seeds", str(seeds), "--variants", "baseline",
-            "--precision", "auto", "--epochs", "1", "--limit-images", "24", "--image-size", "48", "--batch-size", "8",
-        ]  # fmt: skip
-
-    return arguments
