@@ -168,16 +168,17 @@ def test_every_operation_retries_until_the_store_is_available_again(night: Night
     assert {direct.get(key) for key in direct.list("")} == {CONTENT}
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_finds_renewed_credentials(moto_night: Night, operation: str, tmp_path: Path) -> None:
-    act, expected = OPERATIONS[operation]
-    store = moto_night.used_store()
+def test_every_operation_finds_renewed_credentials(moto_night: Night, tmp_path: Path) -> None:
+    stores = {name: moto_night.used_store() for name in OPERATIONS}  # one each: none is helped by another
     moto_night.proxy.expired_keys.add(moto_night.server.access_key)
-    timer = threading.Timer(2, moto_night.write_credentials, ["renewed"])
-    timer.start()
-    assert act(store, tmp_path) == expected
-    timer.join()
-    assert moto_night.proxy.injected["expired"] > 0
+    with ThreadPoolExecutor(len(OPERATIONS)) as pool:
+        futures = {name: pool.submit(act, stores[name], tmp_path) for name, (act, _) in OPERATIONS.items()}
+        while moto_night.proxy.injected["expired"] < len(OPERATIONS):
+            time.sleep(0.01)
+        moto_night.write_credentials("renewed")
+        assert {name: future.result() for name, future in futures.items()} == {
+            name: expected for name, (_, expected) in OPERATIONS.items()
+        }
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_operations_retry_while_the_credentials_file_is_being_written(moto_night
     store = moto_night.used_store()
     moto_night.proxy.expired_keys.add(moto_night.server.access_key)
     moto_night.credentials.write_text(unfinished)
-    timer = threading.Timer(3, moto_night.write_credentials, ["renewed"])
+    timer = threading.Timer(1, moto_night.write_credentials, ["renewed"])
     timer.start()
     store.put("key", CONTENT)
     timer.join()
@@ -232,14 +233,14 @@ def test_an_operation_gives_up_when_its_patience_runs_out(
 def test_retrying_can_be_switched_off_while_an_operation_retries(moto_night: Night) -> None:
     store = moto_night.used_store(LONG)
     moto_night.proxy.refuse()
-    timer = threading.Timer(3, store.set_retrying, [False])
+    timer = threading.Timer(1, store.set_retrying, [False])
     timer.start()
     with pytest.raises(StoreError, match=r"Could not connect.* \(for \d+ s\)"):
         store.get("there")
     timer.join()
     with pytest.raises(StoreError, match="Could not connect"):
         store.put("there", CONTENT)
-    timer = threading.Timer(2, moto_night.proxy.accept)
+    timer = threading.Timer(1, moto_night.proxy.accept)
     timer.start()
     with give_up_on_interrupt(store):  # used by the next sweep in this process
         store.put("there", CONTENT)
@@ -294,7 +295,7 @@ def test_a_worker_retries_a_denied_store_that_has_answered_another_process(night
     night.used_store()
     night.proxy.deny()
     location = dataclasses.replace(StoreLocation.of(night.url, patience=120.0), has_answered=True)
-    timer = threading.Timer(2, night.proxy.allow)
+    timer = threading.Timer(1, night.proxy.allow)
     timer.start()
     assert location.open().get("there") == CONTENT
     timer.join()
@@ -442,7 +443,7 @@ def test_a_full_queue_blocks_the_caller_until_the_store_is_available_again(night
     with ThreadPoolExecutor(1) as pool, BackgroundUploads(night.used_store(), capacity=5) as uploads:
         night.proxy.refuse()
         pool.submit(fill, uploads)
-        had_room = went_on.wait(2)
+        had_room = went_on.wait(1)
         night.proxy.accept()
     assert not had_room
     assert went_on.is_set()

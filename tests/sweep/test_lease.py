@@ -98,16 +98,17 @@ def test_the_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(store
 def test_only_one_of_two_drivers_takes_over_from_a_dead_process(store: Store) -> None:
     stranger(store, pid=ended_process())
     outcomes: list[str] = []
-    together = threading.Barrier(2)
+    together, one_is_refused = threading.Barrier(2), threading.Event()
 
     def take_over(launch: str) -> None:
         together.wait()
         try:
             with RunLease(store, "night", launch).hold(silent):
                 outcomes.append("won")
-                time.sleep(3)
+                one_is_refused.wait(30)
         except UserError:
             outcomes.append("refused")
+            one_is_refused.set()
 
     threads = [threading.Thread(target=take_over, args=(launch,)) for launch in ("one", "other")]
     for thread in threads:
