@@ -510,8 +510,7 @@ AS_PROCESSES = [
     "variants: unicode",
     "run: above the store",
     "data: half extracted",
-    "weights: code",
-    "backbone: unknown",
+    "weights: code",  # found while Ray starts
     "store: folder that cannot be made",
     "store: no right to write",
     "store: no credentials",

@@ -1,5 +1,6 @@
 """Writing a report: what it may replace."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,20 @@ from jobs import aggregate
 from tests.helpers.made_runs import make_run
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four complete trials with its report; one of them is gone since."""
-    store = LocalStore(tmp_path / "store")
+    folder = tmp_path_factory.mktemp("reported")
+    store = LocalStore(folder)
     write_report(store, make_run(store, ["baseline", "se"], range(2), epochs=1, test_images=40))
     store.delete(RunPaths("made").trial("se", 1).result)
-    return store
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, reported: Path) -> LocalStore:
+    """A copy of it for each test."""
+    return LocalStore(shutil.copytree(reported, tmp_path / "store"))
 
 
 def report_of(store: LocalStore) -> dict[str, bytes]:
