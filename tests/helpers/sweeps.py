@@ -67,12 +67,12 @@ def start_job(
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
+    for _ in range(4800):
         if condition():
             return
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    raise AssertionError("it did not come to that within a minute")
+    raise AssertionError("it did not come to that within four minutes")
 
 
 def processes_of(marker: str) -> dict[int, bytes]:
