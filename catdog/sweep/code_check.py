@@ -1,6 +1,7 @@
 """Is the code still the one that a run began with? If not, a probe tells whether it computes the same."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from catdog.config.extensions import uses_imports
@@ -13,8 +14,10 @@ from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.provenance import variant_code
 from catdog.runs.status import RunStatus
 
-Probes = Callable[[Sequence[VariantSpec]], Mapping[str, tuple[float, ...]]]
-"""Returns the numbers of variants' probes, by label."""
+Probe = tuple[float, ...] | str
+"""The numbers of a variant's probe, or why it failed."""
+Probes = Callable[[Sequence[VariantSpec]], Mapping[str, Probe]]
+"""Runs the probes of variants, and returns them by label."""
 
 
 def code_of(variants: Iterable[VariantSpec], identity: Identity, head_files: Sequence[HeadFile]) -> dict[str, Code]:
@@ -42,7 +45,7 @@ def check_code(
 ) -> Manifest:
     """Return the manifest with the code of these variants, whose trials are about to run.
 
-    A variant without trials is probed for later; one that has trials with other code, to compare.
+    A variant without trials is probed for later, if its probe runs; one that has trials with other code, to compare.
 
     Raises:
         UserError: other code computes other numbers.
@@ -51,15 +54,16 @@ def check_code(
     records, changed = dict(manifest.code_records), changed_code(run_status, code)
     unknown = [one for one in variants if one.label not in records or not records[one.label].knows(code[one.label])]
     for label, probe in run_probes(unknown).items() if unknown else ():
-        if label not in changed:
+        if label in changed:
+            difference = math.inf if isinstance(probe, str) else records[label].difference(probe)
+            if difference > TOLERANCE:
+                found = f"fails ({probe})" if isinstance(probe, str) else f"differs by {difference:.2%}"
+                raise UserError(
+                    f"run {manifest.run!r} has trials of {label!r} with other code ({changed[label]}), and the new one "
+                    f"computes other numbers: a short trial {found}, and {TOLERANCE:.2%} is allowed: restore the code, "
+                    "or choose another --run"
+                )
+            records[label] = records[label].extended(code[label], difference)
+        elif not isinstance(probe, str):
             records[label] = CodeRecord(code[label], probe)
-            continue
-        difference = records[label].difference(probe)
-        if difference > TOLERANCE:
-            raise UserError(
-                f"run {manifest.run!r} has trials of {label!r} with other code ({changed[label]}), and the new one "
-                f"computes other numbers: a short trial differs by {difference:.2%}, and {TOLERANCE:.2%} is allowed: "
-                "restore the code, or choose another --run"
-            )
-        records[label] = records[label].extended(code[label], difference)
     return dataclasses.replace(manifest, code_records=records)

@@ -27,7 +27,7 @@ from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
-from catdog.sweep.code_check import check_code, code_of
+from catdog.sweep.code_check import Probe, check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
@@ -169,20 +169,20 @@ def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Pla
     """Return the plan with a record of the code; raises `UserError` if it computes other numbers than before."""
     from catdog.sweep.probe import run_probes
 
-    task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(run_probes)
-
-    def on_a_worker(variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
+    def on_a_worker(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
+        task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(run_probes)
         try:
-            found: dict[str, tuple[float, ...]] = ray.get(task.remote(context, variants))
+            found: dict[str, Probe] = ray.get(task.remote(context, variants))
             return found
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
         except ray.exceptions.RayError as error:
             raise _lost_worker(error) from None
 
+    def here(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
+        return run_probes(context, variants)
+
     variants = tuple(dict.fromkeys(trial.variant for trial in plan.pending))
     code = code_of(variants, context.identity, context.head_files)
-    manifest = check_code(plan.run_status, variants, code, on_a_worker)
+    manifest = check_code(plan.run_status, variants, code, here if cluster.is_this_machine else on_a_worker)
     return dataclasses.replace(plan, run_status=dataclasses.replace(plan.run_status, manifest=manifest))
 
 

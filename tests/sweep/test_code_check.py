@@ -18,7 +18,7 @@ from catdog.runs.manifest import Identity, Manifest, read_manifest
 from catdog.runs.provenance import variant_code
 from catdog.runs.status import mixed_versions, read_run_status
 from catdog.storage import LocalStore
-from catdog.sweep.code_check import check_code, code_of
+from catdog.sweep.code_check import Probe, check_code, code_of
 from catdog.sweep.probe import run_probes
 from catdog.trial.context import RunContext
 from tests.helpers.made_runs import make_run
@@ -79,6 +79,7 @@ def probed(context: RunContext, label: str) -> CodeRecord:
     """Return the record of a variant with the code as it is."""
     spec = parse_variant(label, context.identity.recipe)
     (numbers,) = run_probes(context, [spec]).values()
+    assert isinstance(numbers, tuple)
     return CodeRecord(Code("as it is", {}), numbers)
 
 
@@ -113,10 +114,11 @@ def test_a_probe_does_not_depend_on_what_results_depend_on_besides_the_code(
     assert record.difference(frozen.probe) > TOLERANCE
 
 
-def test_a_variant_of_which_no_short_trial_can_be_run_is_refused(make_context: MakeContext, recipe: Recipe) -> None:
+def test_a_probe_that_fails_says_why(make_context: MakeContext, recipe: Recipe) -> None:
     context = make_context(dataclasses.replace(recipe, backbone="timm/nothing"))
-    with pytest.raises(UserError, match=r"variant 'baseline': a trial of 3 steps fails: .*timm has no such model"):
-        probed(context, "baseline")
+    (found,) = run_probes(context, [parse_variant("baseline")]).values()
+    assert isinstance(found, str)
+    assert "timm has no such model" in found
 
 
 def run_of_two(tmp_path: Path) -> tuple[LocalStore, Manifest]:
@@ -127,11 +129,11 @@ def run_of_two(tmp_path: Path) -> tuple[LocalStore, Manifest]:
     return store, dataclasses.replace(manifest, code_records=earlier)
 
 
-def checked(store: LocalStore, manifest: Manifest, numbers: Sequence[float], *labels: str) -> Manifest:
-    """Return the manifest after a check of these variants, whose probes now give `numbers`."""
+def checked(store: LocalStore, manifest: Manifest, found: Probe, *labels: str) -> Manifest:
+    """Return the manifest after a check of these variants, whose probes now give `found`."""
 
-    def probes(variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
-        return {variant.label: tuple(numbers) for variant in variants}
+    def probes(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
+        return dict.fromkeys([variant.label for variant in variants], found)
 
     variants = [manifest.spec(label) for label in labels]
     return check_code(read_run_status(store, manifest), variants, code_of(variants, manifest.identity, ()), probes)
@@ -139,7 +141,7 @@ def checked(store: LocalStore, manifest: Manifest, numbers: Sequence[float], *la
 
 def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_path: Path) -> None:
     store, manifest = run_of_two(tmp_path)
-    after = checked(store, manifest, [1.0, 2.0, -4.0005], "attention")
+    after = checked(store, manifest, (1.0, 2.0, -4.0005), "attention")
     (change,) = after.code_records["attention"].changes
     assert change.difference == pytest.approx(0.0005 / 4)
     assert change.code == code_of([manifest.spec("attention")], manifest.identity, ())["attention"]
@@ -150,7 +152,7 @@ def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_pa
     assert f"torch 1.0 → {change.code.versions['torch']}" in line
     assert line.endswith("a short trial gave the same numbers, but for 0.012 % (0.02 % is allowed)")
 
-    def no_probes(variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...]]:
+    def no_probes(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
         raise AssertionError("this code is known")
 
     specs = [manifest.spec("attention")]
@@ -158,21 +160,22 @@ def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_pa
     assert check_code(read_run_status(store, after), specs, code, no_probes) == after
 
 
-@pytest.mark.parametrize("numbers", [(1.0, 2.0, -4.01), (1.0, 2.0), ()])
-def test_other_code_that_computes_other_numbers_is_refused(tmp_path: Path, numbers: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("found", [(1.0, 2.0, -4.01), (1.0, 2.0), (), "RuntimeError: shapes"])
+def test_other_code_that_computes_other_numbers_is_refused(tmp_path: Path, found: Probe) -> None:
     store, manifest = run_of_two(tmp_path)
     with pytest.raises(UserError, match=r"trials of 'attention' with other code \(code 000000 → .*torch 1.0 → "):
-        checked(store, manifest, numbers, "attention")
+        checked(store, manifest, found, "attention")
 
 
 def test_a_variant_without_trials_and_a_run_of_an_earlier_version_are_probed_for_later(tmp_path: Path) -> None:
     store, manifest = run_of_two(tmp_path)
     planned = manifest.extended(("se",), (0,), ("again",))
     records = {**planned.code_records, "se": CodeRecord(Code("1" * 16, {}), (9.0,))}
-    after = checked(store, dataclasses.replace(planned, code_records=records), [5.0], "se")
+    after = checked(store, dataclasses.replace(planned, code_records=records), (5.0,), "se")
     assert (after.code_records["se"].probe, after.code_records["se"].changes) == ((5.0,), ())
+    assert checked(store, dataclasses.replace(planned, code_records={}), "RuntimeError", "se").code_records == {}
     earlier = dataclasses.replace(manifest, code_records={})
-    assert checked(store, earlier, [5.0], "baseline").code_records["baseline"].probe == (5.0,)
+    assert checked(store, earlier, (5.0,), "baseline").code_records["baseline"].probe == (5.0,)
 
 
 HEAD = """

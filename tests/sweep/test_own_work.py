@@ -59,7 +59,7 @@ def test_own_images_and_an_own_head_give_a_table_that_is_read_without_the_head(
     pooling.write_text("def pool(features):\n    return features.amax(dim=(2, 3))\n")
     capsys.readouterr()
     assert run_sweep(store, *own, "--seeds", "3") == 2
-    assert "run 'demo' has another head 'own', with other code (" in capsys.readouterr().err
+    assert "run 'demo' has trials of 'own:wide=4' with other code (" in capsys.readouterr().err
 
     (heads / "own.py").unlink()
     for registry in (EXTERNAL, HEAD_CLASSES):
