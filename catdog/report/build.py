@@ -166,6 +166,7 @@ def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:
             f"| {markdown(row['variant'])} | {format_accuracy(row['pointing'], row['pointing_std'])} "
             f"| {row['pointing_lift_uniform']:+.1f}, {row['pointing_lift_gaussian']:+.1f} "
             f"| {format_accuracy(row['energy'], row['energy_std'])} "
-            f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} | {row['overlap']:.2f} |"
+            f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} "
+            f"| {format_accuracy(row['overlap'])} |"
         )
     return lines
