@@ -129,7 +129,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
     """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
     Where some variants have more seeds than others, it gives all of them all seeds. Where the images lie on this
-    machine is left out: their fingerprint tells them apart. Heads must be in files that `config` imports.
+    machine is left out: their fingerprint tells them apart.
     """
     specs = [manifest.spec(label) for label in manifest.variants]
     return recipe_yaml(
@@ -137,6 +137,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         run=manifest.run,
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
         grid=(),
+        imports=tuple(dict.fromkeys(manifest.imports.values())),
         seeds=format_seeds({seed for seeds in manifest.seeds.values() for seed in seeds}),
         data_root=None,
         precision=manifest.identity.recipe.precision,
