@@ -72,6 +72,11 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith("s") else "s")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: 1 epoch, 2,000 epochs."""
+    return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
 def readable(name: str) -> str:
     """Return a class name with spaces instead of underscores."""
     return printable(name.replace("_", " "))

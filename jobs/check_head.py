@@ -12,7 +12,7 @@ from catdog.cli import ExitCode, output_console, parse, run_job
 from catdog.config.head_files import load_head_files
 from catdog.config.head_registry import EXTERNAL
 from catdog.config.variants import parse_variants
-from catdog.errors import UserError
+from catdog.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,20 @@ def main(arguments: Sequence[str]) -> int:
 
     console, broken = output_console(), []
     for spec in specs:
-        found = dict(check_head(spec))
+        found, picture = dict(check_head(spec)), None
+        if not any(found.values()):
+            try:
+                picture = preview_masks(spec)
+            except Exception as error:
+                found["training on a 12 × 12 map"] = f"{type(error).__name__}: {first_line(error)}"
         for name, fault in found.items():
             console.print(
-                f"{'ok' if fault is None else 'fault':8} {spec.label:24} {name}{f': {fault}' if fault else ''}"
+                f"{'ok' if fault is None else 'fault':8} {spec.label:24} {name}{f': {fault}' if fault else ''}",
+                soft_wrap=True,
             )
         if any(found.values()):
             broken.append(spec.label)
-        elif (picture := preview_masks(spec)) is not None:
+        elif picture is not None:
             file = Path(options.out) / f"masks-{spec.folder}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(picture)

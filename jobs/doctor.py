@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
+from catdog.formatting import counted
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         faults += check.status == "fault"
     if not options.json:
         print_line(
-            "nothing stands in the way"
-            if not faults
-            else f"the sweep would fail: {faults} check{'s' * (faults > 1)} failed"
+            "nothing stands in the way" if not faults else f"the sweep would fail: {counted(faults, 'check')} failed"
         )
     return ExitCode.MISTAKE if faults else ExitCode.COMPLETE
 

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from catdog.formatting import NumbersTable, markdown, markdown_code, printable, readable
+from catdog.formatting import NumbersTable, counted, markdown, markdown_code, printable, readable
+
+
+def test_one_thing_is_singular() -> None:
+    assert [counted(number, "class") for number in (0, 1, 2000)] == ["0 classes", "1 class", "2,000 classes"]
+
 
 CONTROL = {"\x1b[31m": r"\u001b[31m", "a\nb\tc\r": r"a\nb\tc\r", "\x7f\x9b": r"\u007f\u009b", "\u202eabc": r"\u202eabc"}
 

@@ -69,11 +69,14 @@ class Outlines:
 
 
 def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> LocalizationScores | None:
-    """Return how much of the masks lies on the animals; None if there are no images, or no mask has any mass.
+    """Return how much of the masks lies on the animals; None if there are no images or no mass.
 
-    A mask with several maxima points at each of them in equal shares; one without mass is left out.
+    A mask with several maxima points at each of them in equal shares; one without mass is left out. None, too, if a
+    value is below zero: such masks have no shares of a mass.
     """
     masks = masks_TMHW.astype(np.float64)
+    if (masks < 0).any():
+        return None
     peaks = masks == masks.max(axis=(2, 3), keepdims=True, initial=-np.inf)
     hits_TM = (peaks * outlines.centres_THW[:, None]).sum(axis=(2, 3)) / peaks.sum(axis=(2, 3)).clip(1)
     mass_TM = masks.sum(axis=(2, 3))

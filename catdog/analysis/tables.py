@@ -84,14 +84,17 @@ def comparison_table(run_status: RunStatus) -> pd.DataFrame:
 
 def tie_lines(table: pd.DataFrame) -> list[str]:
     """Return one line per variant of which several runs share the best validation accuracy."""
-    return [
-        f"{row['variant']}: {row['best_ties']} runs tie for the best Validation, {format_accuracy(row['best_val'])}; "
-        f"their Test is {format_accuracy(row['best_ties_test_low'])} to {format_accuracy(row['best_ties_test_high'])}, "
-        f"on average {format_accuracy(row['best_ties_test_mean'])}. The run shown is that of the lowest seed, "
-        f"{row['best_seed']}."
-        for row in table.to_dict("records")
-        if row["best_ties"] > 1
-    ]
+    lines = []
+    for row in table.to_dict("records"):
+        low, high, mean = (format_accuracy(row[f"best_ties_test_{name}"]) for name in ("low", "high", "mean"))
+        if row["best_ties"] > 1:
+            lines.append(
+                f"{row['variant']}: {row['best_ties']} runs tie for the best Validation, "
+                f"{format_accuracy(row['best_val'])}; their Test is "
+                f"{low if low == high else f'{low} to {high}, on average {mean}'}. The run shown is that of the lowest "
+                f"seed, {row['best_seed']}."
+            )
+    return lines
 
 
 def records(table: pd.DataFrame) -> list[dict[str, object]]:

@@ -109,7 +109,7 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
     """Return a decorator that makes a head known as the variant `name`.
 
     The class is called with `in_channels`, `num_classes` and its parameters by keyword, and its instances with features
-    (B, C, H, W); they return a `catdog.models.ModelOutput`.
+    (B, C, H, W); they return a `catdog.models.ModelOutput`, whose masks must not be negative.
 
     Raises:
         UserError: the name is taken or no name of a variant, or the class does not take these arguments.

@@ -41,9 +41,12 @@ def check_external_heads(specs: Sequence[VariantSpec]) -> None:
 
 
 def check_head(spec: VariantSpec) -> Iterator[tuple[str, str | None]]:
-    """Yield the name of each check, and what is wrong, or None."""
+    """Yield the name of each check, and what is wrong, or None; where shapes are wrong, no other check follows."""
     for name, check in CHECKS.items():
-        yield name, _fault(check, spec)
+        fault = _fault(check, spec)
+        yield name, fault
+        if fault is not None and check is check_shapes:
+            return
 
 
 def _fault(check: Callable[[VariantSpec], None], spec: VariantSpec) -> str | None:
@@ -75,11 +78,20 @@ def check_shapes(spec: VariantSpec) -> None:
 
 
 def check_masks(spec: VariantSpec) -> None:
-    """Check that masks are finite, also for large features."""
+    """Check that masks are finite and not negative, also for large features, and for negative ones as of token models.
+
+    They are drawn on a scale from 0 and measured as shares of their mass, which negative values would make nonsense.
+    """
     head = _head(spec).eval()
-    for scale in (0.0, 1.0, 100.0):
+    for scale in (0.0, 1.0, 100.0, -1.0):
         masks = head(scale * _features(4, 5, 5)).masks_BMHW
-        _require(masks is None or bool(masks.isfinite().all()), f"masks of features scaled by {scale:g} are not finite")
+        if masks is not None:
+            which = f"masks of features scaled by {scale:g} are"
+            _require(bool(masks.isfinite().all()), f"{which} not finite")
+            _require(
+                bool((masks >= 0).all()),
+                f"{which} negative; they are drawn and measured as shares: use a sigmoid, ReLU or softmax",
+            )
 
 
 def check_gradients(spec: VariantSpec) -> None:
@@ -131,7 +143,7 @@ def check_copies(spec: VariantSpec) -> None:
 
 CHECKS: dict[str, Callable[[VariantSpec], None]] = {
     "shapes": check_shapes,
-    "finite masks": check_masks,
+    "finite masks, none negative": check_masks,
     "gradients": check_gradients,
     "same seed, same bits": check_seed,
     "resumed, same bits": check_resume,

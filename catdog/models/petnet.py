@@ -17,7 +17,7 @@ class ModelOutput(NamedTuple):
 
     logits_BK: torch.Tensor
     masks_BMHW: torch.Tensor | None
-    """None for heads without spatial masks."""
+    """None for heads without spatial masks. Not negative: they are drawn and measured as shares."""
     aux_loss: torch.Tensor
     """Scalar, already weighted."""
 

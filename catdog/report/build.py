@@ -9,7 +9,7 @@ from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import summary, tie_lines
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import format_accuracy, format_count, markdown, markdown_code, plural, printable
+from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural, printable
 from catdog.report.figures import accuracy_figure
 from catdog.report.page import MAKE_AGAIN, build_page
 from catdog.runs.manifest import Manifest
@@ -44,8 +44,9 @@ def write_report(
     complete, reported = run_status.counts["complete"], _reported_trials(target, f"{prefix}summary.json")
     if complete < reported and not (running or force):
         raise UserError(
-            f"--run {run_status.manifest.run}: the report in {target.url}/{prefix} is of {reported} complete trials, "
-            f"{store.url} has {complete} now: restore them, choose another --out, or replace the report with --force"
+            f"--run {run_status.manifest.run}: the report in {target.url}/{prefix} is of "
+            f"{counted(reported, 'complete trial')}, {store.url} has {complete} now: restore them, choose another "
+            "--out, or replace the report with --force"
         )
     content = read_content(store, run_status, track)
     for name, data in build_files(content, running).items():
@@ -165,6 +166,7 @@ def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:
             f"| {markdown(row['variant'])} | {format_accuracy(row['pointing'], row['pointing_std'])} "
             f"| {row['pointing_lift_uniform']:+.1f}, {row['pointing_lift_gaussian']:+.1f} "
             f"| {format_accuracy(row['energy'], row['energy_std'])} "
-            f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} | {row['overlap']:.2f} |"
+            f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} "
+            f"| {format_accuracy(row['overlap'])} |"
         )
     return lines

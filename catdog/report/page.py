@@ -21,7 +21,7 @@ import pandas as pd
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import tie_lines
-from catdog.formatting import data_uri, format_seconds, now, plural, printable, readable
+from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
 from catdog.report.mask_gallery import build_gallery
@@ -288,7 +288,7 @@ def _short_labels(manifest: Manifest) -> Table:
 def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | None:
     named = pd.Series([name(result) or "unknown" for result in results], dtype=object)
     counts = {label: int((named == label).sum()) for label in sorted(set(named))}
-    return ", ".join(f"{label} ({count} trial{'s' * (count > 1)})" for label, count in counts.items()) or None
+    return ", ".join(f"{label} ({counted(count, 'trial')})" for label, count in counts.items()) or None
 
 
 def _recipe(content: ReportContent) -> dict[str, Any]:

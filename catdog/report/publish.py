@@ -27,7 +27,8 @@ def publish_run(store: Store, run_status: RunStatus, target: Store) -> None:
     manifest, run = run_status.manifest, RunPaths(run_status.manifest.run)
     _check_target(store, target, manifest)
     target.put(run.manifest, manifest.to_json())
-    for key, data in read_many(store, [run.recipe, *store.list(run.launches), *store.list(run.failures)]):
+    records = [key for prefix in (run.imports, run.launches, run.failures) for key in store.list(prefix)]
+    for key, data in read_many(store, [run.recipe, *records]):
         target.put(key, data)
     localizations = localize(store, run_status)
     best = [best_run(run_status.results(label)) for label in manifest.variants]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.tables import tie_lines
-from catdog.formatting import NumbersTable, format_accuracy, format_count
+from catdog.formatting import NumbersTable, counted, format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -60,9 +60,9 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
     counts = run_status.counts
     unfinished = sum(trial.unfinished and trial.result is None for trial in run_status.trials)
     console.print(
-        f"{run_status.manifest.run} in {url}: {len(run_status.trials)} trials, {counts['complete']} complete, "
-        f"{counts['diverged']} diverged, {counts['failed']} failed, {counts['missing']} missing "
-        f"({unfinished} of them with a checkpoint)",
+        f"{run_status.manifest.run} in {url}: {counted(len(run_status.trials), 'trial')}, "
+        f"{counts['complete']} complete, {counts['diverged']} diverged, {counts['failed']} failed, "
+        f"{counts['missing']} missing ({unfinished} of them with a checkpoint)",
         soft_wrap=True,
     )
     _print_comparison(console, table)

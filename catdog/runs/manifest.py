@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from catdog.config.head_registry import VARIANTS, Variant, known_heads
+from catdog.config.head_files import read_head_file
+from catdog.config.head_registry import EXTERNAL, VARIANTS, Variant, known_heads
 from catdog.config.recipe import LATER_SETTINGS, Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import now, shorten
+from catdog.formatting import counted, now, shorten
 from catdog.runs.code_record import CodeRecord
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_version, package_versions
@@ -20,6 +21,11 @@ from catdog.runs.tuning import Tuning
 from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json, to_json
 
+_CHANGED = {
+    "fingerprint": "the images changed, or their labels, masks, split or packing: fingerprint",
+    "weights_digest": "the weights changed: sha256",
+}
+"""What a difference of hashes means."""
 MOST_SEEDS = 100_000
 """Of one variant."""
 TrialId = tuple[str, int]
@@ -83,10 +89,12 @@ class Identity:
         return from_fields(cls, content)
 
     def differences(self, other: "Identity") -> list[str]:
-        """Return one line `name: mine → theirs` for each setting that differs."""
+        """Return one line `name: mine → theirs` for each setting that differs, and what it means if that is a hash."""
         mine, theirs = ({**i.to_json(), **i.to_json()["recipe"]} for i in (self, other))
         return [
-            f"{name}: {mine[name]} → {theirs[name]}" for name in mine if name != "recipe" and mine[name] != theirs[name]
+            f"{_CHANGED.get(name, f'{name}:')} {mine[name]} → {theirs[name]}"
+            for name in mine
+            if name != "recipe" and mine[name] != theirs[name]
         ]
 
 
@@ -149,6 +157,8 @@ class Manifest:
     """By label: the code that a variant's trials ran."""
     tuning: Tuning | None = None
     """How the variants' settings were found, if by a search."""
+    imports: Mapping[str, str] = field(default_factory=dict)
+    """By digest: where the files of heads were that any launch imported, as last given."""
 
     @property
     def data_title(self) -> str:
@@ -164,7 +174,7 @@ class Manifest:
         have_own = any(self.spec(label).settings for label in self.variants)
         own = "; variants whose labels name settings have these instead" if have_own else ""
         network = f"{recipe.backbone} ({weights}{frozen})"
-        return f"{self.data_title}, {network}, {recipe.image_size} px, {recipe.epochs} epochs{own}"
+        return f"{self.data_title}, {network}, {recipe.image_size} px, {counted(recipe.epochs, 'epoch')}{own}"
 
     @property
     def class_noun(self) -> str:
@@ -281,7 +291,7 @@ def plan_run(
     elif differences := existing.identity.differences(identity):
         raise UserError(
             f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
-            "choose another --run, or the same settings"
+            "choose another --run, or restore what differs"
         )
     heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
     for name, head in heads.items():
@@ -292,5 +302,14 @@ def plan_run(
                 "restore the head"
             )
     extended = existing.extended(tuple(spec.label for spec in specs), config.seed_list, command)
-    extended = dataclasses.replace(extended, heads={**existing.heads, **heads})
+    extended = dataclasses.replace(
+        extended, heads={**existing.heads, **heads}, imports=_imported_files(existing, config)
+    )
     return extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})
+
+
+def _imported_files(existing: Manifest, config: SweepConfig) -> dict[str, str]:
+    """Return where the run's files of heads are, by digest; an earlier one only if no file given now has its heads."""
+    given = {read_head_file(path).digest: path for path in config.imports}
+    replaced = {head.code for name, head in existing.heads.items() if given and name in EXTERNAL}
+    return {digest: path for digest, path in existing.imports.items() if digest not in replaced} | given

@@ -109,9 +109,14 @@ class RunPaths:
         """Return the key of a launch record."""
         return f"{self.launches}{name}.json"
 
+    @property
+    def imports(self) -> str:
+        """Return the prefix of all files of imported code."""
+        return f"{self.run}/imports/"
+
     def head_file(self, digest: str, name: str) -> str:
         """Return the key of a file of imported code."""
-        return f"{self.run}/imports/{digest}/{name}"
+        return f"{self.imports}{digest}/{name}"
 
     @property
     def tuning(self) -> str:

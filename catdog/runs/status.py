@@ -175,13 +175,14 @@ def _parse_failure(key: str, data: bytes | None, trial: PlannedTrial, config_has
 
 def missing_trials(run_status: RunStatus) -> list[str]:
     """Return one line for each trial that is missing from the averages."""
-    lines = []
+    lines, run = [], RunPaths(run_status.manifest.run)
     for trial in run_status.trials:
         if trial.status == "failed" and trial.failure is not None:
             failure = trial.failure
             lines.append(
                 f"failed: {trial.planned.name}: {failure.error}: {failure.message} "
-                f"(attempts: {failure.attempts}; log: {failure.log})"
+                f"(attempts: {failure.attempts}; traceback: "
+                f"{run.trial(trial.planned.variant.folder, trial.planned.seed).failure}; log: {failure.log})"
             )
         elif trial.status == "diverged" and trial.result is not None:
             lines.append(f"diverged: {trial.planned.name}: the loss was not finite in epoch {trial.result.best_epoch}")

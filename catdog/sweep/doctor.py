@@ -105,8 +105,7 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
     try:
         store = location.open()
         dataset, source = find_dataset(config, store)
-        if dataset is None:
-            expected_dataset(config)  # raises if it cannot come
+        expected = dataset or expected_dataset(config)  # raises if it cannot come
     except (UserError, StoreError) as error:
         return Check("data", "fault", first_line(error)), None
     if dataset is None:
@@ -115,20 +114,27 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
             "data", "warning", f"{title} is neither here nor in the store: it will be downloaded",
             f"python jobs/prepare.py {config.preset} --store {location.url} --data-root DIR",
         )  # fmt: skip
-        return missing, None
-    where = "this machine" if source is not None else "the store"
-    total = f", {len(source.names):,} images" if source is not None else ""
+        return missing, expected
+    learnt = f"{dataset.trainval_images:,}"
+    where = (
+        f"in the store, {learnt} images"
+        if source is None
+        else f"on this machine, {len(source.names):,} images, {learnt} of them"
+    )
     packed = "packed in the store" if is_stored(store, pack_key(dataset.fingerprint)) else "not packed yet"
     found = Check(
         "data", "ok",
-        f"{config.recipe.dataset} {dataset.fingerprint} on {where}{total}, {dataset.trainval_images:,} of them to "
-        f"learn from; {packed}",
+        f"{config.recipe.dataset} {dataset.fingerprint} {where} to learn from; {packed}",
     )  # fmt: skip
     return found, dataset
 
 
 def _cache_bytes(config: SweepConfig, dataset: DatasetInfo | None) -> int:
-    """Return roughly how many bytes a node caches: all images, and as much again for a frozen backbone's features."""
-    trainval_images = (dataset or expected_dataset(config)).trainval_images
-    pack = 2 * trainval_images * (find_entry(config).image_side or config.pack_size) ** 2 * 3
+    """Return roughly how many bytes a node caches: all images, and as much again for a frozen backbone's features.
+
+    0 if nothing is known of the dataset.
+    """
+    if dataset is None:
+        return 0
+    pack = 2 * dataset.trainval_images * (find_entry(config).image_side or config.pack_size) ** 2 * 3
     return pack * (1 + len({(r.backbone, r.weights, r.image_size) for r in config.recipes if r.freeze}))

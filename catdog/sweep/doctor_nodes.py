@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import DeviceError, StoreError, UserError, first_line
-from catdog.formatting import ReportProgress
+from catdog.formatting import ReportProgress, counted
 from catdog.runs.cost import Canary
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
@@ -73,9 +73,9 @@ def check_cluster(cluster: Cluster) -> Iterator[Check]:
     """Describe the cluster, and check that it demands a token."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     finding = (
-        f"{cluster.address or 'a Ray of this machine'}: {len(nodes)} node{'s' * (len(nodes) > 1)} up"
+        f"{cluster.address or 'a Ray of this machine'}: {counted(len(nodes), 'node')} up"
         + "".join(f", up to {group.most} of {group.name}" for group in cluster.autoscaler.groups)
-        + f"; {cluster.slots} trials at once"
+        + f"; {counted(cluster.slots, 'trial')} at once"
     )
     yield Check("cluster", "ok", finding)
     mode = os.environ.get("RAY_AUTH_MODE", "token")
@@ -160,7 +160,8 @@ def _compare(name: str, report: NodeReport, mine: dict[str, str], needed_bytes: 
         return Check(name, "fault", f"{report.host}: its GPU: {report.gpu_error}", "repair it, or leave the node out")
     if report.store_error is not None:
         return Check(name, "fault", f"{report.host}: {report.store_error}", "give the node's role access to the store")
-    room = f"{report.free_bytes / 1e9:.0f} GB free for a cache of {needed_bytes / 1e9:.1f} GB"
+    room = f"{report.free_bytes / 1e9:.0f} GB free"
+    room += f" for a cache of {needed_bytes / 1e9:.1f} GB" if needed_bytes else ""
     if report.free_bytes < needed_bytes:
         return Check(name, "fault", f"{report.host}: {room}", "a bigger disk, or CATDOG_CACHE on another one")
     gpus = f"{', '.join(report.gpus)} (bfloat16: {_yes(report.bfloat16)})" if report.gpus else "no GPU"

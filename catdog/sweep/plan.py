@@ -19,7 +19,7 @@ from catdog.data.datasets.registry import check_dataset, warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
-from catdog.formatting import format_seconds
+from catdog.formatting import counted, format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
 from catdog.runs.manifest import (
     DataDescription,
@@ -129,7 +129,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
     """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
     Where some variants have more seeds than others, it gives all of them all seeds. Where the images lie on this
-    machine is left out: their fingerprint tells them apart. Heads must be in files that `config` imports.
+    machine is left out: their fingerprint tells them apart.
     """
     specs = [manifest.spec(label) for label in manifest.variants]
     return recipe_yaml(
@@ -137,6 +137,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         run=manifest.run,
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
         grid=(),
+        imports=tuple(dict.fromkeys(manifest.imports.values())),
         seeds=format_seeds({seed for seeds in manifest.seeds.values() for seed in seeds}),
         data_root=None,
         precision=manifest.identity.recipe.precision,
@@ -167,7 +168,7 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
         overall = sum(map(sum, finished.values())) / count
         means = {label: sum(seconds) / len(seconds) for label, seconds in finished.items()}
         total = sum(means.get(trial.variant.label, overall) for trial in plan.pending)
-        return Estimate(total, f"from the {count} finished trials of this run")
+        return Estimate(total, f"from the {counted(count, 'finished trial')} of this run")
     if canary is not None and canary.identity == plan.run_status.manifest.identity:
         steps = {step.variant: step for step in canary.steps if step.error is None}
         if all(trial.variant.label in steps for trial in plan.pending):
@@ -212,7 +213,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")
     plan = make_plan(config, store, run, ())
     expected = estimate(config, plan, read_canary(store, config.run_name))
-    epochs = " or ".join(map(str, sorted({recipe.epochs for recipe in config.recipes})))
+    *fewer, most = sorted({recipe.epochs for recipe in config.recipes})
+    epochs = " or ".join([*map(str, fewer), counted(most, "epoch")])
     rows = {
         "run": f"{config.run_name} in {store.url}",
         "variants": ", ".join(spec.title for spec in config.variant_specs),
@@ -223,8 +225,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "data": f"{config.recipe.dataset} {here.fingerprint}"
         if here
         else f"{config.recipe.dataset}: not here, will be downloaded",
-        "images to train": f"{plan.images:,} ({len(plan.pending)} trials × {epochs} epochs "
-        f"× {plan.train_images:,} images)",
+        "images to train": f"{plan.images:,} ({counted(len(plan.pending), 'trial')} × {epochs} "
+        f"× {counted(plan.train_images, 'image')})",
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
@@ -265,8 +267,8 @@ def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:
     units = units_per_trial(config)
     if config.gpus_per_trial == 0:
         slots = local_slots(config)
-        return f"about {format_seconds(expected.seconds / slots)}, {slots} trials at once ({expected.basis})"
-    hours = {f"{count} GPU{'s' * (count > 1)}": expected.seconds * units / count for count in (1, 4, 16)}
+        return f"about {format_seconds(expected.seconds / slots)}, {counted(slots, 'trial')} at once ({expected.basis})"
+    hours = {counted(count, "GPU"): expected.seconds * units / count for count in (1, 4, 16)}
     spread = ", ".join(f"{format_seconds(seconds)} on {gpus}" for gpus, seconds in hours.items())
     return f"about {spread} ({expected.basis})"
 

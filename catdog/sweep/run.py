@@ -16,7 +16,7 @@ from catdog.config.variants import VariantSpec
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import UserError, first_line
-from catdog.formatting import ReportProgress, now
+from catdog.formatting import ReportProgress, counted, now
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import TrialId
 from catdog.runs.paths import RunPaths
@@ -122,9 +122,9 @@ def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> 
             report_progress(f"{trial.damage}: {trial.planned.name} will run again")
     if plan.pending:
         done = len(plan.requested) - len(plan.pending)
-        report_progress(f"{len(plan.pending)} trials to run, {done} already done; {slots} at once")
+        report_progress(f"{counted(len(plan.pending), 'trial')} to run, {done} already done; {slots} at once")
     else:
-        report_progress(f"all {len(plan.requested)} trials are already done")
+        report_progress(f"nothing to run: {counted(len(plan.requested), 'trial')} already done")
 
 
 def _put_manifest(store: Store, plan: Plan, config: SweepConfig) -> None:

@@ -8,14 +8,16 @@ DEAD_MASK = 0.01
 """A mask whose maximum on an image stays below this ignores the image."""
 
 
-def mask_health(masks_NMHW: torch.Tensor) -> MaskHealth:
-    """Summarise the masks of N images.
+def mask_health(masks_NMHW: torch.Tensor) -> MaskHealth | None:
+    """Summarise the masks of N images; None if a value is below zero, since these are measures of shares.
 
     mask_mean: mean activation. mask_entropy: entropy of a mask as a distribution over positions, relative to a
     uniform mask's (1: no preference). mask_overlap: mean cosine between different masks of an image (0 for one mask).
     mask_corner_mass: share of the mass in the four corner cells, over their share of the area (1: like a uniform mask).
     mask_dead: share of masks that stay below 0.01 on more than 99 % of the images.
     """
+    if (masks_NMHW < 0).any():
+        return None
     masks_NMP = masks_NMHW.detach().float().flatten(2)
     num_masks, positions = masks_NMP.shape[1:]
     mass_NM = masks_NMP.sum(dim=2)

@@ -88,6 +88,10 @@ def test_a_mask_without_mass_is_left_out() -> None:
     assert measure(np.zeros((0, 1, 2, 2)), outlines(HALF[:0], 2, 2)) is None
 
 
+def test_masks_with_a_value_below_zero_are_not_measured() -> None:
+    assert measure(mask([1, -0.5], [0, 0]), outlines(HALF, 2, 2)) is None
+
+
 def test_every_breed_counts_the_same() -> None:
     animals = np.concatenate([HALF, HALF, HALF, ~HALF])
     masks = np.repeat(mask([1, 0], [0, 0]), 4, axis=0)

@@ -108,6 +108,12 @@ def test_runs_that_tie_for_the_best_validation_are_told_wherever_the_best_run_is
         assert line in told
 
 
+def test_runs_that_tie_on_test_too_have_one_number(store: MemoryStore) -> None:
+    put_small_trial(store, paths_of("baseline", 1), result("baseline", 1, 94.0, 85.0))
+    (line,) = tie_lines(comparison_table(open_run(store, "night")))
+    assert "their Test is 85.00. The run shown" in line
+
+
 def test_a_variant_with_one_complete_trial_has_a_mean_but_no_deviation(store: MemoryStore) -> None:
     for seed in (1, 2):
         store.delete(paths_of("baseline", seed).result)

@@ -372,19 +372,23 @@ def test_every_setting_of_the_recipe_changes_the_trial_hash_and_is_shown_as_a_di
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "said"),
     [
-        ("fingerprint", "fedcba9876543210"),
-        ("threads", 4),
-        ("weights_digest", "ab" * 32),
-        ("result_format", 99),
+        (
+            "fingerprint",
+            "fedcba9876543210",
+            "the images changed, or their labels, masks, split or packing: fingerprint",
+        ),
+        ("threads", 4, "threads:"),
+        ("weights_digest", "ab" * 32, "the weights changed: sha256"),
+        ("result_format", 99, "result_format:"),
     ],
 )
-def test_data_weights_threads_and_format_change_the_trial_hash(name: str, value: object) -> None:
+def test_data_weights_threads_and_format_change_the_trial_hash(name: str, value: object, said: str) -> None:
     mine, theirs = identity(), identity(**{name: value})
     spec = parse_variant("baseline")
     assert mine.trial_hash(spec, 0) != theirs.trial_hash(spec, 0)
-    assert mine.differences(theirs) == [f"{name}: {getattr(mine, name)} → {value}"]
+    assert mine.differences(theirs) == [f"{said} {getattr(mine, name)} → {value}"]
 
 
 def test_within_a_run_the_trial_hash_depends_only_on_seed_and_model() -> None:

@@ -13,10 +13,12 @@ from catdog.cli import parse_sweep
 from catdog.config.head_files import HeadFile, load_head_files, read_head_file
 from catdog.config.head_registry import EXTERNAL
 from catdog.config.presets import PRESETS
+from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.runs.manifest import Identity, Manifest, plan_run
 from catdog.storage import StoreLocation
+from catdog.sweep.plan import whole_run_yaml
 from catdog.trial.context import RunContext
 
 HEAD = """
@@ -250,6 +252,24 @@ def test_a_run_is_read_without_the_code_of_its_heads(tmp_path: Path) -> None:
     changed = dataclasses.replace(config, variants=("mine",))
     with pytest.raises(UserError, match="run 'demo' has a head 'mine' with other parameters"):
         plan_run(manifest, changed, manifest.identity, ())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_recipe_of_a_run_names_its_files_of_heads_also_after_a_launch_without_them(
+    moved: bool, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "mine.py", HEAD.format(name="mine", default=16))
+    config = dataclasses.replace(PRESETS["demo"], imports=(path,), variants=("baseline", "mine"))
+    manifest = plan_run(None, config, IDENTITY, ())
+    if moved:
+        os.remove(path)
+        path = write(tmp_path / "heads.py", HEAD.format(name="mine", default=16) + "SIZE = 3\n")
+        manifest = plan_run(manifest, dataclasses.replace(config, imports=(path,)), IDENTITY, ())
+    config = dataclasses.replace(PRESETS["demo"], variants=("baseline",), seeds="5")
+    manifest = plan_run(Manifest.from_json(manifest.to_json()), config, IDENTITY, ())
+    EXTERNAL.clear()
+    whole = named_config(write(tmp_path / "recipe.yaml", whole_run_yaml(config, manifest)))
+    assert (whole.imports, whole.variants, whole.seeds) == ((path,), ("baseline", "mine"), "5")
 
 
 def test_an_installed_package_offers_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

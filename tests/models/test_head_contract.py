@@ -1,5 +1,7 @@
 """The contract of heads: every head of the package keeps it, and each way to break it is found."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +64,16 @@ class Divides(Plain):
         return super().forward(features)._replace(masks_BMHW=masks)
 
 
+class Signed(Plain):
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        return super().forward(features)._replace(masks_BMHW=features[:, :1].tanh())
+
+
+class SmallMaps(Plain):
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        return super().forward(features + torch.zeros(100)[features[0, 0].numel()])
+
+
 class Remembers(Plain):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__(in_channels, num_classes)
@@ -84,7 +96,8 @@ FAULTS = {
     FlatMasks: ("shapes", "a square map: masks (4, 5, 5), not (4, masks, 5, 5)"),
     OnlySquare: ("shapes", "RuntimeError: "),
     Unused: ("gradients", "no gradient reaches left_over.weight: use it, or set requires_grad = False"),
-    Divides: ("finite masks", "masks of features scaled by 0 are not finite"),
+    Divides: ("finite masks, none negative", "masks of features scaled by 0 are not finite"),
+    Signed: ("finite masks, none negative", "masks of features scaled by -1 are negative; they are drawn and measured"),
     Remembers: ("resumed, same bits", "a resumed training and one that was not interrupted give different logits"),
 }
 
@@ -95,6 +108,7 @@ def test_each_way_to_break_the_contract_is_found(head: type) -> None:
     name, fault = FAULTS[head]
     found = dict(check_head(parse_variant("broken")))
     assert (found[name] or "").startswith(fault)
+    assert (list(found) == ["shapes"]) == (name == "shapes"), "nothing follows from wrong shapes"
     if name in ("shapes", "gradients"):
         with pytest.raises(UserError, match=r"variant 'broken': its .*; see jobs/check_head\.py"):
             check_external_heads([parse_variant("baseline"), parse_variant("broken")])
@@ -102,10 +116,21 @@ def test_each_way_to_break_the_contract_is_found(head: type) -> None:
         check_external_heads([parse_variant("broken")])
 
 
-def test_the_job_says_which_check_failed(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
-    from pathlib import Path
+def test_a_head_that_fails_only_where_its_masks_are_drawn_is_one_more_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register_head("small")(SmallMaps)
+    (tmp_path / "other.py").touch()
+    assert run_job(check_head_job.main, [str(tmp_path / "other.py"), "--variants", "small"]) == 2
+    said = capsys.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["ok"] * len(CHECKS) + ["fault", "to"]
+    assert "fault    small                    training on a 12 × 12 map: IndexError: index 144 is out of" in said.out
+    assert said.out.endswith("to be mended: small\n")
+    assert not said.err
 
-    file = Path(str(tmp_path)) / "wrong.py"
+
+def test_the_job_says_which_check_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "wrong.py"
     file.write_text(
         "from catdog.models import register_head\nfrom torch import nn\n"
         "@register_head('wrong')\nclass Wrong(nn.Linear):\n"

@@ -33,6 +33,7 @@ def store(tmp_path: Path) -> LocalStore:
         store, labels, range(4), epochs=3, test_images=80, image_side=32,
         failed=[("baseline", 3)], diverged=[("attention", 3)], missing=[("multi-attention", 3)],
     )  # fmt: skip
+    store.put(RUN.head_file("0" * 16, "parts/heads.py"), b"import torch\n")
     put_trimaps(store, run_status, np.arange(64).reshape(8, 8) % 8 < 4)
     return store
 
@@ -78,6 +79,7 @@ def test_a_published_trial_keeps_what_it_predicted_and_only_the_best_run_its_mas
             expected |= {"masks.npz", f"snapshots/epoch-{result.best_epoch:03d}.png"}
         assert kept == expected
     assert out.list(RUN.launches) == store.list(RUN.launches)
+    assert [out.get(key) for key in out.list(RUN.imports)] == [b"import torch\n"], "recipe.yaml may name it"
     assert not out.list("datasets/")
 
 

@@ -49,7 +49,8 @@ def test_the_best_run_is_chosen_by_validation_then_lowest_seed_and_never_by_test
 def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: RunStatus) -> None:
     assert missing_trials(run_status) == [
         f"diverged: {EIGHT} seed 1: the loss was not finite in epoch 5",
-        f"failed: {EIGHT} seed 2: RuntimeError: shapes do not match (attempts: 3; log: node:/log)",
+        f"failed: {EIGHT} seed 2: RuntimeError: shapes do not match (attempts: 3; traceback: "
+        f"{paths_of(EIGHT, 2).failure}; log: node:/log)",
         "missing: attention seed 0",
         "missing: attention seed 1 (unfinished)",
     ]

@@ -60,6 +60,19 @@ def test_each_variant_that_fails_is_a_separate_fault(store_folder: Path, capsys:
     assert by_name["canary baseline"]["status"] == "ok"
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_images_that_are_not_there_are_one_fault_and_the_cluster_is_checked_all_the_same(
+    tmp_path: Path, store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dataset", f"folder:{tmp_path / 'nowhere'}"]
+    assert run_job(doctor.main, ["demo", "--store", str(store_folder), *options]) == 2
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "FAULT    data " in said.out
+    assert "same packages, store writable" in said.out
+    assert said.out.endswith("the sweep would fail: 1 check failed\n")
+
+
 def test_checks_that_need_no_cluster_run_before_one_is_started(
     tmp_path: Path, store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

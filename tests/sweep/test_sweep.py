@@ -98,7 +98,7 @@ def test_a_sweep_completes_and_prints_its_table(thrice: ThriceLaunched) -> None:
 
 def test_a_finished_sweep_can_be_repeated_for_free(thrice: ThriceLaunched) -> None:
     assert thrice.again.code == 0
-    assert "all 6 trials are already done" in thrice.again.output
+    assert "nothing to run: 6 trials already done" in thrice.again.output
     pd.testing.assert_frame_equal(thrice.again.trials, thrice.first.trials)
     assert not thrice.leftover.exists()
     assert run_sweep(thrice.store, "--precision", "auto", "--seeds", "2", "--gpus-per-trial", "0.5") == 0, (
@@ -190,7 +190,7 @@ def test_a_failing_trial_does_not_stop_the_others(store_folder: Path, capsys: py
     assert ".err" in failure["log"]
     # A later command reruns only the failed trials.
     assert run_sweep(store_folder, *arguments, "--seeds", "1") == 1
-    assert "1 trials to run, 1 already done" in capsys.readouterr().out
+    assert "1 trial to run, 1 already done" in capsys.readouterr().out
     failure = json.loads((store_folder / "failing" / "failures" / folder / "seed-00.json").read_bytes())
     assert failure["attempts"] == 2
 
@@ -206,7 +206,7 @@ def test_a_diverged_trial_is_listed_but_not_averaged_and_never_rerun(
     for done in (0, 2):
         assert run_sweep(store_folder, *arguments) == 0
         output = capsys.readouterr().out
-        assert "2 trials to run" in output if not done else "all 2 trials are already done" in output
+        assert "2 trials to run" in output if not done else "nothing to run: 2 trials already done" in output
         assert "diverged: attention-relu seed 0: the loss was not finite in epoch" in output
         trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv")))
         assert trials["status"].tolist() == ["complete", "diverged"]
@@ -482,7 +482,7 @@ def test_a_run_begun_by_an_earlier_version_is_extended_without_rerunning_finishe
     arguments = ["--run", "earlier", "--variants", "baseline", "--probe-images", "1"]
     before = {path: path.read_bytes() for path in (store_folder / "earlier" / "trials").rglob("*") if path.is_file()}
     assert run_sweep(store_folder, *arguments, "--seeds", "2") == 0
-    assert "1 trials to run, 1 already done" in capsys.readouterr().out
+    assert "1 trial to run, 1 already done" in capsys.readouterr().out
     assert all(path.read_bytes() == content for path, content in before.items())
     trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "earlier")))
     assert trials["status"].tolist() == ["complete"] * 3

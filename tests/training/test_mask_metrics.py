@@ -46,6 +46,13 @@ def test_a_collapse_is_named_and_healthy_masks_give_no_warning() -> None:
     assert named == [None, "dead masks", "masks alike", "masks in the corners", None, "masks with no preference"]
 
 
+def test_masks_with_a_value_below_zero_are_not_measured() -> None:
+    masks = torch.rand(2, 3, 4, 4)
+    masks[1, 2, 3, 3] = -1e-6
+    assert mask_health(masks) is None
+    assert mask_health(masks.clamp_min(-0.0)) is not None
+
+
 @pytest.mark.parametrize(("spread", "named"), [(0.24, "masks with no preference"), (0.32, None)])
 def test_a_mask_has_a_preference_once_its_weights_differ_by_more_than_a_quarter(
     spread: float, named: str | None
