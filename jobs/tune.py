@@ -22,16 +22,18 @@ from pathlib import Path, PurePath
 
 from rich.console import Console
 
-from catdog.cli import ExitCode, output_console, parse_with_preset, run_job, take_preset
+from catdog.cli import ExitCode, given_options, output_console, parse_with_preset, run_job, take_preset
 from catdog.config.ranges import parse_ranges
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
-from catdog.config.sweep_options import SweepConfig
+from catdog.config.sweep_options import SweepConfig, check_run_name
 from catdog.config.variants import VariantSpec, split_short_label
+from catdog.data.datasets.registry import check_dataset
 from catdog.errors import UserError
 from catdog.runs.paths import RunPaths
 from catdog.runs.tuning import Tuning
 from catdog.storage import StoreLocation
+from catdog.sweep.plan import check_here
 from catdog.sweep.tuning import begin_tuning, require_optuna, tune
 
 SEEDS = "1000-1002"
@@ -59,7 +61,9 @@ def parse_options(arguments: Sequence[str]) -> Options:
     """Parse `PRESET [options]`; the run is named after the preset, with -tuning."""
     about = "Tune every variant alike before they are compared, by Validation alone."
     options = parse_with_preset(Options, arguments, about, "tune.py", seeds=SEEDS)
-    return options if options.run is not None else dataclasses.replace(options, run=f"{options.preset_name}-tuning")
+    if "--run" in given_options(arguments):
+        return options
+    return dataclasses.replace(options, run=f"{options.run_name}-tuning")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     preset, _ = take_preset(arguments, "tune.py")
     config = SweepConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(SweepConfig)})
     ranges = parse_ranges(options.ranges, config.variant_specs, config.recipe)
-    output = options.output or f"{options.preset_name}-tuned.yaml"
+    output = options.output or f"{preset.run_name}-tuned.yaml"
     if shared := set(preset.seed_list) & set(config.seed_list):
         raise UserError(
             f"--seeds {config.seeds}: {min(shared)} is a seed of the comparison; give others, such as {SEEDS}"
@@ -76,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     _check_output(output)
     require_optuna()
     store = StoreLocation.of(config.store, config.store_patience).open()
+    check_dataset(config).check()
+    check_here(config, store)
     tuning = begin_tuning(config, ranges, options.budget, store)
     _announce(console, tuning, config)
     if config.dry_run:
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     command = ("python", "jobs/tune.py", *arguments)
     from catdog.sweep.run import run_sweep
 
-    tuning = tune(
+    tuning, is_complete = tune(
         tuning,
         config,
         ranges,
@@ -92,6 +98,9 @@ def main(arguments: Sequence[str]) -> int:
         lambda one: run_sweep(one, command, console),
         lambda one: _report(console, one, config.variant_specs),
     )
+    if not is_complete:
+        console.print(f"some trials are missing: {output} is not written; the same command goes on", soft_wrap=True)
+        return ExitCode.INCOMPLETE
     return _write(console, tuning, config, preset.seeds, output, command)
 
 
@@ -100,6 +109,7 @@ def _check_output(output: str) -> None:
     path = Path(output)
     require(path.parent.is_dir() and not path.is_dir(), f"--output {output}: give a file in a folder that exists")
     require(path.suffix in (".yaml", ".yml"), f"--output {output}: give a name that ends in .yaml")
+    check_run_name(path.stem)
     if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
         raise UserError(f"--output {output}: there is another file of this name: move it, or give another name")
 

@@ -1,7 +1,8 @@
 """Ranges to tune over: `learning_rate=1e-4..1e-2`, or the values of a choice, `schedule=one-cycle,cosine`."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import get_type_hints
 
@@ -11,6 +12,8 @@ from catdog.config.variants import VariantSpec, format_number, parse_variant
 from catdog.errors import UserError
 from catdog.formatting import shorten
 
+MOST_CHECKED = 5000
+"""Combinations of the ranges' ends that are checked before anything runs."""
 DIGITS = 3
 """Significant digits of a tried number: more would only lengthen the labels."""
 
@@ -59,14 +62,16 @@ def parse_ranges(texts: Sequence[str], specs: Sequence[VariantSpec], recipe: Rec
     integers = {
         one.name for spec in specs for one in known_heads()[spec.name].parameters if isinstance(one.default, int)
     } | {name for name, hint in get_type_hints(Recipe).items() if int in kinds_of(hint)}
-    found = tuple(map(_parse, texts)) or _around(recipe)
+    found = tuple(map(_parse, texts)) or _around(recipe, {name for spec in specs for name in spec.settings})
     ranges = tuple(dataclasses.replace(one, is_integer=one.name in integers) for one in found)
     if len({one.name for one in ranges}) < len(ranges):
         raise UserError("--ranges: a name is given twice; keep one")
     for spec in specs:
-        for one in ranges:
-            for value in one.ends:
-                parse_variant(with_values(spec, {one.name: value}), recipe)
+        for values in itertools.islice(itertools.product(*(one.ends for one in ranges)), MOST_CHECKED):
+            try:
+                parse_variant(with_values(spec, dict(zip((one.name for one in ranges), values, strict=True))), recipe)
+            except UserError as error:
+                raise UserError(f"--ranges: {error}") from None
     return ranges
 
 
@@ -76,10 +81,11 @@ def with_values(spec: VariantSpec, values: dict[str, str]) -> str:
     return f"{spec.label}{',' if ':' in spec.label else ':'}{items}"
 
 
-def _around(recipe: Recipe) -> tuple[Range, ...]:
+def _around(recipe: Recipe, taken: Container[str]) -> tuple[Range, ...]:
     names = ["learning_rate", "weight_decay", *([] if recipe.freeze else ["backbone_learning_rate"])]
     values = {name: getattr(recipe, name) for name in names}
-    return tuple(Range(name, low=value / 10, high=min(10 * value, 9.0)) for name, value in values.items() if value > 0)
+    found = {name: value for name, value in values.items() if value > 0 and name not in taken}
+    return tuple(Range(name, low=value / 10, high=min(10 * value, 9.0)) for name, value in found.items())
 
 
 def _parse(text: str) -> Range:

@@ -31,6 +31,8 @@ Setting = Number | str | bool | None
 MOST_LETTERS = 200
 """Of a label, which is the name of a folder, too."""
 _HINTS: Mapping[str, Any] = get_type_hints(Recipe)
+_OWN = [name for name in _HINTS if name not in SHARED_SETTINGS]
+"""The settings that a variant may have of its own."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def parse_variant(text: str, recipe: Recipe | None = None, heads: Mapping[str, V
         else:
             raise UserError(
                 f"variant {text!r}: unknown parameter or setting {shorten(key)!r}; perhaps "
-                f"{difflib.get_close_matches(key, [*parameters, *_HINTS], n=1, cutoff=0.0)[0]}; {name} has "
+                f"{difflib.get_close_matches(key, [*parameters, *_OWN], n=1, cutoff=0.0)[0]}; {name} has "
                 f"{', '.join(parameters)}"
             )
     spec = _resolve(variant, given, recipe, settings)

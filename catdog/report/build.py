@@ -131,7 +131,10 @@ def table_markdown(content: ReportContent) -> str:
     if mixed:
         lines += ["", *(f"- The {markdown(line)}." for line in mixed)]
     if manifest.tuning is not None:
-        lines += ["", markdown(tuning_sentence(manifest.tuning))]
+        lines += [
+            "",
+            markdown(tuning_sentence(manifest.tuning, [manifest.spec(name).label for name in manifest.variants])),
+        ]
     commands = ", then ".join(markdown_code(shlex.join(command)) for command in manifest.commands)
     lines += ["", f"Made by {commands} (code {markdown((manifest.code or 'unknown')[:12])})."]
     if content.recipe_file is not None:

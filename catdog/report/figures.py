@@ -120,9 +120,16 @@ def pairs_svg(contrast: Contrast, colour: str) -> str:
 
 
 def curves_svg(
-    curves_ES: Mapping[str, pd.DataFrame], variants: Sequence[str], title: str, xlabel: str = "epoch"
+    curves_ES: Mapping[str, pd.DataFrame],
+    variants: Sequence[str],
+    title: str,
+    xlabel: str = "epoch",
+    skipped: float = 0.25,
 ) -> str:
-    """Return an SVG: one line per variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile."""
+    """Return an SVG: one line per variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile.
+
+    The vertical axis fits what comes after the first share `skipped`, whose extremes would flatten the rest.
+    """
     with _style() as written:
         figure = Figure(figsize=(4.6, 3.1 + 0.16 * len(curves_ES)), layout="constrained")
         panel = figure.add_subplot()
@@ -137,7 +144,7 @@ def curves_svg(
             panel.plot(
                 epochs, means, color=colour, linewidth=1.6, label=shorten(label, NAME_LENGTH), ls=dash, marker=marker
             )
-        panel.set_ylim(*_late_range(curves_ES.values()))
+        panel.set_ylim(*_range(curves_ES.values(), skipped))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_xlabel(xlabel)
         panel.set_ylabel(title)
@@ -146,9 +153,9 @@ def curves_svg(
         return written(figure)
 
 
-def _late_range(curves_ES: Iterable[pd.DataFrame]) -> tuple[float, float]:
-    """Return the range of all curves after their first quarter, whose extremes would flatten the rest."""
-    late = [curve_ES.iloc[len(curve_ES) // 4 :].to_numpy() for curve_ES in curves_ES]
+def _range(curves_ES: Iterable[pd.DataFrame], skipped: float) -> tuple[float, float]:
+    """Return the range of all curves after their first share `skipped`."""
+    late = [curve_ES.iloc[int(skipped * len(curve_ES)) :].to_numpy() for curve_ES in curves_ES]
     low, high = min(map(np.nanmin, late)), max(map(np.nanmax, late))
     margin = 0.04 * (high - low) or 0.5
     return float(low - margin), float(high + margin)

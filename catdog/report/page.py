@@ -64,6 +64,7 @@ def build_page(
     """
     manifest = content.run_status.manifest
     gallery = build_gallery(content)
+    labels = [manifest.spec(name).label for name in manifest.variants]
     script, style = _asset("page.js"), _asset("page.css")
     page = _template().render(
         policy=_policy(script, style),
@@ -87,7 +88,7 @@ def build_page(
         accuracies=_accuracies(content),
         differences=_differences(content),
         curves=_curves(content),
-        tuning=manifest.tuning and tuning_sentence(manifest.tuning),
+        tuning=manifest.tuning and tuning_sentence(manifest.tuning, labels),
         tuned=manifest.tuning and tables.tuned(manifest.tuning),
         tuning_curves=_tuning_curves(manifest.tuning) if manifest.tuning else [],
         gallery=gallery,
@@ -224,7 +225,7 @@ def _tuning_curves(tuning: Tuning) -> list[Picture]:
         return []
     caption = "The best mean Validation accuracy of each variant so far, by the number of points tried"
     ends = "; ".join(f"{label} ends at {curve.iloc[-1].item():.2f}" for label, curve in curves.items())
-    svg = figures.curves_svg(curves, tuple(tuning.variants), "best Validation, %", "points tried")
+    svg = figures.curves_svg(curves, tuple(tuning.variants), "best Validation, %", "points tried", skipped=0)
     return [_picture(svg, f"{caption}. {ends}.", caption)]
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from catdog.formatting import now
 
-TOLERANCE = 2e-4
-"""How far the numbers of two probes may differ to count as the same, as a share of the largest of them. Kernels for
-AVX2 instead of AVX-512 move those of the presets by up to 0.8e-4, a dropout of 0.49 instead of 0.5 by 30e-4."""
+TOLERANCE = 5e-4
+"""How far each number of two probes may differ to count as the same, as a share of itself. Kernels for AVX2 instead of
+AVX-512 move those of the presets by up to 1.5e-4, a dropout of 0.49 instead of 0.5 by 30e-4 and more."""
+SMALL = 0.1
+"""Numbers below it are compared as if they were as large: rounding does not shrink with them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class CodeChange:
 
     code: Code
     difference: float
-    """Of the two probes' numbers, as a share of the largest."""
+    """The largest between two probes' numbers, as a share of the earlier one's."""
     at: str
 
 
@@ -53,11 +55,11 @@ class CodeRecord:
         return code in (self.code, *(change.code for change in self.changes))
 
     def difference(self, probe: Sequence[float]) -> float:
-        """Return how far a probe's numbers are from the recorded ones, as a share of the largest of these."""
-        if len(probe) != len(self.probe):
+        """Return how far a probe's numbers are from the recorded ones at most, each as a share of its own."""
+        if len(probe) != len(self.probe) or not all(map(math.isfinite, probe)):
             return math.inf
-        largest = max(map(abs, self.probe), default=0.0) or 1.0
-        return max((abs(one - other) / largest for one, other in zip(self.probe, probe, strict=True)), default=0.0)
+        pairs = zip(self.probe, probe, strict=True)
+        return max((abs(one - other) / max(abs(one), SMALL) for one, other in pairs), default=0.0)
 
     def extended(self, code: Code, difference: float) -> "CodeRecord":
         """Return the record with later code that gave the same."""

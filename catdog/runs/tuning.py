@@ -79,12 +79,17 @@ def mean_accuracy(accuracies: Sequence[float | None], seeds: int) -> float | Non
     return sum(known) / seeds if len(known) == seeds else None
 
 
-def tuning_sentence(tuning: Tuning) -> str:
-    """Return what a report says of a tuning."""
+def tuning_sentence(tuning: Tuning, labels: Sequence[str]) -> str:
+    """Return what a report on the variants with these labels says of a tuning."""
     tried = " or ".join(map(str, sorted({len(points) for points in tuning.variants.values()})))
     ranges, seeds = ", ".join(tuning.ranges), format_seeds(tuning.seeds)
+    lacking = sum(point.accuracy is None for points in tuning.variants.values() for point in points)
+    best = {point.label for variant in tuning.variants if (point := tuning.best(variant)) is not None}
+    others = [label for label in labels if label not in best]
+    shown = ", ".join(others)
     return (
         f"Before this run, {tried} points were tried for each variant (run {tuning.run}), over {ranges}, with seeds "
         f"{seeds}, which no comparison uses; the point with the best mean Validation accuracy was taken. Test had no "
-        "part in it."
+        f"part in it.{f' Points without an accuracy, in all: {lacking}.' if lacking else ''}"
+        f"{f' Not tuned: {shown}.' if others else ''}"
     )

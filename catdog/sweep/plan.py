@@ -31,10 +31,10 @@ from catdog.runs.manifest import (
     result_format,
 )
 from catdog.runs.status import RunStatus, read_run_status
-from catdog.runs.tuning import read_tuning
+from catdog.runs.tuning import Tuning, read_tuning
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
-from catdog.sweep.code_check import changed_code, code_of
+from catdog.sweep.code_check import changed_code, code_of, concerned
 from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
@@ -102,8 +102,11 @@ def resolve_run(
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
     """Return the plan; raises `UserError` if the run exists with another identity."""
     description = DataDescription(run.dataset.title or run.dataset.name, run.dataset.class_noun, run.dataset.test_share)
-    manifest = plan_run(read_manifest(store, config.run_name), config, run.identity, command, description)
-    manifest = _with_tuning(manifest, config, store)
+    existing = read_manifest(store, config.run_name)
+    tuning = _tuning(existing, config, store)
+    manifest = dataclasses.replace(plan_run(existing, config, run.identity, command, description), tuning=tuning)
+    if tuning is not None:
+        tuning.check_seeds(seed for seeds in manifest.seeds.values() for seed in seeds)
     run_status = read_run_status(store, manifest)
     over = {trial.planned for trial in run_status.trials if trial.status in ("complete", "diverged")}
     requested = tuple(PlannedTrial(spec, seed) for seed in config.seed_list for spec in config.variant_specs)
@@ -111,18 +114,17 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
 
 
-def _with_tuning(manifest: Manifest, config: SweepConfig, store: Store) -> Manifest:
-    """Return the manifest with the tuning that `config` names; raises `UserError` for a seed that was tuned with."""
-    if config.tuning is not None:
-        tuning = read_tuning(store, config.tuning)
-        if tuning is None:
-            raise UserError(f"--tuning {config.tuning}: {store.url} has no such tuning: leave it out, or run tune.py")
-        if manifest.tuning not in (None, tuning):
-            raise UserError(f"run {manifest.run!r} has variants of another tuning: choose another --run")
-        manifest = dataclasses.replace(manifest, tuning=tuning)
-    if manifest.tuning is not None:
-        manifest.tuning.check_seeds(config.seed_list)
-    return manifest
+def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tuning | None:
+    """Return the tuning that the variants come from, if any; raises `UserError` if it is not there, or another."""
+    known = None if existing is None else existing.tuning
+    if config.tuning is None:
+        return known
+    tuning = read_tuning(store, config.tuning)
+    if tuning is None:
+        raise UserError(f"--tuning {config.tuning}: {store.url} has no such tuning: leave it out, or run tune.py")
+    if known not in (None, tuning):
+        raise UserError(f"run {config.run_name!r} has variants of another tuning: choose another --run")
+    return tuning
 
 
 def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
@@ -165,9 +167,10 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
             finished.setdefault(trial.planned.variant.label, []).append(trial.result.seconds)
     if finished:
         count = sum(map(len, finished.values()))
-        overall = sum(map(sum, finished.values())) / count
+        work = sum(_work(plan, trial.planned) for trial in plan.run_status.trials if trial.result is not None)
+        per_work = sum(map(sum, finished.values())) / work
         means = {label: sum(seconds) / len(seconds) for label, seconds in finished.items()}
-        total = sum(means.get(trial.variant.label, overall) for trial in plan.pending)
+        total = sum(means.get(trial.variant.label, per_work * _work(plan, trial)) for trial in plan.pending)
         return Estimate(total, f"from the {counted(count, 'finished trial')} of this run")
     if canary is not None and canary.identity == plan.run_status.manifest.identity:
         steps = {step.variant: step for step in canary.steps if step.error is None}
@@ -181,6 +184,12 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
             seconds = pixels * plan.train_images / (rate * config.cpus_per_trial)
             return Estimate(seconds, f"from the speed of {name} on two cores of an AMD EPYC")
     return None
+
+
+def _work(plan: Plan, trial: PlannedTrial) -> float:
+    """Return what a trial's duration grows with, as far as its recipe says: epochs, and an image's pixels."""
+    recipe = plan.recipe_of(trial)
+    return recipe.epochs * (1.0 if recipe.freeze else float(recipe.image_size**2))
 
 
 def _trial_seconds(plan: Plan, trial: PlannedTrial, step: CanaryStep) -> float:
@@ -209,7 +218,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     store = StoreLocation.of(config.store).open()
     check_dataset(config).check()
     here, _ = find_dataset(config, store)
-    _check_here(config, store)
+    check_here(config, store)
     run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")
     plan = make_plan(config, store, run, ())
     expected = estimate(config, plan, read_canary(store, config.run_name))
@@ -231,8 +240,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
     }
-    code = code_of({trial.variant for trial in plan.pending}, run.identity, config.head_files)
-    changed = changed_code(plan.run_status, code)
+    variants = concerned(plan.run_status, [trial.variant for trial in plan.pending]) if plan.pending else ()
+    changed = changed_code(plan.run_status, code_of(variants, run.identity, config.head_files))
     rows |= {
         f"code of {label}": f"{what}; a short trial will tell whether it computes the same"
         for label, what in changed.items()
@@ -242,7 +251,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     console.print("nothing was started (--dry-run)")
 
 
-def _check_here(config: SweepConfig, store: Store) -> None:
+def check_here(config: SweepConfig, store: Store) -> None:
     """Raise `UserError` for what can be seen without Ray: a folder, cores or a backbone that the sweep would refuse."""
     if not store.is_shared:
         store.check()

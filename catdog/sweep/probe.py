@@ -31,7 +31,7 @@ CLASSES, BATCH, STEPS = 4, 4, 3
 def run_probes(context: RunContext, variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...] | str]:
     """Return the numbers of each variant's probe, by label: its losses, what its masks are like, and log-probabilities.
 
-    A probe that diverges has none; of one that fails, returns why.
+    Of one that fails or diverges, returns why.
     """
     context.load_heads()
     forget_inputs()
@@ -42,7 +42,7 @@ def run_probes(context: RunContext, variants: Sequence[VariantSpec]) -> dict[str
             try:
                 found[variant.label] = _numbers(context.of_variant(variant), variant, side)
                 break
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 found[variant.label] = f"{type(error).__name__}: {first_line(error)}"
     forget_inputs()
     return found
@@ -68,12 +68,15 @@ def _numbers(context: RunContext, variant: VariantSpec, side: int) -> tuple[floa
         plain = dataclasses.replace(variant, settings={})
         result, where = run_trial(short, plain, 0), short.trial_paths(plain, 0)
         if result.status != "complete":
-            return ()
+            raise ArithmeticError("its loss is not finite")
         epoch = read_history(store.get(where.history)).iloc[0]
         measured = epoch[["train_loss", "val_loss", *(field.name for field in dataclasses.fields(MaskHealth))]]
         data = store.get(where.predictions)
         log_probabilities = [read_predictions_npz(data, split).log_probability_N for split in SPLITS]
-        return tuple(np.concatenate([measured.fillna(0).astype(float), *log_probabilities]).tolist())
+        numbers = np.concatenate([measured.fillna(0).astype(float), *log_probabilities])
+        if not np.isfinite(numbers).all():
+            raise ArithmeticError("its numbers are not finite")
+        return tuple(numbers.tolist())
 
 
 def _noise(side: int) -> Source:

@@ -181,8 +181,8 @@ def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Pla
         return run_probes(context, variants)
 
     variants = tuple(dict.fromkeys(trial.variant for trial in plan.pending))
-    code = code_of(variants, context.identity, context.head_files)
-    manifest = check_code(plan.run_status, variants, code, here if cluster.is_this_machine else on_a_worker)
+    probes = here if cluster.is_this_machine else on_a_worker
+    manifest = check_code(plan.run_status, variants, context.head_files, probes)
     return dataclasses.replace(plan, run_status=dataclasses.replace(plan.run_status, manifest=manifest))
 
 

@@ -69,24 +69,32 @@ def tune(
     store: Store,
     sweep: Callable[[SweepConfig], RunStatus],
     report_progress: Callable[[Tuning], None] = lambda tuning: None,
-) -> Tuning:
-    """Try points until each variant has its budget; `sweep` runs one round's trials. Returns all points."""
+) -> tuple[Tuning, bool]:
+    """Try points until each variant has its budget; `sweep` runs one round's trials.
+
+    Returns all points, and whether none of their trials is missing: a sweep that spent its budget leaves some out.
+    """
+    tried: set[str] = set()
     while True:
-        count = max(map(len, tuning.variants.values()))
-        if count:
-            tuning = _run_last_round(tuning, config, sweep)
-            report_progress(tuning)
-        if count == tuning.budget:
-            return _stored(tuning, store)
-        room = next(end for end in _round_ends(tuning.budget) if end > count) - count
-        tuning = dataclasses.replace(
-            tuning,
-            variants={
-                label: (*points, *_propose(label, points, ranges, config, room))
-                for label, points in tuning.variants.items()
-            },
+        waiting = dict.fromkeys(
+            point.label for points in tuning.variants.values() for point in points if point.accuracy is None
         )
-        _stored(tuning, store)
+        if labels := tuple(label for label in waiting if label not in tried):
+            run_status = sweep(dataclasses.replace(config, variants=labels, grid=()))
+            tuning = _stored(_scored(tuning, run_status), store)
+            report_progress(tuning)
+            if any(trial.status == "missing" and trial.planned.variant.label in labels for trial in run_status.trials):
+                return tuning, False
+            tried.update(labels)
+        count = max(map(len, tuning.variants.values()))
+        if count == tuning.budget:
+            return tuning, True
+        room = next(end for end in _round_ends(tuning.budget) if end > count) - count
+        proposed = {
+            label: (*points, *_propose(label, points, ranges, config, room))
+            for label, points in tuning.variants.items()
+        }
+        tuning = _stored(dataclasses.replace(tuning, variants=proposed), store)
 
 
 def _stored(tuning: Tuning, store: Store) -> Tuning:
@@ -98,19 +106,18 @@ def _round_ends(budget: int) -> list[int]:
     return [*range(min(FIRST_ROUND, budget), budget, LATER_ROUNDS), budget]
 
 
-def _run_last_round(tuning: Tuning, config: SweepConfig, sweep: Callable[[SweepConfig], RunStatus]) -> Tuning:
-    """Run the trials of the last round, and return the points with their accuracies."""
-    count = max(map(len, tuning.variants.values()))
-    start = max(end for end in (0, *_round_ends(tuning.budget)) if end < count)
-    labels = dict.fromkeys(point.label for points in tuning.variants.values() for point in points[start:])
-    run_status = sweep(dataclasses.replace(config, variants=tuple(labels), grid=()))
+def _scored(tuning: Tuning, run_status: RunStatus) -> Tuning:
+    """Return the points with the accuracies that they have by now."""
 
     def scored(point: Point) -> Point:
         results = {result.seed: result.val_accuracy for result in run_status.results(point.label)}
         accuracies = [results.get(seed) for seed in tuning.seeds]
         return dataclasses.replace(point, accuracy=mean_accuracy(accuracies, len(tuning.seeds)))
 
-    found = {label: (*points[:start], *map(scored, points[start:])) for label, points in tuning.variants.items()}
+    found = {
+        label: tuple(scored(point) if point.accuracy is None else point for point in points)
+        for label, points in tuning.variants.items()
+    }
     return dataclasses.replace(tuning, variants=found)
 
 

@@ -63,6 +63,16 @@ def test_a_range_that_a_variant_cannot_take_is_refused(text: str, named: str) ->
         parse_ranges((text,), parse_variants(("baseline",)), Recipe())
 
 
+def test_values_that_do_not_go_together_are_refused_before_anything_runs() -> None:
+    with pytest.raises(UserError, match=r"--ranges: variant 'baseline:freeze=true,cutmix=0.5': cutmix"):
+        parse_ranges(("freeze=false,true", "cutmix=0,0.5"), HEADS, Recipe())
+
+
+def test_the_default_leaves_out_what_a_variant_has_of_its_own() -> None:
+    specs = parse_variants(("baseline", "attention:learning_rate=1e-3"))
+    assert [one.name for one in parse_ranges((), specs, Recipe())] == ["weight_decay", "backbone_learning_rate"]
+
+
 def test_a_setting_is_tuned_once() -> None:
     with pytest.raises(UserError, match="given twice"):
         parse_ranges(("epochs=1..3", "epochs=2..4"), HEADS, Recipe())

@@ -32,8 +32,9 @@ RANGES = parse_ranges(("learning_rate=1e-3..1e-1",), CONFIG.variant_specs, CONFI
 class Night:
     """Sweeps whose trials are made up: accuracy is highest at a learning rate of 0.01."""
 
-    def __init__(self, folder: Path, dies_after: int = 99) -> None:
-        self.store, self.rounds, self.dies_after = LocalStore(folder), list[tuple[str, ...]](), dies_after
+    def __init__(self, folder: Path, dies_after: int = 99, out_of_money_in: int = 99) -> None:
+        self.store, self.rounds = LocalStore(folder), list[tuple[str, ...]]()
+        self.dies_after, self.out_of_money_in, self.is_complete = dies_after, out_of_money_in, False
 
     def sweep(self, config: SweepConfig) -> RunStatus:
         if len(self.rounds) == self.dies_after:
@@ -41,9 +42,11 @@ class Night:
         self.rounds.append(config.variants)
         rates = {label: self.rate(label) for label in config.variants}
         effect = {label: -20 * abs(math.log10(rate / 0.01)) for label, rate in rates.items()}
+        missing = [(config.variants[-1], config.seed_list[-1])] if len(self.rounds) == self.out_of_money_in else []
+        recipe = dataclasses.replace(config.recipe, precision="float32")
         return make_run(
-            self.store, config.variants, config.seed_list, effect=effect, test_images=74, probes=1, epochs=1,
-            run=f"round-{len(self.rounds)}", recipe=dataclasses.replace(config.recipe, precision="float32"),
+            self.store, config.variants, config.seed_list, effect=effect, missing=missing, recipe=recipe,
+            run=f"round-{len(self.rounds)}", test_images=74, probes=1, epochs=1,
         )  # fmt: skip
 
     @staticmethod
@@ -53,7 +56,8 @@ class Night:
 
     def tuned(self, budget: int) -> Tuning:
         tuning = begin_tuning(CONFIG, RANGES, budget, self.store)
-        return tune(tuning, CONFIG, RANGES, self.store, self.sweep)
+        tuning, self.is_complete = tune(tuning, CONFIG, RANGES, self.store, self.sweep)
+        return tuning
 
 
 def test_every_variant_gets_the_same_number_of_points_and_later_rounds_learn_from_earlier(tmp_path: Path) -> None:
@@ -87,6 +91,18 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been_and_can_be_extended
     assert len(more.variants["attention"]) == 20
 
 
+def test_a_search_that_left_trials_out_is_not_complete_and_fills_the_gaps_when_it_goes_on(tmp_path: Path) -> None:
+    night = Night(tmp_path, out_of_money_in=1)
+    first = night.tuned(12)
+    assert not night.is_complete
+    assert [len(points) for points in first.variants.values()] == [10, 10]
+    assert [point.accuracy for point in first.variants["attention"]].count(None) == 1
+    whole = night.tuned(12)
+    assert night.is_complete
+    assert [len(labels) for labels in night.rounds] == [20, 1, 4]
+    assert whole == Night(tmp_path / "undisturbed").tuned(12)
+
+
 @pytest.mark.parametrize(
     ("change", "budget", "named"),
     [
@@ -117,8 +133,9 @@ def test_a_point_counts_only_with_an_accuracy_for_each_seed() -> None:
     tuning = Tuning("search", 4, (1000,), ("epochs=1..2",), {"baseline": points, "se": points[:1]})
     assert (tuning.best("baseline"), tuning.best("se")) == (points[1], None)
     assert tuning.best_so_far("baseline") == [None, 3.0, 3.0, 3.0]
-    assert "4 or 1" not in tuning_sentence(tuning)
-    assert "1 or 4 points were tried for each variant (run search), over epochs=1..2" in tuning_sentence(tuning)
+    sentence = tuning_sentence(tuning, ["b", "se"])
+    assert "1 or 4 points were tried for each variant (run search), over epochs=1..2" in sentence
+    assert sentence.endswith("Points without an accuracy, in all: 2. Not tuned: se.")
 
 
 @pytest.mark.parametrize("damage", [b"{", b'{"run": "other"}', b"[]"])
