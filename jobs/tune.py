@@ -109,7 +109,10 @@ def _check_output(output: str) -> None:
     path = Path(output)
     require(path.parent.is_dir() and not path.is_dir(), f"--output {output}: give a file in a folder that exists")
     require(path.suffix in (".yaml", ".yml"), f"--output {output}: give a name that ends in .yaml")
-    check_run_name(path.stem)
+    try:
+        check_run_name(path.stem)  # the comparison's run is named after the file
+    except UserError as error:
+        raise UserError(str(error).replace("--run", "--output", 1)) from None
     if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
         raise UserError(f"--output {output}: there is another file of this name: move it, or give another name")
 

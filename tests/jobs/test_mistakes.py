@@ -21,14 +21,14 @@ from PIL import Image
 
 from catdog.cli import run_job
 from catdog.data.pack import open_pack
-from jobs import aggregate, doctor, prepare, status, study, sweep
+from jobs import aggregate, doctor, prepare, status, study, sweep, tune
 from tests.helpers.pets import make_pets
 from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import PLANTED_SECRET
 
 JOBS = {
     "sweep": sweep.main, "prepare": prepare.main, "aggregate": aggregate.main, "status": status.main,
-    "doctor": doctor.main, "study": study.main,
+    "doctor": doctor.main, "study": study.main, "tune": tune.main,
 }  # fmt: skip
 IMAGE = "images/dog_kind0_1.jpg"
 TRAINVAL, TEST = "annotations/trainval.txt", "annotations/test.txt"
@@ -220,6 +220,17 @@ VARIANTS = {
     "backbone of a variant": Mistake(
         "sweep demo --variants baseline:backbone=resnet", "resnet", "others are timm/NAME"
     ),
+    "output of a tuning": Mistake("tune demo --output 'a b.yaml'", "--output a b", "letters, digits"),
+    "other file as output": Mistake(
+        "tune demo --output mine.yaml",
+        "--output mine.yaml",
+        "move it",
+        lambda here: (here / "mine.yaml").write_text("epochs: 3"),
+    ),
+    "seeds of the comparison": Mistake("tune demo --seeds 1-1", "--seeds 1-1", "give others, such as 1000-1002"),
+    "range": Mistake("tune demo --ranges learning_rate=0..1", "--ranges", "must be above 0"),
+    "budget": Mistake("tune demo --budget 0", "--budget 0", "from 1 to 1000"),
+    "no such tuning": Mistake("sweep demo --tuning gone --dry-run", "--tuning gone", "leave it out, or run tune.py"),
     "grid": Mistake("sweep demo --grid learning_rate", "--grid learning_rate", "name=value,value"),
     "no masks": Mistake("sweep demo --variants multi-attention:num_masks=0", "num_masks=0", "[1, 1024]"),
     "half a mask": Mistake("sweep demo --variants multi-attention:num_masks=1.5", "num_masks=1.5", "not an integer"),
