@@ -25,7 +25,7 @@ def made_context(
 
     `test` is the number of test images of each class.
     """
-    per_class = -(-images * 5 // (4 * classes))
+    per_class = max(2, -(-images * 5 // (4 * classes)))  # one to train on, one to validate
     labels = np.tile(np.arange(classes), per_class + test)
     generator = np.random.default_rng(0)
 

@@ -168,11 +168,11 @@ def _write(
 
 def _named(spec: VariantSpec, label: str) -> str:
     """Return the label with a short one in front, where the variant's title can be part of it."""
+    named = f"tuned {spec.title}={label}"
     try:
-        split_short_label(named := f"tuned {spec.title}={label}")
-    except UserError:
+        return named if split_short_label(named)[0] else label
+    except UserError:  # too long
         return label
-    return label if ":" in spec.title else named
 
 
 def recover(arguments: Sequence[str], interrupted: bool) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from catdog.formatting import now
 
+Probe = tuple[float, ...] | str
+"""The numbers of a variant's probe, or why it failed."""
 TOLERANCE = 5e-4
 """How far each number of two probes may differ to count as the same, as a share of itself. Kernels for AVX2 instead of
 AVX-512 move those of the presets by up to 1.5e-4, a dropout of 0.49 instead of 0.5 by 30e-4 and more."""

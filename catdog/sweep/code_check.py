@@ -9,13 +9,11 @@ from catdog.config.head_files import HeadFile
 from catdog.config.head_registry import known_heads
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError
-from catdog.runs.code_record import TOLERANCE, Code, CodeRecord
+from catdog.runs.code_record import TOLERANCE, Code, CodeRecord, Probe
 from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.provenance import variant_code
 from catdog.runs.status import RunStatus
 
-Probe = tuple[float, ...] | str
-"""The numbers of a variant's probe, or why it failed."""
 Probes = Callable[[Sequence[VariantSpec]], Mapping[str, Probe]]
 """Runs the probes of variants, and returns them by label."""
 

@@ -14,6 +14,7 @@ from catdog.data.datasets.base import Source, UInt8Array, pack_key
 from catdog.data.pack import write_pack
 from catdog.errors import first_line
 from catdog.runs.artifacts import SPLITS, read_predictions_npz
+from catdog.runs.code_record import Probe
 from catdog.runs.history import MaskHealth, read_history
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
@@ -28,14 +29,14 @@ SIDE = 64
 CLASSES, BATCH, STEPS = 4, 4, 3
 
 
-def run_probes(context: RunContext, variants: Sequence[VariantSpec]) -> dict[str, tuple[float, ...] | str]:
+def run_probes(context: RunContext, variants: Sequence[VariantSpec]) -> dict[str, Probe]:
     """Return the numbers of each variant's probe, by label: its losses, what its masks are like, and log-probabilities.
 
     Of one that fails or diverges, returns why.
     """
     context.load_heads()
     forget_inputs()
-    found: dict[str, tuple[float, ...] | str] = {}
+    found: dict[str, Probe] = {}
     for variant in variants:
         image_size = context.of_variant(variant).identity.recipe.image_size
         for side in sorted({min(SIDE, image_size), image_size}):

@@ -17,6 +17,7 @@ from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
 from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, counted, now
+from catdog.runs.code_record import Probe
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import TrialId
 from catdog.runs.paths import RunPaths
@@ -27,7 +28,7 @@ from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
-from catdog.sweep.code_check import Probe, check_code, code_of
+from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
