@@ -41,6 +41,10 @@ def raylets(surroundings: dict[str, str]) -> list[int]:
     return [pid for pid, command in processes(surroundings).items() if command.split(b"\0")[0].endswith(b"/raylet")]
 
 
+def workers(surroundings: dict[str, str]) -> list[int]:
+    return [pid for pid, command in processes(surroundings).items() if command.startswith(b"ray::ImplicitFunc")]
+
+
 @pytest.mark.slow
 def test_a_sweep_is_stopped_by_its_batch_system_loses_its_ray_and_resumes(
     store_folder: Path, surroundings: dict[str, str]
@@ -69,13 +73,10 @@ def test_a_sweep_is_stopped_by_its_batch_system_loses_its_ray_and_resumes(
     assert output.splitlines()[-1].startswith("interrupted: nothing that was finished is lost")
     assert_nothing_is_left(store_folder, surroundings)
 
-    # The local Ray dies, and with it the driver.
+    # The local Ray dies, and with it the driver. Its workers die too: they would end short trials before Ray notices.
     process = start_job(store_folder, *arguments, environment=surroundings)
-    wait_for(
-        lambda: b"ImplicitFunc" in b"".join(processes(surroundings).values()),
-        process,
-    )
-    for pid in raylets(surroundings):
+    wait_for(lambda: bool(workers(surroundings)), process)
+    for pid in raylets(surroundings) + workers(surroundings):
         os.kill(pid, signal.SIGKILL)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1, output
