@@ -20,21 +20,35 @@ from catdog.errors import UserError, first_line
 from catdog.formatting import shorten
 
 Number = int | float
+Value = Number | str
 Head = TypeVar("Head", bound=type)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a head within [minimum, maximum], an integer if its default is one."""
+    """A parameter of a head: a number within [minimum, maximum], an integer if its default is one; or a text.
+
+    A text is one of `choices`, or any names joined by '+' if there are none.
+    """
 
     name: str
-    default: Number
+    default: Value
     minimum: Number = 0
     maximum: Number | None = None
     below_one: bool = False
+    choices: tuple[str, ...] = ()
+    later: bool = False
+    """Whether the head's first version did not have it: its class has the same default, and a trial's hash does not
+    depend on it there."""
 
-    def parse(self, text: str, label: str) -> Number:
-        """Return the value; raises `UserError`, quoting the variant's `label`, if it is not a number in range."""
+    def parse(self, text: str, label: str) -> Value:
+        """Return the value; raises `UserError`, quoting the variant's `label`, if it is not one of the parameter."""
+        if isinstance(self.default, str):
+            if self.choices and text not in self.choices:
+                raise UserError(f"variant {label!r}: {self.name}={text}: choose from {', '.join(self.choices)}")
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+(\+[A-Za-z0-9_.-]+)*", text):
+                raise UserError(f"variant {label!r}: {self.name}={shorten(text)}: give names joined by '+'")
+            return text
         kind, noun = (int, "an integer") if isinstance(self.default, int) else (float, "a number")
         try:
             value = parse_number(kind, text) + 0  # -0.0 is 0.0
@@ -58,6 +72,11 @@ HIDDEN = Parameter("hidden_features", 256, minimum=1, maximum=65536)
 REDUCTION = Parameter("reduction", 16, minimum=1, maximum=65536)
 LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 """The weight of the divergence loss. The recipe overrides its default, since the loss grows with the feature map."""
+DIVERGENCE = Parameter("divergence", "sum", choices=("sum", "mean"), later=True)
+"""Whether inner products of masks are sums over positions, as the article has them, or means: then one λ fits maps of
+all sizes."""
+MASKS = Parameter("masks", "trained", choices=("trained", "untrained", "swapped", "flat"), later=True)
+"""The controls of every head with masks; see `catdog.models.heads.masked`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ class Variant:
     name: str
     head: str
     parameters: tuple[Parameter, ...]
-    fixed: Mapping[str, Number | str] = field(default_factory=dict)
+    fixed: Mapping[str, Value] = field(default_factory=dict)
     code: str = ""
     """Which code it is, of a head from outside the package: a digest, or a package's name and version."""
 
@@ -79,15 +98,17 @@ VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("baseline", "pooled.PlainHead", (DROPOUT,)),
-        Variant("attention", "attention.AttentionHead", (DROPOUT,), {"activation": "sigmoid"}),
-        Variant("multi-attention", "attention.MultiAttentionHead", (NUM_MASKS, LAMBDA, HIDDEN, DROPOUT)),
-        Variant("attention-relu", "attention.AttentionHead", (DROPOUT,), {"activation": "relu"}),
-        Variant("attention-softmax", "attention.AttentionHead", (DROPOUT,), {"activation": "softmax"}),
+        Variant("attention", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "sigmoid"}),
+        Variant(
+            "multi-attention", "attention.MultiAttentionHead", (NUM_MASKS, LAMBDA, HIDDEN, DROPOUT, DIVERGENCE, MASKS)
+        ),
+        Variant("attention-relu", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "relu"}),
+        Variant("attention-softmax", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "softmax"}),
         Variant("se", "pooled.SqueezeExcitationHead", (REDUCTION, DROPOUT)),
         Variant(
             "multi-attention-free",
             "attention.MultiAttentionHead",
-            (NUM_MASKS, HIDDEN, DROPOUT),
+            (NUM_MASKS, HIDDEN, DROPOUT, dataclasses.replace(MASKS, choices=("trained", "swapped", "flat"))),
             {"lambda_divergence": 0.0},
         ),
         Variant(
@@ -121,8 +142,10 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
         if name in VARIANTS or name in EXTERNAL:
             raise UserError(f"head {name!r}: there is a variant of this name: choose another")
         for parameter in parameters:
-            if parameter.name in ("in_channels", "num_classes") or type(parameter.default) not in (int, float):
-                raise UserError(f"head {name!r}: {parameter.name}: not a parameter with a number as its default")
+            if parameter.name in ("in_channels", "num_classes") or type(parameter.default) not in (int, float, str):
+                raise UserError(
+                    f"head {name!r}: {parameter.name}: not a parameter with a number or text as its default"
+                )
             if parameter.name in Recipe.__dataclass_fields__.keys() - {LAMBDA.name}:
                 raise UserError(f"head {name!r}: {parameter.name} is a setting of every recipe: choose another name")
             parameter.parse(str(parameter.default), name)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from catdog.config.head_registry import Number, Variant, known_heads, load_installed_head
+from catdog.config.head_registry import Number, Value, Variant, known_heads, load_installed_head
 from catdog.config.recipe import (
     NAMED_WEIGHTS,
     SHARED_SETTINGS,
@@ -42,7 +42,8 @@ class VariantSpec:
     label: str
     name: str
     head: str
-    arguments: Mapping[str, Number | str] = field(hash=False)
+    arguments: Mapping[str, Value] = field(hash=False)
+    """Of the head's class; without later parameters at their defaults."""
     short_label: str | None = field(default=None, compare=False)
     settings: Mapping[str, Setting] = field(default_factory=dict, hash=False)
     """Where its recipe differs from the run's."""
@@ -79,7 +80,7 @@ def parse_variant(text: str, recipe: Recipe | None = None, heads: Mapping[str, V
     variant = heads[name]
     if colon and not listing:
         raise UserError(f"variant {text!r}: nothing follows the colon; add parameter=value or leave it out")
-    given: dict[str, Number] = {}
+    given: dict[str, Value] = {}
     settings: dict[str, Setting] = {}
     parameters = {parameter.name: parameter for parameter in variant.parameters}
     for item in listing.split(",") if listing else []:
@@ -197,16 +198,18 @@ def _check_settings(label: str, settings: Mapping[str, Setting], recipe: Recipe)
 
 
 def _resolve(
-    variant: Variant, given: Mapping[str, Number], recipe: Recipe, settings: Mapping[str, Setting]
+    variant: Variant, given: Mapping[str, Value], recipe: Recipe, settings: Mapping[str, Setting]
 ) -> VariantSpec:
-    values: dict[str, Number] = {}
+    values: dict[str, Value] = {}
     defaults = recipe.variant_defaults()
     differing = []
     for parameter in variant.parameters:
         default = defaults.get(parameter.name, parameter.default)
-        values[parameter.name] = given.get(parameter.name, default)
-        if values[parameter.name] != default:
-            differing.append(f"{parameter.name}={format_number(values[parameter.name])}")
+        value = given.get(parameter.name, default)
+        if value != default:
+            differing.append(f"{parameter.name}={_format_setting(value)}")
+        if value != default or not parameter.later:
+            values[parameter.name] = value
     own = {name: settings[name] for name in _HINTS if name in settings and settings[name] != getattr(recipe, name)}
     differing += [f"{name}={_format_setting(value)}" for name, value in own.items()]
     label = f"{variant.name}:{','.join(differing)}" if differing else variant.name
@@ -222,6 +225,6 @@ def _format_setting(value: Setting) -> str:
 def _as_variant(spec: VariantSpec, other: Variant, recipe: Recipe) -> VariantSpec | None:
     """Return the spec of `other` that describes the same model as `spec`, or None if there is none."""
     names = {parameter.name for parameter in other.parameters}
-    given = {key: value for key, value in spec.arguments.items() if key in names and not isinstance(value, str)}
+    given = {key: value for key, value in spec.arguments.items() if key in names}
     twin = _resolve(other, given, recipe, spec.settings)
     return twin if (twin.head, twin.arguments) == (spec.head, spec.arguments) else None

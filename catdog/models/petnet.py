@@ -1,6 +1,7 @@
 """`PetNet`: a backbone and a head; `build_model` builds one from a variant's name."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ class ModelOutput(NamedTuple):
     """None for heads without spatial masks. Not negative: they are drawn and measured as shares."""
     aux_loss: torch.Tensor
     """Scalar, already weighted."""
+    stage_masks: Mapping[str, torch.Tensor] | None = None
+    """Masks at other places, (B, M, H, W) each at its own resolution, by the backbone's stage; None if there are none.
+    Not negative."""
+    side_logits: Mapping[str, torch.Tensor] | None = None
+    """Logits of other classifiers, (B, classes) each, by task; None if there are none. Each has a loss of its own."""
 
     @property
     def logits(self) -> torch.Tensor:

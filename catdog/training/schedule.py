@@ -1,12 +1,15 @@
 """The optimiser and the learning-rate schedule."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from catdog.config.extensions import EXTERNAL_OPTIMIZERS
 from catdog.config.recipe import Recipe
+from catdog.models.heads.masked import Masked
 from catdog.models.petnet import PetNet
 
 WARM_UP = 0.3
@@ -15,8 +18,7 @@ WARM_UP = 0.3
 
 def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimiser, with parameter groups for head, mask convolution and backbone."""
-    mask_conv = getattr(model.head, "mask_conv", None)
-    mask_parameters = list(mask_conv.parameters()) if mask_conv is not None else []
+    mask_parameters = list(_mask_parameters(model.head))
     mask_ids = {id(parameter) for parameter in mask_parameters}
     head_parameters = [parameter for parameter in model.head.parameters() if id(parameter) not in mask_ids]
     groups: list[dict[str, Any]] = [
@@ -38,6 +40,14 @@ def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
     else:
         optimizer = EXTERNAL_OPTIMIZERS[recipe.optimizer](groups)
     return optimizer
+
+
+def _mask_parameters(head: nn.Module) -> Iterator[nn.Parameter]:
+    """Return the parameters that make a head's masks: it names them, or their one layer is `mask_conv`."""
+    if isinstance(head, Masked):
+        return head.mask_parameters()
+    mask_conv = getattr(head, "mask_conv", None)
+    return mask_conv.parameters() if isinstance(mask_conv, nn.Module) else iter(())
 
 
 def new_scheduler(

@@ -215,7 +215,10 @@ def test_the_modules_beside_a_file_travel_with_it(tmp_path: Path, monkeypatch: p
         ("raise SystemExit(3)\n", "SystemExit: 3, line 1"),
         (HEAD.format(name="baseline", default=1), "head 'baseline': there is a variant of this name: choose another"),
         (HEAD.format(name="x", default=0), "reduction=0 is outside [1, ∞)"),
-        (HEAD.format(name="x", default="'1'"), "head 'x': reduction: not a parameter with a number as its default"),
+        (
+            HEAD.format(name="x", default="()"),
+            "head 'x': reduction: not a parameter with a number or text as its default",
+        ),
         (HEAD.format(name="My Head", default=1), "head 'My Head': use small letters, digits and '-'"),
         (
             HEAD.format(name="x", default=1).replace("num_classes, red", "classes, red"),

@@ -19,7 +19,9 @@ def labels(draw: st.DrawFn) -> str:
     items = []
     for parameter in draw(st.permutations(variant.parameters)):
         value: Number
-        if isinstance(parameter.default, int):
+        if isinstance(parameter.default, str):
+            texts = list(parameter.choices) or ["one", "one+two"]
+        elif isinstance(parameter.default, int):
             value = draw(st.integers(int(parameter.minimum), int(parameter.maximum)))
             texts = [str(value), f"{value:06d}", f"+{value}"]
         else:
@@ -31,6 +33,17 @@ def labels(draw: st.DrawFn) -> str:
         if draw(st.booleans()):
             items.append(f"{parameter.name}={draw(st.sampled_from(texts))}")
     return f"{variant.name}:{','.join(items)}" if items else variant.name
+
+
+def test_a_parameter_with_choices_lists_them() -> None:
+    assert parse_variant("attention:masks=flat").arguments["masks"] == "flat"
+    with pytest.raises(UserError, match="masks=flt: choose from trained, untrained, swapped, flat"):
+        parse_variant("attention:masks=flt")
+
+
+def test_a_later_parameter_at_its_default_changes_neither_label_nor_arguments() -> None:
+    assert parse_variant("attention:masks=trained") == parse_variant("attention")
+    assert set(parse_variant("attention").arguments) == {"activation", "dropout"}
 
 
 PIECES = [
@@ -158,7 +171,7 @@ def test_an_unknown_variant_lists_the_legal_names(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["multi-attention:masks=8", "multi-attention:NUM_MASKS=8", "multi-attention:num_masks=8,"]
+    "text", ["multi-attention:mask=8", "multi-attention:NUM_MASKS=8", "multi-attention:num_masks=8,"]
 )
 def test_an_unknown_parameter_lists_the_legal_ones(text: str) -> None:
     with pytest.raises(UserError, match="has num_masks, lambda_divergence, hidden_features, dropout"):

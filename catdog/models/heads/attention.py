@@ -5,32 +5,17 @@ materialised. Several masks follow Zhao et al. 2017, "Diversified Visual Attenti
 Classification" (DVAN), with two controls: without the loss, and with fixed masks.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from catdog.models.heads.masked import MaskControl, MaskedHead, mask_scores, masked_pool
 from catdog.models.losses import divergence_loss
-from catdog.models.petnet import ModelOutput
 
 
-def mask_scores(mask_conv: nn.Conv2d, features_BCHW: torch.Tensor) -> torch.Tensor:
-    """Return the 1×1 convolution of the features, (B, M, H, W).
-
-    As a matrix product with few columns: CPUs compute its gradients a third faster than a convolution's.
-    """
-    features_BHWC = features_BCHW.permute(0, 2, 3, 1)
-    return F.linear(features_BHWC, mask_conv.weight.flatten(1), mask_conv.bias).permute(0, 3, 1, 2)
-
-
-def masked_pool(features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.Tensor:
-    """Return the mean over positions of features × mask, for each mask: (B, M, C)."""
-    height, width = masks_BMHW.shape[2:]
-    return torch.einsum("bmhw,bchw->bmc", masks_BMHW, features_BCHW) / (height * width)
-
-
-class AttentionHead(nn.Module):
+class AttentionHead(MaskedHead):
     """mask = activation(1×1 conv C→1); features × mask → GAP → dropout → linear.
 
     `softmax` runs over the positions and is multiplied by H·W, so that a uniform mask equals plain GAP.
@@ -43,28 +28,36 @@ class AttentionHead(nn.Module):
         *,
         dropout: float,
         activation: Literal["sigmoid", "relu", "softmax"],
+        masks: MaskControl = "trained",
     ) -> None:
-        super().__init__()
+        super().__init__(masks)
         self.activation = activation
         self.mask_conv = nn.Conv2d(in_channels, 1, kernel_size=1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
+        self.keep_untrained()
 
-    def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
-        """Return the logits and the mask (B, 1, H, W)."""
+    def mask_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the mask convolution's parameters."""
+        return self.mask_conv.parameters()
+
+    def make_masks(self, features_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the mask (B, 1, H, W)."""
         scores_B1HW = mask_scores(self.mask_conv, features_BCHW)
         if self.activation == "sigmoid":
-            mask_B1HW = scores_B1HW.sigmoid()
-        elif self.activation == "relu":
-            mask_B1HW = scores_B1HW.relu()
-        else:
-            positions = scores_B1HW.shape[2] * scores_B1HW.shape[3]
-            mask_B1HW = scores_B1HW.flatten(2).softmax(dim=2).reshape(scores_B1HW.shape) * positions
-        pooled_BC = masked_pool(features_BCHW, mask_B1HW).squeeze(1)
-        return ModelOutput(self.classifier(self.dropout(pooled_BC)), mask_B1HW, pooled_BC.new_zeros(()))
+            return scores_B1HW.sigmoid()
+        if self.activation == "relu":
+            return scores_B1HW.relu()
+        positions = scores_B1HW.shape[2] * scores_B1HW.shape[3]
+        return scores_B1HW.flatten(2).softmax(dim=2).reshape(scores_B1HW.shape) * positions
+
+    def classify(self, features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K)."""
+        logits_BK: torch.Tensor = self.classifier(self.dropout(masked_pool(features_BCHW, masks_BMHW).squeeze(1)))
+        return logits_BK
 
 
-class MultiAttentionHead(nn.Module):
+class MultiAttentionHead(MaskedHead):
     """M masks = sigmoid(1×1 conv C→M, no bias); each masks the features → GAP; concatenate → linear → ReLU → dropout
     → linear.
 
@@ -82,21 +75,35 @@ class MultiAttentionHead(nn.Module):
         hidden_features: int,
         dropout: float,
         train_masks: bool = True,
+        masks: MaskControl = "trained",
+        divergence: Literal["sum", "mean"] = "sum",
     ) -> None:
-        super().__init__()
+        super().__init__(masks if train_masks else "untrained")
         self.lambda_divergence = lambda_divergence
+        self.divergence = divergence
         self.mask_conv = nn.Conv2d(in_channels, num_masks, kernel_size=1, bias=False)
         nn.init.xavier_uniform_(self.mask_conv.weight)
-        self.mask_conv.requires_grad_(train_masks)
         self.hidden = nn.Linear(num_masks * in_channels, hidden_features)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden_features, num_classes)
+        self.keep_untrained()
 
-    def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
-        """Return the logits, the masks (B, M, H, W) and the weighted divergence loss."""
-        masks_BMHW = mask_scores(self.mask_conv, features_BCHW).sigmoid()
+    def mask_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the mask convolution's parameters."""
+        return self.mask_conv.parameters()
+
+    def make_masks(self, features_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the masks (B, M, H, W)."""
+        return mask_scores(self.mask_conv, features_BCHW).sigmoid()
+
+    def classify(self, features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K)."""
         hidden = self.hidden(masked_pool(features_BCHW, masks_BMHW).flatten(1)).relu()
-        aux_loss = masks_BMHW.new_zeros(())
-        if self.lambda_divergence > 0:
-            aux_loss = self.lambda_divergence * divergence_loss(masks_BMHW)
-        return ModelOutput(self.classifier(self.dropout(hidden)), masks_BMHW, aux_loss)
+        logits_BK: torch.Tensor = self.classifier(self.dropout(hidden))
+        return logits_BK
+
+    def mask_loss(self, masks_BMHW: torch.Tensor) -> torch.Tensor:
+        """Return λ times the divergence of the masks."""
+        if self.lambda_divergence == 0:
+            return super().mask_loss(masks_BMHW)
+        return self.lambda_divergence * divergence_loss(masks_BMHW, by_area=self.divergence == "mean")
