@@ -75,13 +75,17 @@ LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 DIVERGENCE = Parameter("divergence", "sum", choices=("sum", "mean"), later=True)
 """Whether inner products of masks are sums over positions, as the article has them, or means: then one λ fits maps of
 all sizes."""
+DEPTH = Parameter("depth", 1, minimum=1, maximum=4)
+KERNEL = Parameter("kernel_size", 7, minimum=1, maximum=31)
+STAGES = Parameter("stages", "all")
+"""Places in the backbone: names joined by '+', or one of the groups in `catdog.models.stages`."""
 MASKS = Parameter("masks", "trained", choices=("trained", "untrained", "swapped", "flat"), later=True)
 """The controls of every head with masks; see `catdog.models.heads.masked`."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A named model: its head class, parameters, and fixed arguments.
+    """A named model: its head class (or a function that returns a head), parameters, and fixed arguments.
 
     `head` is `module.Class` in catdog.models.heads, or the key of a class in `HEAD_CLASSES`.
     """
@@ -104,7 +108,14 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant("attention-relu", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "relu"}),
         Variant("attention-softmax", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "softmax"}),
-        Variant("se", "pooled.SqueezeExcitationHead", (REDUCTION, DROPOUT)),
+        Variant(
+            "se",
+            "pooled.squeeze_excitation",
+            (REDUCTION, DROPOUT, dataclasses.replace(STAGES, default="none", later=True)),
+        ),
+        Variant("eca", "staged.StagedHead", (STAGES, DROPOUT), {"module": "eca"}),
+        Variant("cbam", "staged.StagedHead", (REDUCTION, KERNEL, STAGES, DROPOUT, MASKS), {"module": "cbam"}),
+        Variant("residual-attention", "staged.StagedHead", (DEPTH, STAGES, DROPOUT, MASKS), {"module": "residual"}),
         Variant(
             "multi-attention-free",
             "attention.MultiAttentionHead",

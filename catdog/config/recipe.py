@@ -23,7 +23,7 @@ OPTIMIZERS, LOSS = ("adamw", "sgd"), "cross-entropy"
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema", "loss")
+LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only")
 """Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
 that its results are found again."""
 
@@ -37,6 +37,8 @@ SHARED_SETTINGS: Mapping[str, str] = {
 """Settings that no variant may change, and why."""
 UNUSED_IF_FROZEN = ("crop_scale", "backbone_learning_rate", "freeze_batch_norm")
 """Settings without effect on the head of a frozen backbone."""
+UNUSED_IF_MODULES_ONLY = ("backbone_learning_rate", "freeze_batch_norm")
+"""Settings without effect where only the head and its modules are trained."""
 
 _INTEGERS = {
     "image_size": (16, 2048),
@@ -62,6 +64,8 @@ class Recipe:
     """The backbone's weights: imagenet, lite0, lite1, lite2, none, a file, or an s3:// URL."""
     freeze: bool = False
     """Train only the head, on feature maps computed once; mirroring is then the only augmentation."""
+    train_modules_only: bool = False
+    """Keep the backbone's weights, and train the head and its modules inside the backbone on augmented images."""
     freeze_batch_norm: bool = True
     """Keep the backbone's pretrained batch-norm statistics (random weights have none to keep)."""
     image_size: int = 224
@@ -143,6 +147,10 @@ class Recipe:
             not (self.cutmix and self.freeze),
             f"--cutmix {self.cutmix}: needs images, and a frozen backbone's heads get features; use --mixup",
         )
+        require(
+            not (self.train_modules_only and self.freeze),
+            "--train-modules-only: needs images, and --freeze caches the backbone's features; use one of the two",
+        )
         require(0 <= self.ema < 1, f"--ema {self.ema}: must be in [0, 1)")
         require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing}: must be in [0, 1)")
         require(
@@ -160,7 +168,7 @@ class Recipe:
     @property
     def keeps_batch_norm(self) -> bool:
         """Return whether the backbone's batch norms keep their pretrained statistics."""
-        return self.freeze_batch_norm and self.weights != "none"
+        return self.train_modules_only or (self.freeze_batch_norm and self.weights != "none")
 
     @property
     def backbone_library(self) -> str | None:

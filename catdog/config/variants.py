@@ -20,6 +20,7 @@ from catdog.config.recipe import (
     NAMED_WEIGHTS,
     SHARED_SETTINGS,
     UNUSED_IF_FROZEN,
+    UNUSED_IF_MODULES_ONLY,
     Recipe,
     kinds_of,
     parse_value,
@@ -193,8 +194,9 @@ def _check_settings(label: str, settings: Mapping[str, Setting], recipe: Recipe)
         changed = recipe.changed(**settings)
     except UserError as error:
         raise UserError(f"variant {label!r}: {error}") from None
-    if changed.freeze and (unused := [name for name in UNUSED_IF_FROZEN if name in settings]):
-        raise UserError(f"variant {label!r}: {unused[0]} has no effect with a frozen backbone; leave it out")
+    unused = UNUSED_IF_FROZEN if changed.freeze else UNUSED_IF_MODULES_ONLY if changed.train_modules_only else ()
+    if without_effect := [name for name in unused if name in settings]:
+        raise UserError(f"variant {label!r}: {without_effect[0]} has no effect with a frozen backbone; leave it out")
 
 
 def _resolve(

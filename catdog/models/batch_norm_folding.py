@@ -23,6 +23,7 @@ from torch import nn
 
 from catdog.models.cpu_layers import InPlaceReLU6, StripedDepthwiseConv2d
 from catdog.models.petnet import ModelOutput, PetNet
+from catdog.models.stages import sockets_in
 
 _TOLERANCE = 1e-4
 
@@ -48,7 +49,7 @@ class FoldedNet(nn.Module):
         if self._folding is None or self._folding.norms_learn:
             output: ModelOutput = self.model(images_BCHW)
         else:
-            output = self.model.head(self._folding(images_BCHW))
+            output = self.model.finish(self._folding(images_BCHW), self._folding.plain)
         return output
 
 
@@ -72,15 +73,16 @@ class _Folding:
         self._backbone = backbone
         self._pairs = pairs
         self._turned = turned
-        self._plain = copy.deepcopy(backbone)
+        self.plain = copy.deepcopy(backbone)
+        """The copy."""
         for pair in pairs:
-            self._plain.get_submodule(pair.conv_name).bias = nn.Parameter(torch.zeros(pair.conv.out_channels))
-            self._plain.set_submodule(pair.norm_name, _rest_of_norm(self._plain.get_submodule(pair.norm_name)))
-        for name, module in list(self._plain.named_modules()):
+            self.plain.get_submodule(pair.conv_name).bias = nn.Parameter(torch.zeros(pair.conv.out_channels))
+            self.plain.set_submodule(pair.norm_name, _rest_of_norm(self.plain.get_submodule(pair.norm_name)))
+        for name, module in list(self.plain.named_modules()):
             faster = _faster_layer(module, turned)
             if faster is not module:
-                self._plain.set_submodule(name, faster)
-        modules = dict(self._plain.named_modules())
+                self.plain.set_submodule(name, faster)
+        modules = dict(self.plain.named_modules())
         self._twins = [(module, modules[name]) for name, module in backbone.named_modules() if name in modules]
         self._folded = {f"{pair.norm_name}.{name}" for pair in pairs for name in pair.norm.state_dict()}
         self._kernels = {
@@ -88,6 +90,11 @@ class _Folding:
             for name, module in backbone.named_modules()
             if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
         }
+
+    def use_modules(self) -> None:
+        """Put the modules between the backbone's stages, which are the head's, into the copy."""
+        for own, copied in zip(sockets_in(self._backbone), sockets_in(self.plain), strict=True):
+            copied.refer_to(own)
 
     @property
     def norms_learn(self) -> bool:
@@ -97,7 +104,7 @@ class _Folding:
     @property
     def is_whole(self) -> bool:
         """Whether the backbone supplies every tensor of the copy (not if it uses a module twice)."""
-        names = (name for name, _ in itertools.chain(self._plain.named_parameters(), self._plain.named_buffers()))
+        names = (name for name, _ in itertools.chain(self.plain.named_parameters(), self.plain.named_buffers()))
         return self._tensors().keys() >= set(names)
 
     def __call__(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -105,7 +112,7 @@ class _Folding:
             twin.training = module.training
         if self._turned:
             images_BCHW = images_BCHW.flip(2, 3)
-        features: torch.Tensor = torch.func.functional_call(self._plain, self._tensors(), (images_BCHW,))
+        features: torch.Tensor = torch.func.functional_call(self.plain, self._tensors(), (images_BCHW,))
         return features.flip(2, 3) if self._turned else features
 
     def _tensors(self) -> dict[str, torch.Tensor]:
@@ -155,24 +162,33 @@ def _rest_of_norm(norm: nn.Module) -> nn.Module:
 @torch.inference_mode(False)
 @torch.no_grad()
 def _find_folding(backbone: nn.Module, image_1CHW: torch.Tensor) -> _Folding | None:
-    """Return a folding that reproduces the backbone's features of this image, if there is one."""
+    """Return a folding that reproduces the backbone's features of this image, if there is one.
+
+    Modules between the stages are left out meanwhile. With them, maps are not turned: the modules are not.
+    """
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
+    sockets = sockets_in(backbone)
+    for socket in sockets:
+        socket.is_active = False
     try:
         with torch.autocast(image_1CHW.device.type, enabled=False):
             image = image_1CHW.clone()
             pairs, features = _find_pairs(backbone, image)
             tolerance = _TOLERANCE * features.abs().max().item()
-            ways = (True, False) if any(map(_pads_behind, modes)) else (False,)
+            ways = (True, False) if any(map(_pads_behind, modes)) and not sockets else (False,)
             for turned in ways if pairs else ():
                 folding = _Folding(backbone, pairs, turned)
                 fits = torch.allclose(folding(image), features, rtol=_TOLERANCE, atol=tolerance)
                 if fits and folding.is_whole:
+                    folding.use_modules()
                     return folding
             return None
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for socket in sockets:
+            socket.is_active = True
 
 
 def _find_pairs(backbone: nn.Module, image_1CHW: torch.Tensor) -> tuple[list[_Pair], torch.Tensor]:

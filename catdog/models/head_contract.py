@@ -4,7 +4,9 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 """
 
 import copy
+import functools
 import io
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -12,9 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from catdog.config.head_registry import VARIANTS
+from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError, first_line
-from catdog.models.petnet import ModelOutput, build_head
+from catdog.models.backbones.build import build_backbone
+from catdog.models.petnet import ModelOutput, PetNet, build_head, check_frozen
+from catdog.models.stages import Shape, Socket, Staged, places_of, put_by_hook
 
 CHANNELS, CLASSES = 12, 5
 MAPS = {
@@ -38,6 +43,24 @@ def check_external_heads(specs: Sequence[VariantSpec]) -> None:
             for name, check in (("its shapes", check_shapes), ("its gradients", check_gradients)):
                 if (fault := _fault(check, spec)) is not None:
                     raise UserError(f"variant {spec.label!r}: {name}: {fault}; see jobs/check_head.py")
+
+
+def check_stages(specs: Sequence[VariantSpec], recipe: Recipe) -> None:
+    """Raise `UserError` for a variant whose `stages` its backbone does not have, or that changes a frozen backbone."""
+    for spec in specs:
+        if "stages" in spec.arguments:
+            own = recipe.changed(**spec.settings)
+            places = _places(own.backbone, own.image_size)
+            head = build_head(spec, list(places.values())[-1][0], CLASSES, places)
+            if own.freeze:
+                check_frozen(spec, head)
+
+
+@functools.cache
+def _places(backbone: str, image_size: int) -> dict[str, Shape]:
+    with warnings.catch_warnings():  # of libraries that build models
+        warnings.simplefilter("ignore")
+        return places_of(build_backbone(backbone, None, image_size), image_size)
 
 
 def check_head(spec: VariantSpec) -> Iterator[tuple[str, str | None]]:
@@ -69,8 +92,8 @@ def check_shapes(spec: VariantSpec) -> None:
             shape = tuple(output.logits_BK.shape)
             _require(shape == (batch, CLASSES), f"{name}: logits {shape}, not {(batch, CLASSES)}")
             _require(output.aux_loss.shape == (), f"{name}: aux_loss {tuple(output.aux_loss.shape)}, not a scalar")
-            if output.masks_BMHW is not None:
-                shape = tuple(output.masks_BMHW.shape)
+            for masks in _all_masks(output):
+                shape = tuple(masks.shape)
                 _require(
                     len(shape) == 4 and (shape[0], *shape[2:]) == (batch, height, width),
                     f"{name}: masks {shape}, not ({batch}, masks, {height}, {width})",
@@ -84,14 +107,18 @@ def check_masks(spec: VariantSpec) -> None:
     """
     head = _head(spec).eval()
     for scale in (0.0, 1.0, 100.0, -1.0):
-        masks = head(scale * _features(4, 5, 5)).masks_BMHW
-        if masks is not None:
+        for masks in _all_masks(head(scale * _features(4, 5, 5))):
             which = f"masks of features scaled by {scale:g} are"
             _require(bool(masks.isfinite().all()), f"{which} not finite")
             _require(
                 bool((masks >= 0).all()),
                 f"{which} negative; they are drawn and measured as shares: use a sigmoid, ReLU or softmax",
             )
+
+
+def _all_masks(output: ModelOutput) -> list[torch.Tensor]:
+    own = [] if output.masks_BMHW is None else [output.masks_BMHW]
+    return [*own, *(output.stage_masks or {}).values()]
 
 
 def check_gradients(spec: VariantSpec) -> None:
@@ -152,9 +179,32 @@ CHECKS: dict[str, Callable[[VariantSpec], None]] = {
 }
 
 
+class _TwoStages(Staged):
+    """A backbone for heads with modules between stages: it passes the features through two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage_channels = {"first": None, "second": None}
+        self.first = nn.Conv2d(CHANNELS, 8, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(8, CHANNELS, kernel_size=1)
+
+    def forward(self, features_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return maps like the given ones."""
+        maps_BCHW: torch.Tensor = self.second(self.first(features_BCHW))
+        return maps_BCHW
+
+    def put(self, stage: str, socket: Socket) -> None:
+        """Place a socket behind a stage."""
+        put_by_hook(self, stage, socket)
+
+
 def _head(spec: VariantSpec, seed: int = _SEED) -> nn.Module:
+    """Return the head; one with stages, behind a small backbone."""
     torch.manual_seed(seed)
-    return build_head(spec, CHANNELS, CLASSES)
+    if "stages" not in spec.arguments:
+        return build_head(spec, CHANNELS, CLASSES)
+    places = {"first": (8, 5, 5), "second": (CHANNELS, 5, 5)}
+    return PetNet(_TwoStages(), build_head(spec, CHANNELS, CLASSES, places))
 
 
 def _features(batch: int, height: int, width: int, seed: int = _SEED) -> torch.Tensor:

@@ -1,16 +1,21 @@
 """`PetNet`: a backbone and a head; `build_model` builds one from a variant's name."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from catdog.config.head_registry import HEAD_CLASSES
 from catdog.config.variants import VariantSpec, parse_variant
+from catdog.errors import UserError
 from catdog.models.backbones.build import build_backbone, feature_shape
+from catdog.models.stages import Shape, Staged, choose_places, places_of, take_outputs
+
+BRANCH = "branch"
+"""The task of a classifier inside the backbone: the classes."""
 
 
 class ModelOutput(NamedTuple):
@@ -39,27 +44,73 @@ class ModelOutput(NamedTuple):
 
 
 class PetNet(nn.Module):
-    """images (B, 3, S, S) → backbone → features (B, C, H, W) → head → `ModelOutput`."""
+    """images (B, 3, S, S) → backbone → features (B, C, H, W) → head → `ModelOutput`.
+
+    A head may have modules `inside` the backbone, by place, and may list places whose maps it `reads`; then it gets all
+    of these, and the last one, by place (see `catdog.models.stages`).
+    """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        inside: Mapping[str, nn.Module] = getattr(head, "inside", {})
+        self._reads: Sequence[str] = getattr(head, "reads", ())
+        if isinstance(backbone, Staged) and (inside or self._reads):
+            backbone.connect(inside, self._reads[:-1])
 
     def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
         """Return the head's output for the backbone's features."""
-        output: ModelOutput = self.head(self.backbone(images_BCHW))
-        return output
+        return self.finish(self.backbone(images_BCHW), self.backbone)
+
+    def finish(self, features: torch.Tensor | Mapping[str, torch.Tensor], ran: nn.Module) -> ModelOutput:
+        """Return the output for the features, with what the stages of the backbone that `ran` gave besides.
+
+        `features` are maps by place if they were cached.
+        """
+        outputs = take_outputs(ran)
+        if self._reads and isinstance(features, torch.Tensor):
+            features = {place: outputs[place].map_BCHW for place in self._reads[:-1]} | {self._reads[-1]: features}
+        output: ModelOutput = self.head(features)
+        masks = {place: one.masks_BMHW for place, one in outputs.items() if one.masks_BMHW is not None}
+        branch = next((one.logits_BK for one in outputs.values() if one.logits_BK is not None), None)
+        if masks:
+            output = output._replace(stage_masks=masks)
+        return output if branch is None else output._replace(side_logits={BRANCH: branch})
 
 
-def build_head(variant: VariantSpec, in_channels: int, num_classes: int) -> nn.Module:
-    """Return a variant's head, with weights drawn from torch's global generator."""
+def build_head(
+    variant: VariantSpec, in_channels: int, num_classes: int, places: Mapping[str, Shape] | None = None
+) -> nn.Module:
+    """Return a variant's head, with weights drawn from torch's global generator.
+
+    A head whose parameter `stages` is given gets the backbone's `places`, too.
+
+    Raises:
+        UserError: the backbone has no such stages.
+    """
     head_class = HEAD_CLASSES.get(variant.head)
     if head_class is None:
         module_name, class_name = variant.head.split(".")
         head_class = getattr(importlib.import_module(f"catdog.models.heads.{module_name}"), class_name)
-    head: nn.Module = head_class(in_channels=in_channels, num_classes=num_classes, **variant.arguments)
+    arguments: dict[str, Any] = dict(variant.arguments)
+    if "stages" in arguments:
+        try:
+            arguments["stages"] = choose_places(str(arguments["stages"]), places or {})
+        except UserError as error:
+            raise UserError(f"variant {variant.label!r}: {error}") from None
+        arguments["places"] = places
+    head: nn.Module = head_class(in_channels=in_channels, num_classes=num_classes, **arguments)
     return head
+
+
+def check_frozen(variant: VariantSpec, head: nn.Module) -> None:
+    """Raise `UserError` if a head changes the inside of the backbone, whose maps are computed once with `--freeze`."""
+    if inside := list(getattr(head, "inside", {})):
+        raise UserError(
+            f"variant {variant.label!r}: works inside the backbone ({', '.join(inside)}), and --freeze computes its "
+            "maps once: take stages=last, or --train-modules-only in place of --freeze"
+        )
 
 
 def build_model(
@@ -77,16 +128,17 @@ def build_model(
         backbone: a torchvision model's name, `timm/NAME`, or `tiny`.
         num_classes: K.
         weights: `imagenet`, `lite0`, `lite1`, `lite2`, a file, or None (or `none`) for random ones.
-        image_size: side length of the images that the network will get; None: the backbone's own. Transformers take no
-            other.
+        image_size: side length of the images that the network will get, in pixels; None: the backbone's own.
+            Transformers take no other.
 
     Raises:
         UserError: for an unknown name, a parameter out of range, or weights or a size that do not fit.
     """
     spec = parse_variant(variant) if isinstance(variant, str) else variant
     body = build_backbone(backbone, weights, image_size)
-    channels = feature_shape(body, image_size or body.own_size)[0]
-    return PetNet(body, build_head(spec, channels, num_classes))
+    size = image_size or body.own_size
+    places = places_of(body, size) if "stages" in spec.arguments else None
+    return PetNet(body, build_head(spec, feature_shape(body, size)[0], num_classes, places))
 
 
 def count_parameters(module: nn.Module) -> int:

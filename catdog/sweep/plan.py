@@ -264,10 +264,12 @@ def check_here(config: SweepConfig, store: Store) -> None:
             from catdog.models.backbones.build import check_backbone  # imports torch, which presets do not need
 
             check_backbone(backbone, local_weights(weights), image_size)
-    if any(spec.name not in VARIANTS for spec in config.variant_specs):
-        from catdog.models.head_contract import check_external_heads
+    specs = config.variant_specs
+    if any(spec.name not in VARIANTS or "stages" in spec.arguments for spec in specs):
+        from catdog.models.head_contract import check_external_heads, check_stages
 
-        check_external_heads(config.variant_specs)
+        check_external_heads(specs)
+        check_stages(specs, config.recipe)
 
 
 def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:

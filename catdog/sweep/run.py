@@ -108,13 +108,14 @@ def run_sweep(
 
 def _check_backbone(config: SweepConfig, digest: str | None) -> None:
     from catdog.models.backbones.build import check_backbone  # imports torch, while Ray starts
-    from catdog.models.head_contract import check_external_heads
+    from catdog.models.head_contract import check_external_heads, check_stages
 
     for backbone, weights, image_size in config.networks:
         check_backbone(
             backbone, local_weights(weights, digest if weights == config.recipe.weights else None), image_size
         )
     check_external_heads(config.variant_specs)
+    check_stages(config.variant_specs, config.recipe)
 
 
 def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> None:

@@ -43,11 +43,12 @@ def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _mask_parameters(head: nn.Module) -> Iterator[nn.Parameter]:
-    """Return the parameters that make a head's masks: it names them, or their one layer is `mask_conv`."""
-    if isinstance(head, Masked):
-        return head.mask_parameters()
-    mask_conv = getattr(head, "mask_conv", None)
-    return mask_conv.parameters() if isinstance(mask_conv, nn.Module) else iter(())
+    """Yield the parameters that make masks: modules with masks name them; else the one layer is `mask_conv`."""
+    masked = [module for module in head.modules() if isinstance(module, Masked)]
+    for module in masked:
+        yield from module.mask_parameters()
+    if not masked and isinstance(mask_conv := getattr(head, "mask_conv", None), nn.Module):
+        yield from mask_conv.parameters()
 
 
 def new_scheduler(

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from catdog.data.split import Split, split_images
 from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import build_backbone, feature_shape, normalisation
 from catdog.models.backbones.weights import named_weights
-from catdog.models.petnet import PetNet, build_head
+from catdog.models.petnet import PetNet, build_head, check_frozen
+from catdog.models.stages import Shape, Staged, places_of
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import StoreLocation
 from catdog.storage.node_cache import fetch_or_make, file_digest, is_stored
@@ -60,6 +62,8 @@ class TrialInputs:
     probe_positions: tuple[int, ...]
     """Positions in the validation split of the images on contact sheets."""
     weights: WeightsOrigin
+    find_places: Callable[[], Mapping[str, Shape]]
+    """Returns the backbone's places, for heads with `stages`."""
     pooled_batches: Batches | None = None
     """With a frozen backbone: the same batches, already pooled."""
 
@@ -85,10 +89,16 @@ class TrialInputs:
 class _Network:
     """What takes memory and time to load, besides the images: a backbone, and its features if it is frozen."""
 
-    backbone: nn.Module
+    backbone: Staged
     feature_shape: tuple[int, int, int]
     weights: WeightsOrigin
     features: Features | None
+    image_size: int
+
+    @functools.cached_property
+    def places(self) -> dict[str, Shape]:
+        """Return the backbone's places."""
+        return places_of(self.backbone, self.image_size)
 
     @property
     def host_bytes(self) -> int:
@@ -139,12 +149,14 @@ def load_inputs(
     shape, weights = network.feature_shape, network.weights
     if network.features is None:
         pretrained = network.backbone if recipe.weights != "none" else None
-        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
+        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights, lambda: network.places)
     batches, pooled = (
         FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
         for tensors in network.features
     )
-    return TrialInputs(pack, split, batches, network.backbone, shape, probe_positions, weights, pooled)
+    return TrialInputs(
+        pack, split, batches, network.backbone, shape, probe_positions, weights, lambda: network.places, pooled
+    )
 
 
 def _network_of(context: RunContext, images: ImageBatches, report_progress: ReportProgress) -> _Network:
@@ -166,10 +178,10 @@ def _load_network(context: RunContext, images: ImageBatches, report_progress: Re
         backbone = build_backbone(recipe.backbone, weights_file, recipe.image_size)
     shape, weights = feature_shape(backbone, recipe.image_size), WeightsOrigin.of(recipe, identity.weights_digest)
     if not recipe.freeze:
-        return _Network(backbone, shape, weights, None)
+        return _Network(backbone, shape, weights, None, recipe.image_size)
     features = open_features(_features_file(context, backbone, shape, images, report_progress))
     placed = (_place(tensors, images.device, context.gpus_per_trial) for tensors in features)
-    return _Network(backbone, shape, weights, Features(*placed))
+    return _Network(backbone, shape, weights, Features(*placed), recipe.image_size)
 
 
 def _forget_oldest() -> bool:
@@ -187,12 +199,16 @@ def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, de
     """Return a trial's network before training; with a frozen backbone, the head behind an identity."""
     recipe = context.identity.recipe
     torch.manual_seed(derive_seed("init", 0))
-    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes))
+    places = inputs.find_places() if "stages" in variant.arguments else None
+    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes), places)
     if recipe.freeze:
+        check_frozen(variant, head)
         return PetNet(nn.Identity(), head)
     if inputs.backbone is not None:
-        return PetNet(copy.deepcopy(inputs.backbone), head)
-    return PetNet(build_backbone(recipe.backbone, None, recipe.image_size), head)
+        backbone = copy.deepcopy(inputs.backbone)
+    else:
+        backbone = build_backbone(recipe.backbone, None, recipe.image_size)
+    return PetNet(backbone.requires_grad_(not recipe.train_modules_only), head)
 
 
 def is_prepared(context: RunContext) -> bool:

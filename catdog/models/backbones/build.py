@@ -9,8 +9,10 @@ import contextlib
 import difflib
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,19 +22,21 @@ from catdog.errors import UserError, first_line
 from catdog.models.backbones.timm_models import TimmBackbone, build_timm
 from catdog.models.backbones.weights import in_order, load_into, packaged_backbone, packaged_path
 from catdog.models.backbones.weights_file import read_weights
+from catdog.models.stages import Socket, Staged, key_of, put_by_hook
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 
-class TinyBackbone(nn.Module):
+class TinyBackbone(Staged):
     """Four convolutions with a total stride of 8: on small images a stride of 32 would leave no map to attend to."""
 
     own_size = 96
 
     def __init__(self) -> None:
         super().__init__()
+        self.stage_channels = {"layers.1": None, "layers.3": None}
         self.layers = nn.Sequential(
             self._block(3, 24, kernel_size=7, stride=4),
             self._block(24, 40, kernel_size=3, stride=1),
@@ -54,45 +58,82 @@ class TinyBackbone(nn.Module):
         features: torch.Tensor = self.layers(images_BCHW)
         return features
 
+    def put(self, stage: str, socket: Socket) -> None:
+        """Place a socket behind a stage."""
+        put_by_hook(self, stage, socket)
 
-class TorchvisionBackbone(nn.Module):
+
+class TorchvisionBackbone(Staged):
     """A torchvision model up to one node of its graph; weights keep torchvision's names."""
 
     own_size = 224
 
-    def __init__(self, model: nn.Module, node: str) -> None:
+    def __init__(self, model: nn.Module, node: str, stages: Mapping[str, Mapping[str, str]]) -> None:
+        """`node`: the graph's node of the map. `stages`: by name, the fx nodes of the train and of the eval graph."""
         super().__init__()
         from torchvision.models.feature_extraction import create_feature_extractor
 
         self.model = create_feature_extractor(model, return_nodes={node: "features"})
         self.dropped = tuple(model.state_dict().keys() - self.model.state_dict().keys())
         """The tensors behind that node."""
+        self.stage_channels = dict.fromkeys(stages)
+        self._stages = stages
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the feature maps (B, C, H, W)."""
         features: torch.Tensor = self.model(images_BCHW)["features"]
         return features
 
+    def put(self, stage: str, socket: Socket) -> None:
+        """Place a socket behind a stage, in both graphs."""
+        name = f"socket_{key_of(stage)}"
+        self.model.add_module(name, socket)
+        for mode, node_name in self._stages[stage].items():
+            graph = getattr(self.model, mode)
+            node = next(node for node in graph.nodes if node.name == node_name)
+            with graph.inserting_after(node):
+                socket_node = graph.call_module(name, (node,))
+            node.replace_all_uses_with(socket_node, delete_user_cb=lambda user, own=socket_node: user is not own)
+        self.model.recompile()
+
 
 Backbone = TinyBackbone | TimmBackbone | TorchvisionBackbone
 
 
-def _last_map(model: nn.Module, name: str) -> str:
-    """Return the graph node of the last feature map with more than one position: the input of the model's pooling."""
+def _find_maps(model: nn.Module, name: str) -> tuple[str, dict[str, dict[str, str]]]:
+    """Return the graph node of the last feature map with more than one position, the input of the model's pooling.
+
+    And the nodes of the maps of its stages: the last module (or module in a module) with maps of each size.
+    """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     nodes = [node for node in get_graph_node_names(model)[1] if node != "x" and not node.startswith("classifier")]
     tap = create_feature_extractor(model, return_nodes={node: node for node in nodes}).eval()
     with torch.no_grad():
         outputs = tap(torch.zeros(1, 3, 224, 224))
-    maps: list[str] = [
-        node
+    maps: dict[str, torch.Tensor] = {
+        node: value
         for node, value in outputs.items()
         if isinstance(value, torch.Tensor) and value.ndim == 4 and value[0, 0].numel() > 1
-    ]
+    }
     if not maps or name.startswith("vit_"):
         raise UserError(f"--backbone {name}: has no feature map that a head could be put on; try timm/NAME")
-    return maps[-1]
+    last = list(maps)[-1]
+    graphs = {mode: _output_of(getattr(tap, mode)) for mode in ("train_graph", "eval_graph")}
+    ends = {prefix: node for depth in (2, 1) for node in maps for prefix in [".".join(node.split(".")[:depth])]}
+    by_side: dict[int, str] = {}
+    for prefix, node in sorted(ends.items(), key=lambda pair: (list(maps).index(pair[1]), -len(pair[0]))):
+        by_side[maps[node].shape[2]] = prefix
+    stages = {prefix: ends[prefix] for side, prefix in sorted(by_side.items(), reverse=True) if side <= 224 // 4}
+    return last, {
+        prefix: {mode: nodes_of[node].name for mode, nodes_of in graphs.items()} for prefix, node in stages.items()
+    }
+
+
+def _output_of(graph: Any) -> dict[str, Any]:
+    """Return the nodes that a graph returns, by name."""
+    outputs: dict[str, Any] = next(node for node in graph.nodes if node.op == "output").args[0]
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -215,4 +256,4 @@ def _build(name: str, pretrained: bool, image_size: int | None) -> Backbone:
             f"--weights imagenet: the weights of {name} could not be obtained ({reason}); "
             "give a file with --weights, or none"
         ) from None
-    return TorchvisionBackbone(model, _last_map(model, name))
+    return TorchvisionBackbone(model, *_find_maps(model, name))

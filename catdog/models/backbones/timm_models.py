@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from catdog.errors import UserError, first_line
+from catdog.models.stages import Socket, Staged, put_by_hook
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(Staged):
     """A timm model up to its pooling."""
 
     def __init__(self, model: nn.Module, own_size: int) -> None:
@@ -19,6 +20,7 @@ class TimmBackbone(nn.Module):
         classifiers = config.get("classifier") or ()
         self.dropped = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
         """The modules that timm leaves out without classes."""
+        self.stage_channels = _stages(model)
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the feature maps (B, C, H, W)."""
@@ -28,6 +30,10 @@ class TimmBackbone(nn.Module):
         if features.ndim == 4 and features.shape[1] != self.model.num_features:
             features = features.permute(0, 3, 1, 2)  # some timm models return (B, H, W, C)
         return features
+
+    def put(self, stage: str, socket: Socket) -> None:
+        """Place a socket behind a stage."""
+        put_by_hook(self.model, stage, socket)
 
 
 class TokenBackbone(TimmBackbone):
@@ -42,6 +48,7 @@ class TokenBackbone(TimmBackbone):
         whole = model.state_dict().keys()
         model.prune_intermediate_layers(1)  # type: ignore[operator]
         self.dropped += tuple(sorted(whole - model.state_dict().keys()))
+        self.stage_channels = {}  # between them are tokens, not maps
         self._has_norm = type(model).__name__ != "Hiera"  # whose norm follows the pooling
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -50,6 +57,18 @@ class TokenBackbone(TimmBackbone):
             images_BCHW, indices=1, norm=self._has_norm, output_fmt="NCHW", intermediates_only=True
         )
         return maps[-1]
+
+
+def _stages(model: nn.Module) -> dict[str, int | None]:
+    """Return the modules at whose end timm takes maps of a quarter of the image's side or smaller, with channels."""
+    info: Any = getattr(model, "feature_info", [])
+    levels: list[dict[str, Any]] = info.get_dicts() if hasattr(info, "get_dicts") else info
+    modules = {name for name, _ in model.named_modules()}
+    return {
+        level["module"]: level["num_chs"]
+        for level in levels
+        if level.get("module") in modules and level.get("reduction", 0) >= 4
+    }
 
 
 def build_timm(name: str, pretrained: bool, image_size: int | None) -> TimmBackbone:

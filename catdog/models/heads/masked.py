@@ -60,6 +60,10 @@ class Masked(nn.Module):
             return masks_BMHW.mean(dim=(2, 3), keepdim=True).expand_as(masks_BMHW)
         return masks_BMHW.roll(len(masks_BMHW) // 2, dims=0) if self.swaps else masks_BMHW
 
+    def shown(self, masks_BMHW: torch.Tensor) -> torch.Tensor | None:
+        """Return the masks to draw and to measure: None if they are flat."""
+        return None if self.masks == "flat" else masks_BMHW
+
 
 class MaskedHead(Masked):
     """A head in two steps: `make_masks`, then `classify` by features and masks. `mask_loss` may keep masks apart."""
@@ -81,6 +85,5 @@ class MaskedHead(Masked):
         masks_BMHW = self.make_masks(features_BCHW)
         used_BMHW = self.controlled(masks_BMHW)
         logits_BK = self.classify(features_BCHW, used_BMHW)
-        if self.masks == "flat":
-            return ModelOutput(logits_BK, None, logits_BK.new_zeros(()))
-        return ModelOutput(logits_BK, used_BMHW, self.mask_loss(masks_BMHW))
+        loss = logits_BK.new_zeros(()) if self.masks == "flat" else self.mask_loss(masks_BMHW)
+        return ModelOutput(logits_BK, self.shown(used_BMHW), loss)

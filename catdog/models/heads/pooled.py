@@ -3,9 +3,12 @@
 Squeeze-and-excitation (Hu et al. 2018) weights features, not positions.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from catdog.models.heads.staged import StagedHead
 from catdog.models.petnet import ModelOutput
 
 
@@ -44,3 +47,10 @@ class SqueezeExcitationHead(nn.Module):
         scale_BC = self.excite(self.squeeze(pooled_BC).relu()).sigmoid()
         # A scale that is constant over positions commutes with GAP, so scaling the pooled features is equivalent.
         return ModelOutput(self.classifier(self.dropout(pooled_BC * scale_BC)), None, pooled_BC.new_zeros(()))
+
+
+def squeeze_excitation(in_channels: int, num_classes: int, **parameters: Any) -> nn.Module:
+    """Return squeeze-and-excitation at the end, or behind the stages that are given."""
+    if "stages" in parameters:
+        return StagedHead(in_channels, num_classes, module="se", **parameters)
+    return SqueezeExcitationHead(in_channels, num_classes, **parameters)

@@ -1,0 +1,106 @@
+"""Gates of channels and positions: squeeze-and-excitation, ECA, CBAM.
+
+Published between the layers of a block and trained from scratch. Here they stand behind a stage of a pretrained
+network, which they must not disturb at the start: each gate begins within 0.5 % of 1. Its last bias is 6, and its last
+weights are zero (of channels) or small and act on normalised maps (of positions), whatever the features' scale.
+
+Shapes: B batch, C channels of an H × W map.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from catdog.models.heads.masked import MaskControl, Masked
+from catdog.models.stages import StageOutput
+
+OPEN = 6.0
+"""sigmoid(6) = 0.9975."""
+SMALL = 0.1
+"""What a mask convolution's initial weights are scaled by."""
+
+
+def squeezing(channels: int, reduction: int, bias: float) -> nn.Sequential:
+    """Return linear C → C/r → ReLU → linear C, which returns `bias` at the start."""
+    squeezed = max(1, channels // reduction)
+    last = nn.Linear(squeezed, channels)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, bias)
+    return nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), last)
+
+
+def start_at(mask_conv: nn.Conv2d, bias: float) -> None:
+    """Let a mask convolution start with small weights and this bias."""
+    assert mask_conv.bias is not None
+    nn.init.constant_(mask_conv.bias, bias)
+    with torch.no_grad():
+        mask_conv.weight.mul_(SMALL)
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels scaled by sigmoid(linear C(ReLU(linear C/r(GAP)))) (Hu et al. 2018, "Squeeze-and-Excitation")."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.excite = squeezing(channels, reduction, OPEN)
+
+    def forward(self, map_BCHW: torch.Tensor) -> StageOutput:
+        """Return the scaled map."""
+        scale_BC = self.excite(map_BCHW.mean(dim=(2, 3))).sigmoid()
+        return StageOutput(map_BCHW * scale_BC[:, :, None, None])
+
+
+class EfficientChannelAttention(nn.Module):
+    """Channels scaled by sigmoid(1D convolution of GAP over neighbouring channels) (Wang et al. 2020, "ECA-Net").
+
+    The kernel is |log2(C) / 2 + 1 / 2|, made odd, as in the paper.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        kernel = int(abs(math.log2(channels) + 1) / 2) | 1
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.constant_(self.conv.bias, OPEN)  # type: ignore[arg-type]
+
+    def forward(self, map_BCHW: torch.Tensor) -> StageOutput:
+        """Return the scaled map."""
+        scale_BC = self.conv(map_BCHW.mean(dim=(2, 3)).unsqueeze(1)).squeeze(1).sigmoid()
+        return StageOutput(map_BCHW * scale_BC[:, :, None, None])
+
+
+class ConvolutionalBlockAttention(Masked):
+    """Channels, then positions (Woo et al. 2018, "CBAM").
+
+    Channels are scaled by sigmoid(MLP(GAP) + MLP(global max)), positions by sigmoid(k×k convolution of the channels'
+    mean and maximum, normalised over positions), which is the mask. (The published code normalises behind that
+    convolution, by batch.)
+    """
+
+    def __init__(self, channels: int, reduction: int, kernel_size: int, masks: MaskControl = "trained") -> None:
+        super().__init__(masks)
+        self.excite = squeezing(channels, reduction, OPEN / 2)  # it is added twice
+        self.mask_conv = nn.Conv2d(2, 1, kernel_size, padding="same")
+        start_at(self.mask_conv, OPEN)
+        self.keep_untrained()
+
+    def mask_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the mask convolution's parameters."""
+        return self.mask_conv.parameters()
+
+    def forward(self, map_BCHW: torch.Tensor) -> StageOutput:
+        """Return the scaled map and the mask (B, 1, H, W)."""
+        pooled = map_BCHW.mean(dim=(2, 3)), map_BCHW.amax(dim=(2, 3))
+        scale_BC = (self.excite(pooled[0]) + self.excite(pooled[1])).sigmoid()
+        scaled_BCHW = map_BCHW * scale_BC[:, :, None, None]
+        summary_B2HW = torch.cat([scaled_BCHW.mean(dim=1, keepdim=True), scaled_BCHW.amax(dim=1, keepdim=True)], dim=1)
+        mask_B1HW = self.controlled(self.mask_conv(_normalised(summary_B2HW)).sigmoid())
+        return StageOutput(scaled_BCHW * mask_B1HW, self.shown(mask_B1HW))
+
+
+def _normalised(maps_BCHW: torch.Tensor) -> torch.Tensor:
+    """Return the maps with mean 0 and variance 1 over positions (0 where there is one position)."""
+    variance, mean = torch.var_mean(maps_BCHW.float(), dim=(2, 3), correction=0, keepdim=True)
+    return (maps_BCHW - mean) * torch.rsqrt(variance + 1e-5)
