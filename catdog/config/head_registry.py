@@ -116,6 +116,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("eca", "staged.StagedHead", (STAGES, DROPOUT), {"module": "eca"}),
         Variant("cbam", "staged.StagedHead", (REDUCTION, KERNEL, STAGES, DROPOUT, MASKS), {"module": "cbam"}),
         Variant("residual-attention", "staged.StagedHead", (DEPTH, STAGES, DROPOUT, MASKS), {"module": "residual"}),
+        Variant("stage-attention", "stage_reading.StageReadingHead", (STAGES, DROPOUT, MASKS)),
         Variant(
             "multi-attention-free",
             "attention.MultiAttentionHead",

@@ -6,7 +6,7 @@ an epoch needs (order, crops, labels) is drawn and sent to the device before its
 host, unless the images or features themselves stay there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -149,7 +149,7 @@ class FeatureBatches:
 
     def __init__(
         self,
-        features: dict[str, torch.Tensor],
+        features: Mapping[str, torch.Tensor],
         pack: Pack,
         split: Split,
         *,

@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +29,10 @@ SPLITS = ("train", "validation", "test")
 class Features(NamedTuple):
     """The outputs of a frozen backbone, by split."""
 
-    maps: dict[str, torch.Tensor]
+    maps: Mapping[str, torch.Tensor]
     """(N, H, W, C), float16."""
-    pooled: dict[str, torch.Tensor]
-    """(N, 1, 1, C), float32: the means of the maps, as a head would compute them."""
+    pooled: Mapping[str, torch.Tensor] = MappingProxyType({})
+    """(N, 1, 1, C), float32: the means of the maps, as a head would compute them; none of several places' maps."""
 
 
 def features_digest(**origin: object) -> str:
@@ -47,10 +48,12 @@ def write_features(
     autocast: torch.autocast,
     path: Path,
     on_progress: Callable[[int], None] = lambda count: None,
+    with_means: bool = True,
 ) -> None:
     """Run the backbone over all images, writing each batch's maps to their place in `path` once they are computed.
 
-    `feature_shape` is that of one map: (C, H, W). `on_progress` receives the number of images done.
+    `feature_shape` is that of one map: (C, H, W). `on_progress` receives the number of images done. `with_means` adds
+    the maps' means over positions.
 
     Raises:
         OSError: the disk is full.
@@ -62,22 +65,25 @@ def write_features(
         "test": (images for images, _ in batches.split("test")),
     }
     done = 0
-    with new_safetensors(path, _layout(batches.feature_images, feature_shape)) as write:
+    with new_safetensors(path, _layout(batches.feature_images, feature_shape, with_means)) as write:
         for split, images in streams.items():
             row = 0
             for batch in images:
                 with autocast:
                     maps_BCHW = backbone(batch).half().contiguous(memory_format=torch.channels_last)
                 write(f"maps.{split}", row, maps_BCHW.permute(0, 2, 3, 1).cpu().numpy())
-                write(f"pooled.{split}", row, maps_BCHW.float().mean(dim=(2, 3)).cpu().numpy())
+                if with_means:
+                    write(f"pooled.{split}", row, maps_BCHW.float().mean(dim=(2, 3)).cpu().numpy())
                 row, done = row + len(batch), done + len(batch)
                 on_progress(done)
 
 
-def _layout(images: Mapping[str, int], feature_shape: tuple[int, int, int]) -> Layout:
+def _layout(images: Mapping[str, int], feature_shape: tuple[int, int, int], with_means: bool) -> Layout:
     """Return dtype and shape of each tensor in the file, in the order in which `safetensors` itself stores them."""
     channels, height, width = feature_shape
-    kinds = {"pooled": (np.float32, (1, 1, channels)), "maps": (np.float16, (height, width, channels))}
+    kinds: dict[str, tuple[type, tuple[int, ...]]] = {"maps": (np.float16, (height, width, channels))}
+    if with_means:
+        kinds = {"pooled": (np.float32, (1, 1, channels)), **kinds}
     return {
         f"{kind}.{split}": (dtype, (images[split], *shape))
         for kind, (dtype, shape) in kinds.items()
@@ -89,8 +95,8 @@ def open_features(path: Path) -> Features:
     """Open cached features without reading them; raise `UserError` if the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return Features(
-                *({split: file.get_tensor(f"{kind}.{split}") for split in SPLITS} for kind in Features._fields)
-            )
+            names = set(file.keys())
+            kinds = [kind for kind in Features._fields if f"{kind}.train" in names]
+            return Features(*({split: file.get_tensor(f"{kind}.{split}") for split in SPLITS} for kind in kinds))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: the feature cache is damaged ({error}): delete it, it will be made again") from None

@@ -4,9 +4,7 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 """
 
 import copy
-import functools
 import io
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -17,9 +15,9 @@ from catdog.config.head_registry import VARIANTS
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError, first_line
-from catdog.models.backbones.build import build_backbone
+from catdog.models.backbones.build import backbone_places
 from catdog.models.petnet import ModelOutput, PetNet, build_head, check_frozen
-from catdog.models.stages import Shape, Socket, Staged, places_of, put_by_hook
+from catdog.models.stages import Socket, Staged, put_by_hook
 
 CHANNELS, CLASSES = 12, 5
 MAPS = {
@@ -50,17 +48,10 @@ def check_stages(specs: Sequence[VariantSpec], recipe: Recipe) -> None:
     for spec in specs:
         if "stages" in spec.arguments:
             own = recipe.changed(**spec.settings)
-            places = _places(own.backbone, own.image_size)
+            places = backbone_places(own.backbone, own.image_size)
             head = build_head(spec, list(places.values())[-1][0], CLASSES, places)
             if own.freeze:
                 check_frozen(spec, head)
-
-
-@functools.cache
-def _places(backbone: str, image_size: int) -> dict[str, Shape]:
-    with warnings.catch_warnings():  # of libraries that build models
-        warnings.simplefilter("ignore")
-        return places_of(build_backbone(backbone, None, image_size), image_size)
 
 
 def check_head(spec: VariantSpec) -> Iterator[tuple[str, str | None]]:

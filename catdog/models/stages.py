@@ -8,6 +8,7 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -150,3 +151,35 @@ def choose_places(text: str, places: Mapping[str, Shape]) -> list[str]:
     if unknown := [name for name in names if name not in places]:
         raise UserError(f"stages={text}: no place {unknown[0]}; choose from {', '.join([*places, *GROUPS])}")
     return [place for place in places if place in names]
+
+
+class JoinedMaps(nn.Module):
+    """A backbone that returns the maps of several places as one of (B, L, 1, 1), to be cached like any other."""
+
+    def __init__(self, backbone: Staged, read: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.backbone.connect({}, read[:-1])
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the maps (B, L, 1, 1), those of `CachedMaps` one after the other."""
+        features = self.backbone(images_BCHW)
+        maps = [output.map_BCHW for output in take_outputs(self.backbone).values()]
+        return torch.cat([one.permute(0, 2, 3, 1).flatten(1) for one in (*maps, features)], dim=1)[:, :, None, None]
+
+
+class CachedMaps(nn.Module):
+    """The maps by place, from cached ones of `JoinedMaps`."""
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        super().__init__()
+        self.shapes = dict(shapes)
+
+    def forward(self, joined_BL11: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the maps (B, C, H, W) by place."""
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = joined_BL11.flatten(1).split(sizes, dim=1)
+        return {
+            place: part.view(-1, height, width, channels).permute(0, 3, 1, 2)
+            for part, (place, (channels, height, width)) in zip(parts, self.shapes.items(), strict=True)
+        }

@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from catdog.data.features import Features, features_digest, open_features, write
 from catdog.data.pack import Pack, open_pack
 from catdog.data.split import Split, split_images
 from catdog.formatting import ReportProgress
-from catdog.models.backbones.build import build_backbone, feature_shape, normalisation
+from catdog.models.backbones.build import backbone_places, build_backbone, feature_shape, normalisation
 from catdog.models.backbones.weights import named_weights
 from catdog.models.petnet import PetNet, build_head, check_frozen
-from catdog.models.stages import Shape, Staged, places_of
+from catdog.models.stages import CachedMaps, JoinedMaps, Staged
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import StoreLocation
 from catdog.storage.node_cache import fetch_or_make, file_digest, is_stored
@@ -62,13 +63,15 @@ class TrialInputs:
     probe_positions: tuple[int, ...]
     """Positions in the validation split of the images on contact sheets."""
     weights: WeightsOrigin
-    find_places: Callable[[], Mapping[str, Shape]]
-    """Returns the backbone's places, for heads with `stages`."""
     pooled_batches: Batches | None = None
     """With a frozen backbone: the same batches, already pooled."""
+    read_batches: Callable[[Sequence[str]], Batches] | None = None
+    """With a frozen backbone: places → batches of their maps, all in one."""
 
     def batches_for(self, head: nn.Module) -> Batches:
         """Return the batches for a head; one that pools first gets pooled maps, a fraction of the bytes."""
+        if self.read_batches is not None and (read := getattr(head, "reads", ())):
+            return self.read_batches(read)
         if self.pooled_batches is not None and getattr(head, "pools_first", False):
             return self.pooled_batches
         return self.batches
@@ -93,12 +96,6 @@ class _Network:
     feature_shape: tuple[int, int, int]
     weights: WeightsOrigin
     features: Features | None
-    image_size: int
-
-    @functools.cached_property
-    def places(self) -> dict[str, Shape]:
-        """Return the backbone's places."""
-        return places_of(self.backbone, self.image_size)
 
     @property
     def host_bytes(self) -> int:
@@ -149,28 +146,37 @@ def load_inputs(
     shape, weights = network.feature_shape, network.weights
     if network.features is None:
         pretrained = network.backbone if recipe.weights != "none" else None
-        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights, lambda: network.places)
-    batches, pooled = (
-        FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
-        for tensors in network.features
-    )
-    return TrialInputs(
-        pack, split, batches, network.backbone, shape, probe_positions, weights, lambda: network.places, pooled
-    )
+        return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
+
+    def batches_of(tensors: Mapping[str, torch.Tensor]) -> FeatureBatches:
+        return FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
+
+    def read_batches(read: Sequence[str]) -> FeatureBatches:
+        features = _network_of(context, images, report_progress, tuple(read)).features
+        assert features is not None
+        return batches_of(features.maps)
+
+    batches, pooled = (batches_of(tensors) for tensors in network.features)
+    return TrialInputs(pack, split, batches, network.backbone, shape, probe_positions, weights, pooled, read_batches)
 
 
-def _network_of(context: RunContext, images: ImageBatches, report_progress: ReportProgress) -> _Network:
+def _network_of(
+    context: RunContext, images: ImageBatches, report_progress: ReportProgress, read: tuple[str, ...] = ()
+) -> _Network:
+    """Return the network, with features of the last map, or of the places that a head reads."""
     identity, recipe = context.identity, context.identity.recipe
-    features = (context.location, _features_key(context)) if recipe.freeze else None
+    features = (context.location, _features_key(context, read)) if recipe.freeze else None
     key = (recipe.backbone, context.weights, identity.weights_digest, recipe.image_size, images.device, features)
-    network = _networks.pop(key, None) or _load_network(context, images, report_progress)
+    network = _networks.pop(key, None) or _load_network(context, images, report_progress, read)
     _networks[key] = network
     while len(_networks) > 1 and sum(one.host_bytes for one in _networks.values()) > KEPT_BYTES:
         _forget_oldest()
     return network
 
 
-def _load_network(context: RunContext, images: ImageBatches, report_progress: ReportProgress) -> _Network:
+def _load_network(
+    context: RunContext, images: ImageBatches, report_progress: ReportProgress, read: tuple[str, ...]
+) -> _Network:
     identity, recipe = context.identity, context.identity.recipe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that a frozen backbone with random weights is the same in every process
@@ -178,10 +184,10 @@ def _load_network(context: RunContext, images: ImageBatches, report_progress: Re
         backbone = build_backbone(recipe.backbone, weights_file, recipe.image_size)
     shape, weights = feature_shape(backbone, recipe.image_size), WeightsOrigin.of(recipe, identity.weights_digest)
     if not recipe.freeze:
-        return _Network(backbone, shape, weights, None, recipe.image_size)
-    features = open_features(_features_file(context, backbone, shape, images, report_progress))
+        return _Network(backbone, shape, weights, None)
+    features = open_features(_features_file(context, backbone, shape, images, report_progress, read))
     placed = (_place(tensors, images.device, context.gpus_per_trial) for tensors in features)
-    return _Network(backbone, shape, weights, Features(*placed), recipe.image_size)
+    return _Network(backbone, shape, weights, Features(*placed))
 
 
 def _forget_oldest() -> bool:
@@ -199,11 +205,12 @@ def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, de
     """Return a trial's network before training; with a frozen backbone, the head behind an identity."""
     recipe = context.identity.recipe
     torch.manual_seed(derive_seed("init", 0))
-    places = inputs.find_places() if "stages" in variant.arguments else None
+    places = backbone_places(recipe.backbone, recipe.image_size) if "stages" in variant.arguments else {}
     head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes), places)
     if recipe.freeze:
         check_frozen(variant, head)
-        return PetNet(nn.Identity(), head)
+        read = getattr(head, "reads", ())
+        return PetNet(CachedMaps({place: places[place] for place in read}) if read else nn.Identity(), head)
     if inputs.backbone is not None:
         backbone = copy.deepcopy(inputs.backbone)
     else:
@@ -218,8 +225,9 @@ def is_prepared(context: RunContext) -> bool:
     return not context.identity.recipe.freeze or is_stored(context.location.open(), _features_key(context))
 
 
-def _features_key(context: RunContext) -> str:
+def _features_key(context: RunContext, read: tuple[str, ...] = ()) -> str:
     identity, recipe = context.identity, context.identity.recipe
+    places = {"places": read} if read else {}
     digest = features_digest(
         backbone=recipe.backbone,
         weights=identity.weights_digest or recipe.weights,
@@ -227,18 +235,23 @@ def _features_key(context: RunContext) -> str:
         precision=recipe.precision,
         split_seed=recipe.split_seed,
         limit_images=recipe.limit_images,
+        **places,
     )
     return features_key(identity.fingerprint, digest)
 
 
 def _features_file(
     context: RunContext,
-    backbone: nn.Module,
+    backbone: Staged,
     shape: tuple[int, int, int],
     images: ImageBatches,
     report_progress: ReportProgress,
+    read: tuple[str, ...],
 ) -> Path:
     recipe = context.identity.recipe
+    if read:
+        places = backbone_places(recipe.backbone, recipe.image_size)
+        shape = (sum(math.prod(places[place]) for place in read), 1, 1)
 
     def make(path: Path) -> None:
         def on_progress(done: int) -> None:
@@ -246,10 +259,12 @@ def _features_file(
                 report_progress(f"computing the frozen backbone's features, once: {done:,} of {total:,} images")
 
         total = sum(images.feature_images.values())
-        network = copy.deepcopy(backbone).to(memory_format=torch.channels_last).to(images.device)
-        write_features(network, images, shape, autocast_for(recipe.precision, images.device), path, on_progress)
+        network = JoinedMaps(backbone, read) if read else copy.deepcopy(backbone)
+        network = network.to(memory_format=torch.channels_last).to(images.device)
+        autocast = autocast_for(recipe.precision, images.device)
+        write_features(network, images, shape, autocast, path, on_progress, with_means=not read)
 
-    return fetch_or_make(context.location.open(), _features_key(context), make)
+    return fetch_or_make(context.location.open(), _features_key(context, read), make)
 
 
 @functools.lru_cache(maxsize=1)
@@ -259,7 +274,7 @@ def _open_pack_on(location: StoreLocation, fingerprint: str, device: torch.devic
     return dataclasses.replace(pack, images_NSSC=_place({"images": pack.images_NSSC}, device, gpus)["images"])
 
 
-def _place(tensors: dict[str, torch.Tensor], device: torch.device, gpus: float) -> dict[str, torch.Tensor]:
+def _place(tensors: Mapping[str, torch.Tensor], device: torch.device, gpus: float) -> Mapping[str, torch.Tensor]:
     """Return the tensors on the device, in place of other networks' features if need be.
 
     If it has no room at all they stay as they are: batches are then copied one by one.

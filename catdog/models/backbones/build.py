@@ -7,6 +7,7 @@ anything else is a file. Only the library in use, timm or torchvision, is import
 
 import contextlib
 import difflib
+import functools
 import io
 import warnings
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from catdog.errors import UserError, first_line
 from catdog.models.backbones.timm_models import TimmBackbone, build_timm
 from catdog.models.backbones.weights import in_order, load_into, packaged_backbone, packaged_path
 from catdog.models.backbones.weights_file import read_weights
-from catdog.models.stages import Socket, Staged, key_of, put_by_hook
+from catdog.models.stages import Shape, Socket, Staged, key_of, places_of, put_by_hook
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -171,6 +172,14 @@ def check_backbone(name: str, weights: str | Path, image_size: int) -> None:
         warnings.simplefilter("ignore")
         backbone = build_backbone(name, None if weights == "imagenet" else weights, image_size)
         feature_shape(backbone, image_size)
+
+
+@functools.cache
+def backbone_places(name: str, image_size: int) -> dict[str, Shape]:
+    """Return the places of a backbone, whatever its weights; raises `UserError` for a backbone that cannot be built."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        return places_of(build_backbone(name, None, image_size), image_size)
 
 
 def _near(name: str, known: list[str]) -> str:
