@@ -2,11 +2,13 @@
 
 import itertools
 import time
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 from catdog.config.variants import parse_variant
+from catdog.data.batches import Batch
 from catdog.training.loop import new_state, set_training_mode
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.seeding import trial_seeds
@@ -29,11 +31,15 @@ class BareTraining:
         variant = parse_variant(label, recipe)
         model = new_model(inputs, context, variant, trial_seeds(0))
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
-        batches = inputs.batches_for(model.head)
-        self.state = new_state(self.model, recipe, batches.steps_per_epoch)
+        self._batches = inputs.batches_for(model.head)
+        self.state = new_state(self.model, recipe, self._batches.steps_per_epoch)
         self.autocast = autocast_for(recipe.precision, self.device)
-        epoch = batches.train(0, 0) if recipe.freeze else itertools.islice(batches.train(0, 0), 1)
+        epoch = self.train_batches() if recipe.freeze else itertools.islice(self.train_batches(), 1)
         self.batches = [(inputs.clone(memory_format=torch.preserve_format), labels.clone()) for inputs, labels in epoch]
+
+    def train_batches(self) -> Iterator[Batch]:
+        """Yield the batches of an epoch as a trial makes them."""
+        return self._batches.train(0, 0)
 
     def run(self, steps: int, distinct: int | None = None) -> float:
         """Train on all batches in turn, or on the first `distinct` of them; returns the seconds per step."""

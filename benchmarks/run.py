@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 MEASUREMENTS = {
     "finetuning": "training:measure_finetuning",
     "frozen": "training:measure_frozen",
+    "variants": "variants:measure",
     "notebook": "notebook:measure",
     "lightning": "lightning_trainer:measure",
     "starting": "starting:measure",
