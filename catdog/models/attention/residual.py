@@ -14,15 +14,15 @@ from catdog.models.stages import StageOutput
 class ResidualMask(Masked):
     """(1 + M(x)) · x with a soft mask branch (Wang et al. 2017, "Residual Attention Network for Image Classification").
 
-    The branch reduces the channels and normalises, goes `depth` times down by max pooling and back up by bilinear
-    interpolation, with a residual unit at each step and the map of equal size added on the way up; a 1×1 convolution
-    and a sigmoid make one mask (the paper's has one per channel; here x is the stage's output, there the trunk's beside
-    it). Its last bias is −6, so each map starts within 0.5 % of the stage's own.
+    The branch reduces the channels to C/16 and normalises, goes `depth` times down by max pooling and back up by
+    bilinear interpolation, with a residual unit at each step and the map of equal size added on the way up; a 1×1
+    convolution and a sigmoid make one mask (the paper's has one per channel; here x is the stage's output, there the
+    trunk's beside it). Its last bias is −6, so each map starts within 0.5 % of the stage's own.
     """
 
     def __init__(self, channels: int, depth: int, masks: MaskControl = "trained") -> None:
         super().__init__(masks)
-        width = max(8, channels // 8)
+        width = max(8, channels // 16)
         self.reduce = nn.Sequential(nn.Conv2d(channels, width, kernel_size=1), nn.GroupNorm(1, width))
         self.down = nn.ModuleList(ResidualUnit(width) for _ in range(depth))
         self.up = nn.ModuleList(ResidualUnit(width) for _ in range(depth))
