@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from catdog.cli import run_job
-from catdog.config.head_registry import VARIANTS
+from catdog.config.head_registry import VARIANTS, Variant
 from catdog.config.presets import PRESETS
 from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
@@ -20,6 +20,16 @@ def test_every_variant_and_preset_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
     for name in (*VARIANTS, *PRESETS):
         assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.name)
+def test_the_page_of_heads_has_a_row_for_every_variant_with_its_parameters_and_defaults(variant: Variant) -> None:
+    (row,) = re.findall(rf"^\| `{variant.name}` \|.*", (ROOT / "docs" / "heads.md").read_text(), flags=re.MULTILINE)
+    given = dict(re.findall(r"`(\w+)(?:=([\w.]+))?`", row.rpartition(" | ")[2]))
+    assert list(given) == [parameter.name for parameter in variant.parameters]
+    for parameter in variant.parameters:
+        default = parameter.default
+        assert given[parameter.name] in ("", default if isinstance(default, str) else f"{default:g}")
 
 
 def anchors(page: Path) -> set[str]:

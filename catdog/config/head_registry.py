@@ -70,6 +70,13 @@ DROPOUT = Parameter("dropout", 0.5, below_one=True)
 NUM_MASKS = Parameter("num_masks", 4, minimum=1, maximum=1024)
 HIDDEN = Parameter("hidden_features", 256, minimum=1, maximum=65536)
 REDUCTION = Parameter("reduction", 16, minimum=1, maximum=65536)
+QUERIES = Parameter("num_queries", 1, minimum=1, maximum=1024)
+HEADS = Parameter("num_heads", 8, minimum=1, maximum=256)
+HEAD_FEATURES = Parameter("head_features", 64, minimum=1, maximum=4096)
+GAMMA = Parameter("gamma", 2.0, minimum=1, maximum=8)
+"""The exponent of SimPool's generalised mean."""
+P = Parameter("p", 3.0, minimum=1, maximum=100)
+"""The exponent of GeM before training."""
 LAMBDA = Parameter("lambda_divergence", 0.001, maximum=1_000_000)
 """The weight of the divergence loss. The recipe overrides its default, since the loss grows with the feature map."""
 DIVERGENCE = Parameter("divergence", "sum", choices=("sum", "mean"), later=True)
@@ -129,6 +136,18 @@ VARIANTS: dict[str, Variant] = {
             (NUM_MASKS, HIDDEN, DROPOUT),
             {"lambda_divergence": 0.0, "train_masks": False},
         ),
+        Variant("query", "attention_pooling.QueryHead", (QUERIES, HEADS, HEAD_FEATURES, DROPOUT, MASKS)),
+        Variant(
+            "ep",
+            "attention_pooling.EfficientProbingHead",
+            (dataclasses.replace(QUERIES, default=8), dataclasses.replace(REDUCTION, default=1), DROPOUT, MASKS),
+        ),
+        Variant("simpool", "attention_pooling.SimPoolHead", (GAMMA, DROPOUT, MASKS)),
+        Variant(
+            "abmil", "attention_pooling.GatedAttentionHead", (dataclasses.replace(HIDDEN, default=128), DROPOUT, MASKS)
+        ),
+        Variant("gem", "pooled.GeneralisedMeanHead", (P, DROPOUT)),
+        Variant("max", "pooled.MaxHead", (DROPOUT,)),
     )
 }
 

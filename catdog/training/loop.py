@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from catdog.config.extensions import EXTERNAL_LOSSES
 from catdog.config.recipe import LOSS, Recipe
-from catdog.data.batches import Batches, EvaluationSplit
+from catdog.data.batches import EVALUATION_BATCH, Batches, EvaluationSplit
 from catdog.errors import DivergedError
 from catdog.formatting import now
 from catdog.models.batch_norm_folding import FoldedNet
@@ -146,12 +146,25 @@ def compiled(model: PetNet) -> nn.Module:
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
+def mixed_rows(labels_N: torch.Tensor) -> list[torch.Tensor]:
+    """Return batches of positions, each with images of all classes, in the order of their labels.
+
+    Half a batch away is thus an image of another class, unless one class has half of all images.
+    """
+    stride = math.ceil(len(labels_N) / EVALUATION_BATCH)
+    return [labels_N.argsort(stable=True)[first::stride] for first in range(stride)]
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, split: EvaluationSplit, autocast: torch.autocast) -> Evaluation:
-    """Return the model's outputs on a whole split, in its fixed order."""
+def evaluate(
+    model: nn.Module, batches: Batches, split: EvaluationSplit, autocast: torch.autocast, mixed: bool = False
+) -> Evaluation:
+    """Return the model's outputs on a whole split, in its fixed order; with `mixed`, computed in `mixed_rows`."""
     model.eval()
-    logits, masks = [], []
-    for inputs, _ in batches.split(split):
+    logits, masks, labels_N = [], [], batches.labels(split)
+    rows = mixed_rows(labels_N) if mixed else [torch.arange(len(labels_N))]
+    reordered = ((batches.some(split, some.tolist()), labels_N[some]) for some in rows)
+    for inputs, _ in reordered if mixed else batches.split(split):
         with autocast:
             output = model(inputs)
         # Rounded to the saved precision, so that tables can be recomputed from the predictions.
@@ -159,7 +172,8 @@ def evaluate(model: nn.Module, batches: Batches, split: EvaluationSplit, autocas
         if output.masks_BMHW is not None:
             masks.append(output.masks_BMHW.float())
         del inputs, output  # as in training: lets the next batch reuse their memory
-    return Evaluation(torch.cat(logits).cpu(), batches.labels(split), torch.cat(masks).cpu() if masks else None)
+    order_N = torch.cat(rows).argsort()
+    return Evaluation(torch.cat(logits).cpu()[order_N], labels_N, torch.cat(masks).cpu()[order_N] if masks else None)
 
 
 def fit(

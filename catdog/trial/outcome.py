@@ -10,6 +10,7 @@ import torch
 
 from catdog.data.batches import EvaluationSplit
 from catdog.formatting import now
+from catdog.models.heads.masked import swapped_masks
 from catdog.models.petnet import PetNet, count_parameters
 from catdog.runs.artifacts import ProbeMasks, SplitLogits, TrimapMasks, attention_npz, predictions_npz
 from catdog.runs.history import history_csv
@@ -43,11 +44,16 @@ def queue_epochs(trial: Trial, uploads: BackgroundUploads) -> None:
 
 
 def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
-    """Score the test split, only here, with the chosen epoch's weights; queue predictions, attention and weights."""
+    """Score the test split, only here, with the chosen epoch's weights; queue predictions, attention and weights.
+
+    Where the variant is a head with swapped masks, its masks are swapped here, over batches that mix all classes.
+    """
     best, model, validation = trial.state.best, trial.state.model, trial.state.best_validation
     assert validation is not None, "a trial without epochs"
     model.load_state_dict(trial.state.best_weights)
-    test = evaluate(trial.state.network, trial.batches, "test", autocast_for(trial.recipe.precision, trial.device))
+    autocast = autocast_for(trial.recipe.precision, trial.device)
+    with swapped_masks(model) as swapped:
+        test = evaluate(trial.state.network, trial.batches, "test", autocast, mixed=swapped)
     evaluations: dict[EvaluationSplit, Evaluation] = {"validation": validation, "test": test}
     uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
     if validation.masks_NMHW is not None:

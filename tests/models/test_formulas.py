@@ -22,7 +22,9 @@ Weights = Mapping[str, Nested]
 
 BATCH, CHANNELS, HEIGHT, WIDTH, CLASSES = 2, 6, 2, 3, 3
 STEP = 1e-6
-SMALL = {"hidden_features": 7, "reduction": 2, "num_masks": 3}
+SMALL = {
+    "hidden_features": 7, "reduction": 2, "num_masks": 3, "num_queries": 2, "num_heads": 2, "head_features": 3,
+}  # fmt: skip
 """Small numbers for heads that have these parameters: plain loops are slow."""
 
 
@@ -112,16 +114,21 @@ def softmax_over_positions(scores: Nested) -> Nested:
     return map_values(lambda value: area * math.exp(value) / total, scores)
 
 
-def divergence(batch_of_masks: Nested) -> float:
-    """Normalise each mask by its maximum + 0.01; square all off-diagonal inner products; average over M²."""
+def divergence(batch_of_masks: Nested, by_area: bool = False) -> float:
+    """Normalise each mask by its maximum + 0.01; square all off-diagonal inner products; average over M².
+
+    By area, an inner product is the mean over positions instead of the sum.
+    """
     total = 0.0
+    area = len(batch_of_masks[0][0]) * len(batch_of_masks[0][0][0]) if by_area else 1
     for masks in batch_of_masks:
         scaled = []
         for mask in masks:
             values = [value for row in mask for value in row]
             scaled.append([value / (max(values) + 0.01) for value in values])
         for i, j in itertools.permutations(range(len(masks)), 2):
-            total += sum(a * b for a, b in zip(scaled[i], scaled[j], strict=True)) ** 2 / len(masks) ** 2
+            product = sum(a * b for a, b in zip(scaled[i], scaled[j], strict=True)) / area
+            total += product**2 / len(masks) ** 2
     return total / len(batch_of_masks)
 
 
@@ -149,6 +156,113 @@ def squeeze_excitation(features: Nested, weights: Weights, arguments: Mapping[st
     return Written(logits, None, 0.0)
 
 
+def at_all_positions(image: Nested, function: Callable[[list[float]], Any]) -> Nested:
+    """A function of the features at each position, as (H, W)."""
+    return [
+        [function([channel[y][x] for channel in image]) for x in range(len(image[0][0]))] for y in range(len(image[0]))
+    ]
+
+
+def dot(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def product(rows: list[list[float]], vector: list[float]) -> list[float]:
+    return [dot(row, vector) for row in rows]
+
+
+def channels_first(values_HWC: Nested) -> Nested:
+    return [[[vector[c] for vector in row] for row in values_HWC] for c in range(len(values_HWC[0][0]))]
+
+
+def query(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    """Keys and values at all positions; each query attends by each head; everything is concatenated."""
+    width, logits, batch_of_masks = arguments["head_features"], [], []
+    for image in features:
+        masks, pooled = [], []
+        for heads in weights["queries_QHD"]:
+            for number, vector in enumerate(heads):
+                rows = slice(number * width, (number + 1) * width)
+                keys, values, bias = (weights[n][rows] for n in ("key.weight", "value.weight", "value.bias"))
+                mask = softmax_over_positions(
+                    at_all_positions(image, lambda x, k=keys, q=vector: dot(q, product(k, x)) / math.sqrt(width))
+                )
+                projected = at_all_positions(
+                    image, lambda x, v=values, b=bias: [a + c for a, c in zip(product(v, x), b, strict=True)]
+                )
+                pooled += masked_average(channels_first(projected), mask)
+                masks.append(mask)
+        batch_of_masks.append(masks)
+        logits.append(linear(pooled, weights, "classifier"))
+    return Written(logits, batch_of_masks, 0.0)
+
+
+def efficient_probing(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    """Each query meets the features themselves, and pools its own slice of the values."""
+    logits, batch_of_masks = [], []
+    queries, values = weights["queries_MC"], weights["value.weight"]
+    width = len(values) // len(queries)
+    for image in features:
+        masks = [
+            softmax_over_positions(at_all_positions(image, lambda x, q=vector: dot(q, x) / math.sqrt(len(x))))
+            for vector in queries
+        ]
+        pooled = []
+        for number, mask in enumerate(masks):
+            rows = values[number * width : (number + 1) * width]
+            projected = at_all_positions(image, lambda x, v=rows: product(v, x))
+            pooled += masked_average(channels_first(projected), mask)
+        batch_of_masks.append(masks)
+        logits.append(linear(pooled, weights, "classifier"))
+    return Written(logits, batch_of_masks, 0.0)
+
+
+def layer_norm(vector: list[float]) -> list[float]:
+    mean = sum(vector) / len(vector)
+    variance = sum((value - mean) ** 2 for value in vector) / len(vector)
+    return [(value - mean) / math.sqrt(variance + 1e-5) for value in vector]
+
+
+def simpool(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    gamma, logits, masks = arguments["gamma"], [], []
+    for image in features:
+        wanted = product(weights["query.weight"], plain_average(image))
+        normed = channels_first(at_all_positions(image, layer_norm))
+        mask = softmax_over_positions(
+            at_all_positions(normed, lambda x, q=wanted: dot(q, product(weights["key.weight"], x)) / math.sqrt(len(x)))
+        )
+        least = min(value for channel in normed for row in channel for value in row)
+        powers = [map_values(lambda value, low=least: (value - low) ** gamma, channel) for channel in normed]
+        logits.append(linear([m ** (1 / gamma) for m in masked_average(powers, mask)], weights, "classifier"))
+        masks.append([mask])
+    return Written(logits, masks, 0.0)
+
+
+def gated_attention(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    def score(x: list[float]) -> float:
+        content = [math.tanh(value) for value in linear(x, weights, "content")]
+        gate = [sigmoid(value) for value in linear(x, weights, "gate")]
+        return sum(w * a * b for w, a, b in zip(weights["score.weight"][0], content, gate, strict=True))
+
+    masks = [softmax_over_positions(at_all_positions(image, score)) for image in features]
+    pairs = zip(features, masks, strict=True)
+    logits = [linear(masked_average(image, mask), weights, "classifier") for image, mask in pairs]
+    return Written(logits, [[mask] for mask in masks], 0.0)
+
+
+def generalised_mean(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    p, logits = weights["p"], []
+    for image in features:
+        means = plain_average([map_values(lambda value: max(value, 1e-6) ** p, channel) for channel in image])
+        logits.append(linear([mean ** (1 / p) for mean in means], weights, "classifier"))
+    return Written(logits, None, 0.0)
+
+
+def maximum(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
+    pooled = [[max(value for row in channel for value in row) for channel in image] for image in features]
+    return Written([linear(vector, weights, "classifier") for vector in pooled], None, 0.0)
+
+
 FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
     "baseline": baseline,
     "attention": attention_with(lambda scores: map_values(sigmoid, scores)),
@@ -158,6 +272,12 @@ FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
     "multi-attention-free": multi_attention_without_loss,
     "multi-attention-fixed": multi_attention_without_loss,
     "se": squeeze_excitation,
+    "query": query,
+    "ep": efficient_probing,
+    "simpool": simpool,
+    "abmil": gated_attention,
+    "gem": generalised_mean,
+    "max": maximum,
 }
 
 
@@ -253,11 +373,28 @@ def test_only_multi_attention_has_a_divergence_loss_with_a_gradient(name: str) -
     assert aux_loss.requires_grad == (name == "multi-attention")
 
 
+@pytest.mark.parametrize("by_area", [False, True])
 @pytest.mark.parametrize(("count", "height", "width"), [(4, 7, 7), (1, 3, 5), (2, 1, 1), (8, 4, 4)])
-def test_the_divergence_loss_equals_its_formula(count: int, height: int, width: int) -> None:
+def test_the_divergence_loss_equals_its_formula(count: int, height: int, width: int, by_area: bool) -> None:
     masks = torch.rand(3, count, height, width, generator=torch.Generator().manual_seed(count))
-    expected = divergence(masks.tolist())
-    assert divergence_loss(masks).item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    expected = divergence(masks.tolist(), by_area)
+    assert divergence_loss(masks, by_area).item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_by_area_the_same_masks_on_a_finer_map_have_the_same_divergence_loss() -> None:
+    masks = torch.rand(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    finer = masks.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert divergence_loss(finer, by_area=True).item() == pytest.approx(divergence_loss(masks, True).item(), rel=1e-5)
+    assert divergence_loss(finer).item() == pytest.approx(16 * divergence_loss(masks).item(), rel=1e-5)
+
+
+def test_a_head_weights_the_divergence_by_area_if_it_is_told_to() -> None:
+    features = torch.rand(2, CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))
+    losses = {}
+    for kind in ("sum", "mean"):
+        torch.manual_seed(0)
+        losses[kind] = build_head(parse_variant(f"multi-attention:divergence={kind}"), CHANNELS, 3)(features).aux_loss
+    assert losses["sum"].item() == pytest.approx(16**2 * losses["mean"].item(), rel=1e-5)
 
 
 def test_the_gradient_of_the_divergence_loss_equals_that_of_its_formula() -> None:
@@ -307,10 +444,11 @@ def test_the_divergence_loss_is_computed_in_float32_even_under_autocast(dtype: t
         assert divergence_loss(masks).item() == pytest.approx(divergence(masks.tolist()), rel=1e-5)
 
 
-def test_a_uniform_softmax_mask_equals_plain_average_pooling() -> None:
+@pytest.mark.parametrize(("name", "layer"), [("attention-softmax", "mask_conv"), ("abmil", "score")])
+def test_a_uniform_softmax_mask_equals_plain_average_pooling(name: str, layer: str) -> None:
     torch.manual_seed(0)
-    attention, plain = (build_head(parse_variant(name), 8, 5).eval() for name in ("attention-softmax", "baseline"))
-    torch.nn.init.zeros_(attention.mask_conv.weight)
+    attention, plain = (build_head(parse_variant(one), 8, 5).eval() for one in (name, "baseline"))
+    torch.nn.init.zeros_(getattr(attention, layer).weight)
     plain.classifier.load_state_dict(attention.classifier.state_dict())
     features = torch.randn(3, 8, 4, 6)
     torch.testing.assert_close(attention(features).logits, plain(features).logits)

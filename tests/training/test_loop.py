@@ -20,7 +20,8 @@ from catdog.config.variants import parse_variant
 from catdog.data.batches import Batches, ImageBatches
 from catdog.data.pack import Pack
 from catdog.errors import DivergedError
-from catdog.models import VARIANTS
+from catdog.models import VARIANTS, ModelOutput
+from catdog.models.heads.masked import Masked
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity
 from catdog.storage import StoreLocation
@@ -307,6 +308,8 @@ def test_every_trained_weight_has_its_own_rate_and_decay(name: str, setup: Setup
         mask_weight_decay=0.125,
     )
     state = setup.start(name, recipe)
+    head = state.model.head
+    of_masks = {id(parameter) for parameter in head.mask_parameters()} if isinstance(head, Masked) else set()
     settings = {
         id(parameter): (group["initial_lr"], group["weight_decay"])
         for group in state.optimizer.param_groups
@@ -318,7 +321,7 @@ def test_every_trained_weight_has_its_own_rate_and_decay(name: str, setup: Setup
             assert id(parameter) not in settings
         elif parameter_name.startswith("backbone."):
             assert settings[id(parameter)] == (1e-4, 0.25)
-        elif parameter_name.startswith("head.mask_conv."):
+        elif id(parameter) in of_masks:
             assert settings[id(parameter)] == (1e-3, 0.125)
         else:
             assert settings[id(parameter)] == (1e-3, 0.25)
@@ -355,6 +358,35 @@ def test_the_best_weights_are_those_of_the_chosen_epoch(setup: Setup) -> None:
     scored = evaluate(state.model, setup.inputs.batches, "validation", autocast_for("float32", CPU))
     assert scored.accuracy == state.best.val_accuracy == max(record.val_accuracy for record in state.history)
     assert scored.loss == state.best.val_loss
+
+
+class MeanColour(torch.nn.Module):
+    """Its logits are the means of an image's channels, from which the image can be told."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
+        means_BC = images_BCHW.mean(dim=(2, 3))
+        return ModelOutput(means_BC, means_BC[:, :1, None, None].abs(), means_BC.new_zeros(()))
+
+
+@pytest.mark.parametrize("sizes", [[24], [6, 6, 6, 6], [5, 5, 5, 5, 4]])
+def test_mixed_batches_have_all_classes_and_their_outputs_keep_the_fixed_order(
+    sizes: list[int], setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.training.loop.EVALUATION_BATCH", sizes[0])
+    model, batches = MeanColour(), setup.inputs.batches
+    found = [evaluate(model, batches, "test", autocast_for("float32", CPU), mixed) for mixed in (False, True)]
+    assert torch.equal(found[0].logits_NK, found[1].logits_NK)
+    assert torch.equal(found[0].labels_N, found[1].labels_N)
+    assert torch.equal(found[0].masks_NMHW, found[1].masks_NMHW)
+    seen: list[torch.Tensor] = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits_BK.half().float()))
+    evaluate(model, batches, "test", autocast_for("float32", CPU), mixed=True)
+    assert [len(logits) for logits in seen] == sizes
+    for logits in seen:
+        labels = torch.tensor(
+            [found[0].labels_N[(found[0].logits_NK == one).all(dim=1).nonzero()[0, 0]] for one in logits]
+        )
+        assert (labels != labels.roll(len(labels) // 2)).all(), "half a batch away is another class"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -414,10 +446,10 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
     recipe = dataclasses.replace(setup.recipe, epochs=1)
     state = setup.start(name, recipe)
     (record,) = setup.train(state, recipe)
-    assert (record.mask_health is not None) == hasattr(state.model.head, "mask_conv")
+    assert (record.mask_health is not None) == isinstance(state.model.head, Masked)
     if record.mask_health is not None:
         assert 0 <= record.mask_health.mask_entropy <= 1.0001
-        assert (record.mask_health.mask_overlap > 0) == name.startswith("multi")
+        assert (record.mask_health.mask_overlap > 0) == (name.startswith("multi") or name in ("query", "ep"))
     assert EpochRecord.from_row(record.row()) == record
     assert min(record.train_seconds, record.evaluate_seconds) > 0
 

@@ -39,6 +39,8 @@ from catdog.trial.inputs import forget_inputs, load_inputs, new_model
 from catdog.trial.run import run_trial
 
 EPOCHS = 3
+MASKS = {"multi-attention": 4, "multi-attention-free": 4, "multi-attention-fixed": 4, "query": 8, "ep": 8}
+"""How many a head has, if it is not one."""
 MakeContext = Callable[..., RunContext]
 
 
@@ -230,7 +232,7 @@ def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -
     if not finished.has_masks:
         assert not any(name.endswith(("masks.npz", "attention.npz", ".png")) for name in finished.files)
         return
-    files, num_masks = finished.files, finished.spec.arguments.get("num_masks", 1)
+    files, num_masks = finished.files, MASKS.get(finished.spec.name, 1)
     masks = arrays_of(files["masks.npz"])
     assert masks["masks"].shape == (EPOCHS, 4, num_masks, 6, 6)
     assert masks["masks"].dtype == np.float16
@@ -270,6 +272,26 @@ def test_an_interrupted_trial_resumes_and_ends_with_the_same_files(finished: Fin
     rows = rows_of(files_of(context, finished.spec)["history.csv"])
     earlier = [row["finished_at"] for row in checkpoint["state"]["history"]]
     assert [row["finished_at"] for row in rows[:2]] == earlier, "earlier epochs keep their time"
+
+
+def test_swapped_masks_change_only_what_test_predicts(shared_context: RunContext) -> None:
+    own, swapped = (finish(shared_context, name) for name in ("attention", "attention:masks=swapped"))
+    mine, theirs = lasting(own.files), lasting(swapped.files)
+    for name in ("history.csv", "masks.npz", "attention.npz", "model.safetensors"):
+        assert mine[name] == theirs[name], name
+    predictions = [arrays_of(one.files["predictions.npz"]) for one in (own, swapped)]
+    different = {name for name in predictions[0] if not np.array_equal(*(one[name] for one in predictions))}
+    assert different == {"test_logits"}
+    assert own.result.val_accuracy == swapped.result.val_accuracy
+    assert own.result.best_epoch == swapped.result.best_epoch
+    model = build_model(own.spec, backbone="tiny", num_classes=12)
+    model.load_state_dict(safetensors.torch.load(own.files["model.safetensors"]))
+    batches = load_inputs(shared_context, torch.device("cpu")).batches
+    by_label = np.argsort(predictions[0]["test_labels"], kind="stable")
+    with torch.inference_mode():
+        maps = model.eval().backbone(batches.some("test", by_label.tolist()))
+        logits = model.head.classify(maps, model.head.make_masks(maps).roll(12, dims=0))  # type: ignore[operator]
+    np.testing.assert_allclose(predictions[1]["test_logits"][by_label], logits.numpy(), atol=2e-3)
 
 
 def test_a_trial_survives_one_interruption_after_another(shared_context: RunContext) -> None:

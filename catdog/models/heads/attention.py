@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from catdog.models.heads.masked import MaskControl, MaskedHead, mask_scores, masked_pool
+from catdog.models.heads.masked import MaskControl, MaskedHead, mask_scores, masked_pool, softmax_masks
 from catdog.models.losses import divergence_loss
 
 
@@ -48,8 +48,7 @@ class AttentionHead(MaskedHead):
             return scores_B1HW.sigmoid()
         if self.activation == "relu":
             return scores_B1HW.relu()
-        positions = scores_B1HW.shape[2] * scores_B1HW.shape[3]
-        return scores_B1HW.flatten(2).softmax(dim=2).reshape(scores_B1HW.shape) * positions
+        return softmax_masks(scores_B1HW)
 
     def classify(self, features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K)."""

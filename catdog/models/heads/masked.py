@@ -3,11 +3,12 @@
 The controls say what the masks are worth: each is the same head with one thing changed (parameter `masks`).
 
 - `untrained`: the layers that make the masks keep their initial weights. Is it the masks, or only the bigger head?
-- `swapped`: trained like the head itself, but when Test is scored each image gets the masks of another one. Does it
-  matter that they belong to the image?
+- `swapped`: trained like the head itself, but when Test is scored each image is classified with the masks of another
+  one. Does it matter that they belong to the image? The masks that are stored are its own.
 - `flat`: each mask is its own mean at all positions, so the head has equal parameters and no spatial attention.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Literal
 
@@ -25,8 +26,20 @@ def mask_scores(mask_conv: nn.Conv2d, features_BCHW: torch.Tensor) -> torch.Tens
 
     As a matrix product with few columns: CPUs compute its gradients a third faster than a convolution's.
     """
-    features_BHWC = features_BCHW.permute(0, 2, 3, 1)
-    return F.linear(features_BHWC, mask_conv.weight.flatten(1), mask_conv.bias).permute(0, 3, 1, 2)
+    return kernel_scores(mask_conv.weight.flatten(1), features_BCHW, mask_conv.bias)
+
+
+def kernel_scores(
+    kernels_MC: torch.Tensor, features_BCHW: torch.Tensor, bias_M: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the inner product of each kernel with the features at each position, (B, M, H, W)."""
+    return F.linear(features_BCHW.permute(0, 2, 3, 1), kernels_MC, bias_M).permute(0, 3, 1, 2)
+
+
+def softmax_masks(scores_BMHW: torch.Tensor) -> torch.Tensor:
+    """Return the softmax over the positions × H·W, (B, M, H, W): a uniform mask is 1, and pooling with it is GAP."""
+    positions = scores_BMHW.shape[2] * scores_BMHW.shape[3]
+    return scores_BMHW.flatten(2).softmax(dim=2).reshape(scores_BMHW.shape) * positions
 
 
 def masked_pool(features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.Tensor:
@@ -42,7 +55,7 @@ class Masked(nn.Module):
         super().__init__()
         self.masks = masks
         self.swaps = False
-        """Whether each image gets another one's masks now; set while Test is scored."""
+        """Whether each image gets another one's masks now; see `swapped_masks`."""
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the layers that make the masks, which have their own weight decay."""
@@ -65,6 +78,19 @@ class Masked(nn.Module):
         return None if self.masks == "flat" else masks_BMHW
 
 
+@contextlib.contextmanager
+def swapped_masks(model: nn.Module) -> Iterator[bool]:
+    """Have each image of a batch use another one's masks where the control is `swapped`; yield whether it is any."""
+    swapping = [module for module in model.modules() if isinstance(module, Masked) and module.masks == "swapped"]
+    try:
+        for module in swapping:
+            module.swaps = True
+        yield bool(swapping)
+    finally:
+        for module in swapping:
+            module.swaps = False
+
+
 class MaskedHead(Masked):
     """A head in two steps: `make_masks`, then `classify` by features and masks. `mask_loss` may keep masks apart."""
 
@@ -81,9 +107,8 @@ class MaskedHead(Masked):
         return masks_BMHW.new_zeros(())
 
     def forward(self, features_BCHW: torch.Tensor) -> ModelOutput:
-        """Return the logits, the masks (B, M, H, W; None if they are flat) and the weighted loss of the masks."""
+        """Return the logits, each image's own masks (B, M, H, W; None if they are flat) and their weighted loss."""
         masks_BMHW = self.make_masks(features_BCHW)
-        used_BMHW = self.controlled(masks_BMHW)
-        logits_BK = self.classify(features_BCHW, used_BMHW)
+        logits_BK = self.classify(features_BCHW, self.controlled(masks_BMHW))
         loss = logits_BK.new_zeros(()) if self.masks == "flat" else self.mask_loss(masks_BMHW)
-        return ModelOutput(logits_BK, self.shown(used_BMHW), loss)
+        return ModelOutput(logits_BK, self.shown(masks_BMHW), loss)
