@@ -308,8 +308,8 @@ def test_every_trained_weight_has_its_own_rate_and_decay(name: str, setup: Setup
         mask_weight_decay=0.125,
     )
     state = setup.start(name, recipe)
-    head = state.model.head
-    of_masks = {id(parameter) for parameter in head.mask_parameters()} if isinstance(head, Masked) else set()
+    masked = [module for module in state.model.modules() if isinstance(module, Masked)]
+    of_masks = {id(parameter) for module in masked for parameter in module.mask_parameters()}
     settings = {
         id(parameter): (group["initial_lr"], group["weight_decay"])
         for group in state.optimizer.param_groups
@@ -446,7 +446,7 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
     recipe = dataclasses.replace(setup.recipe, epochs=1)
     state = setup.start(name, recipe)
     (record,) = setup.train(state, recipe)
-    assert (record.mask_health is not None) == isinstance(state.model.head, Masked)
+    assert (record.mask_health is not None) == any(isinstance(module, Masked) for module in state.model.modules())
     if record.mask_health is not None:
         assert 0 <= record.mask_health.mask_entropy <= 1.0001
         assert (record.mask_health.mask_overlap > 0) == (name.startswith("multi") or name in ("query", "ep"))
