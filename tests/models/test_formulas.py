@@ -28,8 +28,10 @@ SMALL = {
 """Small numbers for heads that have these parameters: plain loops are slow."""
 
 
-HEADS = [name for name, variant in VARIANTS.items() if "module" not in variant.fixed]
-"""The others are the plain head with modules between stages: see test_stage_formulas.py."""
+HEADS = [
+    name for name, variant in VARIANTS.items() if "stages" not in (p.name for p in variant.parameters if not p.later)
+]
+"""The others work at several places of the network: see test_stage_formulas.py."""
 
 
 class Written(NamedTuple):

@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from catdog.config.variants import parse_variant
+from catdog.models import build_head
+from catdog.models.attention.branch import AttentionBranch
 from catdog.models.attention.gates import ConvolutionalBlockAttention, EfficientChannelAttention, SqueezeExcitation
 from catdog.models.attention.residual import ResidualMask
+from catdog.models.heads.masked import Masked, swapped_masks
 
 Nested = Any
 """Nested lists of numbers, indexed like the tensors."""
@@ -145,13 +149,17 @@ def interpolated(maps: Nested, height: int, width: int) -> Nested:
     ]
 
 
-def residual_mask(maps: Nested, weights: Nested) -> tuple[Nested, Nested]:
-    level = conv(maps, weights, "reduce.0")
-    values = [value for plane in level for row in plane for value in row]
+def normal_group(maps: Nested, weights: Nested, name: str) -> Nested:
+    """Group normalisation of all channels together."""
+    values = [value for plane in maps for row in plane for value in row]
     centre = sum(values) / len(values)
     spread = math.sqrt(sum((value - centre) ** 2 for value in values) / len(values) + 1e-5)
-    pairs = zip(level, weights["reduce.1.weight"], weights["reduce.1.bias"], strict=True)
-    level = [[[w * (v - centre) / spread + b for v in row] for row in plane] for plane, w, b in pairs]
+    pairs = zip(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], strict=True)
+    return [[[w * (v - centre) / spread + b for v in row] for row in plane] for plane, w, b in pairs]
+
+
+def residual_mask(maps: Nested, weights: Nested) -> tuple[Nested, Nested]:
+    level = normal_group(conv(maps, weights, "reduce.0"), weights, "reduce.1")
     levels = []
     for step in range(2):
         levels.append(level)
@@ -163,10 +171,19 @@ def residual_mask(maps: Nested, weights: Nested) -> tuple[Nested, Nested]:
     return masked(maps, [[1 + value for value in row] for row in mask]), [mask]
 
 
+def attention_branch(maps: Nested, weights: Nested) -> tuple[Nested, Nested]:
+    class_maps = conv(relu(conv(maps, weights, "hidden")), weights, "class_maps")
+    mask = [
+        [sigmoid(v) for v in row] for row in conv(normal_group(class_maps, weights, "norm"), weights, "mask_conv")[0]
+    ]
+    return masked(maps, [[1 + value for value in row] for row in mask]), [mask]
+
+
 MODULES: dict[str, tuple[Callable[[], nn.Module], Callable[[Nested, Nested], tuple[Nested, Nested]]]] = {
     "se": (lambda: SqueezeExcitation(CHANNELS, 2), squeeze_and_excite),
     "eca": (lambda: EfficientChannelAttention(CHANNELS), efficient_channels),
     "cbam": (lambda: ConvolutionalBlockAttention(CHANNELS, 2, 3), channels_then_positions),
+    "abn": (lambda: AttentionBranch(CHANNELS, 4), attention_branch),
     "residual": (lambda: ResidualMask(CHANNELS, 2), residual_mask),
 }
 
@@ -209,3 +226,94 @@ def test_a_module_starts_within_half_a_percent_of_the_stage(name: str, scale: fl
     changed = MODULES[name][0]()(map_BCHW).map_BCHW
     assert (changed - map_BCHW).abs().max() <= 0.006 * map_BCHW.abs().max()
     assert not torch.equal(changed, map_BCHW)
+
+
+def test_the_branch_classifies_by_the_means_of_its_class_maps() -> None:
+    module = AttentionBranch(CHANNELS, 4).double()
+    weights = {key: value.tolist() for key, value in module.state_dict().items()}
+    map_1CHW = torch.randn(1, CHANNELS, HEIGHT, WIDTH, dtype=torch.float64)
+    class_maps = conv(relu(conv(map_1CHW[0].tolist(), weights, "hidden")), weights, "class_maps")
+    logits_1K = module(map_1CHW).logits_BK
+    torch.testing.assert_close(logits_1K[0].tolist(), [mean(plane) for plane in class_maps], atol=1e-5, rtol=1e-5)
+
+
+PLACES = {"first": (4, 5, 6), "second": (CHANNELS, 2, 3)}
+
+
+def asked(maps: Nested, weights: Nested) -> tuple[Nested, Nested]:
+    """The logits of stage-attention, and a mask per place, from maps by place."""
+    means = [mean(plane) for plane in maps["second"]]
+    pooled, masks = [], {}
+    for place, planes in maps.items():
+        query = [sum(w * x for w, x in zip(row, means, strict=True)) for row in weights[f"queries.{place}.weight"]]
+        values = [value for plane in planes for row in plane for value in row]
+        norm = math.sqrt(sum(value * value for value in values) / len(values) * len(planes) + 1e-5)
+        height, width = len(planes[0]), len(planes[0][0])
+        scores = [
+            [sum(q * plane[y][x] for q, plane in zip(query, planes, strict=True)) / norm for x in range(width)]
+            for y in range(height)
+        ]
+        total = sum(math.exp(score) for row in scores for score in row)
+        mask = [[math.exp(score) / total * height * width for score in row] for row in scores]
+        pooled += [mean(plane) for plane in masked(planes, mask)]
+        masks[place] = mask
+    return linear(pooled, weights, "classifier"), masks
+
+
+def test_stage_attention_computes_its_formula_and_its_gradient() -> None:
+    torch.manual_seed(3)
+    head = build_head(parse_variant("stage-attention"), CHANNELS, 3, PLACES).double().eval()
+    weights = {key: value.tolist() for key, value in head.state_dict().items()}
+    maps = {place: torch.randn(1, *shape, dtype=torch.float64).requires_grad_() for place, shape in PLACES.items()}
+    factors = torch.randn(3, dtype=torch.float64)
+    output = head(maps)
+    logits, masks = asked({place: one[0].tolist() for place, one in maps.items()}, weights)
+    torch.testing.assert_close(output.logits[0].tolist(), logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.masks[0, 0].tolist(), masks["second"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.stage_masks["first"][0, 0].tolist(), masks["first"], atol=1e-5, rtol=1e-5)
+
+    (output.logits[0] * factors).sum().backward()
+    for place, one in maps.items():
+        assert one.grad is not None
+        for index in range(0, one.numel(), 5):
+            ends = []
+            for sign in (-1, 1):
+                moved = {name: other.detach().clone() for name, other in maps.items()}
+                moved[place].view(-1)[index] += sign * STEP
+                result = asked({name: other[0].tolist() for name, other in moved.items()}, weights)[0]
+                ends.append(sum(f * logit for f, logit in zip(factors.tolist(), result, strict=True)))
+            expected = (ends[1] - ends[0]) / (2 * STEP)
+            assert one.grad.view(-1)[index].item() == pytest.approx(expected, abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cbam", "abn", "residual"])
+def test_a_module_has_the_controls_of_masks(name: str) -> None:
+    def made(control: str) -> Masked:
+        torch.manual_seed(5)
+        module = {
+            "cbam": lambda: ConvolutionalBlockAttention(CHANNELS, 2, 3, control),
+            "abn": lambda: AttentionBranch(CHANNELS, 4, control),
+            "residual": lambda: ResidualMask(CHANNELS, 2, control),
+        }[name]()
+        assert isinstance(module, Masked)
+        return module
+
+    map_BCHW = torch.randn(4, CHANNELS, HEIGHT, WIDTH)
+    own, flat, swapped = (made(control)(map_BCHW) for control in ("trained", "flat", "swapped"))
+    assert flat.masks_BMHW is None
+    ratio_BCHW = flat.map_BCHW / own.map_BCHW
+    mean_B1HW = own.masks_BMHW.mean(dim=(2, 3), keepdim=True)
+    expected = mean_B1HW / own.masks_BMHW if name == "cbam" else (1 + mean_B1HW) / (1 + own.masks_BMHW)
+    torch.testing.assert_close(ratio_BCHW, expected.expand_as(ratio_BCHW))
+    assert torch.equal(swapped.map_BCHW, own.map_BCHW)
+    module = made("swapped")
+    with swapped_masks(module):
+        other = module(map_BCHW)
+    assert torch.equal(other.masks_BMHW, own.masks_BMHW), "the masks shown are the image's own"
+    turned = own.masks_BMHW.roll(2, dims=0)
+    expected = turned / own.masks_BMHW if name == "cbam" else (1 + turned) / (1 + own.masks_BMHW)
+    torch.testing.assert_close(other.map_BCHW / own.map_BCHW, expected.expand_as(map_BCHW))
+    module = made("untrained")
+    fixed = {id(one) for one in module.mask_parameters()}
+    assert fixed
+    assert all(one.requires_grad == (id(one) not in fixed) for one in module.parameters())

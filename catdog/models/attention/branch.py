@@ -35,5 +35,6 @@ class AttentionBranch(Masked):
     def forward(self, map_BCHW: torch.Tensor) -> StageOutput:
         """Return the map with attention added, the mask (B, 1, H, W) and the branch's logits (B, K)."""
         class_maps_BKHW = self.class_maps(self.hidden(map_BCHW).relu())
-        mask_B1HW = self.controlled(self.mask_conv(self.norm(class_maps_BKHW)).sigmoid())
-        return StageOutput(map_BCHW * (1 + mask_B1HW), self.shown(mask_B1HW), class_maps_BKHW.mean(dim=(2, 3)))
+        mask_B1HW = self.mask_conv(self.norm(class_maps_BKHW)).sigmoid()
+        used_B1HW = self.controlled(mask_B1HW)
+        return StageOutput(map_BCHW * (1 + used_B1HW), self.shown(mask_B1HW), class_maps_BKHW.mean(dim=(2, 3)))

@@ -96,8 +96,9 @@ class ConvolutionalBlockAttention(Masked):
         scale_BC = (self.excite(pooled[0]) + self.excite(pooled[1])).sigmoid()
         scaled_BCHW = map_BCHW * scale_BC[:, :, None, None]
         summary_B2HW = torch.cat([scaled_BCHW.mean(dim=1, keepdim=True), scaled_BCHW.amax(dim=1, keepdim=True)], dim=1)
-        mask_B1HW = self.controlled(self.mask_conv(_normalised(summary_B2HW)).sigmoid())
-        return StageOutput(scaled_BCHW * mask_B1HW, self.shown(mask_B1HW))
+        mask_B1HW = self.mask_conv(_normalised(summary_B2HW)).sigmoid()
+        used_B1HW = self.controlled(mask_B1HW)
+        return StageOutput(scaled_BCHW * used_B1HW, self.shown(mask_B1HW))
 
 
 def _normalised(maps_BCHW: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,9 @@ class ResidualMask(Masked):
             same_size = levels.pop()
             raised = F.interpolate(unit(level), size=same_size.shape[2:], mode="bilinear", align_corners=False)
             level = raised + same_size
-        mask_B1HW = self.controlled(self.mask_conv(level.relu()).sigmoid())
-        return StageOutput(map_BCHW * (1 + mask_B1HW), self.shown(mask_B1HW))
+        mask_B1HW = self.mask_conv(level.relu()).sigmoid()
+        used_B1HW = self.controlled(mask_B1HW)
+        return StageOutput(map_BCHW * (1 + used_B1HW), self.shown(mask_B1HW))
 
 
 class ResidualUnit(nn.Module):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from catdog.models.heads.masked import MaskControl, Masked, masked_pool
+from catdog.models.heads.masked import MaskControl, Masked, masked_pool, softmax_masks
 from catdog.models.petnet import ModelOutput
 from catdog.models.stages import Shape, key_of
 
@@ -53,15 +53,15 @@ class StageReadingHead(Masked):
         masks, pooled = {}, []
         for stage in self._stages:
             map_BCHW = maps[stage]
-            mask_B1HW = self.controlled(self._mask(map_BCHW, self.queries[key_of(stage)](global_BC)))
-            pooled.append(masked_pool(map_BCHW, mask_B1HW).squeeze(1))
+            mask_B1HW = self._mask(map_BCHW, self.queries[key_of(stage)](global_BC))
+            pooled.append(masked_pool(map_BCHW, self.controlled(mask_B1HW)).squeeze(1))
             if (shown := self.shown(mask_B1HW)) is not None:
                 masks[stage] = shown
         logits_BK = self.classifier(self.dropout(torch.cat(pooled, dim=1)))
         return ModelOutput(logits_BK, masks.pop(self._last, None), logits_BK.new_zeros(()), masks or None)
 
     def _mask(self, map_BCHW: torch.Tensor, query_BC: torch.Tensor) -> torch.Tensor:
-        channels, height, width = map_BCHW.shape[1:]
+        channels = map_BCHW.shape[1]
         scale_B11 = (map_BCHW.square().mean(dim=(1, 2, 3)) * channels + 1e-5).rsqrt()[:, None, None]
         scores_BHW = torch.einsum("bchw,bc->bhw", map_BCHW, query_BC) * scale_B11
-        return scores_BHW.flatten(1).softmax(dim=1).reshape(-1, 1, height, width) * (height * width)
+        return softmax_masks(scores_BHW.unsqueeze(1))
