@@ -188,8 +188,11 @@ def test_a_trial_leaves_exactly_the_files_in_the_layout(finished: Finished) -> N
         expected |= {
             "masks.npz",
             "attention.npz",
+            "deletion.json",
             *(f"snapshots/epoch-{epoch:03d}.png" for epoch in range(EPOCHS)),
         }
+    else:
+        expected |= {"grad-cam.npz", "snapshots/grad-cam.png"}
     assert finished.files.keys() == expected
     folder = finished.context.trial_paths(finished.spec, 0).folder
     assert folder == f"test/trials/{finished.spec.name}/seed-00"
@@ -230,7 +233,7 @@ def test_the_chosen_epoch_has_the_best_validation_accuracy(finished: Finished) -
 
 def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -> None:
     if not finished.has_masks:
-        assert not any(name.endswith(("masks.npz", "attention.npz", ".png")) for name in finished.files)
+        assert not any(name.endswith(("masks.npz", "attention.npz")) for name in finished.files)
         return
     files, num_masks = finished.files, MASKS.get(finished.spec.name, 1)
     masks = arrays_of(files["masks.npz"])
