@@ -176,7 +176,9 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
                     added = lift_columns(name, maps.noun, measured)
                     rows.append({"variant": name, "part": split, **counts, **_means(measured), **added})
     table = pd.DataFrame(rows)
-    return table.drop(columns=[column for column in ADDED if rows and table[column].isna().all()])
+    integers = [name for name in ("images", "breeds", "deletion_trials") if rows]
+    unmeasured = [name for name in ADDED if rows and table[name].isna().all()]
+    return table.astype(dict.fromkeys(integers, "Int64")).drop(columns=unmeasured)
 
 
 def _columns(localization: Localization | None, deletion: Deletion | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, Interval, summarise, t_interval
 from catdog.runs.artifacts import Deletion
@@ -107,6 +108,13 @@ def verdict(noun: str, lifts: Mapping[str, Sequence[Lift]]) -> str:
     seeds = f"{' to '.join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))} seed{'s' * (counts[-1] > 1)}"
     needed = f", which need {FEWEST_FOR_AN_INTERVAL}" if counts[-1] < FEWEST_FOR_AN_INTERVAL else ""
     return f"{'; '.join(parts)} (95 % intervals over {seeds}{needed})."
+
+
+def mask_verdicts(attention: pd.DataFrame) -> list[str]:
+    """Return the verdicts on test images; none for trials of earlier versions."""
+    if "verdict" not in attention:
+        return []
+    return list(attention.loc[attention["part"] == "test", "verdict"].dropna())
 
 
 def _found(values: Values, column: str) -> list[float]:
