@@ -97,7 +97,8 @@ def verdict(noun: str, lifts: Mapping[str, Sequence[Lift]]) -> str:
     for measure, pair in lifts.items():
         groups.setdefault(tuple(lift.verb for lift in pair), []).append(MEASURES[measure])
     winning = groups.pop(("beat", "beat"), [])
-    parts = [f"the {noun} beat both {' and '.join(BLIND.values())} in {_listed(winning) or 'no measure'}"]
+    both = f"beat both {' and '.join(BLIND.values())}"
+    parts = [f"the {noun} {both} in {_listed(winning)}" if winning else f"in no measure do the {noun} {both}"]
     for verbs, measures in groups.items():
         if len(set(verbs)) == 1:
             parts.append(f"in {_listed(measures)} they {verbs[0]} either")

@@ -261,7 +261,10 @@ def deletion_json(splits: Mapping[str, Deletion]) -> bytes:
 
 def read_deletion(data: bytes) -> dict[str, Deletion]:
     """Read deletion.json; raises `ValueError` if it is damaged."""
-    return {split: from_fields(Deletion, one) for split, one in _by_split(data).items()}
+    found = {split: from_fields(Deletion, one) for split, one in _by_split(data).items()}
+    if not all(one.images > 0 and np.isfinite([one.masks, one.random, one.centre]).all() for one in found.values()):
+        raise ValueError("a fall is not finite, or nothing was measured")
+    return found
 
 
 def _by_split(data: bytes) -> dict[str, Any]:

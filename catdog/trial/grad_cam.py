@@ -27,8 +27,7 @@ def grad_cam(head: nn.Module, features_BCHW: torch.Tensor) -> tuple[torch.Tensor
     with torch.enable_grad():
         logits_BK = head(leaf_BCHW.clone()).logits_BK  # a head may change its input
         (gradient_BCHW,) = torch.autograd.grad(logits_BK.amax(dim=1).sum(), leaf_BCHW, materialize_grads=True)
-    weights_BC11 = gradient_BCHW.mean(dim=(2, 3), keepdim=True)
-    maps_B1HW = (weights_BC11 * features_BCHW).sum(dim=1, keepdim=True).relu()
+    maps_B1HW = torch.einsum("bc,bchw->bhw", gradient_BCHW.mean(dim=(2, 3)), features_BCHW).unsqueeze(1).relu()
     return maps_B1HW / maps_B1HW.amax(dim=(2, 3), keepdim=True).clamp_min(1e-30), logits_BK.detach().argmax(dim=1)
 
 

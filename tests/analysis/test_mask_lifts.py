@@ -47,13 +47,13 @@ def test_the_interval_of_a_few_values_is_students() -> None:
         ),
         (
             {"pointing": pair(OPEN, OPEN), "energy": pair(None, None), "pxap": pair(BELOW, BELOW)},
-            "the masks beat both a uniform mask and a centred Gaussian in no measure; in pointing and energy they are "
-            "not shown to differ from either; in PxAP they fall below either (95 % intervals over 5 seeds).",
+            "in no measure do the masks beat both a uniform mask and a centred Gaussian; in pointing and energy they "
+            "are not shown to differ from either; in PxAP they fall below either (95 % intervals over 5 seeds).",
         ),
         (
             {"energy": pair(None, None, n=2)},
-            "the masks beat both a uniform mask and a centred Gaussian in no measure; in energy they are not shown to "
-            "differ from either (95 % intervals over 2 seeds, which need 3).",
+            "in no measure do the masks beat both a uniform mask and a centred Gaussian; in energy they are not shown "
+            "to differ from either (95 % intervals over 2 seeds, which need 3).",
         ),
     ],
 )
@@ -94,8 +94,8 @@ def test_the_table_and_the_report_show_deletion_with_and_without_outlines() -> N
     assert shown.columns[3:] == ("Deletion", "above uniform, Gaussian")
     assert shown.rows[1][3:] == ("2.10 ± 0.10", "+1.10, 0.00")
     assert mask_verdicts(without) == [
-        "attention: the masks beat both a uniform mask and a centred Gaussian in no measure; in deletion they beat a "
-        "uniform mask and are not shown to differ from a centred Gaussian (95 % intervals over 3 seeds)."
+        "attention: in no measure do the masks beat both a uniform mask and a centred Gaussian; in deletion they beat "
+        "a uniform mask and are not shown to differ from a centred Gaussian (95 % intervals over 3 seeds)."
     ]
     outline = np.zeros((64, 64), dtype=bool)
     outline[16:48, 16:48] = True
