@@ -1,7 +1,7 @@
 """Deletion: what the network loses without the features at the cells that a mask weighs most.
 
 The fall of the true class's log-odds when these cells are set to zero, as RISE (Petsiuk et al. 2018) deletes an image's
-pixels, but on the features that the head gets. The same is done to as many random cells, and to those in the centre,
+pixels, but on the last map that the head gets. The same is done to as many random cells, and to those in the centre,
 which a centred Gaussian weighs most. Zeros are not what the backbone computes anywhere: falls compare cells with each
 other, they say nothing about an image without these parts.
 
@@ -19,6 +19,7 @@ from catdog.data.datasets.base import IntArray
 from catdog.data.split import spread
 from catdog.models.petnet import PetNet
 from catdog.runs.artifacts import SPLITS, Deletion, deletion_json
+from catdog.trial.last_map import Finish, last_map
 from catdog.trial.setup import Trial
 
 TOP = 0.2
@@ -54,17 +55,17 @@ def measure_deletion(
     model.eval()
     falls, labels_N = [], batches.labels(split)
     for chunk in torch.from_numpy(positions).split(EVALUATION_BATCH):
-        features_BCHW = model.backbone(batches.some(split, chunk.tolist()))
+        features_BCHW, head = last_map(model, batches.some(split, chunk.tolist()))
         cells = features_BCHW.shape[2] * features_BCHW.shape[3]
         order_BP = torch.rand(len(chunk), cells, generator=generator).argsort(dim=1).to(features_BCHW.device)
         labels_B = labels_N[chunk].to(features_BCHW.device)
-        falls.append(log_odds_falls(model.head, features_BCHW, labels_B, order_BP).cpu())
+        falls.append(log_odds_falls(head, features_BCHW, labels_B, order_BP).cpu())
     masks, random, centre = torch.cat(falls).double().mean(dim=0).tolist()
     return Deletion(len(positions), masks, random, centre)
 
 
 def log_odds_falls(
-    head: nn.Module, features_BCHW: torch.Tensor, labels_B: torch.Tensor, order_BP: torch.Tensor
+    head: Finish, features_BCHW: torch.Tensor, labels_B: torch.Tensor, order_BP: torch.Tensor
 ) -> torch.Tensor:
     """Return the falls (B, 3) without the top cells of the masks, random cells and central cells.
 
@@ -73,6 +74,7 @@ def log_odds_falls(
     """
     height, width = features_BCHW.shape[2:]
     output = head(features_BCHW.clone())  # a head may change its input
+    assert output.masks_BMHW is not None
     whole_B = _log_odds(output.logits_BK, labels_B)
     masks_BMHW = nn.functional.adaptive_avg_pool2d(output.masks_BMHW[:, :MOST_MASKS].float(), (height, width))
     rows, columns = (2 * torch.arange(cells, device=features_BCHW.device) + 1 - cells for cells in (height, width))

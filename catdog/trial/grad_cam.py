@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al. 2017): where a network without masks finds the class that it predicts.
+"""Grad-CAM (Selvaraju et al. 2017): where a network whose head has no masks finds the class that it predicts.
 
 The gradient of the predicted class's logit with respect to the last feature map, averaged over positions, weights the
 map's channels; what is left of their sum above zero is the map of the class. Each map is divided by its own maximum.
@@ -9,16 +9,16 @@ Shapes: B batch, C channels of an H × W feature map, P probe images, T images w
 import functools
 
 import torch
-from torch import nn
 
 from catdog.data.batches import EVALUATION_BATCH, EvaluationSplit
 from catdog.runs.artifacts import SPLITS, TrimapMasks, attention_npz
 from catdog.storage import BackgroundUploads
 from catdog.trial.contact_sheet import contact_sheet
+from catdog.trial.last_map import Finish, last_map
 from catdog.trial.setup import Trial
 
 
-def grad_cam(head: nn.Module, features_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def grad_cam(head: Finish, features_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the maps (B, 1, H, W) of the predicted classes, from 0 to 1, and these classes (B,).
 
     A map is zero everywhere if no position speaks for the class.
@@ -51,10 +51,11 @@ def queue_grad_cam(trial: Trial, uploads: BackgroundUploads) -> None:
 @torch.no_grad()
 def _maps(trial: Trial, split: EvaluationSplit, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the maps and predicted classes of some images of a split, on the CPU."""
-    model, batches = trial.state.model.eval(), trial.inputs.batches  # whole maps, also for a head that pools first
-    found = [
-        grad_cam(model.head, model.backbone(batches.some(split, positions[first : first + EVALUATION_BATCH])))
-        for first in range(0, len(positions), EVALUATION_BATCH)
-    ]
+    model, inputs = trial.state.model.eval(), trial.inputs
+    batches = inputs.batches if trial.batches is inputs.pooled_batches else trial.batches  # whole maps
+    found = []
+    for first in range(0, len(positions), EVALUATION_BATCH):
+        features_BCHW, head = last_map(model, batches.some(split, positions[first : first + EVALUATION_BATCH]))
+        found.append(grad_cam(head, features_BCHW))
     maps, predicted = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     return maps, predicted
