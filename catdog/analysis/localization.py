@@ -160,33 +160,41 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     localizations = [(maps, localize(store, run_status, maps)) for maps in MAPS]
     rows = []
     for split in SPLITS:
+        kinds = [
+            (maps, _measured(split, localized, deletions if maps is MAPS[0] else {}))
+            for maps, localized in localizations
+        ]
         for label in run_status.manifest.variants:
             trial_ids = [(label, result.seed) for result in run_status.results(label)]
-            for maps, localized in localizations:
-                deleted = deletions if maps is MAPS[0] else {}
-                of_split = [(localized.get(one, {}).get(split), deleted.get(one, {}).get(split)) for one in trial_ids]
-                measured = [
-                    _columns(*one) | health[trial_id]
-                    for trial_id, one in zip(trial_ids, of_split, strict=True)
-                    if one[0] is not None or (one[1] is not None and not any(found for found, _ in of_split))
-                ]
-                if measured:
+            for maps, measured in kinds:
+                values = [measured[one] | health[one] for one in trial_ids if one in measured]
+                if values:
                     name = maps.variant.format(label)
-                    counts = {"trials": len(measured), **{count: measured[0][count] for count in ("images", "breeds")}}
-                    added = lift_columns(name, maps.noun, measured)
-                    rows.append({"variant": name, "part": split, **counts, **_means(measured), **added})
+                    counts = {"trials": len(values), **{count: values[0][count] for count in ("images", "breeds")}}
+                    added = lift_columns(name, maps.noun, values)
+                    rows.append({"variant": name, "part": split, **counts, **_means(values), **added})
     table = pd.DataFrame(rows)
     integers = [name for name in ("images", "breeds", "deletion_trials") if rows]
     unmeasured = [name for name in ADDED if rows and table[name].isna().all()]
     return table.astype(dict.fromkeys(integers, "Int64")).drop(columns=unmeasured)
 
 
-def _columns(localization: Localization | None, deletion: Deletion | None) -> dict[str, Any]:
-    """Return a trial's measures; without outlines there is only deletion, on other images."""
-    row: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Localization))
-    if deletion is not None:
-        row |= {"images": deletion.images, **deletion_columns(deletion)}
-    return row if localization is None else row | dataclasses.asdict(localization)
+def _measured(
+    split: str,
+    localized: Mapping[TrialId, Mapping[str, Localization]],
+    deletions: Mapping[TrialId, Mapping[str, Deletion]],
+) -> dict[TrialId, dict[str, Any]]:
+    """Return the measures of each trial on one split; those of deletion alone if the dataset has no outlines."""
+
+    def deleted(trial_id: TrialId) -> dict[str, float]:
+        found = deletions.get(trial_id, {}).get(split)
+        return {} if found is None else deletion_columns(found)
+
+    unmeasured = dict.fromkeys(field.name for field in dataclasses.fields(Localization))
+    found = {one: dataclasses.asdict(by[split]) | deleted(one) for one, by in localized.items() if split in by}
+    return found or {
+        one: unmeasured | {"images": by[split].images} | deleted(one) for one, by in deletions.items() if split in by
+    }
 
 
 def _means(values: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
