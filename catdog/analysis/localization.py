@@ -175,7 +175,7 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
                     rows.append({"variant": name, "part": split, **counts, **_means(values), **added})
     table = pd.DataFrame(rows)
     integers = [name for name in ("images", "breeds", "deletion_trials") if rows]
-    unmeasured = [name for name in ADDED if rows and table[name].isna().all()]
+    unmeasured = [name for name in ADDED if rows and table[name.removesuffix("_std")].isna().all()]
     return table.astype(dict.fromkeys(integers, "Int64")).drop(columns=unmeasured)
 
 

@@ -75,6 +75,19 @@ def test_a_lift_is_that_of_the_trials_that_have_it() -> None:
     assert row["verdict"].endswith("(95 % intervals over 2 to 3 seeds).")
 
 
+def test_a_single_seed_has_neither_a_deviation_nor_an_interval() -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ["attention"], [3])
+    put_trimaps(store, run_status, np.eye(64, dtype=bool))
+    table, (sentence, *_) = attention_table(store, run_status), mask_verdicts(attention_table(store, run_status))
+    assert sentence.endswith("(95 % intervals over 1 seed, which need 3).")
+    shown, intervals = attention(table, "breeds"), lifts(table)
+    assert shown is not None
+    assert intervals is not None
+    assert "±" not in shown.rows[0][7]
+    assert {row[3] for row in intervals.rows} == {"–"}
+
+
 def test_the_table_and_the_report_show_deletion_with_and_without_outlines() -> None:
     store = MemoryStore()
     make_run(store, ["baseline", "attention"], range(3))
