@@ -55,6 +55,9 @@ def test_the_published_form_gives_the_same_report_with_the_masks_of_the_best_run
     before = build_files(read_content(store, open_run(store, "made")))
     assert b"baseline (Grad-CAM),test,3," in before["attention.csv"]
     assert {"figures/grad-cam-baseline.png", "figures/masks-attention.png"} <= before.keys()
+    page = text_of(before["report.html"])
+    assert "Where heads without masks look: Grad-CAM" in page
+    assert "(95 % intervals over 3 seeds)" in page
     assert publish_made(store, tmp_path / "out") == 1, "not all trials are complete"
     out = LocalStore(tmp_path / "out")
     after = {name: out.get(RUN.report(name)) for name in before}
