@@ -125,10 +125,10 @@ def test_localization_survives_writing_and_reading() -> None:
 def test_deletion_survives_writing_and_reading() -> None:
     falls = Deletion(335, masks=2.0, random=0.7, centre=1.9)
     assert read_deletion(deletion_json({"validation": falls, "test": falls})) == {"validation": falls, "test": falls}
-    for wrong in (b'{"test": {"images": 0, "masks": 2.0, "random": 0.7, "centre": 1.9}}',
-                  b'{"test": {"images": 9, "masks": NaN, "random": 0.7, "centre": 1.9}}'):  # fmt: skip
-        with pytest.raises(ValueError, match="a fall is not finite, or nothing was measured"):
-            read_deletion(wrong)
+    with pytest.raises(ValueError, match="nothing was measured"):
+        read_deletion(deletion_json({"test": dataclasses.replace(falls, images=0)}))
+    with pytest.raises(ValueError, match="masks is None, not a number"):
+        read_deletion(deletion_json({"test": dataclasses.replace(falls, masks=float("inf"))}))
 
 
 @pytest.mark.parametrize(
