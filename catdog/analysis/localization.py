@@ -1,9 +1,10 @@
 """Where masks look, measured on images with a trimap of the animal: the scores, and a run's attention table.
 
 The pointing game (Zhang 2016) asks whether a mask's maximum lies on the animal; energy inside (Wang 2020), what share
-of its mass does. Both are averaged within each class, then over classes, because few classes make up most of the
-trimaps. Animals are large and central, so even a mask that ignores the image scores: `lift` is the margin over a
-uniform mask, and over a centred Gaussian.
+of its mass does; PxAP (Choe 2020), how well its values tell the animal's pixels from the others, over all thresholds.
+All are averaged within each class, then over classes, because few classes make up most of the trimaps. Animals are
+large and central, so even a mask that ignores the image scores: `lift` is the margin over a uniform mask, and over a
+centred Gaussian.
 
 Shapes: T images with a trimap, M masks, H × W positions of the feature map, S side of the trimap in pixels.
 """
@@ -11,14 +12,17 @@ Shapes: T images with a trimap, M masks, H × W positions of the feature map, S 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from catdog.analysis.intervals import summarise
+from catdog.analysis.mask_lifts import ADDED, deletion_columns, lift_columns
+from catdog.analysis.pxap import pxap
 from catdog.data.trimaps import read_trimaps
-from catdog.runs.artifacts import SPLITS, Localization, read_attention_npz, read_localization
+from catdog.runs.artifacts import SPLITS, Deletion, Localization, read_attention_npz, read_deletion, read_localization
 from catdog.runs.history import epoch_row, read_history
 from catdog.runs.manifest import TrialId
 from catdog.runs.results import TrialResult
@@ -33,6 +37,26 @@ HEALTH = {
 
 Array = npt.NDArray[np.float64]
 
+
+@dataclass(frozen=True)
+class Maps:
+    """A kind of maps that trials keep of images with a trimap."""
+
+    variant: str
+    """What the table calls a variant with such maps."""
+    noun: str
+    arrays: str
+    """The file of the maps."""
+    scores: str
+    """The file of their scores, in a trial's published form."""
+
+
+MAPS = (
+    Maps("{}", "masks", "attention.npz", "localization.json"),
+    Maps("{} (Grad-CAM)", "maps", "grad-cam.npz", "grad-cam.json"),
+)
+"""A network's masks; and of a network without masks, Grad-CAM maps (see `catdog.trial.grad_cam`)."""
+
 GAUSSIAN_SIGMA = 0.25
 """As a fraction of the image's side."""
 
@@ -43,6 +67,7 @@ class LocalizationScores:
 
     pointing: float
     energy: float
+    pxap: float
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,7 @@ def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> Localiz
     return LocalizationScores(
         pointing=_macro_average(np.where(alive_TM, hits_TM, np.nan), outlines.classes_T),
         energy=_macro_average(energy_TM, outlines.classes_T),
+        pxap=100 * pxap(masks, alive_TM, outlines.shares_THW, outlines.classes_T),
     )
 
 
@@ -124,45 +150,75 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     """Return attention.csv: one row per split with trimaps and variant with masks. Means over trials, in percent.
 
     Column `part` names the split; `*_lift_*` are points above a mask that ignores the image. The table is empty
-    without trimaps or masks.
+    without trimaps or maps. Variants without masks have a row for Grad-CAM if their trials have its maps. What trials
+    of earlier versions lack (PxAP, deletion) has columns only if some trials of the run have it.
     """
-    localizations = localize(store, run_status)
     histories = read_files(store, run_status.finished, "history.csv", read_history)
     health = {(result.variant, result.seed): _health(history, result) for result, history in histories}
+    read = read_files(store, run_status.finished, "deletion.json", read_deletion)
+    deletions = {(result.variant, result.seed): splits for result, splits in read}
+    localizations = [(maps, localize(store, run_status, maps)) for maps in MAPS]
     rows = []
     for split in SPLITS:
+        kinds = [
+            (maps, _measured(split, localized, deletions if maps is MAPS[0] else {}))
+            for maps, localized in localizations
+        ]
         for label in run_status.manifest.variants:
             trial_ids = [(label, result.seed) for result in run_status.results(label)]
-            measured = [one for one in trial_ids if split in localizations.get(one, {})]
-            values = [dataclasses.asdict(localizations[one][split]) | health[one] for one in measured]
-            if values:
-                counts = {"trials": len(values), **{name: values[0][name] for name in ("images", "breeds")}}
-                rows.append({"variant": label, "part": split, **counts, **_means(values)})
-    return pd.DataFrame(rows)
+            for maps, measured in kinds:
+                values = [measured[one] | health[one] for one in trial_ids if one in measured]
+                if values:
+                    name = maps.variant.format(label)
+                    counts = {"trials": len(values), **{count: values[0][count] for count in ("images", "breeds")}}
+                    added = lift_columns(name, maps.noun, values)
+                    rows.append({"variant": name, "part": split, **counts, **_means(values), **added})
+    table = pd.DataFrame(rows)
+    integers = [name for name in ("images", "breeds", "deletion_trials") if rows]
+    unmeasured = [name for name in ADDED if rows and table[name.removesuffix("_std")].isna().all()]
+    return table.astype(dict.fromkeys(integers, "Int64")).drop(columns=unmeasured)
 
 
-def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+def _measured(
+    split: str,
+    localized: Mapping[TrialId, Mapping[str, Localization]],
+    deletions: Mapping[TrialId, Mapping[str, Deletion]],
+) -> dict[TrialId, dict[str, Any]]:
+    """Return the measures of each trial on one split; those of deletion alone if the dataset has no outlines."""
+
+    def deleted(trial_id: TrialId) -> dict[str, float]:
+        found = deletions.get(trial_id, {}).get(split)
+        return {} if found is None else deletion_columns(found)
+
+    unmeasured = dict.fromkeys(field.name for field in dataclasses.fields(Localization))
+    found = {one: dataclasses.asdict(by[split]) | deleted(one) for one, by in localized.items() if split in by}
+    return found or {
+        one: unmeasured | {"images": by[split].images} | deleted(one) for one, by in deletions.items() if split in by
+    }
+
+
+def _means(values: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Return means over trials, and standard deviations of pointing and energy."""
     row: dict[str, float | None] = {}
     for name in values[0]:
-        if name in ("images", "breeds"):
+        if name in ("images", "breeds") or name in ADDED:
             continue
-        summary = summarise([one[name] for one in values])
+        summary = summarise([one[name] for one in values if one[name] is not None])
         row[name] = summary.mean
         if name in ("pointing", "energy"):
             row[f"{name}_std"] = summary.std
     return row
 
 
-def localize(store: Store, run_status: RunStatus) -> dict[TrialId, dict[str, Localization]]:
-    """Return where the masks of each trial look, by split: measured, or as the trial's published form says."""
-    read = read_files(store, run_status.finished, "localization.json", read_localization)
+def localize(store: Store, run_status: RunStatus, maps: Maps = MAPS[0]) -> dict[TrialId, dict[str, Localization]]:
+    """Return where the maps of each trial lie, by split: measured, or as the trial's published form says."""
+    read = read_files(store, run_status.finished, maps.scores, read_localization)
     found = {(result.variant, result.seed): splits for result, splits in read}
     trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
     if trimaps is None:
         return found
     grids: dict[tuple[str, int, int], tuple[Outlines, LocalizationScores, LocalizationScores]] = {}
-    for result, content in read_files(store, run_status.finished, "attention.npz", read_attention_npz):
+    for result, content in read_files(store, run_status.finished, maps.arrays, read_attention_npz):
         splits = found.setdefault((result.variant, result.seed), {})
         for split, attention in content.items():
             names, masks = attention.images, attention.masks_TMHW
@@ -202,6 +258,9 @@ def _localization(
         energy=scores.energy,
         energy_lift_uniform=scores.energy - uniform.energy,
         energy_lift_gaussian=scores.energy - gaussian.energy,
+        pxap=scores.pxap,
+        pxap_lift_uniform=scores.pxap - uniform.pxap,
+        pxap_lift_gaussian=scores.pxap - gaussian.pxap,
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ from catdog.errors import NotFoundError
 from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.history import read_history
 from catdog.runs.manifest import Manifest, TrialId
-from catdog.runs.paths import RunPaths
-from catdog.runs.results import best_run
+from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import RunStatus
 from catdog.runs.trial_files import Track, read_files
 from catdog.storage import Store, read_many, sha256
@@ -48,6 +48,8 @@ class ReportContent:
     """masks.npz of the complete and diverged trials that have one."""
     contact_sheets: Mapping[str, bytes]
     """By label: the PNG of the variant's best run in its chosen epoch."""
+    grad_cam_sheets: Mapping[str, bytes]
+    """By label, of variants without masks: the PNG of the best run's Grad-CAM maps."""
     recipe_file: str | None
     """The recipe file that makes the run again; None in runs of earlier versions."""
 
@@ -65,7 +67,8 @@ def read_content(store: Store, run_status: RunStatus, track: Track = lambda obje
         predictions=predictions,
         histories=_read_histories(store, run_status, track),
         probe_masks=_read_probe_masks(store, run_status, track),
-        contact_sheets=_read_contact_sheets(store, run_status),
+        contact_sheets=_read_sheets(store, run_status, lambda where, best: where.snapshot(best.best_epoch or 0)),
+        grad_cam_sheets=_read_sheets(store, run_status, lambda where, best: where.grad_cam_sheet),
         recipe_file=_read_recipe(store, run_status.manifest),
     )
 
@@ -100,13 +103,16 @@ def _read_probe_masks(store: Store, run_status: RunStatus, track: Track) -> dict
     return probe_masks
 
 
-def _read_contact_sheets(store: Store, run_status: RunStatus) -> dict[str, bytes]:
+def _read_sheets(
+    store: Store, run_status: RunStatus, sheet_of: Callable[[TrialPaths, TrialResult], str]
+) -> dict[str, bytes]:
+    """Return one sheet of each variant's best run, by label."""
     owners: dict[str, tuple[str, str]] = {}
     for label in run_status.manifest.variants:
         best = best_run(run_status.results(label))
-        if best is not None and best.best_epoch is not None:
+        if best is not None:
             where = RunPaths(run_status.manifest.run).trial(run_status.manifest.spec(label).folder, best.seed)
-            sheet = where.snapshot(best.best_epoch)
+            sheet = sheet_of(where, best)
             owners[sheet] = label, best.files.get(sheet.removeprefix(f"{where.folder}/"), "")
     sheets = {}
     for key, data in read_many(store, owners):

@@ -6,6 +6,7 @@ import shlex
 import pandas as pd
 
 from catdog.analysis.contrasts import contrasts_table
+from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import summary, tie_lines
 from catdog.errors import NotFoundError, UserError
@@ -81,6 +82,8 @@ def build_files(content: ReportContent, running: bool = False) -> dict[str, byte
         files["recipe.yaml"] = content.recipe_file.encode()
     for label, sheet in content.contact_sheets.items():
         files[f"figures/masks-{run_status.manifest.spec(label).folder}.png"] = sheet
+    for label, sheet in content.grad_cam_sheets.items():
+        files[f"figures/grad-cam-{run_status.manifest.spec(label).folder}.png"] = sheet
     return files
 
 
@@ -124,6 +127,8 @@ def table_markdown(content: ReportContent) -> str:
     ties = tie_lines(content.table)
     lines += ["", *(f"- {markdown(line)}" for line in ties)] if ties else []
     lines += _attention(content.attention, content.run_status.manifest)
+    verdicts = mask_verdicts(content.attention)
+    lines += ["", *(f"- {markdown(line)}" for line in verdicts)] if verdicts else []
     missing = missing_trials(run_status)
     if missing:
         lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {markdown(line)}" for line in missing)]
@@ -151,7 +156,7 @@ def table_markdown(content: ReportContent) -> str:
 
 def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:
     """Return the lines on where the masks look, on test images with a trimap; none without such images."""
-    rows = [] if table.empty else table[table["part"] == "test"].to_dict("records")
+    rows = [] if table.empty else table[(table["part"] == "test") & table["pointing"].notna()].to_dict("records")
     if not rows:
         return []
     nouns = plural(manifest.class_noun)

@@ -19,6 +19,7 @@ import markupsafe
 import pandas as pd
 
 from catdog.analysis.contrasts import Contrast
+from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import tie_lines
 from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable
@@ -95,6 +96,9 @@ def build_page(
         health=tables.health(content),
         warnings=tables.health_warnings(content),
         attention=tables.attention(content.attention, plural(manifest.class_noun)),
+        lifts=tables.lifts(content.attention),
+        mask_verdicts=mask_verdicts(content.attention),
+        grad_cams=_grad_cams(content),
         confusions=_confusions(content),
         differing=tables.differing_classes(content),
         missing_trials=missing_trials(content.run_status),
@@ -227,6 +231,18 @@ def _tuning_curves(tuning: Tuning) -> list[Picture]:
     ends = "; ".join(f"{label} ends at {curve.iloc[-1].item():.2f}" for label, curve in curves.items())
     svg = figures.curves_svg(curves, tuple(tuning.variants), "best Validation, %", "points tried", skipped=0)
     return [_picture(svg, f"{caption}. {ends}.", caption)]
+
+
+def _grad_cams(content: ReportContent) -> list[Picture]:
+    """Return the Grad-CAM sheets of the best runs of variants without masks."""
+    found = []
+    for label, sheet in content.grad_cam_sheets.items():
+        best = best_run(content.run_status.results(label))
+        assert best is not None
+        title = f"{label}, seed {best.seed}, epoch {best.best_epoch}"
+        alt = f"Contact sheet: each probe image beside its Grad-CAM map. {title}."
+        found.append(Picture(data_uri("image/png", sheet), alt, title))
+    return found
 
 
 def _confusions(content: ReportContent) -> list[Confusion]:

@@ -1,14 +1,15 @@
 """A run in its published form: small files, in another store, from which the same report is built.
 
 A trial keeps result.json and history.csv. Its predictions.npz holds the predicted class and the log-probability of the
-true one instead of all logits, and localization.json, instead of attention.npz, where its masks look. Only the best run
-of each variant keeps its masks and the contact sheet of its chosen epoch. What training needs is left out.
+true one instead of all logits, and localization.json, instead of attention.npz, where its masks look (grad-cam.json
+instead of grad-cam.npz, where the network looks without masks). Only the best run of each variant keeps its masks and
+the contact sheet of its chosen epoch. What training needs is left out.
 """
 
 import dataclasses
 import os
 
-from catdog.analysis.localization import localize
+from catdog.analysis.localization import MAPS, localize
 from catdog.errors import UserError
 from catdog.runs.artifacts import SPLITS, localization_json, published_predictions_npz, read_predictions_npz
 from catdog.runs.manifest import Manifest, read_manifest
@@ -30,12 +31,13 @@ def publish_run(store: Store, run_status: RunStatus, target: Store) -> None:
     records = [key for prefix in (run.imports, run.launches, run.failures) for key in store.list(prefix)]
     for key, data in read_many(store, [run.recipe, *records]):
         target.put(key, data)
-    localizations = localize(store, run_status)
+    localizations = [(maps.scores, localize(store, run_status, maps)) for maps in MAPS]
     best = [best_run(run_status.results(label)) for label in manifest.variants]
     for where, result in run_status.finished.items():
         files = _files(store, where, result, result in best)
-        if splits := localizations.get((result.variant, result.seed)):
-            files[where.localization] = localization_json(splits)
+        for name, localized in localizations:
+            if splits := localized.get((result.variant, result.seed)):
+                files[f"{where.folder}/{name}"] = localization_json(splits)
         digests = {key.removeprefix(f"{where.folder}/"): sha256(data) for key, data in sorted(files.items())}
         files[where.result] = dataclasses.replace(result, files=digests).to_json()
         for key, data in files.items():
@@ -64,8 +66,8 @@ def _check_target(store: Store, target: Store, manifest: Manifest) -> None:
 
 def _files(store: Store, where: TrialPaths, result: TrialResult, is_best: bool) -> dict[str, bytes]:
     """Return the trial's own files in their published form, by key."""
-    shown = {where.masks, where.snapshot(result.best_epoch or 0)} if is_best else set()
-    kept = {where.history, where.predictions} | shown
+    shown = {where.masks, where.snapshot(result.best_epoch or 0), where.grad_cam_sheet} if is_best else set()
+    kept = {where.history, where.predictions, where.deletion} | shown
     wanted = sorted(key for name in result.files if (key := f"{where.folder}/{name}") in kept)
     files = dict(read_many(store, wanted))
     if data := files.get(where.predictions):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from catdog.analysis.contrasts import Contrast, reference_in
 from catdog.analysis.intervals import Interval
+from catdog.analysis.mask_lifts import BLIND, mask_verdicts
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
@@ -18,6 +19,7 @@ from catdog.runs.results import best_run
 from catdog.runs.tuning import Tuning
 
 NOTHING = "–"
+MEASURES = {"pointing": "Pointing game", "energy": "Energy inside", "pxap": "PxAP", "deletion": "Deletion"}
 MOST_PAIRS, MOST_CLASSES = 12, 10
 HEALTH = {
     "mask_mean": "Mean activation",
@@ -140,28 +142,60 @@ def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
     """Return where the masks look, on Validation and Test images with a trimap; None if `frame` is empty."""
     if frame.empty:
         return None
+    measures = {name: title for name, title in MEASURES.items() if name in frame and frame[name].notna().any()}
     rows = tuple(
         (
             row["variant"],
             row["part"].capitalize(),
             str(row["trials"]),
-            format_accuracy(row["pointing"], row["pointing_std"]),
-            f"{signed(row['pointing_lift_uniform'])}, {signed(row['pointing_lift_gaussian'])}",
-            format_accuracy(row["energy"], row["energy_std"]),
-            f"{signed(row['energy_lift_uniform'])}, {signed(row['energy_lift_gaussian'])}",
+            *(
+                cell
+                for name in measures
+                for cell in (
+                    format_accuracy(row[name], row[f"{name}_std"]),
+                    ", ".join(signed(row[f"{name}_lift_{blind}"]) for blind in BLIND),
+                )
+            ),
         )
         for row in frame.to_dict("records")
     )
     splits = frame.drop_duplicates("part").to_dict("records")
-    counts = " and ".join(f"{row['images']} images of {row['breeds']} {nouns} ({row['part']})" for row in splits)
-    blind = "above uniform, Gaussian"
-    columns = ("Variant", "Split", "n", "Pointing game", blind, "Energy inside", blind)
-    return Table(
-        f"Measured against the trimaps of {counts}; in percent, mean ± standard deviation over seeds",
-        columns,
-        rows,
-        frozenset({0, 1}),
+    if frame["pointing"].notna().any():
+        counts = " and ".join(f"{row['images']} images of {row['breeds']} {nouns} ({row['part']})" for row in splits)
+        measured = f"against the trimaps of {counts}; in percent"
+    else:
+        counts = " and ".join(f"{row['images']} images ({row['part']})" for row in splits)
+        measured = f"on {counts} without trimaps"
+    measured += "; deletion in natural log-odds" if "deletion" in measures else ""
+    titles = (title for name in measures for title in (measures[name], "above uniform, Gaussian"))
+    columns = ("Variant", "Split", "n", *titles)
+    caption = f"Measured {measured}, mean ± standard deviation over seeds"
+    return Table(caption, columns, rows, frozenset({0, 1}))
+
+
+def lifts(frame: pd.DataFrame) -> Table | None:
+    """Return how far masks are above masks that ignore the image on Test, with intervals; None without intervals."""
+    rows = tuple(
+        (
+            row["variant"],
+            title,
+            *(
+                cell
+                for blind in BLIND
+                if (column := f"{name}_lift_{blind}")
+                for cell in (signed(row.get(column)), _bounds(row.get(f"{column}_low"), row.get(f"{column}_high")))
+            ),
+        )
+        for row in (frame[frame["part"] == "test"].to_dict("records") if mask_verdicts(frame) else ())
+        for name, title in MEASURES.items()
+        if pd.notna(row.get(name))
     )
+    columns = ("Variant", "Measure", "Above uniform", "95 % interval", "Above Gaussian", "95 % interval")
+    return Table("Above masks that ignore the image, on Test", columns, rows, frozenset({0, 1})) if rows else None
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    return NOTHING if low is None or high is None or pd.isna(low) else interval(Interval(low, high))
 
 
 def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) -> Table:
@@ -274,7 +308,7 @@ def number(value: float | None, digits: int) -> str:
 
 def signed(value: float | None) -> str:
     """Return percentage points with their sign."""
-    return NOTHING if value is None else format_points(value)
+    return NOTHING if value is None or pd.isna(value) else format_points(value)
 
 
 def interval(value: Interval | None) -> str:

@@ -214,23 +214,64 @@ class Localization:
     energy: float
     energy_lift_uniform: float
     energy_lift_gaussian: float
+    pxap: float | None = None
+    """None, like its lifts, in the published form of trials that were published without it."""
+    pxap_lift_uniform: float | None = None
+    pxap_lift_gaussian: float | None = None
 
 
 def localization_json(splits: Mapping[str, Localization]) -> bytes:
     """Return localization.json, which stands for attention.npz in a trial's published form."""
-    return to_json({split: dataclasses.asdict(one) for split, one in splits.items()})
+    rows = {split: dataclasses.asdict(one) for split, one in splits.items()}
+    return to_json(
+        {split: {name: value for name, value in row.items() if value is not None} for split, row in rows.items()}
+    )
 
 
 def read_localization(data: bytes) -> dict[str, Localization]:
     """Read localization.json; raises `ValueError` if it is damaged."""
+    found = {split: from_fields(Localization, one) for split, one in _by_split(data).items()}
+    for one in found.values():
+        scores = (one.pointing, one.energy, one.pxap or 0)
+        if not (all(0 <= score <= 100 for score in scores) and 0 < one.breeds <= one.images):
+            raise ValueError("a score is not from 0 to 100, or nothing was measured")
+    return found
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """The mean fall of the true class's log-odds on images of one split, when cells of the head's features are zero.
+
+    See `catdog.trial.deletion`; in natural logarithms, positive where the network loses.
+    """
+
+    images: int
+    masks: float
+    """Without the cells that the masks weigh most."""
+    random: float
+    """Without as many random cells."""
+    centre: float
+    """Without as many cells in the centre."""
+
+
+def deletion_json(splits: Mapping[str, Deletion]) -> bytes:
+    """Return deletion.json."""
+    return to_json({split: dataclasses.asdict(one) for split, one in splits.items()})
+
+
+def read_deletion(data: bytes) -> dict[str, Deletion]:
+    """Read deletion.json; raises `ValueError` if it is damaged."""
+    found = {split: from_fields(Deletion, one) for split, one in _by_split(data).items()}
+    if not all(one.images > 0 for one in found.values()):
+        raise ValueError("nothing was measured")
+    return found
+
+
+def _by_split(data: bytes) -> dict[str, Any]:
     content = read_json(data)
     if not isinstance(content, dict) or content.keys() - set(SPLITS):
         raise ValueError("it is about other splits")
-    found = {split: from_fields(Localization, one) for split, one in content.items()}
-    for one in found.values():
-        if not (0 <= one.pointing <= 100 and 0 <= one.energy <= 100 and 0 < one.breeds <= one.images):
-            raise ValueError("a score is not from 0 to 100, or nothing was measured")
-    return found
+    return content
 
 
 def _check_classes(content: Mapping[str, npt.NDArray[Any]], *names: str) -> None:

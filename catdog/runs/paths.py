@@ -44,9 +44,19 @@ class TrialPaths:
         return f"{self.folder}/attention.npz"
 
     @property
-    def localization(self) -> str:
-        """Return the key of where the masks look, in a trial's published form."""
-        return f"{self.folder}/localization.json"
+    def deletion(self) -> str:
+        """Return the key of what the network loses without the masks' top cells."""
+        return f"{self.folder}/deletion.json"
+
+    @property
+    def grad_cam(self) -> str:
+        """Return the key of the Grad-CAM maps of images with a trimap, of a network without masks."""
+        return f"{self.folder}/grad-cam.npz"
+
+    @property
+    def grad_cam_sheet(self) -> str:
+        """Return the key of the contact sheet of Grad-CAM maps."""
+        return f"{self.folder}/snapshots/grad-cam.png"
 
     @property
     def checkpoint(self) -> str:

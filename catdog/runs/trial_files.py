@@ -14,7 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from catdog.errors import NotFoundError, UserError, first_line
-from catdog.runs.artifacts import SPLITS, ProbeMasks, read_attention_npz, read_localization, read_predictions_npz
+from catdog.runs.artifacts import (
+    SPLITS,
+    ProbeMasks,
+    read_attention_npz,
+    read_deletion,
+    read_localization,
+    read_predictions_npz,
+)
 from catdog.runs.history import NUMBERS, epoch_row, read_history
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.paths import TrialPaths
@@ -148,12 +155,19 @@ def _check_localization(result: TrialResult, data: bytes) -> list[Any]:
     return [(split, one.images, one.breeds) for split, one in read_localization(data).items()]
 
 
+def _check_deletion(result: TrialResult, data: bytes) -> list[Any]:
+    return [(split, one.images) for split, one in read_deletion(data).items()]
+
+
 _CHECKS: Mapping[str, Callable[[TrialResult, bytes], list[Any] | None]] = {
     "history.csv": _check_history,
     "masks.npz": _check_masks,
     "predictions.npz": _check_predictions,
     "attention.npz": _check_attention,
     "localization.json": _check_localization,
+    "grad-cam.npz": _check_attention,
+    "grad-cam.json": _check_localization,
+    "deletion.json": _check_deletion,
 }
 """Raise `ValueError` for what the trial cannot have written; return which images the file is about."""
 

@@ -65,8 +65,9 @@ def contact_sheet(
     masks_PMHW: npt.NDArray[np.floating],
     predicted_P: npt.NDArray[np.int64],
     title: str,
+    caption: str = "mask {}",
 ) -> bytes:
-    """Return the sheet of one epoch as PNG bytes."""
+    """Return the sheet of one epoch as PNG bytes; `caption` is written below each column of masks, with its number."""
     count, num_masks = masks_PMHW.shape[:2]
     step = CELL + GAP
     width = max(GAP + (1 + num_masks) * step, 2 * step + GAP)
@@ -94,7 +95,7 @@ def contact_sheet(
             sheet.paste(colours.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top))
             pen.text((left, top + CELL + 1), f"{mask_HW.min():.3g} to {mask_HW.max():.3g}", _INK, font)
             if row == count - 1:
-                pen.text((left, top + CELL + 15), f"mask {column + 1} ({low:g} to {high:.3g})", _INK, font)
+                pen.text((left, top + CELL + 15), f"{caption.format(column + 1)} ({low:g} to {high:.3g})", _INK, font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # fast, and small for flat cells
     return buffer.getvalue()

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches, FeatureBatches, ImageBatches
-from catdog.data.datasets.base import features_key, pack_key
+from catdog.data.datasets.base import IntArray, features_key, pack_key
 from catdog.data.features import Features, features_digest, open_features, write_features
 from catdog.data.pack import Pack, open_pack
-from catdog.data.split import Split, split_images
+from catdog.data.split import Split, SplitName, split_images
 from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import backbone_places, build_backbone, feature_shape, normalisation
 from catdog.models.backbones.weights import named_weights
@@ -75,6 +76,10 @@ class TrialInputs:
         if self.pooled_batches is not None and getattr(head, "pools_first", False):
             return self.pooled_batches
         return self.batches
+
+    def measured_positions(self, split: SplitName) -> IntArray:
+        """Return the positions in a split of the images whose outlines are measured."""
+        return np.flatnonzero(np.isin(self.split.indices(split), self.pack.measured_images))
 
     @property
     def probes(self) -> Probes:

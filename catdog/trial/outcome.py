@@ -19,6 +19,8 @@ from catdog.storage import BackgroundUploads, sha256
 from catdog.system.process import cpu_model
 from catdog.training.loop import Evaluation, evaluate
 from catdog.training.precision import autocast_for
+from catdog.trial.deletion import trial_deletion
+from catdog.trial.grad_cam import queue_grad_cam
 from catdog.trial.setup import Trial
 
 
@@ -58,6 +60,10 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
     uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
     if validation.masks_NMHW is not None:
         uploads.put(trial.where.attention, functools.partial(_attention_npz, trial, evaluations))
+        if (deletion := trial_deletion(trial)) is not None:
+            uploads.put(trial.where.deletion, deletion)
+    else:
+        queue_grad_cam(trial, uploads)
     if trial.context.keep_weights != "none":
         backbone = trial.inputs.backbone if trial.recipe.freeze else model.backbone
         assert backbone is not None
@@ -152,12 +158,11 @@ def _predictions_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation
 
 def _attention_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation]) -> bytes:
     """Return the masks on the images whose trimaps are measured."""
-    pack, measured = trial.inputs.pack, trial.inputs.pack.measured_images
+    pack = trial.inputs.pack
     splits: dict[str, TrimapMasks] = {}
     for name, evaluation in evaluations.items():
         assert evaluation.masks_NMHW is not None, "only heads with masks have attention to keep"
-        indices = trial.inputs.split.indices(name)
-        rows = np.flatnonzero(np.isin(indices, measured))
+        indices, rows = trial.inputs.split.indices(name), trial.inputs.measured_positions(name)
         splits[name] = TrimapMasks(
             images=[pack.names[i] for i in indices[rows]],
             masks_TMHW=evaluation.masks_NMHW[torch.from_numpy(rows)].half().numpy(),

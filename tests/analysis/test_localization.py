@@ -125,7 +125,12 @@ def test_the_table_has_a_row_for_each_variant_with_masks_and_each_split() -> Non
         ["attention", "test", 2],
         ["multi-attention", "test", 3],
     ]
-    assert not table.isna().any().any()
+    two_seeds = table["variant"] == "attention"
+    intervals = [name for name in table.columns if name.endswith(("_low", "_high"))]
+    assert len(intervals) == 12
+    assert table.loc[two_seeds, intervals].isna().all().all(), "two seeds give no interval"
+    assert not table.drop(columns=intervals).isna().any().any()
+    assert not table.loc[~two_seeds].isna().any().any()
     assert ((table["energy"] > 0) & (table["energy"] <= 100)).all()
     uniform = table["energy"] - table["energy_lift_uniform"]
     assert uniform.to_numpy() == pytest.approx(25)  # the outline's share of the image

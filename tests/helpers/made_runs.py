@@ -369,3 +369,12 @@ def put_trimaps(store: Store, run_status: RunStatus, outline: npt.NDArray[np.boo
     names = [name for attention in splits.values() for name in attention.images]
     trimaps = Trimaps(names, np.arange(len(names)) % 3, ["a", "b", "c"], np.stack([outline] * len(names)))
     store.put(trimaps_key(run_status.manifest.identity.fingerprint), trimaps.to_npz())
+
+
+def add_files(store: Store, where: TrialPaths, files: Mapping[str, bytes]) -> None:
+    """Add files to a finished trial, by name."""
+    result = TrialResult.from_json(store.get(where.result))
+    for name, data in files.items():
+        store.put(f"{where.folder}/{name}", data)
+    digests = {**result.files, **{name: sha256(data) for name, data in files.items()}}
+    store.put(where.result, dataclasses.replace(result, files=digests).to_json())

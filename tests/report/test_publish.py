@@ -10,13 +10,13 @@ from catdog.analysis.run_data import read_content
 from catdog.cli import run_job
 from catdog.report.build import build_files, csv_bytes
 from catdog.report.tables import published as published_figures
-from catdog.runs.artifacts import SPLITS, read_predictions_npz
+from catdog.runs.artifacts import SPLITS, Deletion, deletion_json, read_predictions_npz
 from catdog.runs.paths import RunPaths
 from catdog.runs.results import best_run
 from catdog.runs.status import open_run
 from catdog.storage import LocalStore
 from jobs import aggregate, publish
-from tests.helpers.made_runs import make_run, put_trimaps
+from tests.helpers.made_runs import add_files, make_run, put_trimaps
 from tests.helpers.pages import content_of, text_of
 from tests.helpers.project import ROOT
 
@@ -33,6 +33,13 @@ def store(tmp_path: Path) -> LocalStore:
         store, labels, range(4), epochs=3, test_images=80, image_side=32,
         failed=[("baseline", 3)], diverged=[("attention", 3)], missing=[("multi-attention", 3)],
     )  # fmt: skip
+    falls = Deletion(9, masks=2.0, random=1.0, centre=1.5)
+    for seed in range(3):
+        attention = RUN.trial("attention", seed)
+        maps = store.get(attention.attention)
+        sheet = store.get(attention.snapshot(0))
+        add_files(store, RUN.trial("baseline", seed), {"grad-cam.npz": maps, "snapshots/grad-cam.png": sheet})
+        add_files(store, attention, {"deletion.json": deletion_json({"validation": falls, "test": falls})})
     store.put(RUN.head_file("0" * 16, "parts/heads.py"), b"import torch\n")
     put_trimaps(store, run_status, np.arange(64).reshape(8, 8) % 8 < 4)
     return store
@@ -46,7 +53,11 @@ def test_the_published_form_gives_the_same_report_with_the_masks_of_the_best_run
     store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = build_files(read_content(store, open_run(store, "made")))
-    assert "attention.csv" in before
+    assert b"baseline (Grad-CAM),test,3," in before["attention.csv"]
+    assert {"figures/grad-cam-baseline.png", "figures/masks-attention.png"} <= before.keys()
+    page = text_of(before["report.html"])
+    assert "Where heads without masks look: Grad-CAM" in page
+    assert "(95 % intervals over 3 seeds)" in page
     assert publish_made(store, tmp_path / "out") == 1, "not all trials are complete"
     out = LocalStore(tmp_path / "out")
     after = {name: out.get(RUN.report(name)) for name in before}
@@ -70,13 +81,15 @@ def test_a_published_trial_keeps_what_it_predicted_and_only_the_best_run_its_mas
         kept = {key.removeprefix(f"{where.folder}/") for key in out.list(f"{where.folder}/")}
         expected = {"result.json", "history.csv"}
         if result.status == "complete":
-            expected |= {"predictions.npz"} | ({"localization.json"} if result.variant != "baseline" else set())
+            expected |= {"predictions.npz", "grad-cam.json" if result.variant == "baseline" else "localization.json"}
+            expected |= {"deletion.json"} if result.variant == "attention" else set()
             for split in SPLITS:
                 whole, small = (read_predictions_npz(one.get(where.predictions), split) for one in (store, out))
                 assert np.array_equal(whole.predicted_N, small.predicted_N)
                 np.testing.assert_allclose(whole.log_probability_N, small.log_probability_N, rtol=1e-3, atol=1e-6)
-        if result.variant != "baseline" and result == best_run(status.results(result.variant)):
-            expected |= {"masks.npz", f"snapshots/epoch-{result.best_epoch:03d}.png"}
+        if result == best_run(status.results(result.variant)):
+            sheets = {"masks.npz", f"snapshots/epoch-{result.best_epoch:03d}.png"}
+            expected |= {"snapshots/grad-cam.png"} if result.variant == "baseline" else sheets
         assert kept == expected
     assert out.list(RUN.launches) == store.list(RUN.launches)
     assert [out.get(key) for key in out.list(RUN.imports)] == [b"import torch\n"], "recipe.yaml may name it"

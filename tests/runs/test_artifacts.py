@@ -11,15 +11,18 @@ import pytest
 from catdog.errors import UserError
 from catdog.runs.artifacts import (
     MOST_LOGITS,
+    Deletion,
     Localization,
     ProbeMasks,
     SplitLogits,
     TrimapMasks,
     attention_npz,
+    deletion_json,
     localization_json,
     predictions_npz,
     published_predictions_npz,
     read_attention_npz,
+    read_deletion,
     read_localization,
     read_predictions_npz,
 )
@@ -113,7 +116,19 @@ LOOKS = Localization(20, 3, 75.0, 30.0, -17.5, 43.0, 2.0, -15.0)
 
 
 def test_localization_survives_writing_and_reading() -> None:
-    assert read_localization(localization_json({"test": LOOKS})) == {"test": LOOKS}
+    with_pxap = dataclasses.replace(LOOKS, pxap=60.0, pxap_lift_uniform=9.0, pxap_lift_gaussian=-1.0)
+    for looks in (LOOKS, with_pxap):
+        assert read_localization(localization_json({"test": looks})) == {"test": looks}
+    assert b"pxap" not in localization_json({"test": LOOKS}), "as earlier versions published it"
+
+
+def test_deletion_survives_writing_and_reading() -> None:
+    falls = Deletion(335, masks=2.0, random=0.7, centre=1.9)
+    assert read_deletion(deletion_json({"validation": falls, "test": falls})) == {"validation": falls, "test": falls}
+    with pytest.raises(ValueError, match="nothing was measured"):
+        read_deletion(deletion_json({"test": dataclasses.replace(falls, images=0)}))
+    with pytest.raises(ValueError, match="masks is None, not a number"):
+        read_deletion(deletion_json({"test": dataclasses.replace(falls, masks=float("inf"))}))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +136,7 @@ def test_localization_survives_writing_and_reading() -> None:
     [
         {"train": LOOKS},
         {"test": dataclasses.replace(LOOKS, energy=101.0)},
+        {"test": dataclasses.replace(LOOKS, pxap=101.0)},
         {"test": dataclasses.replace(LOOKS, breeds=0)},
     ],
 )
@@ -151,6 +167,7 @@ PARSERS = {
     "predictions": lambda data: read_predictions_npz(data, "test"),
     "attention": read_attention_npz,
     "localization": read_localization,
+    "deletion": read_deletion,
     "history": read_history,
 }
 

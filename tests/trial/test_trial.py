@@ -35,6 +35,7 @@ from catdog.system.process import cpu_model
 from catdog.training.loop import evaluate, fit, new_state
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
+from catdog.trial.grad_cam import grad_cam
 from catdog.trial.inputs import forget_inputs, load_inputs, new_model
 from catdog.trial.run import run_trial
 
@@ -188,8 +189,11 @@ def test_a_trial_leaves_exactly_the_files_in_the_layout(finished: Finished) -> N
         expected |= {
             "masks.npz",
             "attention.npz",
+            "deletion.json",
             *(f"snapshots/epoch-{epoch:03d}.png" for epoch in range(EPOCHS)),
         }
+    else:
+        expected |= {"grad-cam.npz", "snapshots/grad-cam.png"}
     assert finished.files.keys() == expected
     folder = finished.context.trial_paths(finished.spec, 0).folder
     assert folder == f"test/trials/{finished.spec.name}/seed-00"
@@ -230,7 +234,7 @@ def test_the_chosen_epoch_has_the_best_validation_accuracy(finished: Finished) -
 
 def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -> None:
     if not finished.has_masks:
-        assert not any(name.endswith(("masks.npz", "attention.npz", ".png")) for name in finished.files)
+        assert not any(name.endswith(("masks.npz", "attention.npz")) for name in finished.files)
         return
     files, num_masks = finished.files, MASKS.get(finished.spec.name, 1)
     masks = arrays_of(files["masks.npz"])
@@ -243,6 +247,9 @@ def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -
     for part in ("validation", "test"):
         assert attention[f"{part}_images"].tolist() == predictions[f"{part}_images"].tolist()  # all have trimaps
         assert attention[f"{part}_masks"].shape == (24, num_masks, 6, 6)
+        deletion = json.loads(files["deletion.json"])[part]
+        assert deletion["images"] == 24
+        assert all(math.isfinite(deletion[name]) for name in ("masks", "random", "centre"))
     rows = [predictions["validation_images"].tolist().index(name) for name in masks["names"]]
     best = masks["masks"][finished.result.best_epoch]
     np.testing.assert_allclose(attention["validation_masks"][rows], best, atol=2e-3)
@@ -551,8 +558,13 @@ def test_a_head_that_pools_first_learns_the_same_bits_from_pooled_features(
     assert [float(row["train_loss"]) for row in rows] == [record.train_loss for record in history]
     model.load_state_dict(state.best_weights)
     test = evaluate(model, inputs.batches, "test", torch.autocast("cpu", enabled=False))
-    logits = arrays_of(files_of(context, parse_variant(name))["predictions.npz"])["test_logits"]
-    assert np.array_equal(logits, test.logits_NK.half().numpy())
+    files = files_of(context, parse_variant(name))
+    assert np.array_equal(arrays_of(files["predictions.npz"])["test_logits"], test.logits_NK.half().numpy())
+    maps = arrays_of(files["grad-cam.npz"])["test_masks"]
+    (features,) = (features_BCHW for features_BCHW, _ in inputs.batches.split("test"))
+    expected, _ = grad_cam(model.eval(), features)
+    assert maps.shape[1:] == (1, 6, 6), "of whole maps"
+    np.testing.assert_allclose(maps, expected.numpy(), atol=1e-3)
 
 
 def test_trials_are_stored_by_variant_and_seed(make_context: MakeContext, recipe: Recipe) -> None:
