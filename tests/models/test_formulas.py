@@ -278,6 +278,7 @@ FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
     "abmil": gated_attention,
     "gem": generalised_mean,
     "max": maximum,
+    "multi-task": baseline,
 }
 
 

@@ -26,6 +26,7 @@ from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
 from catdog.models import VARIANTS, build_model
 from catdog.models.backbones.weights import packaged_path
+from catdog.models.petnet import SecondTask
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.results import TrialResult
@@ -37,6 +38,7 @@ from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import forget_inputs, load_inputs, new_model
 from catdog.trial.run import run_trial
+from tests.helpers.pets import DRAWN_GROUPS
 
 EPOCHS = 3
 MASKS = {"multi-attention": 4, "multi-attention-free": 4, "multi-attention-fixed": 4, "query": 8, "ep": 8}
@@ -145,7 +147,7 @@ def shared_context(
     """One store for all undisturbed trials in this file."""
     folder = tmp_path_factory.mktemp("store")
     shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
-    identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1)
+    identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1, groups=DRAWN_GROUPS)
     return RunContext("test", StoreLocation.of(str(folder)), identity, "none", keep_weights="all")
 
 
@@ -174,7 +176,8 @@ def test_a_trial_ends_with_a_complete_result(finished: Finished) -> None:
     assert (result.device, result.precision, result.threads) == ("cpu", "float32", 1)
     assert (result.feature_channels, result.feature_height, result.feature_width) == (96, 6, 6)
     assert result.images_trained == EPOCHS * 24
-    model = build_model(finished.spec, backbone="tiny", num_classes=12)
+    second = SecondTask("species", 2) if finished.spec.name == "multi-task" else None
+    model = build_model(finished.spec, backbone="tiny", num_classes=12, second_task=second)
     assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert result.head_parameters == sum(parameter.numel() for parameter in model.head.parameters())
     none = {name for name, value in dataclasses.asdict(result).items() if value is None}
