@@ -217,6 +217,11 @@ def option_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def is_task_name(name: str) -> bool:
+    """Return whether a task besides the main one may be called so: variants name it, and columns of results."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name) is not None and name not in ("class", "none")
+
+
 _Number = TypeVar("_Number", int, float)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from catdog.config.recipe import is_task_name
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets.base import Source, dataset_pointer, groups_key, is_column, pack_key, trimaps_key
+from catdog.data.datasets.base import Source, dataset_pointer, groups_key, pack_key, trimaps_key
 from catdog.data.datasets.registry import DATASETS, NAMES, check_dataset, find_entry
 from catdog.data.groups import REMEDY as GROUPS_REMEDY
 from catdog.data.groups import store_groups
@@ -56,7 +57,7 @@ class DatasetInfo:
             raise ValueError("its numbers of images make no sense")
         if not self.class_noun.isalpha() or max(len(self.class_noun), len(self.title or "")) > 255:
             raise ValueError("its words are too long, or no words")
-        if not all(is_column(name) and re.fullmatch("[0-9a-f]{16}", digest) for name, digest in self.groups.items()):
+        if not all(is_task_name(name) and re.fullmatch("[0-9a-f]{16}", digest) for name, digest in self.groups.items()):
             raise ValueError("its group columns have no names or digests")
 
     @property

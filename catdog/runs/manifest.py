@@ -180,7 +180,8 @@ class Manifest:
         recipe = self.identity.recipe
         weights = "from scratch" if recipe.weights == "none" else recipe.weights
         frozen = ", frozen" if recipe.freeze else ""
-        have_own = any(self.spec(label).settings for label in self.variants)
+        specs = map(self.spec, self.variants)
+        have_own = any(f"{name}=" in spec.label for spec in specs for name in spec.settings)
         own = "; variants whose labels name settings have these instead" if have_own else ""
         network = f"{recipe.backbone} ({weights}{frozen})"
         return f"{self.data_title}, {network}, {recipe.image_size} px, {counted(recipe.epochs, 'epoch')}{own}"

@@ -5,12 +5,13 @@ To add a dataset, write a function that returns a `Source` and register it in `c
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from catdog.config.recipe import is_task_name
 
 PACK = "pack.safetensors"
 
@@ -35,11 +36,6 @@ class Groups:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def is_column(name: str) -> bool:
-    """Return whether a group column may have this name: columns of tables are named after it, variants name it."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name) is not None and name not in ("class", "none")
-
-
 def group_columns(columns: Mapping[str, Sequence[str]]) -> tuple[Groups, ...]:
     """Return those of a table's columns that a classifier can learn, given the value of each image.
 
@@ -48,7 +44,7 @@ def group_columns(columns: Mapping[str, Sequence[str]]) -> tuple[Groups, ...]:
     found = []
     for column, values in columns.items():
         names = sorted(set(values))
-        if is_column(column) and all(values) and 2 <= len(names) <= len(values) // 2:
+        if is_task_name(column) and all(values) and 2 <= len(names) <= len(values) // 2:
             number = {name: label for label, name in enumerate(names)}
             labels = np.array([number[value] for value in values], dtype=np.int64)
             found.append(Groups(column, tuple(names), labels))
