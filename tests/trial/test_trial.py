@@ -231,6 +231,20 @@ def test_the_chosen_epoch_has_the_best_validation_accuracy(finished: Finished) -
     assert all((row["mask_entropy"] != "") == finished.has_masks for row in rows)
 
 
+def test_a_second_task_has_its_columns_and_other_trials_have_none(finished: Finished) -> None:
+    rows, result = rows_of(finished.files["history.csv"]), finished.result
+    if finished.spec.name != "multi-task":
+        assert not any("species" in name for name in (*rows[0], *json.loads(finished.files["result.json"])))
+        return
+    assert list(rows[0])[-2:] == ["val_species_loss", "val_species_accuracy"]
+    assert result.side_accuracies.keys() == {"val_species_accuracy", "test_species_accuracy"}
+    chosen = rows[result.best_epoch or 0]
+    assert result.side_accuracies["val_species_accuracy"] == float(chosen["val_species_accuracy"])
+    assert all(0 < float(row["val_species_loss"]) < 5 for row in rows)
+    weights = safetensors.torch.load(finished.files["model.safetensors"])
+    assert len(weights["head.classifier.weight"]) == 12 + 2
+
+
 def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -> None:
     if not finished.has_masks:
         assert not any(name.endswith(("masks.npz", "attention.npz", ".png")) for name in finished.files)
