@@ -167,7 +167,8 @@ class Recipe:
         require(0 < weight <= 1000, f"--second-task-weight {weight}: must be above 0 and at most 1000")
         require(
             self.second_task is not None or weight == Recipe.second_task_weight,
-            f"--second-task-weight {weight}: has no effect without --second-task; name one, or leave it out",
+            f"--second-task-weight {weight}: has no effect without --second-task; name one, or give the weight to "
+            f"variants that have one (multi-task:second_task_weight={weight:g})",
         )
         require(0 < self.crop_scale <= 1, f"--crop-scale {self.crop_scale}: must be in (0, 1]")
         require(self.backbone != "", "--backbone: empty; give a torchvision model, timm/NAME or tiny")
