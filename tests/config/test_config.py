@@ -194,7 +194,6 @@ def test_trials_that_existing_stores_hold_are_found_again() -> None:
         ("demo", "se"): "c7939d6673293d53",
         ("demo", "multi-attention-free"): "7d00814eb9646dd4",
         ("demo", "multi-attention-fixed"): "0e719d9b182fc7da",
-        ("demo", "multi-task"): "f36088b0d057e52d",
         ("pets-frozen", "multi-attention"): "b09f18163c202b1e",
         ("pets-cpu", "multi-attention"): "6770a7686fa1dc76",
         ("paper", "multi-attention"): "ea0ea07d9eebd24e",
