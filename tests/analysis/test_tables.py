@@ -103,6 +103,7 @@ def test_the_accuracies_of_other_tasks_follow_in_every_table_and_only_where_a_ru
     files = build_files(read_content(store, status))
     for told in (files["table.md"].decode(), files["report.html"].decode(), console.file.getvalue()):
         assert all(text in told for text in ("Species: Validation", "Species: Test", "98.00 ± 1.41", "95.50 ± 0.71"))
+    assert "The accuracies of other tasks are those of the same epoch." in files["report.html"].decode()
     header, *rows = (line for line in files["table.md"].decode().splitlines() if line.startswith("|"))
     assert {row.count("|") for row in rows} == {header.count("|")}
 

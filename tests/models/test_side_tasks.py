@@ -73,7 +73,7 @@ class BranchInside(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(256, num_classes)
+        self.classifier = nn.Linear(40, num_classes)
 
     def forward(self, map_BCHW: torch.Tensor) -> StageOutput:
         return StageOutput(map_BCHW, None, self.classifier(map_BCHW.mean(dim=(2, 3))))
@@ -86,7 +86,7 @@ class BranchingInside(nn.Module):
         super().__init__()
         self.side_tasks = {"branch": SideTask("class")}
         self.classifier, self.branch = nn.Linear(in_channels, num_classes), BranchInside(num_classes)
-        self.inside = {"layer3": self.branch}
+        self.inside = {"layers.1": self.branch}
 
     def forward(self, features: torch.Tensor) -> ModelOutput:
         pooled = features.mean(dim=(2, 3))
@@ -97,8 +97,8 @@ class BranchingInside(nn.Module):
 def test_a_classifier_inside_the_backbone_stays_of_the_classes() -> None:
     register_head("inside")(BranchingInside)
     for second, names in ((TASK, ["branch", "species"]), (None, ["branch"])):
-        head = build_head(parse_variant("inside"), 512, 5, second_task=second)
-        network = PetNet(build_backbone("resnet18", None), head).eval()
+        head = build_head(parse_variant("inside"), 96, 5, second_task=second)
+        network = PetNet(build_backbone("tiny", None), head).eval()
         output = network(torch.rand(2, 3, 64, 64))
         assert output.side_logits is not None
         assert list(network.side_tasks) == list(output.side_logits) == names
