@@ -167,8 +167,8 @@ def evaluate(
     batches: Batches,
     split: EvaluationSplit,
     autocast: torch.autocast,
-    side_tasks: Mapping[str, SideTask] | None = None,
     mixed: bool = False,
+    side_tasks: Mapping[str, SideTask] | None = None,
 ) -> Evaluation:
     """Return the model's outputs on a whole split, in its fixed order, and how it does on its side tasks.
 
@@ -220,7 +220,7 @@ def fit(
             batches,
             "validation",
             autocast,
-            state.model.side_tasks,
+            side_tasks=state.model.side_tasks,
         )
         if not all(map(math.isfinite, (train_loss, validation.loss, *validation.side_scores.values()))):
             raise DivergedError(epoch)

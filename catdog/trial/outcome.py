@@ -55,7 +55,7 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
     model.load_state_dict(trial.state.best_weights)
     autocast = autocast_for(trial.recipe.precision, trial.device)
     with swapped_masks(model) as swapped:
-        test = evaluate(trial.state.network, trial.batches, "test", autocast, model.side_tasks, mixed=swapped)
+        test = evaluate(trial.state.network, trial.batches, "test", autocast, swapped, model.side_tasks)
     evaluations: dict[EvaluationSplit, Evaluation] = {"validation": validation, "test": test}
     uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
     if validation.masks_NMHW is not None:
