@@ -24,11 +24,13 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.data.datasets.base import pack_key
 from catdog.data.datasets.drawn import open_drawn
+from catdog.data.groups import store_groups
 from catdog.data.pack import write_pack
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
 from catdog.trial.context import RunContext
+from tests.helpers.pets import DRAWN_GROUPS
 from tests.helpers.s3_servers import s3_variables
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -70,7 +72,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if IN_XDIST else base) / "packed"
     folder.mkdir(exist_ok=True)
-    fetch_or_make(LocalStore(folder), pack_key(drawn_fingerprint), functools.partial(write_pack, open_drawn()))
+    store, source = LocalStore(folder), open_drawn()
+    fetch_or_make(store, pack_key(drawn_fingerprint), functools.partial(write_pack, source))
+    store_groups(store, drawn_fingerprint, source.groups)
     return folder
 
 
@@ -95,7 +99,7 @@ def make_context(store_folder: Path, drawn_fingerprint: str) -> Callable[..., Ru
     """A function that returns the context of a run on the drawn pets; keywords replace its fields."""
 
     def make(recipe: Recipe, **fields: object) -> RunContext:
-        identity = Identity(recipe, drawn_fingerprint, None, 1)
+        identity = Identity(recipe, drawn_fingerprint, None, 1, groups=DRAWN_GROUPS)
         context = RunContext("test", StoreLocation.of(str(store_folder)), identity, recipe.weights)
         return dataclasses.replace(context, **fields)  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ Accuracies are percentages. Failed, diverged and missing trials are listed, neve
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -45,6 +46,7 @@ def trials_table(run_status: RunStatus) -> pd.DataFrame:
 def comparison_table(run_status: RunStatus) -> pd.DataFrame:
     """Return table.csv: one row per variant; the best run is chosen by validation."""
     rows = []
+    side_tasks = _side_tasks(run_status)
     for label in run_status.manifest.variants:
         results = run_status.results(label)
         val, test = summarise_accuracies(results)
@@ -75,11 +77,39 @@ def comparison_table(run_status: RunStatus) -> pd.DataFrame:
                 "best_ties_test_mean": summarise(ties).mean,
                 "best_ties_test_low": min(ties, default=None),
                 "best_ties_test_high": max(ties, default=None),
+                **_side_accuracies(results, side_tasks),
             }
         )
     table = pd.DataFrame(rows)
     assert list(table.columns[: len(TABLE_COLUMNS)]) == TABLE_COLUMNS
     return table.astype({"best_seed": "Int64", "head_parameters": "Int64"})
+
+
+def _side_tasks(run_status: RunStatus) -> list[str]:
+    """Return the tasks besides the main one that any trial has, as `val_TASK` and `test_TASK`."""
+    names = (name for label in run_status.manifest.variants for one in run_status.results(label)
+             for name in one.side_accuracies)  # fmt: skip
+    return [name.removesuffix("_accuracy") for name in dict.fromkeys(names)]
+
+
+def _side_accuracies(results: Sequence[TrialResult], side_tasks: Sequence[str]) -> dict[str, float | None]:
+    row: dict[str, float | None] = {}
+    for name in side_tasks:
+        found = summarise(
+            [one.side_accuracies[key] for one in results if (key := f"{name}_accuracy") in one.side_accuracies]
+        )
+        row |= {f"{name}_mean": found.mean, f"{name}_std": found.std}
+    return row
+
+
+def side_columns(table: pd.DataFrame) -> dict[str, str]:
+    """Return what to call the accuracies of other tasks in table.csv, by the beginning of their columns' names."""
+    splits = {"val": "Validation", "test": "Test"}
+    found = [match for name in table.columns if (match := re.fullmatch("(val|test)_(.+)_std", name))]
+    return {
+        f"{split}_{task}": f"{task[0].upper()}{task[1:]}: {splits[split]}"
+        for split, task in map(re.Match.groups, found)
+    }
 
 
 def tie_lines(table: pd.DataFrame) -> list[str]:

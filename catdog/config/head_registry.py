@@ -101,6 +101,8 @@ class Variant:
     head: str
     parameters: tuple[Parameter, ...]
     fixed: Mapping[str, Value] = field(default_factory=dict)
+    settings: Mapping[str, Value | None] = field(default_factory=dict)
+    """Settings of the recipe that the name implies; a label may give others."""
     code: str = ""
     """Which code it is, of a head from outside the package: a digest, or a package's name and version."""
 
@@ -148,6 +150,7 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant("gem", "pooled.GeneralisedMeanHead", (P, DROPOUT)),
         Variant("max", "pooled.MaxHead", (DROPOUT,)),
+        Variant("multi-task", "pooled.PlainHead", (DROPOUT,), settings={"second_task": "species"}),
     )
 }
 

@@ -23,7 +23,9 @@ OPTIMIZERS, LOSS = ("adamw", "sgd"), "cross-entropy"
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-LATER_SETTINGS = ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only")
+LATER_SETTINGS = (
+    "gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task", "second_task_weight",
+)  # fmt: skip
 """Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
 that its results are found again."""
 
@@ -90,6 +92,10 @@ class Recipe:
     """The training loss of the classes: cross-entropy, or one that an imported file registers."""
     label_smoothing: float = 0.0
     """Label smoothing of the training cross-entropy."""
+    second_task: str | None = None
+    """A group column of the dataset, such as the pets' species, that a second classifier of the network learns."""
+    second_task_weight: float = 1.0
+    """Weight of the second task's cross-entropy in the training loss."""
     lambda_divergence: float = 0.001
     """Weight λ of multi-attention's divergence loss; a good value depends on the size of the feature map."""
     gradient_clip: float | None = None
@@ -157,6 +163,13 @@ class Recipe:
             self.loss == LOSS or not self.label_smoothing,
             f"--label-smoothing {self.label_smoothing}: is of {LOSS}; set it to 0 with another --loss",
         )
+        weight = self.second_task_weight
+        require(0 < weight <= 1000, f"--second-task-weight {weight}: must be above 0 and at most 1000")
+        require(
+            self.second_task is not None or weight == Recipe.second_task_weight,
+            f"--second-task-weight {weight}: has no effect without --second-task; name one, or give the weight to "
+            f"variants that have one (multi-task:second_task_weight={weight:g})",
+        )
         require(0 < self.crop_scale <= 1, f"--crop-scale {self.crop_scale}: must be in (0, 1]")
         require(self.backbone != "", "--backbone: empty; give a torchvision model, timm/NAME or tiny")
         require(self.weights != "", "--weights: empty; say none for random weights")
@@ -203,6 +216,11 @@ def require(condition: bool, message: str) -> None:
 def option_name(name: str) -> str:
     """Return the command-line option that sets a field."""
     return "--" + name.replace("_", "-")
+
+
+def is_task_name(name: str) -> bool:
+    """Return whether a task besides the main one may be called so: variants name it, and columns of results."""
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name) is not None and name not in ("class", "none")
 
 
 _Number = TypeVar("_Number", int, float)

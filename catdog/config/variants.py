@@ -2,7 +2,8 @@
 
 `multi-attention:num_masks=8,lambda_divergence=0.1` changes parameters, `baseline:label_smoothing=0.1,image_size=288`
 settings. Each variant has one canonical label: it lists only what differs from the head's defaults and from the run's
-recipe, parameters in declared order, then settings in the recipe's order, each as its shortest text. A short label in
+recipe, parameters in declared order, then settings in the recipe's order, each as its shortest text. A name may imply
+settings (`multi-task`: the second task species); a label gives others (`multi-task:second_task=sex`). A short label in
 front (`eight=multi-attention:num_masks=8`) is what tables call it; files and hashes do not depend on it.
 """
 
@@ -53,6 +54,11 @@ class VariantSpec:
     def title(self) -> str:
         """Return what tables call the variant."""
         return self.short_label or self.label
+
+    @property
+    def model(self) -> tuple[object, ...]:
+        """Return what two variants have in common if they are the same model under two names."""
+        return self.head, self.arguments, self.settings
 
     @property
     def folder(self) -> str:
@@ -132,6 +138,8 @@ def parse_variants(texts: Sequence[str], recipe: Recipe | None = None) -> tuple[
         spec = parse_variant(text, recipe)
         if spec.label in specs:
             raise UserError(f"variant {text!r} is listed twice (its label is {spec.label!r}); name it once")
+        if twin := next((other for other in specs.values() if other.model == spec.model), None):
+            raise UserError(f"variant {text!r} is the same model as {twin.label!r}: name one of them")
         if spec.title in (other.title for other in specs.values()):
             raise UserError(f"variant {text!r}: its short label is taken; choose another")
         specs[spec.label] = spec
@@ -212,8 +220,14 @@ def _resolve(
             differing.append(f"{parameter.name}={_format_setting(value)}")
         if value != default or not parameter.later:
             values[parameter.name] = value
-    own = {name: settings[name] for name in _HINTS if name in settings and settings[name] != getattr(recipe, name)}
-    differing += [f"{name}={_format_setting(value)}" for name, value in own.items()]
+    usual = {**{name: getattr(recipe, name) for name in _HINTS}, **variant.settings}
+    differing += [
+        f"{name}={_format_setting(settings[name])}"
+        for name in _HINTS
+        if name in settings and settings[name] != usual[name]
+    ]
+    all_settings = {**usual, **settings}
+    own = {name: all_settings[name] for name in _HINTS if all_settings[name] != getattr(recipe, name)}
     label = f"{variant.name}:{','.join(differing)}" if differing else variant.name
     return VariantSpec(label, variant.name, variant.head, {**variant.fixed, **values}, settings=own)
 
@@ -229,4 +243,4 @@ def _as_variant(spec: VariantSpec, other: Variant, recipe: Recipe) -> VariantSpe
     names = {parameter.name for parameter in other.parameters}
     given = {key: value for key, value in spec.arguments.items() if key in names}
     twin = _resolve(other, given, recipe, spec.settings)
-    return twin if (twin.head, twin.arguments) == (spec.head, spec.arguments) else None
+    return twin if twin.model == spec.model else None

@@ -1,6 +1,7 @@
 """Batches of images or of cached features, ready for the network; shapes: B batch, S side, N images.
 
-Both kinds share one interface, so training need not know which it gets. Augmentation works on whole batches on the
+Both kinds share one interface, so training need not know which it gets. With a second task, an image's label stands for
+its class and its group together: class · G + group, of K · G. Augmentation works on whole batches on the
 training device, from seeds that the caller passes; evaluation sees every image uncropped, in a fixed order. Everything
 an epoch needs (order, crops, labels) is drawn and sent to the device before its first step, so no step waits for the
 host, unless the images or features themselves stay there.
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from catdog.data.datasets.base import Groups
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 
@@ -20,7 +22,9 @@ ASPECT_RATIO = (3 / 4, 4 / 3)
 
 EvaluationSplit = Literal["validation", "test"]
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Network inputs (B, channels, height, width) and labels (B,)."""
+"""Network inputs (B, channels, height, width) and labels (B,), of classes or of classes and groups."""
+CLASS = "class"
+"""The main task's target; a second task's is called after its group column."""
 EVALUATION_BATCH = 64
 
 
@@ -42,6 +46,11 @@ class Batches(Protocol):
         """Return the number of classes."""
         ...
 
+    @property
+    def groups(self) -> Groups | None:
+        """Return what the second task learns, if there is one."""
+        ...
+
     def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
         """Yield one epoch of augmented training batches."""
         ...
@@ -59,6 +68,23 @@ class Batches(Protocol):
         ...
 
 
+def _labels(pack: Pack, groups: Groups | None) -> torch.Tensor:
+    if groups is None:
+        return pack.labels_N
+    return pack.labels_N * len(groups.names) + torch.from_numpy(groups.labels)
+
+
+def targets_of(labels: torch.Tensor, groups: Groups | None) -> Mapping[str, torch.Tensor]:
+    """Return the targets of each task: labels (B,) for labels (B,), shares (B, K) and (B, G) for shares (B, K · G)."""
+    if groups is None:
+        return {CLASS: labels}
+    size = len(groups.names)
+    if labels.ndim == 1:
+        return {CLASS: labels // size, groups.column: labels % size}
+    shares_BKG = labels.unflatten(1, (-1, size))
+    return {CLASS: shares_BKG.sum(dim=2), groups.column: shares_BKG.sum(dim=1)}
+
+
 class ImageBatches:
     """Batches of images from the pack, wherever its images are (see `gather`)."""
 
@@ -74,9 +100,11 @@ class ImageBatches:
         crop_scale: float,
         flip: bool,
         device: torch.device,
+        groups: Groups | None = None,
     ) -> None:
         self.images_NSSC = pack.images_NSSC
         self.num_classes = len(pack.classes)
+        self.groups = groups
         self.image_size = image_size
         self.batch_size = min(batch_size, len(split.train))
         self.crop_scale = crop_scale
@@ -84,14 +112,14 @@ class ImageBatches:
         self.device = device
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
-        self._labels = pack.labels_N
+        self._labels = _labels(pack, groups)
         self._train = torch.from_numpy(split.train)
         splits: dict[EvaluationSplit, torch.Tensor] = {
             "validation": torch.from_numpy(split.validation),
             "test": torch.from_numpy(split.test),
         }
         self._splits = {name: indices.to(pack.images_NSSC.device) for name, indices in splits.items()}
-        self._split_labels = {name: pack.labels_N[indices].to(device) for name, indices in splits.items()}
+        self._split_labels = {name: self._labels[indices].to(device) for name, indices in splits.items()}
         self.feature_images = {
             "train": 2 * len(split.train),
             "validation": len(split.validation),
@@ -156,17 +184,20 @@ class FeatureBatches:
         batch_size: int,
         flip: bool,
         device: torch.device,
+        groups: Groups | None = None,
     ) -> None:
         """`features`: (N, H, W, C) of `train` (followed by its N mirror images), `validation` and `test`."""
         self.features = features
         self.num_classes = len(pack.classes)
+        self.groups = groups
         self.batch_size = min(batch_size, len(split.train))
         self.flip = flip
         self.device = device
-        self._train_labels = pack.labels_N[torch.from_numpy(split.train)]
+        labels_N = _labels(pack, groups)
+        self._train_labels = labels_N[torch.from_numpy(split.train)]
         self._split_labels: dict[EvaluationSplit, torch.Tensor] = {
-            "validation": pack.labels_N[torch.from_numpy(split.validation)].to(device),
-            "test": pack.labels_N[torch.from_numpy(split.test)].to(device),
+            "validation": labels_N[torch.from_numpy(split.validation)].to(device),
+            "test": labels_N[torch.from_numpy(split.test)].to(device),
         }
 
     @property

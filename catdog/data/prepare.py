@@ -4,12 +4,16 @@ A pack is made once, by whoever needs it first, and stored for the others.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from catdog.config.recipe import is_task_name
 from catdog.config.sweep_options import SweepConfig
-from catdog.data.datasets.base import Source, dataset_pointer, pack_key, trimaps_key
+from catdog.data.datasets.base import Source, dataset_pointer, groups_key, pack_key, trimaps_key
 from catdog.data.datasets.registry import DATASETS, NAMES, check_dataset, find_entry
+from catdog.data.groups import REMEDY as GROUPS_REMEDY
+from catdog.data.groups import store_groups
 from catdog.data.split import VALIDATION_SHARE, split_images
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import ReportProgress, shorten
@@ -33,6 +37,8 @@ class DatasetInfo:
     """What a report calls a class."""
     test_share: float | None = None
     """The share of the images that was drawn as the test split; None: the dataset came with one."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """By group column: the digest of its content. Empty in stores of earlier versions."""
 
     @classmethod
     def of(cls, source: Source) -> "DatasetInfo":
@@ -40,7 +46,8 @@ class DatasetInfo:
         split = split_images(source.labels, source.is_test, 0, is_validation=source.is_validation)
         validation, trainval = len(split.validation), len(split.train) + len(split.validation)
         title, noun, share = source.title, source.class_noun, source.test_share
-        return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share)
+        groups = {one.column: one.digest for one in source.groups}
+        return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share, groups)
 
     def check(self) -> None:
         """Raise `ValueError` for what no dataset is."""
@@ -50,6 +57,8 @@ class DatasetInfo:
             raise ValueError("its numbers of images make no sense")
         if not self.class_noun.isalpha() or max(len(self.class_noun), len(self.title or "")) > 255:
             raise ValueError("its words are too long, or no words")
+        if not all(is_task_name(name) and re.fullmatch("[0-9a-f]{16}", digest) for name, digest in self.groups.items()):
+            raise ValueError("its group columns have no names or digests")
 
     @property
     def train_images(self) -> int:
@@ -64,9 +73,22 @@ def expected_dataset(config: SweepConfig) -> DatasetInfo:
     entry = find_entry(config)
     if entry.download is None:
         raise UserError(f"--dataset {config.recipe.dataset}: the store has no dataset of this name: {_REMEDY}")
-    return DatasetInfo(entry.name, "not here yet", entry.trainval_images or 0)
+    groups = dict.fromkeys(entry.groups, "not here yet")
+    return DatasetInfo(entry.name, "not here yet", entry.trainval_images or 0, groups=groups)
 
 
+def second_tasks(config: SweepConfig, dataset: DatasetInfo) -> dict[str, str]:
+    """Return the digests of the group columns that the sweep's second tasks learn; raises `UserError` without one."""
+    tasks = dict.fromkeys(recipe.second_task for recipe in config.recipes if recipe.second_task is not None)
+    for task in tasks:
+        if task not in dataset.groups:
+            known = f"choose from {', '.join(dataset.groups)}" if dataset.groups else f"it has none; {_NO_GROUPS}"
+            title = dataset.title or dataset.name
+            raise UserError(f"--second-task {shorten(task)}: no group column of {title}: {known}")
+    return {task: dataset.groups[task] for task in tasks}
+
+
+_NO_GROUPS = f"of a store that an earlier version made, {GROUPS_REMEDY}"
 _REMEDY = "put it there with jobs/prepare.py --dataset folder:DIR --name NAME --store URL"
 
 
@@ -123,6 +145,7 @@ def prepare_dataset(
         entry.download()
         dataset, source = find_dataset(config, store)
     assert dataset is not None
+    tasks = second_tasks(config, dataset)
     pointer = name or (None if source is None else find_entry(config).pointer)
     known = None if pointer is None else _named(store, pointer)
     if name is not None and known is not None and known.fingerprint != dataset.fingerprint:
@@ -132,6 +155,10 @@ def prepare_dataset(
         )
     if source is not None:
         _store_pack(source, store, report_progress)
+        store_groups(store, source.fingerprint, source.groups)
+    for task, digest in tasks.items():
+        if not store.exists(groups_key(dataset.fingerprint, digest)):
+            raise UserError(f"--second-task {task}: the store lacks this column of {dataset.title}: {GROUPS_REMEDY}")
     if pointer is not None and known != dataset:
         store.put(dataset_pointer(pointer), to_json(dataset))
     return dataset

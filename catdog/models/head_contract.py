@@ -5,18 +5,18 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from catdog.config.head_registry import VARIANTS
-from catdog.config.recipe import Recipe
+from catdog.config.recipe import Recipe, is_task_name
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError, first_line
 from catdog.models.backbones.build import backbone_places
-from catdog.models.petnet import ModelOutput, PetNet, build_head, check_frozen
+from catdog.models.petnet import ModelOutput, PetNet, SideTask, build_head, check_frozen
 from catdog.models.stages import Socket, Staged, put_by_hook
 
 CHANNELS, CLASSES = 12, 5
@@ -89,6 +89,17 @@ def check_shapes(spec: VariantSpec) -> None:
                     len(shape) == 4 and (shape[0], *shape[2:]) == (batch, height, width),
                     f"{name}: masks {shape}, not ({batch}, masks, {height}, {width})",
                 )
+            _check_side_tasks(getattr(head, "side_tasks", {}), output, name)
+
+
+def _check_side_tasks(tasks: Mapping[str, SideTask], output: ModelOutput, name: str) -> None:
+    logits, shape = output.side_logits or {}, tuple(output.logits_BK.shape)
+    _require(logits.keys() == tasks.keys(), f"{name}: side_logits of {list(logits)}, but side_tasks {list(tasks)}")
+    for task, one in tasks.items():
+        _require(is_task_name(task) and one.target == "class", f"side task {task!r}: another name, and target class")
+        _require(
+            tuple(logits[task].shape) == shape, f"{name}: logits of {task} {tuple(logits[task].shape)}, not {shape}"
+        )
 
 
 def check_masks(spec: VariantSpec) -> None:
@@ -205,7 +216,8 @@ def _features(batch: int, height: int, width: int, seed: int = _SEED) -> torch.T
 
 def _loss(head: nn.Module, batch: int, seed: int = _SEED) -> torch.Tensor:
     output: ModelOutput = head(_features(batch, 5, 5, seed))
-    return F.cross_entropy(output.logits_BK.float(), torch.arange(batch) % CLASSES) + output.aux_loss
+    logits = (output.logits_BK, *(output.side_logits or {}).values())
+    return sum((F.cross_entropy(one.float(), torch.arange(batch) % CLASSES) for one in logits), output.aux_loss)
 
 
 def _trained(head: nn.Module, steps: int, begin: int = 0) -> nn.Module:

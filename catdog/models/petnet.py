@@ -1,5 +1,6 @@
 """`PetNet`: a backbone and a head; `build_model` builds one from a variant's name."""
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,30 @@ class ModelOutput(NamedTuple):
         return self.masks_BMHW
 
 
+class SideTask(NamedTuple):
+    """What the other logits of a head, `ModelOutput.side_logits`, are to predict. A head has them in `side_tasks`."""
+
+    target: str
+    """`class`, or a group column of the dataset."""
+    weight: float = 1.0
+    """Of its cross-entropy in the training loss."""
+
+
+class SecondTask(NamedTuple):
+    """A group column that a head learns besides the classes, whichever head it is."""
+
+    column: str
+    num_groups: int
+    weight: float = 1.0
+
+
+def _split_logits(num_classes: int, column: str, head: nn.Module, inputs: object, output: ModelOutput) -> ModelOutput:
+    """Make the last G of a head's K + G logits those of the second task: a hook, so that any head will do."""
+    side_logits = {name: logits[:, :num_classes] for name, logits in (output.side_logits or {}).items()}
+    side_logits[column] = output.logits_BK[:, num_classes:]
+    return output._replace(logits_BK=output.logits_BK[:, :num_classes], side_logits=side_logits)
+
+
 class PetNet(nn.Module):
     """images (B, 3, S, S) → backbone → features (B, C, H, W) → head → `ModelOutput`.
 
@@ -58,6 +83,11 @@ class PetNet(nn.Module):
         self._reads: Sequence[str] = getattr(head, "reads", ())
         if isinstance(backbone, Staged) and (inside or self._reads):
             backbone.connect(inside, self._reads[:-1])
+
+    @property
+    def side_tasks(self) -> Mapping[str, SideTask]:
+        """Return the tasks of the head's other logits, by name."""
+        return getattr(self.head, "side_tasks", {})
 
     def forward(self, images_BCHW: torch.Tensor) -> ModelOutput:
         """Return the head's output for the backbone's features."""
@@ -76,18 +106,26 @@ class PetNet(nn.Module):
         branch = next((one.logits_BK for one in outputs.values() if one.logits_BK is not None), None)
         if masks:
             output = output._replace(stage_masks=masks)
-        return output if branch is None else output._replace(side_logits={BRANCH: branch})
+        if branch is not None:  # built for as many outputs as the head; those of a second task are the head's alone
+            own = {BRANCH: branch[:, : output.logits_BK.shape[1]]}
+            output = output._replace(side_logits={**own, **(output.side_logits or {})})
+        return output
 
 
 def build_head(
-    variant: VariantSpec, in_channels: int, num_classes: int, places: Mapping[str, Shape] | None = None
+    variant: VariantSpec,
+    in_channels: int,
+    num_classes: int,
+    places: Mapping[str, Shape] | None = None,
+    second_task: SecondTask | None = None,
 ) -> nn.Module:
     """Return a variant's head, with weights drawn from torch's global generator.
 
-    A head whose parameter `stages` is given gets the backbone's `places`, too.
+    A head whose parameter `stages` is given gets the backbone's `places`, too. With a second task, any head is built
+    for K + G classes, and its logits are split.
 
     Raises:
-        UserError: the backbone has no such stages.
+        UserError: the backbone has no such stages, or the head has a task of the second one's name itself.
     """
     head_class = HEAD_CLASSES.get(variant.head)
     if head_class is None:
@@ -100,8 +138,19 @@ def build_head(
         except UserError as error:
             raise UserError(f"variant {variant.label!r}: {error}") from None
         arguments["places"] = places
-    head: nn.Module = head_class(in_channels=in_channels, num_classes=num_classes, **arguments)
+    outputs = num_classes if second_task is None else num_classes + second_task.num_groups
+    head: nn.Module = head_class(in_channels=in_channels, num_classes=outputs, **arguments)
+    if second_task is not None:
+        _add_task(head, variant, num_classes, second_task)
     return head
+
+
+def _add_task(head: nn.Module, variant: VariantSpec, num_classes: int, task: SecondTask) -> None:
+    own = getattr(head, "side_tasks", {})
+    if task.column in own:
+        raise UserError(f"--second-task {task.column}: {variant.label} has a task of this name: rename the column")
+    head.side_tasks = {**own, task.column: SideTask(task.column, task.weight)}  # type: ignore[assignment]
+    head.register_forward_hook(functools.partial(_split_logits, num_classes, task.column))
 
 
 def check_frozen(variant: VariantSpec, head: nn.Module) -> None:
@@ -120,6 +169,7 @@ def build_model(
     num_classes: int,
     weights: str | Path | None = None,
     image_size: int | None = None,
+    second_task: SecondTask | None = None,
 ) -> PetNet:
     """Return the network of a variant.
 
@@ -130,6 +180,8 @@ def build_model(
         weights: `imagenet`, `lite0`, `lite1`, `lite2`, a file, or None (or `none`) for random ones.
         image_size: side length of the images that the network will get, in pixels; None: the backbone's own.
             Transformers take no other.
+        second_task: what the head learns besides the classes; that a variant implies one does not say of how many
+            groups.
 
     Raises:
         UserError: for an unknown name, a parameter out of range, or weights or a size that do not fit.
@@ -138,7 +190,7 @@ def build_model(
     body = build_backbone(backbone, weights, image_size)
     size = image_size or body.own_size
     places = places_of(body, size) if "stages" in spec.arguments else None
-    return PetNet(body, build_head(spec, feature_shape(body, size)[0], num_classes, places))
+    return PetNet(body, build_head(spec, feature_shape(body, size)[0], num_classes, places, second_task))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -8,7 +8,7 @@ import pandas as pd
 from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent, read_content
-from catdog.analysis.tables import summary, tie_lines
+from catdog.analysis.tables import side_columns, summary, tie_lines
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural, printable
 from catdog.report.figures import accuracy_figure
@@ -101,7 +101,7 @@ def _not_a_formula(cell: object) -> object:
 
 def table_markdown(content: ReportContent) -> str:
     """Return table.md: verdicts, comparison table, trials not in the averages, and how the run was made."""
-    run_status, manifest = content.run_status, content.run_status.manifest
+    run_status, manifest, side = content.run_status, content.run_status.manifest, side_columns(content.table)
     lines = [
         f"# {markdown(manifest.run)}",
         "",
@@ -114,8 +114,9 @@ def table_markdown(content: ReportContent) -> str:
             for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)
         ),
         *([""] if content.contrasts else []),
-        "| variant | n | Validation | Test | best run: Validation | its Test |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| variant | n | Validation | Test | best run: Validation | its Test |"
+        + "".join(f" {one} |" for one in side.values()),
+        "|---|---:|---:|---:|---:|---:|" + "---:|" * len(side),
     ]
     for row in content.table.to_dict("records"):
         lines.append(
@@ -123,6 +124,7 @@ def table_markdown(content: ReportContent) -> str:
             f"| {format_accuracy(row['val_mean'], row['val_std'])} "
             f"| {format_accuracy(row['test_mean'], row['test_std'])} "
             f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
+            + "".join(f" {format_accuracy(row[f'{name}_mean'], row[f'{name}_std'])} |" for name in side)
         )
     ties = tie_lines(content.table)
     lines += ["", *(f"- {markdown(line)}" for line in ties)] if ties else []

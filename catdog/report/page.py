@@ -21,7 +21,7 @@ import pandas as pd
 from catdog.analysis.contrasts import Contrast
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
-from catdog.analysis.tables import tie_lines
+from catdog.analysis.tables import side_columns, tie_lines
 from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
@@ -76,6 +76,7 @@ def build_page(
         running=running,
         refreshed_at=readable_time(refreshed_at or now()) if running else None,
         noun=manifest.class_noun,
+        other_tasks=bool(side_columns(content.table)),
         data_note=manifest.data and manifest.data.note,
         subject=manifest.subject,
         nouns=plural(manifest.class_noun),

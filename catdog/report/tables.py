@@ -13,6 +13,7 @@ from catdog.analysis.intervals import Interval
 from catdog.analysis.mask_lifts import BLIND, mask_verdicts
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
+from catdog.analysis.tables import side_columns
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
 from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse
 from catdog.runs.results import best_run
@@ -55,7 +56,7 @@ class Table:
 
 def comparison(content: ReportContent) -> Table:
     """Return the comparison table: one row per variant."""
-    table = content.table.to_dict("records")
+    table, side = content.table.to_dict("records"), side_columns(content.table)
     own = {row["variant"]: row["head_parameters"] for row in table}
     reference = own.get(reference_in(content.run_status.manifest))
     rows = tuple(
@@ -70,13 +71,14 @@ def comparison(content: ReportContent) -> Table:
             _whole(row["head_parameters"]),
             _added(row["head_parameters"], reference),
             number(row["trial_seconds"], 0 if (row["trial_seconds"] or 0) >= 10 else 1),
+            *(format_accuracy(row[f"{name}_mean"], row[f"{name}_std"]) for name in side),
         )
         for row in table
     )
     by_class = f"Test by {content.run_status.manifest.class_noun}"
     columns = (
         "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", by_class,
-        "Head parameters", "Added parameters", "Seconds per trial",
+        "Head parameters", "Added parameters", "Seconds per trial", *side.values(),
     )  # fmt: skip
     return Table("Accuracy in percent, mean ± sample standard deviation over n seeds", columns, rows)
 

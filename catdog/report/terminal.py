@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from catdog.analysis.contrasts import Contrast
-from catdog.analysis.tables import tie_lines
+from catdog.analysis.tables import side_columns, tie_lines
 from catdog.formatting import NumbersTable, counted, format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
@@ -79,7 +79,7 @@ def _print_comparison(console: Console, table: pd.DataFrame) -> None:
 
 def comparison(table: pd.DataFrame) -> NumbersTable:
     """Return the comparison table for the terminal."""
-    rows = table.to_dict("records")
+    rows, side = table.to_dict("records"), side_columns(table)
     columns = {
         "variant": [row["variant"] for row in rows],
         "n": [format_count(row["n"], row["planned"]) for row in rows],
@@ -88,7 +88,9 @@ def comparison(table: pd.DataFrame) -> NumbersTable:
         "best run: Validation": [format_accuracy(row["best_val"], None) for row in rows],
         "its Test": [format_accuracy(row["best_val_test"], None) for row in rows],
     }
-    return NumbersTable(columns, optional=("best run: Validation", "its Test"))
+    for name, title in side.items():
+        columns[title] = [format_accuracy(row[f"{name}_mean"], row[f"{name}_std"]) for row in rows]
+    return NumbersTable(columns, optional=(*side.values(), "best run: Validation", "its Test"))
 
 
 def _place(url: str, key: str) -> str:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import io
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ means c = 0.28 on 7 × 7, and 0.32 on 12 × 12. Such a head pools nearly as if i
 however faint, lies on the animal. Trained single sigmoid masks reach 0.997 to 0.999; four, which the divergence loss
 keeps apart, 0.89 to 0.93.
 """
+SIDE_SCORE = re.compile("val_.+_(loss|accuracy)")
+"""A column of a side task."""
 UNIFORM = "masks with no preference"
 IN_CORNERS = 3.0
 """Masks with more than this many times the corners' fair share of mass look at the border, not at the animal."""
@@ -66,27 +69,33 @@ class EpochRecord:
     finished_at: str
     """When the epoch was computed (UTC, ISO 8601): a resumed trial keeps the times of its earlier epochs."""
     mask_health: MaskHealth | None = None
+    side_scores: Mapping[str, float] = field(default_factory=dict)
+    """`val_TASK_loss` and `val_TASK_accuracy` of each side task."""
 
     def row(self) -> dict[str, Any]:
         """Return the record as one flat row."""
         row = dataclasses.asdict(self)
         health = row.pop("mask_health") or {f.name: None for f in dataclasses.fields(MaskHealth)}
-        return row | health
+        row |= health | row.pop("side_scores")
+        return row
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "EpochRecord":
         """Return the record of a row made by `row`."""
         names = {f.name for f in dataclasses.fields(MaskHealth)}
         health = {name: row[name] for name in names}
+        side_scores = {name: value for name, value in row.items() if SIDE_SCORE.fullmatch(name)}
         masked = all(value is not None for value in health.values())
         return cls(
-            **{key: value for key, value in row.items() if key not in names},
+            **{key: value for key, value in row.items() if key not in names | side_scores.keys()},
             mask_health=MaskHealth(**health) if masked else None,
+            side_scores=side_scores,
         )
 
 
-COLUMNS = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if f.name != "mask_health"]
-"""The columns of history.csv."""
+_PARTS = ("mask_health", "side_scores")
+COLUMNS = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if f.name not in _PARTS]
+"""The columns of history.csv; those of side tasks follow, where there are any."""
 NUMBERS = [column for column in COLUMNS if column != "finished_at"]
 _ALWAYS_FINITE = ["train_loss", "learning_rate", "train_seconds", "evaluate_seconds"]
 """Just before a trial diverges, the others may not be."""
@@ -96,7 +105,8 @@ def history_csv(history: Sequence[EpochRecord]) -> bytes:
     """Return history.csv: one row per epoch; the header alone if the trial diverged in its first epoch."""
     import pandas as pd
 
-    return pd.DataFrame([record.row() for record in history], columns=COLUMNS).to_csv(index=False).encode()
+    columns = dict.fromkeys([*COLUMNS, *(name for record in history for name in record.side_scores)])
+    return pd.DataFrame([record.row() for record in history], columns=list(columns)).to_csv(index=False).encode()
 
 
 def read_history(data: bytes) -> "pd.DataFrame":
@@ -108,11 +118,13 @@ def read_history(data: bytes) -> "pd.DataFrame":
         raise ValueError(f"it has no column {', '.join(lacking)}")
     if history["epoch"].tolist() != list(range(len(history))):
         raise ValueError("its epochs are not 0, 1, 2, …")
-    if len(history) and not all(map(pd.api.types.is_numeric_dtype, history[NUMBERS].dtypes)):
+    side_scores = list(filter(SIDE_SCORE.fullmatch, history.columns))
+    if len(history) and not all(map(pd.api.types.is_numeric_dtype, history[NUMBERS + side_scores].dtypes)):
         raise ValueError("a column of numbers has something else")
     if not np.isfinite(history[_ALWAYS_FINITE].astype(float)).all(axis=None):
         raise ValueError("a loss, a learning rate or a time is not finite")
-    if not all(history[name].between(0, 100).all() for name in ("train_accuracy", "val_accuracy")):
+    accuracies = ["train_accuracy", "val_accuracy", *(name for name in side_scores if name.endswith("_accuracy"))]
+    if not all(history[name].between(0, 100).all() for name in accuracies):
         raise ValueError("an accuracy is not from 0 to 100")
     return history
 

@@ -51,6 +51,8 @@ class Identity:
     """sha256 of the weights if they are a file or an s3:// URL."""
     threads: int
     result_format: int = RESULT_FORMAT
+    groups: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """By group column that any variant's second task learns: the digest of its content."""
 
     def __post_init__(self) -> None:
         if self.recipe.precision == "auto":
@@ -74,6 +76,9 @@ class Identity:
             "variant": [variant.name, dict(variant.arguments)],
             "seed": seed,
         }
+        groups, task = content.pop("groups"), content["recipe"]["second_task"]
+        if task is not None:
+            content["second_task_digest"] = groups.get(task)
         for name in LATER_SETTINGS:
             if content["recipe"][name] == Recipe.__dataclass_fields__[name].default:
                 del content["recipe"][name]
@@ -94,7 +99,11 @@ class Identity:
         return [
             f"{_CHANGED.get(name, f'{name}:')} {mine[name]} → {theirs[name]}"
             for name in mine
-            if name != "recipe" and mine[name] != theirs[name]
+            if name not in ("recipe", "groups") and mine[name] != theirs[name]
+        ] + [
+            f"the labels of {column} changed: {self.groups[column]} → {digest}"
+            for column, digest in other.groups.items()
+            if self.groups.get(column, digest) != digest
         ]
 
 
@@ -171,7 +180,8 @@ class Manifest:
         recipe = self.identity.recipe
         weights = "from scratch" if recipe.weights == "none" else recipe.weights
         frozen = ", frozen" if recipe.freeze else ""
-        have_own = any(self.spec(label).settings for label in self.variants)
+        specs = map(self.spec, self.variants)
+        have_own = any(f"{name}=" in spec.label for spec in specs for name in spec.settings)
         own = "; variants whose labels name settings have these instead" if have_own else ""
         network = f"{recipe.backbone} ({weights}{frozen})"
         return f"{self.data_title}, {network}, {recipe.image_size} px, {counted(recipe.epochs, 'epoch')}{own}"
@@ -293,6 +303,8 @@ def plan_run(
             f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
             "choose another --run, or restore what differs"
         )
+    groups = {**existing.identity.groups, **identity.groups}
+    existing = dataclasses.replace(existing, identity=dataclasses.replace(existing.identity, groups=groups))
     heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
     for name, head in heads.items():
         known = existing.heads.get(name, head)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from catdog.formatting import printable, shorten
 from catdog.storage.serialization import from_fields, read_json, to_json
 
+SIDE_ACCURACY = re.compile(r"(val|test)_([A-Za-z0-9_-]+)_accuracy", re.ASCII)
+"""A column of a side task, with its split and name."""
 Status = Literal["complete", "failed", "diverged", "missing"]
 
 
@@ -58,12 +60,16 @@ class TrialResult:
     """The package and its version that the pretrained weights came with or through."""
     weights_sha256: str | None = None
     """Of the file of pretrained weights."""
+    side_accuracies: Mapping[str, float] = field(default_factory=dict)
+    """`val_TASK_accuracy` and `test_TASK_accuracy` of each side task; not in the result of a trial without any."""
     files: Mapping[str, str] = field(default_factory=dict)
     """sha256 of the trial's other files, by path below its folder."""
 
     def to_json(self) -> bytes:
         """Return result.json: the fields, and the sha256 of their JSON."""
         content = dataclasses.asdict(self)
+        if not self.side_accuracies:
+            del content["side_accuracies"]
         return to_json(content | {"sha256": _digest(content)})
 
     @classmethod
@@ -83,7 +89,8 @@ class TrialResult:
 
     def _problem(self) -> str | None:
         """Return what no trial can have written, or None."""
-        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        values = {**vars(self), **self.side_accuracies}
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if senseless := [name for name, value in numbers.items() if not 0 <= value < 1e12]:
             return f"{senseless[0]} is {numbers[senseless[0]]:.3g}"
         if above := [name for name, value in numbers.items() if name.endswith("_accuracy") and value > 100]:
@@ -96,6 +103,8 @@ class TrialResult:
         texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
         if unreadable := [name for name, text in texts.items() if text != printable(text)]:
             return f"{unreadable[0]} holds control characters"
+        if strange := [name for name in self.side_accuracies if not SIDE_ACCURACY.fullmatch(name)]:
+            return f"side_accuracies names {shorten(repr(strange[0]))}"
         if strange := [name for name in self.files if not re.fullmatch(r"(snapshots/)?[\w-]+\.\w+", name, re.ASCII)]:
             return f"files names {shorten(repr(strange[0]))}"
         return None
@@ -104,6 +113,7 @@ class TrialResult:
         """Return the result as one flat row of trials.csv."""
         row = dataclasses.asdict(self)
         del row["files"]
+        row |= row.pop("side_accuracies")
         return row
 
 

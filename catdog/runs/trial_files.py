@@ -129,6 +129,9 @@ def _check_history(result: TrialResult, data: bytes) -> None:
         raise ValueError(f"epoch {result.best_epoch} is not its best")
     if abs(chosen["val_accuracy"] - (result.val_accuracy or 0)) > 1e-6 or np.isinf([chosen[n] for n in NUMBERS]).any():
         raise ValueError(f"its epoch {result.best_epoch} is not that of result.json")
+    scores = {name: value for name, value in result.side_accuracies.items() if name.startswith("val_")}
+    if wrong := [name for name, value in scores.items() if not abs(chosen.get(name, np.nan) - value) <= 1e-6]:
+        raise ValueError(f"its {wrong[0]} of epoch {result.best_epoch} is not that of result.json")
 
 
 def _check_masks(result: TrialResult, data: bytes) -> list[Any]:

@@ -9,7 +9,7 @@ import resource
 import torch
 
 from catdog.config.variants import VariantSpec
-from catdog.data.datasets.base import pack_key
+from catdog.data.datasets.base import groups_key, pack_key
 from catdog.errors import first_line
 from catdog.formatting import ReportProgress
 from catdog.runs.cost import Canary, CanaryStep
@@ -46,6 +46,9 @@ def run_canary(
         scratch = LocalStore(folder)
         scratch.put(digest_key(key), store.get(digest_key(key)))
         scratch.path(key).symlink_to(pack)
+        for digest in identity.groups.values():
+            groups = groups_key(identity.fingerprint, digest)
+            scratch.put(groups, store.get(groups))
         elsewhere = dataclasses.replace(context, run="canary", location=StoreLocation(str(folder)))
         steps = []
         for variant in variants:

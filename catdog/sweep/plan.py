@@ -16,7 +16,7 @@ from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, format_seeds
 from catdog.data.datasets.registry import check_dataset, warn_of_enlarged_images
-from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
+from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset, second_tasks
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import counted, format_seconds
@@ -94,9 +94,9 @@ def resolve_run(
         recipe = dataclasses.replace(recipe, precision=precision)
     if recipe.weights not in NAMED_WEIGHTS:
         recipe = dataclasses.replace(recipe, weights="file")
-    return ResolvedRun(
-        dataset, Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial, result_format(recipe))
-    )
+    groups = second_tasks(config, dataset)
+    identity = Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial, result_format(recipe), groups)
+    return ResolvedRun(dataset, identity)
 
 
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:

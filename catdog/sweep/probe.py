@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from catdog.config.variants import VariantSpec
-from catdog.data.datasets.base import Source, UInt8Array, pack_key
+from catdog.data.datasets.base import Groups, Source, UInt8Array, pack_key
+from catdog.data.groups import store_groups
 from catdog.data.pack import write_pack
 from catdog.errors import first_line
 from catdog.runs.artifacts import SPLITS, read_predictions_npz
@@ -65,7 +66,12 @@ def _numbers(context: RunContext, variant: VariantSpec, side: int) -> tuple[floa
     with scratch_folder("catdog-probe-") as folder:
         source, store = _noise(side), LocalStore(folder)
         fetch_or_make(store, pack_key(source.fingerprint), lambda path: write_pack(source, path))
-        short = RunContext("probe", StoreLocation(str(folder)), Identity(recipe, source.fingerprint, None, 1), "none")
+        identity = Identity(recipe, source.fingerprint, None, 1)
+        if recipe.second_task is not None:
+            groups = Groups(recipe.second_task, ("even", "odd"), source.labels % 2)
+            store_groups(store, source.fingerprint, [groups])
+            identity = dataclasses.replace(identity, groups={groups.column: groups.digest})
+        short = RunContext("probe", StoreLocation(str(folder)), identity, "none")
         plain = dataclasses.replace(variant, settings={})
         result, where = run_trial(short, plain, 0), short.trial_paths(plain, 0)
         if result.status != "complete":

@@ -9,7 +9,7 @@ and Ray.
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -17,17 +17,17 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from catdog.config.extensions import EXTERNAL_LOSSES
-from catdog.config.recipe import LOSS, Recipe
-from catdog.data.batches import EVALUATION_BATCH, Batches, EvaluationSplit
+from catdog.config.recipe import Recipe
+from catdog.data.batches import CLASS, EVALUATION_BATCH, Batches, EvaluationSplit, targets_of
 from catdog.errors import DivergedError
 from catdog.formatting import now
 from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.losses import classification_loss
-from catdog.models.petnet import PetNet
+from catdog.models.petnet import PetNet, SideTask
 from catdog.runs.history import EpochRecord
 from catdog.training.mask_metrics import mask_health
 from catdog.training.mixing import Mixing
+from catdog.training.objective import training_loss
 from catdog.training.precision import autocast_for
 from catdog.training.schedule import new_optimizer, new_scheduler
 from catdog.training.seeding import DeriveSeed
@@ -44,11 +44,13 @@ class Evaluation:
     logits_NK: torch.Tensor
     labels_N: torch.Tensor
     masks_NMHW: torch.Tensor | None
+    side_scores: Mapping[str, float] = field(default_factory=dict)
+    """`TASK_loss` and `TASK_accuracy` (percent) of each side task."""
 
     @property
     def accuracy(self) -> float:
         """Return the percentage of images classified correctly."""
-        return 100 * (self.logits_NK.argmax(dim=1) == self.labels_N).double().mean().item()
+        return _accuracy(self.logits_NK, self.labels_N)
 
     @property
     def class_accuracy(self) -> float:
@@ -61,6 +63,10 @@ class Evaluation:
     def loss(self) -> float:
         """Return the mean cross-entropy, without label smoothing."""
         return classification_loss(self.logits_NK, self.labels_N).item()
+
+
+def _accuracy(logits_NK: torch.Tensor, labels_N: torch.Tensor) -> float:
+    return 100 * (logits_NK.argmax(dim=1) == labels_N).double().mean().item()
 
 
 @dataclass
@@ -157,11 +163,21 @@ def mixed_rows(labels_N: torch.Tensor) -> list[torch.Tensor]:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Batches, split: EvaluationSplit, autocast: torch.autocast, mixed: bool = False
+    model: nn.Module,
+    batches: Batches,
+    split: EvaluationSplit,
+    autocast: torch.autocast,
+    mixed: bool = False,
+    side_tasks: Mapping[str, SideTask] | None = None,
 ) -> Evaluation:
-    """Return the model's outputs on a whole split, in its fixed order; with `mixed`, computed in `mixed_rows`."""
+    """Return the model's outputs on a whole split, in its fixed order, and how it does on its side tasks.
+
+    With `mixed`, they are computed in `mixed_rows`.
+    """
     model.eval()
-    logits, masks, labels_N = [], [], batches.labels(split)
+    targets = targets_of(batches.labels(split), batches.groups)
+    logits, masks, labels_N = [], [], targets[CLASS]
+    side_logits: dict[str, list[torch.Tensor]] = {name: [] for name in side_tasks or {}}
     rows = mixed_rows(labels_N) if mixed else [torch.arange(len(labels_N))]
     reordered = ((batches.some(split, some.tolist()), labels_N[some]) for some in rows)
     for inputs, _ in reordered if mixed else batches.split(split):
@@ -171,9 +187,17 @@ def evaluate(
         logits.append(output.logits_BK.half().float())
         if output.masks_BMHW is not None:
             masks.append(output.masks_BMHW.float())
+        for name, batch in side_logits.items():
+            batch.append(output.side_logits[name].float())
         del inputs, output  # as in training: lets the next batch reuse their memory
     order_N = torch.cat(rows).argsort()
-    return Evaluation(torch.cat(logits).cpu()[order_N], labels_N, torch.cat(masks).cpu()[order_N] if masks else None)
+    scores: dict[str, float] = {}
+    for name, task in (side_tasks or {}).items():
+        logits_N = torch.cat(side_logits[name]).cpu()[order_N]
+        scores[f"{name}_loss"] = classification_loss(logits_N, targets[task.target]).item()
+        scores[f"{name}_accuracy"] = _accuracy(logits_N, targets[task.target])
+    masks_NMHW = torch.cat(masks).cpu()[order_N] if masks else None
+    return Evaluation(torch.cat(logits).cpu()[order_N], labels_N, masks_NMHW, scores)
 
 
 def fit(
@@ -192,9 +216,13 @@ def fit(
         train_loss, train_accuracy = _train_epoch(state, batches, recipe, derive_seed, epoch, autocast)
         trained = time.perf_counter()
         validation = evaluate(
-            state.network if state.average is None else state.evaluated, batches, "validation", autocast
+            state.network if state.average is None else state.evaluated,
+            batches,
+            "validation",
+            autocast,
+            side_tasks=state.model.side_tasks,
         )
-        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):
+        if not all(map(math.isfinite, (train_loss, validation.loss, *validation.side_scores.values()))):
             raise DivergedError(epoch)
         record = EpochRecord(
             epoch=epoch,
@@ -207,6 +235,7 @@ def fit(
             evaluate_seconds=time.perf_counter() - trained,
             finished_at=now(),
             mask_health=mask_health(validation.masks_NMHW) if validation.masks_NMHW is not None else None,
+            side_scores={f"val_{name}": value for name, value in validation.side_scores.items()},
         )
         state.history.append(record)
         if state.best is record:
@@ -226,18 +255,15 @@ def _train_epoch(
     """Train one epoch; return mean loss and accuracy in percent. Waits for the device once, at the end."""
     set_training_mode(state.model, recipe.keeps_batch_norm)
     torch.manual_seed(derive_seed("dropout", epoch))
-    mix = Mixing(recipe, batches.num_classes, derive_seed("augment", epoch))
+    num_labels = batches.num_classes * (1 if batches.groups is None else len(batches.groups.names))
+    mix = Mixing(recipe, num_labels, derive_seed("augment", epoch))
     losses, correct, images = [], [], 0
     for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):
-        inputs, targets = mix(inputs, labels)
+        classes = targets_of(labels, batches.groups)[CLASS]
+        inputs, labels = mix(inputs, labels)
         with autocast:
             output = state.network(inputs)
-        logits_BK = output.logits_BK.float()
-        if recipe.loss == LOSS:
-            loss = classification_loss(logits_BK, targets, recipe.label_smoothing)
-        else:
-            loss = EXTERNAL_LOSSES[recipe.loss](logits_BK, targets)
-        loss = loss + output.aux_loss
+        loss = training_loss(output, targets_of(labels, batches.groups), state.model.side_tasks, recipe)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if recipe.gradient_clip is not None:
@@ -247,9 +273,9 @@ def _train_epoch(
         if state.average is not None:
             state.average.update_parameters(state.model)
         losses.append(loss.detach())
-        correct.append((output.logits_BK.detach().argmax(dim=1) == labels).sum())
-        images += len(labels)
-        del inputs, targets, output, logits_BK, loss  # lets the next batch reuse their memory while it is still cached
+        correct.append((output.logits_BK.detach().argmax(dim=1) == classes).sum())
+        images += len(classes)
+        del inputs, labels, output, loss  # lets the next batch reuse their memory while it is still cached
     return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
 
 

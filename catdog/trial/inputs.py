@@ -16,14 +16,15 @@ from torch import nn
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec
 from catdog.data.batches import Batches, FeatureBatches, ImageBatches
-from catdog.data.datasets.base import IntArray, features_key, pack_key
+from catdog.data.datasets.base import Groups, IntArray, features_key, pack_key
 from catdog.data.features import Features, features_digest, open_features, write_features
+from catdog.data.groups import read_groups
 from catdog.data.pack import Pack, open_pack
 from catdog.data.split import Split, SplitName, split_images
 from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import backbone_places, build_backbone, feature_shape, normalisation
 from catdog.models.backbones.weights import named_weights
-from catdog.models.petnet import PetNet, build_head, check_frozen
+from catdog.models.petnet import PetNet, SecondTask, build_head, check_frozen
 from catdog.models.stages import CachedMaps, JoinedMaps, Staged
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import StoreLocation
@@ -134,7 +135,7 @@ def load_inputs(
     pack = _open_pack_on(context.location, identity.fingerprint, device, context.gpus_per_trial)
     given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
     split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images, given)
-    normalise = normalisation(recipe.backbone, recipe.weights)
+    normalise, groups = normalisation(recipe.backbone, recipe.weights), _groups_of(context)
     images = ImageBatches(
         pack,
         split,
@@ -145,8 +146,10 @@ def load_inputs(
         crop_scale=recipe.crop_scale,
         flip=recipe.flip,
         device=device,
+        groups=groups,
     )
-    probe_positions = tuple(choose_probes(images.labels("validation"), recipe.probe_images))
+    labels_N = pack.labels_N[torch.from_numpy(split.validation)]
+    probe_positions = tuple(choose_probes(labels_N, recipe.probe_images))
     network = _network_of(context, images, report_progress)
     shape, weights = network.feature_shape, network.weights
     if network.features is None:
@@ -154,7 +157,9 @@ def load_inputs(
         return TrialInputs(pack, split, images, pretrained, shape, probe_positions, weights)
 
     def batches_of(tensors: Mapping[str, torch.Tensor]) -> FeatureBatches:
-        return FeatureBatches(tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device)
+        return FeatureBatches(
+            tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device, groups=groups
+        )
 
     def read_batches(read: Sequence[str]) -> FeatureBatches:
         features = _network_of(context, images, report_progress, tuple(read)).features
@@ -163,6 +168,16 @@ def load_inputs(
 
     batches, pooled = (batches_of(tensors) for tensors in network.features)
     return TrialInputs(pack, split, batches, network.backbone, shape, probe_positions, weights, pooled, read_batches)
+
+
+def _groups_of(context: RunContext) -> Groups | None:
+    identity, task = context.identity, context.identity.recipe.second_task
+    return None if task is None else _read_groups(context.location, identity.fingerprint, task, identity.groups[task])
+
+
+@functools.lru_cache(maxsize=4)
+def _read_groups(location: StoreLocation, fingerprint: str, column: str, digest: str) -> Groups:
+    return read_groups(location.open(), fingerprint, column, digest)
 
 
 def _network_of(
@@ -204,14 +219,17 @@ def forget_inputs() -> None:
     """Free what this process keeps."""
     _networks.clear()
     _open_pack_on.cache_clear()
+    _read_groups.cache_clear()
 
 
 def new_model(inputs: TrialInputs, context: RunContext, variant: VariantSpec, derive_seed: DeriveSeed) -> PetNet:
     """Return a trial's network before training; with a frozen backbone, the head behind an identity."""
     recipe = context.identity.recipe
     torch.manual_seed(derive_seed("init", 0))
+    groups = inputs.batches.groups
+    second = None if groups is None else SecondTask(groups.column, len(groups.names), recipe.second_task_weight)
     places = backbone_places(recipe.backbone, recipe.image_size) if "stages" in variant.arguments else {}
-    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes), places)
+    head = build_head(variant, inputs.feature_shape[0], len(inputs.pack.classes), places, second)
     if recipe.freeze:
         check_frozen(variant, head)
         read = getattr(head, "reads", ())

@@ -2,7 +2,8 @@
 
 import functools
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import safetensors.torch
@@ -36,6 +37,7 @@ class Outcome:
     val_class_accuracy: float | None = None
     test_class_accuracy: float | None = None
     val_loss: float | None = None
+    side_accuracies: Mapping[str, float] = field(default_factory=dict)
 
 
 def queue_epochs(trial: Trial, uploads: BackgroundUploads) -> None:
@@ -55,7 +57,7 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
     model.load_state_dict(trial.state.best_weights)
     autocast = autocast_for(trial.recipe.precision, trial.device)
     with swapped_masks(model) as swapped:
-        test = evaluate(trial.state.network, trial.batches, "test", autocast, mixed=swapped)
+        test = evaluate(trial.state.network, trial.batches, "test", autocast, swapped, model.side_tasks)
     evaluations: dict[EvaluationSplit, Evaluation] = {"validation": validation, "test": test}
     uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
     if validation.masks_NMHW is not None:
@@ -78,6 +80,11 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
         val_class_accuracy=validation.class_accuracy,
         test_class_accuracy=test.class_accuracy,
         val_loss=validation.loss,
+        side_accuracies={
+            f"{split}_{name}_accuracy": one.side_scores[f"{name}_accuracy"]
+            for name in model.side_tasks
+            for split, one in (("val", validation), ("test", test))
+        },
     )
 
 

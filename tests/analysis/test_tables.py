@@ -83,6 +83,31 @@ def test_the_table_averages_only_complete_trials(run_status: RunStatus) -> None:
     assert all(pd.isna(attention[name]) for name in TABLE_COLUMNS.split(",")[2:])
 
 
+def test_the_accuracies_of_other_tasks_follow_in_every_table_and_only_where_a_run_has_them(store: MemoryStore) -> None:
+    status = open_run(store, "night")
+    before = comparison_table(status).columns, trials_table(status).columns
+    for seed, validation, test in ((0, 97.0, 96.0), (1, 99.0, 95.0)):
+        earlier = next(one for one in status.results("baseline") if one.seed == seed)
+        scores = {"val_species_accuracy": validation, "test_species_accuracy": test}
+        put_small_trial(store, paths_of("baseline", seed), dataclasses.replace(earlier, side_accuracies=scores))
+    status = open_run(store, "night")
+    trials, table = trials_table(status), comparison_table(status)
+    assert [*trials.columns] == [*before[1], "val_species_accuracy", "test_species_accuracy"]
+    assert trials["val_species_accuracy"].head(3).tolist() == pytest.approx([97, 99, math.nan], nan_ok=True)
+    names = [f"{split}_species_{kind}" for split in ("val", "test") for kind in ("mean", "std")]
+    assert [*table.columns] == [*before[0], *names]
+    assert table.loc[0, names].tolist() == pytest.approx([98.0, math.sqrt(2), 95.5, math.sqrt(0.5)])
+    assert table.loc[1, names].isna().all()
+    console = Console(file=io.StringIO(), width=200)
+    print_status(console, "memory", status, table)
+    files = build_files(read_content(store, status))
+    for told in (files["table.md"].decode(), files["report.html"].decode(), console.file.getvalue()):
+        assert all(text in told for text in ("Species: Validation", "Species: Test", "98.00 ± 1.41", "95.50 ± 0.71"))
+    assert "The accuracies of other tasks are those of the same epoch." in files["report.html"].decode()
+    header, *rows = (line for line in files["table.md"].decode().splitlines() if line.startswith("|"))
+    assert {row.count("|") for row in rows} == {header.count("|")}
+
+
 def test_missing_values_of_a_table_are_none() -> None:
     table = pd.DataFrame({"mean": [1.5, math.nan], "seed": pd.array([None, 3], "Int64"), "text": ["a", None]})
     assert records(table) == [{"mean": 1.5, "seed": None, "text": "a"}, {"mean": None, "seed": 3, "text": None}]

@@ -35,6 +35,8 @@ OTHER_VALUES: dict[str, object] = {
     "mask_weight_decay": 0.1,
     "loss": "mine",
     "label_smoothing": 0.1,
+    "second_task": "sex",
+    "second_task_weight": 0.5,
     "lambda_divergence": 0.01,
     "gradient_clip": 1.0,
     "mixup": 0.2,
@@ -76,6 +78,7 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     *(("gradient_clip", value) for value in (0.0, -1.0, math.nan, math.inf)),
     *((name, value) for name in ("mixup", "cutmix") for value in (-0.1, 101.0, math.nan)),
     *(("ema", value) for value in (-0.1, 1.0, math.nan)),
+    *(("second_task_weight", value) for value in (0.0, -1.0, 1001.0, math.nan, math.inf)),
     *(
         (name, value)
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "mask_weight_decay")
@@ -317,8 +320,10 @@ def test_images_cannot_be_pasted_into_features() -> None:
 def test_later_settings_at_their_defaults_are_not_part_of_a_trials_hash() -> None:
     mine, spec = identity(), parse_variant("baseline")
     content = dataclasses.asdict(mine) | {"variant": [spec.name, dict(spec.arguments)], "seed": 3}
-    for name in ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only"):
+    later = ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task")
+    for name in (*later, "second_task_weight"):
         del content["recipe"][name]
+    del content["groups"]
     first_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert mine.trial_hash(spec, 3) == first_version
 
@@ -370,7 +375,7 @@ def test_every_field_of_the_recipe_has_another_value_to_test_with() -> None:
 def test_every_setting_of_the_recipe_changes_the_trial_hash_and_is_shown_as_a_difference(
     name: str,
 ) -> None:
-    mine = identity()
+    mine = identity(recipe=Recipe(precision="float32", second_task="species"))
     theirs = identity(recipe=dataclasses.replace(mine.recipe, **{name: OTHER_VALUES[name]}))  # type: ignore[arg-type]
     spec = parse_variant("multi-attention")
     assert mine.trial_hash(spec, 0) != theirs.trial_hash(spec, 0)

@@ -162,6 +162,51 @@ def test_listing_the_same_model_twice_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "label", "settings"),
+    [
+        ("multi-task", "multi-task", {"second_task": "species"}),
+        ("multi-task:second_task=species", "multi-task", {"second_task": "species"}),
+        ("multi-task:second_task=sex", "multi-task:second_task=sex", {"second_task": "sex"}),
+        (
+            "multi-task:second_task_weight=0.5",
+            "multi-task:second_task_weight=0.5",
+            {"second_task": "species", "second_task_weight": 0.5},
+        ),
+        ("attention:second_task=species", "attention:second_task=species", {"second_task": "species"}),
+    ],
+)
+def test_a_name_may_imply_settings_that_its_label_changes(text: str, label: str, settings: dict[str, object]) -> None:
+    spec = parse_variant(text)
+    assert (spec.label, spec.settings) == (label, settings)
+    assert multiply_out(("multi-task",), ("second_task=species,sex",)) == (
+        "multi-task:second_task=species",
+        "multi-task:second_task=sex",
+    )
+
+
+def test_settings_that_make_a_variant_another_one_are_told_its_name() -> None:
+    for text, twin in (
+        ("baseline:second_task=species", "multi-task"),
+        ("baseline:second_task=species,dropout=0.1", "multi-task:dropout=0.1"),
+        ("multi-task:second_task=none", "baseline"),
+    ):
+        with pytest.raises(UserError, match=f"is the same model as '{twin}': use that name"):
+            parse_variant(text)
+    both = Recipe(second_task="species")
+    assert parse_variant("multi-task", both).settings == parse_variant("baseline", both).settings == {}
+    with pytest.raises(UserError, match="'multi-task' is the same model as 'baseline': name one of them"):
+        parse_variants(("baseline", "multi-task"), both)
+    with pytest.raises(UserError, match="'multi-task:second_task=sex' is the same model as 'baseline:second_task=sex'"):
+        parse_variants(("baseline:second_task=sex", "multi-task:second_task=sex"))
+
+
+def test_a_weight_without_a_second_task_has_no_effect_and_is_refused() -> None:
+    with pytest.raises(UserError, match=r"second_task_weight 2\.0: has no effect without second_task"):
+        parse_variant("baseline:second_task_weight=2")
+    assert parse_variant("baseline", Recipe(second_task="sex", second_task_weight=2.0)).label == "baseline"
+
+
+@pytest.mark.parametrize(
     "text", ["", "attentoin", "Baseline", " baseline", "multi-attention_free", "multi-attention\n"]
 )
 def test_an_unknown_variant_lists_the_legal_names(text: str) -> None:

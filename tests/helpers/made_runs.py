@@ -348,6 +348,8 @@ def put_small_trial(store: Store, where: TrialPaths, result: TrialResult) -> Non
     history = [dataclasses.replace(record, epoch=epoch) for epoch in range(result.epochs)]
     if result.val_accuracy is not None and result.best_epoch is not None:
         history[result.best_epoch] = dataclasses.replace(history[result.best_epoch], val_accuracy=result.val_accuracy)
+    side_scores = {name: value for name, value in result.side_accuracies.items() if name.startswith("val_")}
+    history = [dataclasses.replace(record, side_scores=side_scores) for record in history]
     files = {"history.csv": history_csv(history)}
     if result.val_accuracy is not None and result.test_accuracy is not None:
         images, labels = np.array([f"image_{i}" for i in range(100)]), np.zeros(100, np.int16)

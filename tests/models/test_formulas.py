@@ -280,6 +280,7 @@ FORMULAS: dict[str, Callable[[Nested, Weights, Mapping[str, Any]], Written]] = {
     "abmil": gated_attention,
     "gem": generalised_mean,
     "max": maximum,
+    "multi-task": baseline,
 }
 
 

@@ -1,6 +1,7 @@
 """The contract of heads: every head of the package keeps it, and each way to break it is found."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.models import VARIANTS, ModelOutput
 from catdog.models.head_contract import CHECKS, check_external_heads, check_head
+from catdog.models.petnet import SideTask
 from jobs import check_head as check_head_job
 
 pytestmark = pytest.mark.usefixtures("no_external_heads")
@@ -50,6 +52,18 @@ class WrongClasses(Plain):
 class FlatMasks(Plain):
     def forward(self, features: torch.Tensor) -> ModelOutput:
         return super().forward(features)._replace(masks_BMHW=features.mean(dim=1))
+
+
+class SideTaskOfAColumn(Plain):
+    side_tasks: ClassVar = {"branch": SideTask("species")}
+
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        output = super().forward(features)
+        return output._replace(side_logits={"branch": output.logits_BK})
+
+
+class SilentSideTask(SideTaskOfAColumn):
+    side_tasks: ClassVar = {}
 
 
 class Unused(Plain):
@@ -103,6 +117,8 @@ FAULTS = {
     Unused: ("gradients", "no gradient reaches left_over.weight: use it, or set requires_grad = False"),
     Divides: ("finite masks, none negative", "masks of features scaled by 0 are not finite"),
     Signed: ("finite masks, none negative", "masks of features scaled by -1 are negative; they are drawn and measured"),
+    SideTaskOfAColumn: ("shapes", "side task 'branch': another name, and target class"),
+    SilentSideTask: ("shapes", "a square map: side_logits of ['branch'], but side_tasks []"),
     Remembers: ("resumed, same bits", "a resumed training and one that was not interrupted give different logits"),
 }
 

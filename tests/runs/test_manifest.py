@@ -7,6 +7,7 @@ import pytest
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
+from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.runs.manifest import Manifest, plan_run, result_format
 from tests.helpers.hand_made_run import EIGHT, MANIFEST
@@ -40,6 +41,21 @@ def test_asking_for_more_extends_a_run_and_asking_for_less_removes_nothing() -> 
     assert (less.variants, less.seeds) == (more.variants, more.seeds)
     assert less.commands == (("first",), ("second",), ("third",))
     assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
+
+
+def test_a_run_gets_further_second_tasks_but_no_other_labels_of_one_that_it_has() -> None:
+    plain, species, other = (
+        dataclasses.replace(MANIFEST.identity, groups=groups) for groups in ({}, {"species": "a"}, {"species": "b"})
+    )
+    spec, task = MANIFEST.spec("baseline"), parse_variant("multi-task")
+    assert plain.trial_hash(spec, 0) == species.trial_hash(spec, 0)
+    assert species.trial_hash(task, 0) != other.trial_hash(task, 0)
+    first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), plain, ())
+    grown = plan_run(first, sweep_of(variants=("multi-task",), seeds="2"), species, ())
+    assert Manifest.from_json(grown.to_json()).identity.groups == {"species": "a"}
+    assert plan_run(grown, sweep_of(variants=("se",), seeds="2"), plain, ()).identity.groups == {"species": "a"}
+    with pytest.raises(UserError, match=r"exists with another recipe \(the labels of species changed: a → b"):
+        plan_run(grown, sweep_of(variants=("multi-task",), seeds="2"), other, ())
 
 
 def test_short_labels_are_kept_and_name_one_variant_each() -> None:

@@ -90,7 +90,7 @@ def test_a_probe_gives_the_same_numbers_every_time_and_others_for_a_small_change
     context = make_context(recipe)
     record = probed(context, "multi-attention")
     assert record.difference(probed(context, "multi-attention").probe) == 0
-    for change in ("dropout=0.49", "label_smoothing=0.05", "flip=false", "optimizer=sgd"):
+    for change in ("dropout=0.49", "label_smoothing=0.05", "flip=false", "optimizer=sgd", "second_task=species"):
         assert record.difference(probed(context, f"multi-attention:{change}").probe) > TOLERANCE, change
 
 

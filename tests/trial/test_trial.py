@@ -26,6 +26,7 @@ from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
 from catdog.models import VARIANTS, build_model
 from catdog.models.backbones.weights import packaged_path
+from catdog.models.petnet import SecondTask
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.results import TrialResult
@@ -38,6 +39,7 @@ from catdog.trial.context import RunContext
 from catdog.trial.grad_cam import grad_cam
 from catdog.trial.inputs import forget_inputs, load_inputs, new_model
 from catdog.trial.run import run_trial
+from tests.helpers.pets import DRAWN_GROUPS
 
 EPOCHS = 3
 MASKS = {"multi-attention": 4, "multi-attention-free": 4, "multi-attention-fixed": 4, "query": 8, "ep": 8}
@@ -146,7 +148,7 @@ def shared_context(
     """One store for all undisturbed trials in this file."""
     folder = tmp_path_factory.mktemp("store")
     shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
-    identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1)
+    identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1, groups=DRAWN_GROUPS)
     return RunContext("test", StoreLocation.of(str(folder)), identity, "none", keep_weights="all")
 
 
@@ -175,7 +177,8 @@ def test_a_trial_ends_with_a_complete_result(finished: Finished) -> None:
     assert (result.device, result.precision, result.threads) == ("cpu", "float32", 1)
     assert (result.feature_channels, result.feature_height, result.feature_width) == (96, 6, 6)
     assert result.images_trained == EPOCHS * 24
-    model = build_model(finished.spec, backbone="tiny", num_classes=12)
+    second = SecondTask("species", 2) if finished.spec.name == "multi-task" else None
+    model = build_model(finished.spec, backbone="tiny", num_classes=12, second_task=second)
     assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert result.head_parameters == sum(parameter.numel() for parameter in model.head.parameters())
     none = {name for name, value in dataclasses.asdict(result).items() if value is None}
@@ -230,6 +233,20 @@ def test_the_chosen_epoch_has_the_best_validation_accuracy(finished: Finished) -
     assert finished.result.best_epoch == accuracies.index(max(accuracies))
     assert finished.result.val_accuracy == max(accuracies)
     assert all((row["mask_entropy"] != "") == finished.has_masks for row in rows)
+
+
+def test_a_second_task_has_its_columns_and_other_trials_have_none(finished: Finished) -> None:
+    rows, result = rows_of(finished.files["history.csv"]), finished.result
+    if finished.spec.name != "multi-task":
+        assert not any("species" in name for name in (*rows[0], *json.loads(finished.files["result.json"])))
+        return
+    assert list(rows[0])[-2:] == ["val_species_loss", "val_species_accuracy"]
+    assert result.side_accuracies.keys() == {"val_species_accuracy", "test_species_accuracy"}
+    chosen = rows[result.best_epoch or 0]
+    assert result.side_accuracies["val_species_accuracy"] == float(chosen["val_species_accuracy"])
+    assert all(0 < float(row["val_species_loss"]) < 5 for row in rows)
+    weights = safetensors.torch.load(finished.files["model.safetensors"])
+    assert len(weights["head.classifier.weight"]) == 12 + 2
 
 
 def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -> None:

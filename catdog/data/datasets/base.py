@@ -3,16 +3,52 @@
 To add a dataset, write a function that returns a `Source` and register it in `catdog.data.datasets.registry`.
 """
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from catdog.config.recipe import is_task_name
+
 PACK = "pack.safetensors"
 
 UInt8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A group column: a second label of each of N images, such as its species, among G names."""
+
+    column: str
+    names: tuple[str, ...]
+    """Names of the G groups, by label."""
+    labels: IntArray
+    """Group of each image, shape (N,)."""
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of the content (16 hexadecimal digits)."""
+        content = [self.column, self.names, self.labels.tolist()]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def group_columns(columns: Mapping[str, Sequence[str]]) -> tuple[Groups, ...]:
+    """Return those of a table's columns that a classifier can learn, given the value of each image.
+
+    These have a value for every image, and from two different ones to half as many as there are images.
+    """
+    found = []
+    for column, values in columns.items():
+        names = sorted(set(values))
+        if is_task_name(column) and all(values) and 2 <= len(names) <= len(values) // 2:
+            number = {name: label for label, name in enumerate(names)}
+            labels = np.array([number[value] for value in values], dtype=np.int64)
+            found.append(Groups(column, tuple(names), labels))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -44,6 +80,8 @@ class Source:
     """Whether an image belongs to the validation split, shape (N,); None: that is drawn from the rest by each run."""
     test_share: float | None = None
     """The share of the images that was drawn as the test split; None: the dataset came with one."""
+    groups: tuple[Groups, ...] = ()
+    """What a second task can learn. Not part of the pack, nor of the fingerprint."""
 
 
 def dataset_prefix(fingerprint: str) -> str:
@@ -64,6 +102,11 @@ def features_key(fingerprint: str, digest: str) -> str:
 def trimaps_key(fingerprint: str) -> str:
     """Return the key of the animals' outlines, stored separately: measuring attention needs no images."""
     return f"{dataset_prefix(fingerprint)}/trimaps.npz"
+
+
+def groups_key(fingerprint: str, digest: str) -> str:
+    """Return the key of a group column, named by its content: the fingerprint does not tell of it."""
+    return f"{dataset_prefix(fingerprint)}/groups-{digest}.npz"
 
 
 def dataset_pointer(dataset: str) -> str:

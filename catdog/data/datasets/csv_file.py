@@ -1,6 +1,7 @@
-"""A list of images in a CSV file: columns image and label, and perhaps split and mask."""
+"""A list of images in a CSV file: columns image and label, perhaps split and mask; further ones may be second tasks."""
 
 import csv
+import dataclasses
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,9 @@ def open_csv(argument: str, packing: Packing) -> Source:
         where = f"{option}: line {line}"
         if len(fields) > len(found):
             raise UserError(f"{where} has more fields than there are columns: quote what has commas in it")
-        image = _image(path, dict(zip(found, fields, strict=False)), columns, where)
+        row = dict.fromkeys(found, "") | dict(zip(found, map(str.strip, fields), strict=False))
+        further = {name: value for name, value in row.items() if name not in columns.values()}
+        image = dataclasses.replace(_image(path, row, columns, where), groups=further)
         if image.name in images:
             raise UserError(f"{where}: {shorten(image.name)} is listed in line {images[image.name][0]} too: keep one")
         images[image.name] = line, image
@@ -129,7 +132,7 @@ def _plain(name: str) -> str:
 
 
 def _image(path: Path, row: Mapping[str, str], columns: Mapping[str, str], where: str) -> LabelledImage:
-    image, label, split, mask = (row.get(columns[role], "").strip() for role in COLUMNS)
+    image, label, split, mask = (row.get(columns[role], "") for role in COLUMNS)
     if not image or not label:
         raise UserError(f"{where} has no {'label' if image else 'path'}: complete the row or remove it")
     if split and split.lower() not in SPLIT_NAMES:

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from catdog.data.datasets.base import Source, UInt8Array
+from catdog.data.datasets.base import Source, UInt8Array, group_columns
 
 DATASET = "drawn"
 SIZE = 96
@@ -54,6 +54,7 @@ def open_drawn() -> Source:
         read=read,
         title="drawn pets",
         class_noun="breed",
+        groups=group_columns({"species": [BREEDS[label][0] for label in labels]}),
     )
 
 

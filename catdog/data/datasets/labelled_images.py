@@ -4,13 +4,13 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from catdog.data.datasets.base import Source, UInt8Array
+from catdog.data.datasets.base import Source, UInt8Array, group_columns
 from catdog.data.datasets.folders import same_name
 from catdog.data.images import Resize, photo_digest, read_mask, read_photo
 from catdog.data.split import draw
@@ -57,6 +57,8 @@ class LabelledImage:
     read: Callable[[int, Resize], tuple[UInt8Array, UInt8Array | None]]
     """Side in pixels, and how to make it square → the image and its trimap, as of a `Source`."""
     has_mask: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Its values in further columns, empty where it has none; the same columns for all images of a dataset."""
 
 
 def image_of_file(
@@ -124,6 +126,7 @@ def make_source(images: Sequence[LabelledImage], option: str, title: str, packin
         title=title,
         is_validation=is_validation,
         test_share=packing.test_share if drawn else None,
+        groups=group_columns({name: [same_name(image.groups[name]) for image in images] for name in images[0].groups}),
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from catdog.data.datasets.base import Source, UInt8Array
+from catdog.data.datasets.base import Source, UInt8Array, group_columns
 from catdog.data.datasets.folders import NOTHING, describe_folder, files_by_name, same_name
 from catdog.data.images import Resize, photo_digest, read_photo, read_trimap, trimap_digest
 from catdog.errors import UserError
@@ -25,6 +25,8 @@ from catdog.system.process import map_on_cores
 
 DATASET = "oxford-iiit-pet"
 OFFICIAL_COUNTS = {"trainval": 3680, "test": 3669}
+GROUPS = ("species",)
+"""The group columns of the official lists."""
 _PACK_VERSION = 1
 
 
@@ -72,6 +74,7 @@ def open_oxford(root: Path, size: int = 256, resize: Resize = "squash") -> Sourc
         read=read,
         title="Oxford-IIIT Pet",
         class_noun="breed",
+        groups=group_columns({GROUPS[0]: [image.species for image in images]}),
     )
 
 

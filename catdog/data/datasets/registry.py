@@ -48,6 +48,8 @@ class DatasetEntry:
     check: Callable[[], object] = lambda: None
     """Raises `UserError` for a folder or file that cannot be it; reads no image."""
     download: Callable[[], object] | None = None
+    groups: tuple[str, ...] = ()
+    """Group columns that it is known to have before it is available."""
     refuses: Mapping[str, str] = field(default_factory=dict)
     """Options that make no sense for it, and why."""
 
@@ -114,6 +116,7 @@ def _oxford(config: SweepConfig, argument: str) -> DatasetEntry:
         oxford_pets.DATASET,
         check=lambda: root is None or oxford_pets.dataset_folder(root),
         download=lambda: oxford_pets.download_oxford(downloaded),
+        groups=oxford_pets.GROUPS,
         refuses=_OWN_TEST,
     )
 
