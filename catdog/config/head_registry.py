@@ -84,6 +84,7 @@ DIVERGENCE = Parameter("divergence", "sum", choices=("sum", "mean"), later=True)
 all sizes."""
 DEPTH = Parameter("depth", 1, minimum=1, maximum=4)
 KERNEL = Parameter("kernel_size", 7, minimum=1, maximum=31)
+BRANCH_WEIGHT = Parameter("branch_weight", 1.0, maximum=1000)
 STAGES = Parameter("stages", "all")
 """Places in the backbone: names joined by '+', or one of the groups in `catdog.models.stages`."""
 MASKS = Parameter("masks", "trained", choices=("trained", "untrained", "swapped", "flat"), later=True)
@@ -125,6 +126,11 @@ VARIANTS: dict[str, Variant] = {
         Variant("eca", "staged.StagedHead", (STAGES, DROPOUT), {"module": "eca"}),
         Variant("cbam", "staged.StagedHead", (REDUCTION, KERNEL, STAGES, DROPOUT, MASKS), {"module": "cbam"}),
         Variant("residual-attention", "staged.StagedHead", (DEPTH, STAGES, DROPOUT, MASKS), {"module": "residual"}),
+        Variant(
+            "abn",
+            "staged.AttentionBranchHead",
+            (BRANCH_WEIGHT, dataclasses.replace(STAGES, default="before-last"), DROPOUT, MASKS),
+        ),
         Variant("stage-attention", "stage_reading.StageReadingHead", (STAGES, DROPOUT, MASKS)),
         Variant(
             "multi-attention-free",

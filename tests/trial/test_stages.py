@@ -21,7 +21,7 @@ from catdog.trial.context import RunContext
 from catdog.trial.run import run_trial
 
 MakeContext = Callable[..., RunContext]
-STAGED = ["residual-attention", "cbam", "eca", "se:stages=all", "stage-attention"]
+STAGED = ["residual-attention", "cbam", "eca", "abn", "se:stages=all", "stage-attention"]
 
 
 def network(variant: str, backbone: str = "resnet18") -> tuple[PetNet, torch.Tensor]:

@@ -93,7 +93,7 @@ class TorchvisionBackbone(Staged):
             graph = getattr(self.model, mode)
             node = next(node for node in graph.nodes if node.name == node_name)
             with graph.inserting_after(node):
-                socket_node = graph.call_module(name, (node,))
+                socket_node = graph.create_node("call_module", name, (node,))  # call_module asks the model as it was
             node.replace_all_uses_with(socket_node, delete_user_cb=lambda user, own=socket_node: user is not own)
         self.model.recompile()
 
