@@ -25,7 +25,7 @@ def test_every_variant_and_preset_is_in_the_readme() -> None:
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.name)
 def test_the_page_of_heads_has_a_row_for_every_variant_with_its_parameters_and_defaults(variant: Variant) -> None:
     (row,) = re.findall(rf"^\| `{variant.name}` \|.*", (ROOT / "docs" / "heads.md").read_text(), flags=re.MULTILINE)
-    given = dict(re.findall(r"`(\w+)(?:=([\w.]+))?`", row.rpartition(" | ")[2]))
+    given = dict(re.findall(r"`(\w+)(?:=([\w.-]+))?`", row.rpartition(" | ")[2]))
     assert list(given) == [parameter.name for parameter in variant.parameters]
     for parameter in variant.parameters:
         default = parameter.default

@@ -76,7 +76,7 @@ def test_tensorflow_padding_copies_no_map_and_wide_depthwise_kernels_run_in_stri
     with torch.inference_mode():
         network(torch.randn(1, 3, 64, 64))
     assert network._folding is not None
-    convolutions = [module for module in network._folding._plain.modules() if isinstance(module, nn.Conv2d)]
+    convolutions = [module for module in network._folding.plain.modules() if isinstance(module, nn.Conv2d)]
     assert {type(conv) for conv in convolutions} == {nn.Conv2d, StripedDepthwiseConv2d}
     for conv in convolutions:
         assert isinstance(conv, StripedDepthwiseConv2d) == (conv.kernel_size == (5, 5))

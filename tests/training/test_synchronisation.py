@@ -45,9 +45,10 @@ def waits_of_an_epoch(context: RunContext, label: str) -> int:
     inputs = load_inputs(context, device)
     derive_seed = trial_seeds(0)
     model = new_model(inputs, context, parse_variant(label, recipe), derive_seed)
-    state = new_state(model, recipe, inputs.batches.steps_per_epoch)
+    batches = inputs.batches_for(model.head)
+    state = new_state(model, recipe, batches.steps_per_epoch)
     with CountWaits() as waits:
-        _train_epoch(state, inputs.batches, recipe, derive_seed, 0, autocast_for("float32", device))
+        _train_epoch(state, batches, recipe, derive_seed, 0, autocast_for("float32", device))
     return waits.counts.total()
 
 
@@ -56,6 +57,8 @@ def waits_of_an_epoch(context: RunContext, label: str) -> int:
 def test_an_epoch_waits_for_the_device_twice_regardless_of_its_number_of_steps(
     label: str, freeze: bool, recipe: Recipe, make_context: Callable[..., RunContext]
 ) -> None:
+    if freeze and "stages" in parse_variant(label).arguments and label != "stage-attention":
+        label += ":stages=last"  # inside, it would change what is cached
     for batch_size in (12, 4):  # two steps, six steps
         changed = dataclasses.replace(recipe, freeze=freeze, batch_size=batch_size)
         assert waits_of_an_epoch(make_context(changed), label) == 2
