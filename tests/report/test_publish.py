@@ -54,7 +54,7 @@ def test_the_published_form_gives_the_same_report_with_the_masks_of_the_best_run
     store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = build_files(read_content(store, open_run(store, "made")))
-    assert b"baseline (Grad-CAM),test,3," in before["attention.csv"]
+    assert b"baseline (Grad-CAM),test," in before["attention.csv"]
     assert {"figures/grad-cam-baseline.png", "figures/masks-attention.png"} <= before.keys()
     page = text_of(before["report.html"])
     assert "Where heads without masks look: Grad-CAM" in page
