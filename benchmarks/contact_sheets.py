@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from measuring import Figure
 
+from catdog.runs.places import HEAD
 from catdog.storage import BackgroundUploads, LocalStore
 from catdog.trial.contact_sheet import Probes, contact_sheet
 
@@ -21,7 +22,7 @@ def measure() -> list[Figure]:
         images_PSSC=generator.integers(0, 256, (PROBES, SIDE, SIDE, 3), dtype=np.uint8),
         names=tuple(f"image_{index}" for index in range(PROBES)),
         labels_P=np.arange(PROBES),
-        breeds=tuple(f"breed_{index}" for index in range(37)),
+        classes=tuple(f"breed_{index}" for index in range(37)),
     )
     masks_PMHW = generator.random((PROBES, MASKS, 7, 7)).astype(np.float16)
     predicted_P = np.arange(PROBES)
@@ -29,7 +30,7 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder, BackgroundUploads(LocalStore(Path(folder))) as uploads:
         for epoch in range(EPOCHS):
             started = time.perf_counter()
-            draw = functools.partial(contact_sheet, probes, masks_PMHW, predicted_P, f"epoch {epoch}")
+            draw = functools.partial(contact_sheet, probes, {HEAD: masks_PMHW}, predicted_P, f"epoch {epoch}")
             uploads.put(f"epoch-{epoch:03d}.png", draw)
             queueing.append(1e3 * (time.perf_counter() - started))
             uploads.flush()

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "runs": "config storage",
     "data": "system config storage",
     "models": "config",
-    "training": "config runs.history data.batches models",
+    "training": "config runs.history runs.places data.batches models",
     "trial": "system config storage runs data models training",
     "sweep": "system config storage runs data models training trial",
     "analysis": "config.presets storage runs data.trimaps",

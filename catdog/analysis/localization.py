@@ -25,7 +25,7 @@ from catdog.data.trimaps import read_trimaps
 from catdog.runs.artifacts import SPLITS, Deletion, Localization, read_attention_npz, read_deletion, read_localization
 from catdog.runs.history import epoch_row, read_history
 from catdog.runs.manifest import TrialId
-from catdog.runs.results import TrialResult
+from catdog.runs.places import HEAD, at_place, places_of
 from catdog.runs.status import RunStatus
 from catdog.runs.trial_files import read_files
 from catdog.storage import Store
@@ -149,34 +149,38 @@ def _coverage(pixels: int, cells: int) -> npt.NDArray[np.float32]:
 def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     """Return attention.csv: one row per split with trimaps and variant with masks. Means over trials, in percent.
 
-    Column `part` names the split; `*_lift_*` are points above a mask that ignores the image. The table is empty
-    without trimaps or maps. Variants without masks have a row for Grad-CAM if their trials have its maps. What trials
-    of earlier versions lack (PxAP, deletion) has columns only if some trials of the run have it.
+    Column `part` names the split; `*_lift_*` are points above a mask that ignores the image. A run with masks at other
+    places than the head has a row for each, and a column `place`. The table is empty without trimaps or maps. Variants
+    without masks have a row for Grad-CAM if their trials have its maps. What trials of earlier versions lack (PxAP,
+    deletion) has columns only if some trials of the run have it.
     """
     histories = read_files(store, run_status.finished, "history.csv", read_history)
-    health = {(result.variant, result.seed): _health(history, result) for result, history in histories}
+    chosen = {(result.variant, result.seed): epoch_row(history, result.best_epoch) for result, history in histories}
     read = read_files(store, run_status.finished, "deletion.json", read_deletion)
     deletions = {(result.variant, result.seed): splits for result, splits in read}
     localizations = [(maps, localize(store, run_status, maps)) for maps in MAPS]
     rows = []
     for split in SPLITS:
         kinds = [
-            (maps, _measured(split, localized, deletions if maps is MAPS[0] else {}))
+            (maps, place, _measured(at_place(split, place), localized, deletions if maps is MAPS[0] else {}))
             for maps, localized in localizations
+            for place in dict.fromkeys([HEAD, *places_of((name for by in localized.values() for name in by), split)])
         ]
         for label in run_status.manifest.variants:
             trial_ids = [(label, result.seed) for result in run_status.results(label)]
-            for maps, measured in kinds:
-                values = [measured[one] | health[one] for one in trial_ids if one in measured]
+            for maps, place, measured in kinds:
+                values = [measured[one] | _health(chosen[one], place) for one in trial_ids if one in measured]
                 if values:
                     name = maps.variant.format(label)
                     counts = {"trials": len(values), **{count: values[0][count] for count in ("images", "breeds")}}
-                    added = lift_columns(name, maps.noun, values)
-                    rows.append({"variant": name, "part": split, **counts, **_means(values), **added})
+                    added = lift_columns(name if place == HEAD else f"{name} at {place}", maps.noun, values)
+                    row = {"variant": name, "part": split, "place": place, **counts, **_means(values), **added}
+                    rows.append(row)
     table = pd.DataFrame(rows)
     integers = [name for name in ("images", "breeds", "deletion_trials") if rows]
     unmeasured = [name for name in ADDED if rows and table[name.removesuffix("_std")].isna().all()]
-    return table.astype(dict.fromkeys(integers, "Int64")).drop(columns=unmeasured)
+    unused = ["place"] if rows and {row["place"] for row in rows} == {HEAD} else []
+    return table.astype(dict.fromkeys(integers, "Int64")).drop(columns=[*unmeasured, *unused])
 
 
 def _measured(
@@ -211,7 +215,10 @@ def _means(values: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def localize(store: Store, run_status: RunStatus, maps: Maps = MAPS[0]) -> dict[TrialId, dict[str, Localization]]:
-    """Return where the maps of each trial lie, by split: measured, or as the trial's published form says."""
+    """Return where the maps of each trial lie, measured, or as the trial's published form says.
+
+    By split and place, named like `test` and `test@layer3`.
+    """
     read = read_files(store, run_status.finished, maps.scores, read_localization)
     found = {(result.variant, result.seed): splits for result, splits in read}
     trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
@@ -221,17 +228,16 @@ def localize(store: Store, run_status: RunStatus, maps: Maps = MAPS[0]) -> dict[
     for result, content in read_files(store, run_status.finished, maps.arrays, read_attention_npz):
         splits = found.setdefault((result.variant, result.seed), {})
         for split, attention in content.items():
-            names, masks = attention.images, attention.masks_TMHW
-            if not names:
-                continue
-            grid = (split, *masks.shape[2:])
-            if grid not in grids:
-                rows = trimaps.rows(names)
-                outlines = Outlines.of(trimaps.animals_TSS[rows], trimaps.labels_T[rows], *masks.shape[2:])
-                grids[grid] = outlines, *_blind(outlines)
-            scores = measure(masks, grids[grid][0])
-            if scores is not None:
-                splits[split] = _localization(scores, *grids[grid])
+            names = attention.images
+            for place, masks_TMHW in attention.masks.items() if names else ():
+                grid = (split, *masks_TMHW.shape[2:])
+                if grid not in grids:
+                    rows = trimaps.rows(names)
+                    outlines = Outlines.of(trimaps.animals_TSS[rows], trimaps.labels_T[rows], *masks_TMHW.shape[2:])
+                    grids[grid] = outlines, *_blind(outlines)
+                scores = measure(masks_TMHW, grids[grid][0])
+                if scores is not None:
+                    splits[at_place(split, place)] = _localization(scores, *grids[grid])
     return found
 
 
@@ -264,7 +270,10 @@ def _localization(
     )
 
 
-def _health(history: pd.DataFrame, result: TrialResult) -> dict[str, float]:
-    """Return what the masks were like in the chosen epoch."""
-    chosen = epoch_row(history, result.best_epoch)
-    return {} if chosen is None else {column: float(chosen[name]) for column, name in HEALTH.items()}
+def _health(chosen: Mapping[str, Any] | None, place: str) -> dict[str, float]:
+    """Return what the masks of a place were like in the chosen epoch."""
+    return (
+        {}
+        if chosen is None
+        else {column: float(chosen.get(at_place(name, place), np.nan)) for column, name in HEALTH.items()}
+    )

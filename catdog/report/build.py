@@ -161,19 +161,21 @@ def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:
     rows = [] if table.empty else table[(table["part"] == "test") & table["pointing"].notna()].to_dict("records")
     if not rows:
         return []
-    nouns = plural(manifest.class_noun)
+    nouns, several = plural(manifest.class_noun), "place" in table
     lines = [
         "",
         f"Where the masks look, on {rows[0]['images']} test images of {rows[0]['breeds']} {nouns} that have a trimap: "
         f"how often the maximum is on the {manifest.subject}, and how much of the mass; in percent, averaged over "
         f"{nouns}, and in points above a uniform mask and above a centred Gaussian.",
         "",
-        "| variant | pointing game | above uniform, Gaussian | energy inside | above uniform, Gaussian | overlap |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| variant |{' place |' * several} pointing game | above uniform, Gaussian | energy inside "
+        "| above uniform, Gaussian | overlap |",
+        f"|---|{'---|' * several}---:|---:|---:|---:|---:|",
     ]
     for row in rows:
+        place = f"{markdown(row['place'])} | " if several else ""
         lines.append(
-            f"| {markdown(row['variant'])} | {format_accuracy(row['pointing'], row['pointing_std'])} "
+            f"| {markdown(row['variant'])} | {place}{format_accuracy(row['pointing'], row['pointing_std'])} "
             f"| {row['pointing_lift_uniform']:+.1f}, {row['pointing_lift_gaussian']:+.1f} "
             f"| {format_accuracy(row['energy'], row['energy_std'])} "
             f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} "

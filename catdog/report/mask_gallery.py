@@ -20,6 +20,7 @@ from catdog.analysis.run_data import ReportContent
 from catdog.formatting import colour_map, data_uri, readable
 from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.manifest import TrialId
+from catdog.runs.places import HEAD
 from catdog.runs.results import TrialResult, best_run
 
 BUDGET = 9_000_000
@@ -52,7 +53,7 @@ def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | Non
     trial_ids = [
         trial_id
         for trial_id in results
-        if trial_id in content.probe_masks and content.probe_masks[trial_id].masks_EPMHW.size
+        if trial_id in content.probe_masks and content.probe_masks[trial_id].predicted_EP.size
     ]
     if not trial_ids:
         return None
@@ -111,20 +112,27 @@ def _shared(probes: ProbeMasks) -> dict[str, Any]:
 
 
 def _pack(masks: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:
-    """Return one trial: masks as base64 of deflated uint8, what 0 and 255 stand for, and the top of the colour scale.
-
-    As on contact sheets, the scale of all masks starts at 0 and ends at 1, or at the largest value above it.
-    """
-    masks_EPMHW = masks.masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
-    bytes_EPMHW, ranges_EP2 = quantise(masks_EPMHW)
+    """Return one trial, with its masks by place."""
     accuracies = [] if history is None else history["val_accuracy"].tolist()
     return {
         "variant": result.variant,
         "seed": result.seed,
         "chosen": result.best_epoch,
-        "shape": list(masks_EPMHW.shape),
         "accuracy": [round(value, 3) if np.isfinite(value) else None for value in accuracies],
         "predicted": masks.predicted_EP[:, :MOST_PROBES].tolist(),
+        "places": [{"place": place} | _pack_masks(masks_EPMHW) for place, masks_EPMHW in masks.masks.items()],
+    }
+
+
+def _pack_masks(masks_EPMHW: npt.NDArray[np.float16]) -> dict[str, Any]:
+    """Return masks as base64 of deflated uint8, what 0 and 255 stand for, and the top of the colour scale.
+
+    As on contact sheets, the scale of all masks of a place starts at 0 and ends at 1, or at the largest value above it.
+    """
+    shown_EPMHW = masks_EPMHW[:, :MOST_PROBES, :MOST_MASKS].astype(np.float32)
+    bytes_EPMHW, ranges_EP2 = quantise(shown_EPMHW)
+    return {
+        "shape": list(shown_EPMHW.shape),
         "ranges": [[[_short(value) for value in pair] for pair in row] for row in ranges_EP2],
         "top": _short(max(1.0, ranges_EP2.max(initial=1.0))),
         "masks": base64.b64encode(zlib.compress(bytes_EPMHW.tobytes(), 9)).decode(),
@@ -154,7 +162,12 @@ def _notes(
         )
     if len(probes.labels_P) > MOST_PROBES:
         notes.append(f"The first {MOST_PROBES} of {len(probes.labels_P)} probe images are shown.")
-    if any(content.probe_masks[trial_id].masks_EPMHW.shape[2] > MOST_MASKS for trial_id in shown):
+    if {place for trial_id in shown for place in content.probe_masks[trial_id].masks} != {HEAD}:
+        notes.append(
+            "A place is the network’s head or a stage of its backbone; the masks of each have their own colour scale."
+        )
+    shown_masks = [masks for trial_id in shown for masks in content.probe_masks[trial_id].masks.values()]
+    if any(masks_EPMHW.shape[2] > MOST_MASKS for masks_EPMHW in shown_masks):
         notes.append(f"Of heads with more than {MOST_MASKS} masks, the first {MOST_MASKS} are shown.")
     labels = {label for label, _ in trial_ids}
     if less := sum(len(content.run_status.results(label)) for label in labels) - len(trial_ids):

@@ -18,7 +18,7 @@
   const colours = Uint8Array.from(data.colours.match(/../g), (pair) => parseInt(pair, 16));
   const variants = [...new Set(data.trials.map((trial) => trial.variant))];
   const images = data.images.map((address) => Object.assign(new Image(), { src: address }));
-  const sides = ["a", "b"].map((name) => ({ name, trial: null, masks: null, probes: [] }));
+  const sides = ["a", "b"].map((name) => ({ name, trial: null, place: null, masks: null, probes: [] }));
   let timer = null;
 
   const make = (tag, properties, ...children) => {
@@ -27,12 +27,12 @@
     return element;
   };
   const trialsOf = (variant) => data.trials.filter((trial) => trial.variant === variant);
-  const epochsOf = (trial) => trial.shape[0];
+  const epochsOf = (trial) => trial.predicted.length;
   const shown = () => sides.filter((side) => side.trial && (side.name === "a" || at("compare").checked));
 
-  // Return a trial's masks as bytes; inflated only when the trial is chosen.
-  async function inflate(trial) {
-    const packed = Uint8Array.from(atob(trial.masks), (letter) => letter.charCodeAt(0));
+  // Return a trial's masks at one place as bytes; inflated only when it is chosen.
+  async function inflate(place) {
+    const packed = Uint8Array.from(atob(place.masks), (letter) => letter.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
@@ -47,22 +47,35 @@
     seeds.value = trials.some((trial) => String(trial.seed) === before) ? before : String(best.seed);
   }
 
+  // Offer the trial's places, and return the one to show: as before, if the trial has it.
+  function fillPlaces(side, { places }) {
+    const select = at(`place-${side.name}`);
+    const chosen = places.find(({ place }) => place === select.value) || places[0];
+    select.replaceChildren(...places.map(({ place, shape }) =>
+      make("option", { value: place, textContent: `${place}, ${shape[3]} × ${shape[4]}` })));
+    select.value = chosen.place;
+    select.parentElement.hidden = places.length === 1;
+    return chosen;
+  }
+
   async function choose(side) {
     const variant = at(`variant-${side.name}`).value;
     const seed = Number(at(`seed-${side.name}`).value);
-    side.trial = data.trials.find((trial) => trial.variant === variant && trial.seed === seed);
-    const trial = side.trial;
-    const masks = await inflate(trial);
-    if (side.trial !== trial) return; // another trial was chosen meanwhile
-    side.masks = masks;
+    const trial = data.trials.find((one) => one.variant === variant && one.seed === seed);
+    const place = fillPlaces(side, trial);
+    side.wanted = place;
+    const masks = await inflate(place);
+    if (side.wanted !== place) return; // another was chosen meanwhile
+    Object.assign(side, { trial, place, masks });
     build(side);
     at("epoch").max = String(Math.max(...shown().map((one) => epochsOf(one.trial))) - 1);
     draw();
   }
 
   function build(side) {
-    const masks = side.trial.shape[2];
-    const title = make("h3", { textContent: `${side.trial.variant}, seed ${side.trial.seed}` });
+    const masks = side.place.shape[2];
+    const place = side.place.place === "head" ? "" : `, ${side.place.place}`;
+    const title = make("h3", { textContent: `${side.trial.variant}, seed ${side.trial.seed}${place}` });
     side.line = make("p");
     side.probes = data.images.map((_, probe) => {
       const name = data.classes[data.labels[probe]];
@@ -82,10 +95,10 @@
   }
 
   // Return the positions in the colour scale of the 256 values of a mask: absolute, or over the image's own range.
-  function scaleOf(trial, [low, high]) {
+  function scaleOf({ top }, [low, high]) {
     const own = at("scale").value === "own";
     return Uint8Array.from({ length: 256 }, (_, byte) =>
-      own ? byte : Math.round(255 * Math.min(1, Math.max(0, (low + (high - low) * byte / 255) / trial.top))));
+      own ? byte : Math.round(255 * Math.min(1, Math.max(0, (low + (high - low) * byte / 255) / top))));
   }
 
   function paint(canvas, image, bytes, scale, height, width) {
@@ -111,7 +124,7 @@
     const taken = side.trial.predicted[epoch][probe];
     const right = taken === data.labels[probe];
     const word = right ? "✓ predicted" : `✗ predicted ${data.classes[taken]}`;
-    const [low, high] = side.trial.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
+    const [low, high] = side.place.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
     side.probes[probe].caption.replaceChildren(
       `${data.classes[data.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
@@ -120,11 +133,11 @@
   }
 
   function drawSide(side, wanted) {
-    const [epochs, probes, masks, height, width] = side.trial.shape;
+    const [epochs, probes, masks, height, width] = side.place.shape;
     const epoch = Math.min(wanted, epochs - 1);
     let right = 0;
     side.probes.forEach(({ canvases }, probe) => {
-      const scale = scaleOf(side.trial, side.trial.ranges[epoch][probe]);
+      const scale = scaleOf(side.place, side.place.ranges[epoch][probe]);
       canvases.forEach((canvas, position) => {
         const start = ((epoch * probes + probe) * masks + position - 1) * height * width;
         const bytes = position ? side.masks.subarray(start, start + height * width) : null;
@@ -135,7 +148,7 @@
     const accuracy = side.trial.accuracy[epoch];
     const measured = accuracy == null ? "" : `Validation ${accuracy.toFixed(2)} %, `;
     const chosen = epoch === side.trial.chosen ? ", the chosen epoch" : "";
-    const ends = at("scale").value === "own" ? "each image’s own range" : `0 to ${side.trial.top}`;
+    const ends = at("scale").value === "own" ? "each image’s own range" : `0 to ${side.place.top}`;
     side.line.textContent =
       `Epoch ${epoch}${chosen}: ${measured}${right} of ${probes} probe images right. Colours: ${ends}.`;
     return `${side.trial.variant} seed ${side.trial.seed}: ${measured}${right} of ${probes} right${chosen}`;
@@ -189,6 +202,7 @@
       fillSeeds(side);
       select.addEventListener("change", () => { fillSeeds(side); choose(side); });
       at(`seed-${side.name}`).addEventListener("change", () => choose(side));
+      at(`place-${side.name}`).addEventListener("change", () => choose(side));
     });
     await choose(sides[0]);
     at("epoch").addEventListener("input", () => { if (timer !== null) pause(); draw(); });

@@ -1,6 +1,8 @@
 """A report's tables, ready to print: every cell is text, a dash where there is no value."""
 
+import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,8 @@ from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
-from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse
+from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse, named_collapse
+from catdog.runs.places import HEAD, at_place, places_of
 from catdog.runs.results import best_run
 from catdog.runs.tuning import Tuning
 
@@ -108,30 +111,35 @@ def contrasts(found: Sequence[Contrast]) -> Table:
 
 
 def health(content: ReportContent) -> Table | None:
-    """Return mask health in the chosen epochs, averaged over seeds; None without masks."""
-    rows = []
+    """Return mask health in the chosen epochs, averaged over seeds, by variant and place; None without masks."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for label in content.run_status.manifest.variants:
-        chosen = [row for row in _chosen_rows(content, label) if not pd.isna(row["mask_mean"])]
-        if chosen:
-            means = [np.nanmean([row[name] for row in chosen]) for name in HEALTH]
-            rows.append((label, str(len(chosen)), *(number(mean, 3) for mean in means)))
-    columns = ("Variant", "n", *HEALTH.values())
-    return Table("Masks on the validation images in each trial’s chosen epoch, mean over seeds", columns, tuple(rows)) \
-        if rows else None  # fmt: skip
+        for row in _chosen_rows(content, label):
+            for place in places_of(row, "mask_mean"):
+                if not pd.isna(row[at_place("mask_mean", place)]):
+                    found.setdefault((label, place), []).append(row)
+    rows = tuple(
+        (label, place, str(len(chosen)), *(number(_mean(chosen, at_place(name, place)), 3) for name in HEALTH))
+        for (label, place), chosen in found.items()
+    )
+    caption = "Masks on the validation images in each trial’s chosen epoch, mean over seeds"
+    table = Table(caption, ("Variant", "Place", "n", *HEALTH.values()), rows, frozenset({0, 1}))
+    return _of_places(table, {place for _, place in found}) if rows else None
 
 
 def health_warnings(content: ReportContent) -> list[str]:
-    """Return one line per variant and kind of mask collapse, with the seeds affected."""
+    """Return one line per variant, kind of mask collapse and place, with the seeds affected."""
     lines = []
     for label in content.run_status.manifest.variants:
         best = {result.seed: result.best_epoch for result in content.run_status.results(label)}
         chosen: dict[str, set[int]] = {}
         other: dict[str, set[int]] = {}
         for (owner, seed), history in content.histories.items():
-            for row in history.to_dict("records") if owner == label else ():
-                wrong, is_chosen = _collapse(row), row["epoch"] == best.get(seed)
+            rows = history.to_dict("records") if owner == label else []
+            for row, place in itertools.product(rows, places_of(history, "mask_mean")):
+                wrong, is_chosen = _collapse(row, place), row["epoch"] == best.get(seed)
                 if wrong is not None and (is_chosen or wrong != UNIFORM):  # all masks begin without a preference
-                    (chosen if is_chosen else other).setdefault(wrong, set()).add(seed)
+                    (chosen if is_chosen else other).setdefault(named_collapse(wrong, place), set()).add(seed)
         for wrong in dict.fromkeys([*chosen, *other]):
             now, before = chosen.get(wrong, set()), other.get(wrong, set()) - chosen.get(wrong, set())
             parts = [f"in the chosen epoch of {seed_list(now)}"] if now else []
@@ -148,6 +156,7 @@ def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
     rows = tuple(
         (
             row["variant"],
+            row.get("place", HEAD),
             row["part"].capitalize(),
             str(row["trials"]),
             *(
@@ -170,9 +179,9 @@ def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
         measured = f"on {counts} without trimaps"
     measured += "; deletion in natural log-odds" if "deletion" in measures else ""
     titles = (title for name in measures for title in (measures[name], "above uniform, Gaussian"))
-    columns = ("Variant", "Split", "n", *titles)
+    columns = ("Variant", "Place", "Split", "n", *titles)
     caption = f"Measured {measured}, mean ± standard deviation over seeds"
-    return Table(caption, columns, rows, frozenset({0, 1}))
+    return _of_places(Table(caption, columns, rows, frozenset({0, 1, 2})), set(frame.get("place", [HEAD])))
 
 
 def lifts(frame: pd.DataFrame) -> Table | None:
@@ -180,6 +189,7 @@ def lifts(frame: pd.DataFrame) -> Table | None:
     rows = tuple(
         (
             row["variant"],
+            row.get("place", HEAD),
             title,
             *(
                 cell
@@ -192,8 +202,9 @@ def lifts(frame: pd.DataFrame) -> Table | None:
         for name, title in MEASURES.items()
         if pd.notna(row.get(name))
     )
-    columns = ("Variant", "Measure", "Above uniform", "95 % interval", "Above Gaussian", "95 % interval")
-    return Table("Above masks that ignore the image, on Test", columns, rows, frozenset({0, 1})) if rows else None
+    columns = ("Variant", "Place", "Measure", "Above uniform", "95 % interval", "Above Gaussian", "95 % interval")
+    table = Table("Above masks that ignore the image, on Test", columns, rows, frozenset({0, 1, 2}))
+    return _of_places(table, {place for _, place, *_ in rows}) if rows else None
 
 
 def _bounds(low: float | None, high: float | None) -> str:
@@ -341,10 +352,22 @@ def _chosen_rows(content: ReportContent, label: str) -> list[dict[str, Any]]:
     return [row for row in rows if row is not None]
 
 
-def _collapse(row: Mapping[Any, Any]) -> str | None:
-    if any(pd.isna(row[name]) for name in HEALTH):
-        return None
-    return mask_collapse(MaskHealth(**{name: row[name] for name in HEALTH}))
+def _of_places(table: Table, places: set[str]) -> Table:
+    """Return a table with its second column, the place, only if there are others than the head."""
+    if places != {HEAD}:
+        return table
+    columns, *rows = ((row[0], *row[2:]) for row in (table.columns, *table.rows))
+    words = frozenset({0, *(column - 1 for column in table.words if column > 1)})
+    return dataclasses.replace(table, columns=columns, rows=tuple(rows), words=words)
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(np.nanmean([row[name] for row in rows]))
+
+
+def _collapse(row: Mapping[Any, Any], place: str) -> str | None:
+    values = [row[at_place(name, place)] for name in HEALTH]
+    return None if pd.isna(values).any() else mask_collapse(MaskHealth(*values))
 
 
 def _whole(value: Any) -> str:

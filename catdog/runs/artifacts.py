@@ -5,6 +5,8 @@ attention.npz. Above `MOST_LOGITS`, a trial itself writes its predictions withou
 
 Readers check dtypes, shapes and ranges, and raise `ValueError` for anything that a trial cannot have written.
 
+Masks are kept by place (see `catdog.runs.places`): an array for each, with its own M, H and W.
+
 Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, M masks, K classes, S side in pixels.
 """
 
@@ -16,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from catdog.runs.places import FINEST, HEAD, at_place, places_of
 from catdog.storage.serialization import (
     from_fields,
     npz_bytes,
@@ -38,7 +41,8 @@ class ProbeMasks:
     names: Sequence[str]
     labels_P: npt.NDArray[np.int64]
     classes: Sequence[str]
-    masks_EPMHW: npt.NDArray[np.float16]
+    masks: Mapping[str, npt.NDArray[np.float16]]
+    """By place, (E, P, M, H, W) each, at the masks' own resolution."""
     predicted_EP: npt.NDArray[np.int64]
 
     def to_npz(self) -> bytes:
@@ -48,7 +52,7 @@ class ProbeMasks:
             names=np.array(self.names),
             labels=self.labels_P,
             breeds=np.array(self.classes),
-            masks=self.masks_EPMHW,
+            **{at_place("masks", place): masks_EPMHW for place, masks_EPMHW in self.masks.items()},
             predicted=self.predicted_EP,
         )
 
@@ -56,8 +60,7 @@ class ProbeMasks:
     def from_npz(cls, data: bytes) -> "ProbeMasks":
         """Read masks.npz; raises `ValueError` if it is damaged."""
         layouts = {
-            "images": "u PSS3", "names": "U P", "labels": "iu P", "breeds": "U K", "masks": "e EPMHW",
-            "predicted": "iu EP",
+            "images": "u PSS3", "names": "U P", "labels": "iu P", "breeds": "U K", "predicted": "iu EP",
         }  # fmt: skip
         content = read_npz(data, layouts)
         _check_classes(content, "labels", "predicted")
@@ -66,7 +69,7 @@ class ProbeMasks:
             content["names"].tolist(),
             content["labels"],
             tuple(content["breeds"].tolist()),
-            content["masks"],
+            _read_masks(data, "masks", "EPMHW", {"predicted": "iu EP"}),
             content["predicted"],
         )
 
@@ -177,7 +180,8 @@ class TrimapMasks:
 
     images: Sequence[str]
     """Names of the T images."""
-    masks_TMHW: npt.NDArray[np.float16]
+    masks: Mapping[str, npt.NDArray[np.float16]]
+    """By place, (T, M, H, W) each; a stage's are at most `FINEST` × `FINEST`."""
 
 
 def attention_npz(splits: Mapping[str, TrimapMasks]) -> bytes:
@@ -185,7 +189,7 @@ def attention_npz(splits: Mapping[str, TrimapMasks]) -> bytes:
     arrays: dict[str, Any] = {}
     for split, attention in splits.items():
         arrays[f"{split}_images"] = np.array(attention.images, dtype=str)
-        arrays[f"{split}_masks"] = attention.masks_TMHW
+        arrays |= {at_place(f"{split}_masks", place): masks_TMHW for place, masks_TMHW in attention.masks.items()}
     return npz_bytes(**arrays)
 
 
@@ -193,10 +197,22 @@ def read_attention_npz(data: bytes) -> dict[str, TrimapMasks]:
     """Return the masks of both splits; raises `ValueError` if damaged."""
     found: dict[str, TrimapMasks] = {}
     for split in SPLITS:
-        images, masks = f"{split}_images", f"{split}_masks"
-        content = read_npz(data, {images: "U T", masks: "e TMHW"})
-        found[split] = TrimapMasks(content[images].tolist(), content[masks])
+        images = {f"{split}_images": "U T"}
+        masks = _read_masks(data, f"{split}_masks", "TMHW", images)
+        if any(max(one.shape[2:]) > FINEST for place, one in masks.items() if place != HEAD):
+            raise ValueError(f"{split}_masks of a stage are finer than {FINEST} × {FINEST}")
+        found[split] = TrimapMasks(read_npz(data, images)[f"{split}_images"].tolist(), masks)
+    if len({tuple(one.masks) for one in found.values()}) > 1:
+        raise ValueError("the splits have masks at different places")
     return found
+
+
+def _read_masks(data: bytes, name: str, axes: str, others: Mapping[str, str]) -> dict[str, npt.NDArray[np.float16]]:
+    """Read the masks of every place; those of each fit the `others` in the file, whatever the resolution."""
+    places = {place: at_place(name, place) for place in places_of(npz_names(data), name)}
+    if not places:
+        raise ValueError(f"it has no {name}")
+    return {place: read_npz(data, {**others, array: f"e {axes}"})[array] for place, array in places.items()}
 
 
 @dataclass(frozen=True)
@@ -221,7 +237,10 @@ class Localization:
 
 
 def localization_json(splits: Mapping[str, Localization]) -> bytes:
-    """Return localization.json, which stands for attention.npz in a trial's published form."""
+    """Return localization.json, which stands for attention.npz in a trial's published form.
+
+    `splits` are named like `test`, for the head's masks, and `test@layer3`.
+    """
     rows = {split: dataclasses.asdict(one) for split, one in splits.items()}
     return to_json(
         {split: {name: value for name, value in row.items() if value is not None} for split, row in rows.items()}
@@ -230,7 +249,7 @@ def localization_json(splits: Mapping[str, Localization]) -> bytes:
 
 def read_localization(data: bytes) -> dict[str, Localization]:
     """Read localization.json; raises `ValueError` if it is damaged."""
-    found = {split: from_fields(Localization, one) for split, one in _by_split(data).items()}
+    found = {split: from_fields(Localization, one) for split, one in _by_split(data, has_places=True).items()}
     for one in found.values():
         scores = (one.pointing, one.energy, one.pxap or 0)
         if not (all(0 <= score <= 100 for score in scores) and 0 < one.breeds <= one.images):
@@ -267,9 +286,12 @@ def read_deletion(data: bytes) -> dict[str, Deletion]:
     return found
 
 
-def _by_split(data: bytes) -> dict[str, Any]:
+def _by_split(data: bytes, has_places: bool = False) -> dict[str, Any]:
     content = read_json(data)
-    if not isinstance(content, dict) or content.keys() - set(SPLITS):
+    if not isinstance(content, dict):
+        raise ValueError("it is about no splits")
+    places = {split: places_of(content, split) if has_places else [HEAD] for split in SPLITS}
+    if content.keys() - {at_place(split, place) for split, found in places.items() for place in found}:
         raise ValueError("it is about other splits")
     return content
 

@@ -1,13 +1,16 @@
-"""history.csv: one row per epoch, with the health of the masks."""
+"""history.csv: one row per epoch, with the health of the masks at every place (see `catdog.runs.places`)."""
 
 import dataclasses
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from catdog.formatting import shorten
+from catdog.runs.places import HEAD, at_place, places_of
 
 if TYPE_CHECKING:
     import pandas as pd  # takes a while to import, and a mistake in an option is answered without it
@@ -53,6 +56,11 @@ def mask_collapse(health: MaskHealth) -> str | None:
     return None
 
 
+def named_collapse(wrong: str, place: str) -> str:
+    """Return what is wrong with masks together with their place, unless that is the head."""
+    return wrong if place == HEAD else f"{wrong} at {place}"
+
+
 @dataclass(frozen=True)
 class EpochRecord:
     """One epoch of one trial: a row of history.csv. Accuracies in percent."""
@@ -68,35 +76,43 @@ class EpochRecord:
     evaluate_seconds: float
     finished_at: str
     """When the epoch was computed (UTC, ISO 8601): a resumed trial keeps the times of its earlier epochs."""
-    mask_health: MaskHealth | None = None
+    mask_health: Mapping[str, MaskHealth] = field(default_factory=dict)
+    """By place; without those that have no masks, or masks that cannot be measured."""
     side_scores: Mapping[str, float] = field(default_factory=dict)
     """`val_TASK_loss` and `val_TASK_accuracy` of each side task."""
 
     def row(self) -> dict[str, Any]:
-        """Return the record as one flat row."""
+        """Return the record as one flat row; the columns of the head's masks are None if it has none."""
         row = dataclasses.asdict(self)
-        health = row.pop("mask_health") or {f.name: None for f in dataclasses.fields(MaskHealth)}
-        row |= health | row.pop("side_scores")
-        return row
+        health: dict[str, dict[str, float]] = row.pop("mask_health")
+        named = {at_place(name, place): value for place, one in health.items() for name, value in one.items()}
+        side_scores: dict[str, float] = row.pop("side_scores")
+        return row | dict.fromkeys(HEALTH) | named | side_scores
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "EpochRecord":
         """Return the record of a row made by `row`."""
-        names = {f.name for f in dataclasses.fields(MaskHealth)}
-        health = {name: row[name] for name in names}
+        places = [place for place in places_of(row, HEALTH[0]) if row[at_place(HEALTH[0], place)] is not None]
+        health = {place: MaskHealth(*(row[at_place(name, place)] for name in HEALTH)) for place in places}
         side_scores = {name: value for name, value in row.items() if SIDE_SCORE.fullmatch(name)}
-        masked = all(value is not None for value in health.values())
-        return cls(
-            **{key: value for key, value in row.items() if key not in names | side_scores.keys()},
-            mask_health=MaskHealth(**health) if masked else None,
-            side_scores=side_scores,
-        )
+        own = {
+            name: value
+            for name, value in row.items()
+            if name.partition("@")[0] not in HEALTH and name not in side_scores
+        }
+        return cls(**own, mask_health=health, side_scores=side_scores)
+
+    def collapse(self) -> str | None:
+        """Return what is wrong with the masks, and at which stage if not in the head; or None."""
+        found = {place: mask_collapse(health) for place, health in self.mask_health.items()}
+        return ", ".join(named_collapse(wrong, place) for place, wrong in found.items() if wrong) or None
 
 
+HEALTH = [f.name for f in fields(MaskHealth)]
+"""The columns on the head's masks; those of other places follow, named like `mask_mean@layer3`."""
 _PARTS = ("mask_health", "side_scores")
-COLUMNS = [f.name for kind in (EpochRecord, MaskHealth) for f in fields(kind) if f.name not in _PARTS]
-"""The columns of history.csv; those of side tasks follow, where there are any."""
-NUMBERS = [column for column in COLUMNS if column != "finished_at"]
+COLUMNS = [*(f.name for f in fields(EpochRecord) if f.name not in _PARTS), *HEALTH]
+"""The columns of every history.csv; those of other places and side tasks follow, where there are any."""
 _ALWAYS_FINITE = ["train_loss", "learning_rate", "train_seconds", "evaluate_seconds"]
 """Just before a trial diverges, the others may not be."""
 
@@ -105,8 +121,9 @@ def history_csv(history: Sequence[EpochRecord]) -> bytes:
     """Return history.csv: one row per epoch; the header alone if the trial diverged in its first epoch."""
     import pandas as pd
 
-    columns = dict.fromkeys([*COLUMNS, *(name for record in history for name in record.side_scores)])
-    return pd.DataFrame([record.row() for record in history], columns=list(columns)).to_csv(index=False).encode()
+    rows = [record.row() for record in history]
+    columns = list(dict.fromkeys([*COLUMNS, *(name for row in rows for name in row)]))
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False).encode()
 
 
 def read_history(data: bytes) -> "pd.DataFrame":
@@ -114,12 +131,15 @@ def read_history(data: bytes) -> "pd.DataFrame":
     import pandas as pd
 
     history = pd.read_csv(io.BytesIO(data))
-    if lacking := [column for column in COLUMNS if column not in history]:
+    expected = [*COLUMNS, *health_columns(history)]
+    if lacking := [column for column in expected if column not in history]:
         raise ValueError(f"it has no column {', '.join(lacking)}")
+    if unknown := [column for column in map(str, history) if "@" in column and column not in expected]:
+        raise ValueError(f"no trial writes a column {shorten(unknown[0])}")
     if history["epoch"].tolist() != list(range(len(history))):
         raise ValueError("its epochs are not 0, 1, 2, …")
     side_scores = list(filter(SIDE_SCORE.fullmatch, history.columns))
-    if len(history) and not all(map(pd.api.types.is_numeric_dtype, history[NUMBERS + side_scores].dtypes)):
+    if len(history) and not all(map(pd.api.types.is_numeric_dtype, history[numbers(history) + side_scores].dtypes)):
         raise ValueError("a column of numbers has something else")
     if not np.isfinite(history[_ALWAYS_FINITE].astype(float)).all(axis=None):
         raise ValueError("a loss, a learning rate or a time is not finite")
@@ -127,6 +147,17 @@ def read_history(data: bytes) -> "pd.DataFrame":
     if not all(history[name].between(0, 100).all() for name in accuracies):
         raise ValueError("an accuracy is not from 0 to 100")
     return history
+
+
+def health_columns(columns: Iterable[object]) -> list[str]:
+    """Return the columns on masks among these columns of a history.csv, of the head first; raises `ValueError`."""
+    return [at_place(name, place) for place in places_of(columns, HEALTH[0]) for name in HEALTH]
+
+
+def numbers(history: "pd.DataFrame") -> list[str]:
+    """Return the columns of numbers."""
+    columns = dict.fromkeys([*COLUMNS, *health_columns(history)])
+    return [column for column in columns if column != "finished_at"]
 
 
 def epoch_row(history: "pd.DataFrame", epoch: int | None) -> dict[str, Any] | None:

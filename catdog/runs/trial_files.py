@@ -22,7 +22,7 @@ from catdog.runs.artifacts import (
     read_localization,
     read_predictions_npz,
 )
-from catdog.runs.history import NUMBERS, epoch_row, read_history
+from catdog.runs.history import epoch_row, numbers, read_history
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.paths import TrialPaths
 from catdog.runs.results import TrialResult
@@ -127,7 +127,10 @@ def _check_history(result: TrialResult, data: bytes) -> None:
     chosen = epoch_row(history, result.best_epoch)
     if chosen is None or history["val_accuracy"].idxmax() != result.best_epoch:
         raise ValueError(f"epoch {result.best_epoch} is not its best")
-    if abs(chosen["val_accuracy"] - (result.val_accuracy or 0)) > 1e-6 or np.isinf([chosen[n] for n in NUMBERS]).any():
+    if (
+        abs(chosen["val_accuracy"] - (result.val_accuracy or 0)) > 1e-6
+        or np.isinf([chosen[n] for n in numbers(history)]).any()
+    ):
         raise ValueError(f"its epoch {result.best_epoch} is not that of result.json")
     scores = {name: value for name, value in result.side_accuracies.items() if name.startswith("val_")}
     if wrong := [name for name, value in scores.items() if not abs(chosen.get(name, np.nan) - value) <= 1e-6]:
@@ -136,8 +139,8 @@ def _check_history(result: TrialResult, data: bytes) -> None:
 
 def _check_masks(result: TrialResult, data: bytes) -> list[Any]:
     masks = ProbeMasks.from_npz(data)
-    if len(masks.masks_EPMHW) != result.epochs:
-        raise ValueError(f"it has {len(masks.masks_EPMHW)} epochs, not the {result.epochs} of result.json")
+    if len(masks.predicted_EP) != result.epochs:
+        raise ValueError(f"it has {len(masks.predicted_EP)} epochs, not the {result.epochs} of result.json")
     return [masks.classes, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
 
 
@@ -155,7 +158,8 @@ def _check_attention(result: TrialResult, data: bytes) -> list[Any]:
 
 
 def _check_localization(result: TrialResult, data: bytes) -> list[Any]:
-    return [(split, one.images, one.breeds) for split, one in read_localization(data).items()]
+    found = [(name.partition("@")[0], one.images, one.breeds) for name, one in read_localization(data).items()]
+    return list(dict.fromkeys(found))  # alike in trials that have masks at other places
 
 
 def _check_deletion(result: TrialResult, data: bytes) -> list[Any]:

@@ -92,10 +92,10 @@ def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[A
     return arrays
 
 
-def npz_names(data: bytes) -> set[str]:
-    """Return the names of the arrays in an .npz; raises `ValueError` if it is none."""
+def npz_names(data: bytes) -> list[str]:
+    """Return the names of the arrays in an .npz, in order; raises `ValueError` if it is none."""
     with _open_npz(data) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist()}
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 @contextmanager

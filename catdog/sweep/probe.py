@@ -16,7 +16,7 @@ from catdog.data.pack import write_pack
 from catdog.errors import first_line
 from catdog.runs.artifacts import SPLITS, read_predictions_npz
 from catdog.runs.code_record import Probe
-from catdog.runs.history import MaskHealth, read_history
+from catdog.runs.history import health_columns, read_history
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
@@ -76,8 +76,8 @@ def _numbers(context: RunContext, variant: VariantSpec, side: int) -> tuple[floa
         result, where = run_trial(short, plain, 0), short.trial_paths(plain, 0)
         if result.status != "complete":
             raise ArithmeticError("its loss is not finite")
-        epoch = read_history(store.get(where.history)).iloc[0]
-        measured = epoch[["train_loss", "val_loss", *(field.name for field in dataclasses.fields(MaskHealth))]]
+        history = read_history(store.get(where.history))
+        measured = history.iloc[0][["train_loss", "val_loss", *health_columns(history)]]
         data = store.get(where.predictions)
         log_probabilities = [read_predictions_npz(data, split).log_probability_N for split in SPLITS]
         numbers = np.concatenate([measured.fillna(0).astype(float), *log_probabilities])

@@ -14,7 +14,7 @@ from ray import tune
 from catdog.config.variants import parse_variant
 from catdog.errors import NotFoundError, StoreError, UserError, first_line
 from catdog.runs.cost import Launch
-from catdog.runs.history import EpochRecord, mask_collapse
+from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
@@ -77,13 +77,12 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
         return
 
     def on_epoch(record: EpochRecord) -> None:
-        collapse = mask_collapse(record.mask_health) if record.mask_health is not None else None
         tune.report(
             {
                 "epoch": record.epoch,
                 "epochs": context.of_variant(variant).identity.recipe.epochs,
                 "val_accuracy": record.val_accuracy,
-                "collapse": collapse or "",
+                "collapse": record.collapse() or "",
             }
         )
 

@@ -25,7 +25,8 @@ from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.losses import classification_loss
 from catdog.models.petnet import PetNet, SideTask
 from catdog.runs.history import EpochRecord
-from catdog.training.mask_metrics import mask_health
+from catdog.runs.places import HEAD, by_place
+from catdog.training.mask_metrics import coarsened, health_by_place
 from catdog.training.mixing import Mixing
 from catdog.training.objective import training_loss
 from catdog.training.precision import autocast_for
@@ -44,8 +45,16 @@ class Evaluation:
     logits_NK: torch.Tensor
     labels_N: torch.Tensor
     masks_NMHW: torch.Tensor | None
+    """The head's; None if it has none."""
     side_scores: Mapping[str, float] = field(default_factory=dict)
     """`TASK_loss` and `TASK_accuracy` (percent) of each side task."""
+    stage_masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Masks at other places, (N, M, H, W) each: H and W are at most `FINEST`."""
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Return the masks of every place (N, M, H, W)."""
+        return by_place(self.masks_NMHW, self.stage_masks)
 
     @property
     def accuracy(self) -> float:
@@ -176,7 +185,9 @@ def evaluate(
     """
     model.eval()
     targets = targets_of(batches.labels(split), batches.groups)
-    logits, masks, labels_N = [], [], targets[CLASS]
+    logits: list[torch.Tensor] = []
+    masks: dict[str, list[torch.Tensor]] = {}
+    labels_N = targets[CLASS]
     side_logits: dict[str, list[torch.Tensor]] = {name: [] for name in side_tasks or {}}
     rows = mixed_rows(labels_N) if mixed else [torch.arange(len(labels_N))]
     reordered = ((batches.some(split, some.tolist()), labels_N[some]) for some in rows)
@@ -185,8 +196,8 @@ def evaluate(
             output = model(inputs)
         # Rounded to the saved precision, so that tables can be recomputed from the predictions.
         logits.append(output.logits_BK.half().float())
-        if output.masks_BMHW is not None:
-            masks.append(output.masks_BMHW.float())
+        for place, masks_BMHW in by_place(output.masks_BMHW, output.stage_masks).items():
+            masks.setdefault(place, []).append(masks_BMHW.float() if place == HEAD else coarsened(masks_BMHW.float()))
         for name, batch in side_logits.items():
             batch.append(output.side_logits[name].float())
         del inputs, output  # as in training: lets the next batch reuse their memory
@@ -196,8 +207,8 @@ def evaluate(
         logits_N = torch.cat(side_logits[name]).cpu()[order_N]
         scores[f"{name}_loss"] = classification_loss(logits_N, targets[task.target]).item()
         scores[f"{name}_accuracy"] = _accuracy(logits_N, targets[task.target])
-    masks_NMHW = torch.cat(masks).cpu()[order_N] if masks else None
-    return Evaluation(torch.cat(logits).cpu()[order_N], labels_N, masks_NMHW, scores)
+    kept = {place: torch.cat(masks.pop(place)).cpu()[order_N] for place in list(masks)}
+    return Evaluation(torch.cat(logits).cpu()[order_N], labels_N, kept.pop(HEAD, None), scores, kept)
 
 
 def fit(
@@ -234,7 +245,7 @@ def fit(
             train_seconds=trained - started,
             evaluate_seconds=time.perf_counter() - trained,
             finished_at=now(),
-            mask_health=mask_health(validation.masks_NMHW) if validation.masks_NMHW is not None else None,
+            mask_health=health_by_place(validation.masks),
             side_scores={f"val_{name}": value for name, value in validation.side_scores.items()},
         )
         state.history.append(record)

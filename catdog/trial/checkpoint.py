@@ -8,6 +8,7 @@ import zipfile
 import torch
 
 from catdog.errors import NotFoundError, first_line
+from catdog.runs.places import HEAD
 from catdog.storage import Store
 from catdog.training.loop import TrainState
 from catdog.trial.contact_sheet import ProbeHistory
@@ -21,7 +22,7 @@ def checkpoint_bytes(config_hash: str, state: TrainState, probe_history: ProbeHi
     content = {
         "config_hash": config_hash,
         "state": state.state_dict(),
-        "probe_masks": probe_history.masks_PMHW,
+        "probe_masks": probe_history.masks,
         "probe_predicted": probe_history.predicted_P,
     }
     torch.save(content, buffer)
@@ -44,7 +45,10 @@ def resume(store: Store, key: str, config_hash: str, state: TrainState) -> Probe
         if content["config_hash"] != config_hash:
             return ProbeHistory()
         state.load_state_dict(content["state"])
-        probe_history = ProbeHistory(content["probe_masks"], content["probe_predicted"])
+        masks = [
+            one if isinstance(one, dict) else {HEAD: one} for one in content["probe_masks"]
+        ]  # or an earlier version's
+        probe_history = ProbeHistory(masks, content["probe_predicted"])
         _check_fit(state, probe_history)
     except Exception as error:  # a damaged file can make the unpickler raise anything
         logger.warning("%s is damaged (%s: %s): starting again", key, type(error).__name__, first_line(error))
@@ -65,8 +69,10 @@ def _check_fit(state: TrainState, probe_history: ProbeHistory) -> None:
     best = state.best_validation
     if best is None or best.logits_NK.ndim != 2 or len(best.logits_NK) != len(best.labels_N):
         raise ValueError("it lacks the outputs on the validation images")
+    if any(len(masks_NMHW) != len(best.labels_N) for masks_NMHW in best.masks.values()):
+        raise ValueError("its masks are of other images than its labels")
     epochs = [record.epoch for record in state.history]
-    if epochs != list(range(len(epochs))) or len(probe_history.masks_PMHW) not in (0, len(epochs)):
+    if epochs != list(range(len(epochs))) or len(probe_history.masks) not in (0, len(epochs)):
         raise ValueError("its epochs do not fit together")
 
 

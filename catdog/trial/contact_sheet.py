@@ -1,15 +1,17 @@
 """Contact sheets: the probe images beside their attention masks, one PNG per epoch. Arrays in, bytes out; no I/O.
 
-One row per probe image: the image, then its masks at their own resolution (one cell per position of the feature map).
-All masks of a sheet share one scale, which starts at 0 and is printed: to 1 for sigmoid masks, further where a mask
-exceeds 1. The values that each mask takes are printed below it, because a mask near 0.93 everywhere is one colour. The
-same arrays give the same bytes.
+One row per probe image: the image, then its masks at their own resolution (one cell per position of the feature map),
+by place; of several places with many masks, each has a line of its own. All masks of a place share one scale, which
+starts at 0 and is printed: to 1 for sigmoid masks, further where a mask exceeds 1. The values that each mask takes are
+printed below it, because a mask near 0.93 everywhere is one colour. The same arrays give the same bytes.
 """
 
 import functools
 import importlib.util
 import io
+import itertools
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +21,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from catdog.formatting import colour_map, readable
+from catdog.runs.places import HEAD
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 CELL = 128
 GAP = 8
 CAPTION = 30
+MOST_IN_LINE = 8
+"""Masks of several places that share a line."""
 TITLE = 26
 _FONT = 12
 _INK, _PAPER, _RIGHT, _WRONG = (25, 25, 25), (255, 255, 255), (0, 110, 40), (180, 30, 20)
@@ -43,8 +48,8 @@ class Probes:
 class ProbeHistory:
     """Masks and predictions of the probe images in every epoch so far."""
 
-    masks_PMHW: list[torch.Tensor] = field(default_factory=list)
-    """float16, one tensor per epoch; empty for heads without masks."""
+    masks: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    """For each epoch the masks by place, (P, M, H, W) in float16; empty for networks without masks."""
     predicted_P: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -62,43 +67,76 @@ def paint_mask(mask_HW: npt.NDArray[np.floating], low: float, high: float) -> np
 
 def contact_sheet(
     probes: Probes,
-    masks_PMHW: npt.NDArray[np.floating],
+    masks: Mapping[str, npt.NDArray[np.floating]],
     predicted_P: npt.NDArray[np.int64],
     title: str,
-    caption: str = "mask {}",
 ) -> bytes:
-    """Return the sheet of one epoch as PNG bytes; `caption` is written below each column of masks, with its number."""
-    count, num_masks = masks_PMHW.shape[:2]
-    step = CELL + GAP
-    width = max(GAP + (1 + num_masks) * step, 2 * step + GAP)
-    sheet = Image.new("RGB", (width, TITLE + count * (step + CAPTION)), _PAPER)
+    """Return the sheet of one epoch as PNG bytes; `masks` are (P, M, H, W) by place."""
+    lines, step, count = _lines(masks), CELL + GAP, len(predicted_P)
+    width = max(GAP + (1 + max(map(len, lines))) * step, 2 * step + GAP)
+    sheet = Image.new("RGB", (width, TITLE + count * len(lines) * (step + CAPTION)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT)
-    low, high = colour_scale(masks_PMHW)
     pen.text((GAP, 6), _fitting(title, width - 2 * GAP, pen, font), _INK, font)
     for row in range(count):
-        top = TITLE + row * (step + CAPTION)
-        picture = Image.fromarray(probes.images_PSSC[row]).resize((CELL, CELL), Image.Resampling.BILINEAR)
-        sheet.paste(picture, (GAP, top))
-        true, predicted = probes.classes[probes.labels_P[row]], probes.classes[predicted_P[row]]
-        caption_width = CELL if num_masks else width
-        name, its_font = _drawable(true, int(probes.labels_P[row]))
-        pen.text((GAP, top + CELL + 1), _fitting(name, caption_width, pen, its_font), _INK, its_font)
-        verdict, colour = ("✓", _RIGHT) if predicted == true else ("→", _WRONG)
-        text, its_font = ("predicted", font) if predicted == true else _drawable(predicted, int(predicted_P[row]))
-        _mark(pen, (GAP, top + CELL + 15), verdict, colour)
-        pen.text((GAP + 14, top + CELL + 15), _fitting(text, caption_width - 14, pen, its_font), colour, its_font)
-        for column in range(num_masks):
-            left = GAP + (1 + column) * step
-            mask_HW = masks_PMHW[row, column]
-            colours = Image.fromarray(paint_mask(mask_HW, low, high))
-            sheet.paste(colours.resize((CELL, CELL), Image.Resampling.NEAREST), (left, top))
-            pen.text((left, top + CELL + 1), f"{mask_HW.min():.3g} to {mask_HW.max():.3g}", _INK, font)
-            if row == count - 1:
-                pen.text((left, top + CELL + 15), f"{caption.format(column + 1)} ({low:g} to {high:.3g})", _INK, font)
+        top = TITLE + row * len(lines) * (step + CAPTION)
+        _draw_image(sheet, pen, top, probes, row, int(predicted_P[row]))
+        for line, tiles in enumerate(lines):
+            for column, (place, mask) in enumerate(tiles, start=1):
+                at = (GAP + column * step, top + line * (step + CAPTION))
+                caption = _caption(masks, place, mask, pen) if row == count - 1 or list(masks) != [HEAD] else ""
+                _draw_mask(sheet, pen, at, masks[place][row, mask], colour_scale(masks[place]), caption)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=3, compress_type=zlib.Z_RLE)  # fast, and small for flat cells
     return buffer.getvalue()
+
+
+def _lines(masks: Mapping[str, npt.NDArray[np.floating]]) -> list[list[tuple[str, int]]]:
+    """Return the places and numbers of the masks on each line: all on one, or each place's on its own if many."""
+    places = [[(place, mask) for mask in range(masks_PMHW.shape[1])] for place, masks_PMHW in masks.items()]
+    return places if sum(map(len, places)) > MOST_IN_LINE else [list(itertools.chain(*places))]
+
+
+def _caption(masks: Mapping[str, npt.NDArray[np.floating]], place: str, mask: int, pen: ImageDraw.ImageDraw) -> str:
+    """Return a mask's number and scale, after the name of its place unless all are the head's."""
+    low, high = colour_scale(masks[place])
+    if list(masks) == [HEAD]:
+        return f"mask {mask + 1} ({low:g} to {high:.3g})"
+    rest = f"{f' #{mask + 1}' if masks[place].shape[1] > 1 else ''} ({low:g} to {high:.3g})"
+    font = ImageFont.load_default(_FONT)
+    return _fitting(place, CELL - int(pen.textlength(rest, font)), pen, font) + rest
+
+
+def _draw_image(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, top: int, probes: Probes, row: int, predicted: int
+) -> None:
+    """Draw a probe image, with its class and the predicted one below it."""
+    picture = Image.fromarray(probes.images_PSSC[row]).resize((CELL, CELL), Image.Resampling.BILINEAR)
+    sheet.paste(picture, (GAP, top))
+    label = int(probes.labels_P[row])
+    name, font = _drawable(probes.classes[label], label)
+    pen.text((GAP, top + CELL + 1), _fitting(name, CELL, pen, font), _INK, font)
+    right = predicted == label
+    verdict, colour = ("✓", _RIGHT) if right else ("→", _WRONG)
+    text, font = _drawable("predicted", label) if right else _drawable(probes.classes[predicted], predicted)
+    _mark(pen, (GAP, top + CELL + 15), verdict, colour)
+    pen.text((GAP + 14, top + CELL + 15), _fitting(text, CELL - 14, pen, font), colour, font)
+
+
+def _draw_mask(
+    sheet: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    mask_HW: npt.NDArray[np.floating],
+    scale: tuple[float, float],
+    caption: str,
+) -> None:
+    """Draw a mask, with its range and the caption below it."""
+    font, (left, top) = ImageFont.load_default(_FONT), at
+    colours = Image.fromarray(paint_mask(mask_HW, *scale))
+    sheet.paste(colours.resize((CELL, CELL), Image.Resampling.NEAREST), at)
+    pen.text((left, top + CELL + 1), f"{mask_HW.min():.3g} to {mask_HW.max():.3g}", _INK, font)
+    pen.text((left, top + CELL + 15), caption, _INK, font)
 
 
 def _drawable(name: str, label: int) -> tuple[str, Font]:

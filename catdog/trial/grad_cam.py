@@ -12,6 +12,7 @@ import torch
 
 from catdog.data.batches import EVALUATION_BATCH, EvaluationSplit
 from catdog.runs.artifacts import SPLITS, TrimapMasks, attention_npz
+from catdog.runs.places import HEAD
 from catdog.storage import BackgroundUploads
 from catdog.trial.contact_sheet import contact_sheet
 from catdog.trial.last_map import Finish, last_map
@@ -35,7 +36,7 @@ def queue_grad_cam(trial: Trial, uploads: BackgroundUploads) -> None:
     """Queue the sheet of the probe images and the maps of the images with an outline, of the model as it is."""
     maps_P1HW, predicted_P = _maps(trial, "validation", list(trial.inputs.probe_positions))
     title = f"Grad-CAM · {trial.variant.label} · seed {trial.seed} · epoch {trial.state.best.epoch}"
-    draw = functools.partial(contact_sheet, trial.probes, maps_P1HW.numpy(), predicted_P.numpy(), title, "Grad-CAM")
+    draw = functools.partial(contact_sheet, trial.probes, {"Grad-CAM": maps_P1HW.numpy()}, predicted_P.numpy(), title)
     uploads.put(trial.where.grad_cam_sheet, draw)
     splits: dict[str, TrimapMasks] = {}
     for split in SPLITS:
@@ -43,7 +44,7 @@ def queue_grad_cam(trial: Trial, uploads: BackgroundUploads) -> None:
         if positions.size:
             images = trial.inputs.split.indices(split)[positions]
             maps_T1HW, _ = _maps(trial, split, positions.tolist())
-            splits[split] = TrimapMasks([trial.inputs.pack.names[i] for i in images], maps_T1HW.half().numpy())
+            splits[split] = TrimapMasks([trial.inputs.pack.names[i] for i in images], {HEAD: maps_T1HW.half().numpy()})
     if len(splits) == len(SPLITS):
         uploads.put(trial.where.grad_cam, attention_npz(splits))
 

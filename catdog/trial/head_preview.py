@@ -11,6 +11,7 @@ from catdog.data.datasets.base import UInt8Array
 from catdog.data.datasets.drawn import BREEDS, IMAGES_PER_BREED, open_drawn
 from catdog.models import build_model
 from catdog.models.petnet import ModelOutput
+from catdog.runs.places import by_place
 from catdog.trial.contact_sheet import Probes, contact_sheet
 
 STEPS, BATCH, BATCHES = 60, 32, 15
@@ -33,11 +34,12 @@ def preview_masks(spec: VariantSpec) -> bytes | None:
     pictures_PSSC = np.stack([source.read(int(index))[0] for index in probes_P])
     with torch.inference_mode():
         output = model.eval()(_inputs(pictures_PSSC))
-    if output.masks_BMHW is None:
+    masks = {place: one.numpy() for place, one in by_place(output.masks_BMHW, output.stage_masks).items()}
+    if not masks:
         return None
     probes = Probes(pictures_PSSC, tuple(source.names[i] for i in probes_P), source.labels[probes_P], source.classes)
     title = f"{spec.label} after {STEPS} steps on drawn pets"
-    return contact_sheet(probes, output.masks_BMHW.numpy(), output.logits_BK.argmax(dim=1).numpy(), title)
+    return contact_sheet(probes, masks, output.logits_BK.argmax(dim=1).numpy(), title)
 
 
 @functools.cache  # drawing takes longer than training, and a file may have several heads

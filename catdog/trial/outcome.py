@@ -43,7 +43,7 @@ class Outcome:
 def queue_epochs(trial: Trial, uploads: BackgroundUploads) -> None:
     """Queue the files that span all epochs: the history, and the masks of the probe images."""
     uploads.put(trial.where.history, functools.partial(history_csv, list(trial.state.history)))
-    if trial.probe_history.masks_PMHW:
+    if trial.probe_history.masks:
         uploads.put(trial.where.masks, functools.partial(_masks_npz, trial))
 
 
@@ -60,12 +60,12 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
         test = evaluate(trial.state.network, trial.batches, "test", autocast, swapped, model.side_tasks)
     evaluations: dict[EvaluationSplit, Evaluation] = {"validation": validation, "test": test}
     uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
-    if validation.masks_NMHW is not None:
+    if validation.masks:
         uploads.put(trial.where.attention, functools.partial(_attention_npz, trial, evaluations))
-        if (deletion := trial_deletion(trial)) is not None:
-            uploads.put(trial.where.deletion, deletion)
-    else:
+    if validation.masks_NMHW is None:
         queue_grad_cam(trial, uploads)
+    elif (deletion := trial_deletion(trial)) is not None:
+        uploads.put(trial.where.deletion, deletion)
     if trial.context.keep_weights != "none":
         backbone = trial.inputs.backbone if trial.recipe.freeze else model.backbone
         assert backbone is not None
@@ -143,7 +143,7 @@ def _masks_npz(trial: Trial) -> bytes:
         names=probes.names,
         labels_P=probes.labels_P,
         classes=probes.classes,
-        masks_EPMHW=torch.stack(history.masks_PMHW).numpy(),
+        masks={place: torch.stack([one[place] for one in history.masks]).numpy() for place in history.masks[0]},
         predicted_EP=torch.stack(history.predicted_P).numpy(),
     ).to_npz()
 
@@ -168,10 +168,9 @@ def _attention_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation])
     pack = trial.inputs.pack
     splits: dict[str, TrimapMasks] = {}
     for name, evaluation in evaluations.items():
-        assert evaluation.masks_NMHW is not None, "only heads with masks have attention to keep"
         indices, rows = trial.inputs.split.indices(name), trial.inputs.measured_positions(name)
         splits[name] = TrimapMasks(
             images=[pack.names[i] for i in indices[rows]],
-            masks_TMHW=evaluation.masks_NMHW[torch.from_numpy(rows)].half().numpy(),
+            masks={place: masks[torch.from_numpy(rows)].half().numpy() for place, masks in evaluation.masks.items()},
         )
     return attention_npz(splits)

@@ -15,6 +15,7 @@ from catdog.config.variants import VariantSpec
 from catdog.errors import DivergedError
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
+from catdog.runs.places import by_place
 from catdog.runs.results import TrialResult
 from catdog.runs.trial_files import read_result
 from catdog.storage import BackgroundUploads
@@ -92,12 +93,14 @@ def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundU
     model = trial.state.evaluated.eval()
     with autocast_for(trial.recipe.precision, trial.device):
         output = model(trial.batches.some("validation", trial.inputs.probe_positions))
-    if output.masks_BMHW is None:
+    places = by_place(output.masks_BMHW, output.stage_masks)
+    if not places:
         return
-    masks, predicted = output.masks_BMHW.half().cpu(), output.logits_BK.argmax(dim=1).cpu()
-    trial.probe_history.masks_PMHW.append(masks)
+    masks, predicted = {place: one.half().cpu() for place, one in places.items()}, output.logits_BK.argmax(dim=1).cpu()
+    trial.probe_history.masks.append(masks)
     trial.probe_history.predicted_P.append(predicted)
     title = f"{trial.variant.label} · seed {trial.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
     # Drawn and encoded on the upload thread.
-    draw = functools.partial(contact_sheet, trial.probes, masks.numpy(), predicted.numpy(), title)
+    arrays = {place: one.numpy() for place, one in masks.items()}
+    draw = functools.partial(contact_sheet, trial.probes, arrays, predicted.numpy(), title)
     uploads.put(trial.where.snapshot(record.epoch), draw)

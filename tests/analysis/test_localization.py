@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.analysis.localization import Outlines, attention_table, gaussian_mask, measure, uniform_mask
+from catdog.runs.artifacts import read_attention_npz
+from catdog.runs.history import read_history
 from catdog.storage import MemoryStore
 from tests.helpers.made_runs import make_run, put_trimaps
 
@@ -139,3 +141,27 @@ def test_the_table_has_a_row_for_each_variant_with_masks_and_each_split() -> Non
         history = pd.read_csv(io.BytesIO(store.get(f"made/trials/multi-attention/seed-{result.seed:02d}/history.csv")))
         chosen.append(history.loc[history["epoch"] == result.best_epoch, "mask_overlap"].item())
     assert table.loc[table["variant"] == "multi-attention", "overlap"].tolist() == pytest.approx([np.mean(chosen)] * 2)
+    assert "place" not in table
+
+
+def test_every_place_has_a_row_measured_on_its_own_grid() -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ["baseline", "attention"], range(2), stages={"layer2": 12, "layer3": 5})
+    outline = np.zeros((60, 60), dtype=bool)
+    outline[:1] = True
+    put_trimaps(store, run_status, outline)
+    table = attention_table(store, run_status)
+    assert list(table.columns[:4]) == ["variant", "part", "place", "trials"]
+    assert table["place"].tolist() == ["head", "layer2", "layer3"] * 2
+    assert table["energy_lift_uniform"].tolist() == pytest.approx((table["energy"] - 100 / 60).tolist(), abs=1e-4)
+    where = run_status.manifest.variants[1]
+    history = read_history(store.get(f"made/trials/{where}/seed-00/history.csv"))
+    assert not np.allclose(history["mask_entropy@layer2"], history["mask_entropy"])
+    seeds = [(result, f"made/trials/{where}/seed-{result.seed:02d}") for result in run_status.results(where)]
+    entropies = [read_history(store.get(f"{folder}/history.csv"))["mask_entropy@layer2"][result.best_epoch]
+                 for result, folder in seeds]  # fmt: skip
+    assert table["entropy"][1] == pytest.approx(np.mean(entropies))
+    masks = [read_attention_npz(store.get(f"{folder}/attention.npz"))["test"].masks["layer3"] for _, folder in seeds]
+    outlines_of_test = Outlines.of(np.stack([outline] * 20), (np.arange(20) + 20) % 3, 5, 5)
+    found = [measure(one, outlines_of_test) for one in masks]
+    assert table["energy"][5] == pytest.approx(np.mean([one.energy for one in found if one is not None]))

@@ -8,6 +8,7 @@ import pytest
 
 from catdog.analysis.run_data import read_content
 from catdog.runs.artifacts import ProbeMasks
+from catdog.runs.places import HEAD
 from catdog.runs.results import best_run
 from catdog.storage import MemoryStore
 from tests.helpers.made_runs import make_run
@@ -38,7 +39,7 @@ def test_the_content_of_a_report_is_what_its_trials_left() -> None:
     for (label, seed), masks in content.probe_masks.items():
         stored = ProbeMasks.from_npz(store.get(f"made/trials/{label}/seed-{seed:02d}/masks.npz"))
         assert np.array_equal(masks.images_PSSC, stored.images_PSSC)
-        assert np.array_equal(masks.masks_EPMHW, stored.masks_EPMHW)
+        assert np.array_equal(masks.masks[HEAD], stored.masks[HEAD])
         assert np.array_equal(masks.predicted_EP, stored.predicted_EP)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from PIL import Image
 from scipy import stats
 
@@ -25,6 +24,7 @@ from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord, MaskHealth, history_csv
 from catdog.runs.manifest import Identity, Manifest, PlannedTrial
 from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.places import HEAD, at_place, by_place
 from catdog.runs.results import Failure, TrialResult
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.storage import Store, sha256
@@ -71,6 +71,7 @@ def make_run(
     run: str = "made",
     recipe: Recipe | None = None,
     map_side: int = 7,
+    stages: Mapping[str, int] | None = None,
     image_side: int = 64,
     probes: int = 4,
     failed: Cells = (),
@@ -79,7 +80,10 @@ def make_run(
     error_message: str = "shapes do not match",
     hourly_price: float | None = 1.0,
 ) -> RunStatus:
-    """Write a run of these variants × seeds and return its status; `effect` maps labels to points."""
+    """Write a run of these variants × seeds and return its status; `effect` maps labels to points.
+
+    Variants with masks have some at `stages`, too: sides of their maps by name.
+    """
     names = [*BREEDS, *(f"breed_{i}" for i in range(37, 999))][:classes] if isinstance(classes, int) else list(classes)
     recipe = recipe or Recipe(backbone="timm/tf_efficientnet_lite0", weights="lite0", freeze=True, precision="float32")
     recipe = dataclasses.replace(recipe, epochs=epochs, probe_images=probes)
@@ -95,7 +99,7 @@ def make_run(
         code="0123456789abcdef0123456789abcdef01234567",
     )
     store.put(RunPaths(run).manifest, manifest.to_json())
-    maker = _Maker(store, manifest, names, test_images, effect or {}, rng_seed, (map_side, image_side))
+    maker = _Maker(store, manifest, names, test_images, effect or {}, rng_seed, by_place(map_side, stages), image_side)
     for trial in manifest.planned():
         cell = (trial.variant.label, trial.seed)
         if cell in failed:
@@ -123,10 +127,11 @@ class _Maker:
         test_images: int,
         effect: Mapping[str, float],
         rng_seed: int,
-        sides: tuple[int, int],
+        sides: Mapping[str, int],
+        image_side: int,
     ) -> None:
         self.store, self.manifest, self.classes, self.effect, self.rng_seed = store, manifest, classes, effect, rng_seed
-        self.map_side, image_side = sides
+        self.sides = sides
         rng = np.random.default_rng(rng_seed)
         self.parts = {
             "validation": _images("validation", max(len(classes), test_images // 5), len(classes), rng),
@@ -149,9 +154,10 @@ class _Maker:
         files["predictions.npz"] = predictions_npz(self.classes, outputs)
         val = 100 * float(correct["validation"].mean())
         best = int(rng.integers(max(0, self.epochs - 3), self.epochs))
-        masks = self._masks(trial, rng)
+        masks = {place: self._masks(trial, rng, side) for place, side in self.sides.items()} \
+            if "attention" in trial.variant.head else {}  # fmt: skip
         files["history.csv"] = self._history(val, best, masks, rng)
-        if masks is not None:
+        if masks:
             files |= self._mask_files(masks, rng)
         self._put(trial, files)
         result = dataclasses.replace(
@@ -166,7 +172,7 @@ class _Maker:
 
     def diverge(self, trial: PlannedTrial) -> None:
         """Diverge in the first epoch: the history is only a header, and there are no masks."""
-        files = {"history.csv": self._history(0.0, 0, None, self._rng(trial), epochs=0)}
+        files = {"history.csv": self._history(0.0, 0, {}, self._rng(trial), epochs=0)}
         self._put(trial, files)
         result = dataclasses.replace(self._result(trial, files), status="diverged", best_epoch=0, epochs=0, seconds=1.0)
         self.store.put(self._where(trial).result, result.to_json())
@@ -201,7 +207,7 @@ class _Maker:
         return TrialResult(
             trial.variant.label, trial.seed, "complete", None, None, None, self.epochs, seconds, self._hash(trial),
             val_loss=0.4, parameters=head_parameters + 3_400_000, head_parameters=head_parameters,
-            feature_channels=1280, feature_height=self.map_side, feature_width=self.map_side, device="cpu",
+            feature_channels=1280, feature_height=self.sides[HEAD], feature_width=self.sides[HEAD], device="cpu",
             precision="float32", threads=1, images_trained=2944 * self.epochs, setup_seconds=0.5,
             train_seconds=seconds - 5, evaluate_seconds=4.0, finish_seconds=1.0,
             finished_at=f"2026-01-01T22:{trial.seed % 60:02d}:00.000+00:00", worker_host="node-1",
@@ -222,14 +228,12 @@ class _Maker:
         wrong_N = np.where(rng.random(count) < 0.7, like_N, other_N)
         return np.where(right_N, images.labels_N, wrong_N).astype(np.int16)
 
-    def _masks(self, trial: PlannedTrial, rng: np.random.Generator) -> npt.NDArray[np.float16] | None:
-        """Return masks (E, P, M, H, W) that settle on the animal over the epochs; None for heads without masks."""
-        if "attention" not in trial.variant.head:
-            return None
+    def _masks(self, trial: PlannedTrial, rng: np.random.Generator, side: int) -> npt.NDArray[np.float16]:
+        """Return masks (E, P, M, H, W) that settle on the animal over the epochs."""
         count = int(trial.variant.arguments.get("num_masks", 1))
         where_M2 = rng.uniform(-0.2, 0.2, (count, 2)) * (count > 1)
         centres_PM2 = self.animals_P2[:, None] + where_M2
-        grid_H = (np.arange(self.map_side) + 0.5) / self.map_side
+        grid_H = (np.arange(side) + 0.5) / side
         square_PMHW = (
             (grid_H[:, None] - centres_PM2[..., 0, None, None]) ** 2
             + (grid_H[None, :] - centres_PM2[..., 1, None, None]) ** 2
@@ -243,26 +247,25 @@ class _Maker:
         self,
         val: float,
         best: int,
-        masks: npt.NDArray[np.float16] | None,
+        masks: Mapping[str, npt.NDArray[np.float16]],
         rng: np.random.Generator,
         epochs: int | None = None,
     ) -> bytes:
         rows = []
         for epoch in range(self.epochs if epochs is None else epochs):
             behind = 0.0 if epoch == best else 40 * np.exp(-0.9 * epoch) + rng.uniform(0.05, 0.8)
-            health = None if masks is None else _health(masks[epoch].astype(float))
+            health = {place: _health(one[epoch].astype(float)) for place, one in masks.items()}
             loss = 0.4 + 2.5 * np.exp(-0.5 * epoch) + rng.normal(0, 0.03)
             rows.append(
                 EpochRecord(
                     epoch, float(loss), val - behind, float(loss) + 0.1, val - behind, 0.001, 2.5, 0.5,
                     f"2026-01-01T21:{epoch % 60:02d}:00.000+00:00", health,
-                ).row()
+                )
             )  # fmt: skip
-        columns = [f.name for kind in (EpochRecord, MaskHealth) for f in dataclasses.fields(kind)]
-        columns.remove("mask_health")
-        return pd.DataFrame(rows, columns=columns).to_csv(index=False).encode()
+        return history_csv(rows)
 
-    def _mask_files(self, masks: npt.NDArray[np.float16], rng: np.random.Generator) -> dict[str, bytes]:
+    def _mask_files(self, places: Mapping[str, npt.NDArray[np.float16]], rng: np.random.Generator) -> dict[str, bytes]:
+        masks = places[HEAD]
         share_E = np.linspace(0.3, 0.95, len(masks))[:, None]
         right_EP = rng.random(masks.shape[:2]) < share_E
         predicted_EP = np.where(right_EP, self.probe_labels_P, (self.probe_labels_P + 1) % len(self.classes))
@@ -272,7 +275,7 @@ class _Maker:
                 names=np.array([f"probe_{i}" for i in range(len(self.probe_labels_P))]),
                 labels=self.probe_labels_P,
                 breeds=np.array(self.classes),
-                masks=masks,
+                **{at_place("masks", place): one for place, one in places.items()},
                 predicted=predicted_EP,
             )
         }
@@ -280,7 +283,7 @@ class _Maker:
         for part, images in self.parts.items():
             picked_T = rng.integers(masks.shape[1], size=min(20, len(images.names_N)))
             attention[f"{part}_images"] = images.names_N[: len(picked_T)]
-            attention[f"{part}_masks"] = masks[-1][picked_T]
+            attention |= {at_place(f"{part}_masks", place): one[-1][picked_T] for place, one in places.items()}
         files["attention.npz"] = npz_bytes(**attention)
         for epoch in range(len(masks)):
             files[f"snapshots/epoch-{epoch:03d}.png"] = _dot(epoch)

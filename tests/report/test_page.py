@@ -15,13 +15,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catdog.analysis.run_data import ReportContent
+from catdog.analysis.run_data import ReportContent, read_content
 from catdog.config.recipe import Recipe
 from catdog.formatting import colour_map
+from catdog.report.build import table_markdown
 from catdog.report.mask_gallery import build_gallery, quantise
 from catdog.report.page import build_page
-from catdog.report.tables import health_warnings, seed_list
+from catdog.report.tables import attention, health, health_warnings, seed_list
+from catdog.runs.places import HEAD
+from catdog.storage import MemoryStore
 from catdog.trial.contact_sheet import colour_scale, paint_mask
+from tests.helpers.made_runs import make_run, put_trimaps
 from tests.helpers.pages import EIGHT, content_of, text_of, varied_run
 from tests.helpers.project import ROOT
 
@@ -196,9 +200,9 @@ def test_damaged_or_missing_files_leave_the_rest_of_the_page_intact(content: Rep
 
 def test_masks_with_nan_or_infinity_are_still_drawn(small: ReportContent) -> None:
     cell = ("multi-attention", 0)
-    broken = small.probe_masks[cell].masks_EPMHW.copy()
+    broken = small.probe_masks[cell].masks[HEAD].copy()
     broken[0, 0], broken[1, 0, 0, 0, 0] = np.nan, np.inf
-    probe_masks = {**small.probe_masks, cell: dataclasses.replace(small.probe_masks[cell], masks_EPMHW=broken)}
+    probe_masks = {**small.probe_masks, cell: dataclasses.replace(small.probe_masks[cell], masks={HEAD: broken})}
     page = build_page(dataclasses.replace(small, probe_masks=probe_masks)).decode()
     assert not re.search(r"\bNaN\b|\bInfinity\b", re.findall(r'id="gallery-data">(.*?)</script>', page)[0])
 
@@ -208,16 +212,42 @@ def test_the_gallery_uses_the_colours_of_the_contact_sheets(content: ReportConte
     assert gallery is not None
     colours = np.frombuffer(bytes.fromhex(gallery.data["colours"]), dtype=np.uint8).reshape(256, 3)
     for trial in gallery.data["trials"]:
-        masks_EPMHW = content.probe_masks[trial["variant"], trial["seed"]].masks_EPMHW.astype(np.float32)
-        values = np.frombuffer(zlib.decompress(base64.b64decode(trial["masks"])), np.uint8).reshape(trial["shape"])
+        masks_EPMHW = content.probe_masks[trial["variant"], trial["seed"]].masks[HEAD].astype(np.float32)
+        (place,) = trial["places"]
+        values = np.frombuffer(zlib.decompress(base64.b64decode(place["masks"])), np.uint8).reshape(place["shape"])
         bottom, top = colour_scale(masks_EPMHW)
-        assert trial["top"] == pytest.approx(top, rel=0.001)
-        low, high = trial["ranges"][2][1]
+        assert place["top"] == pytest.approx(top, rel=0.001)
+        low, high = place["ranges"][2][1]
         assert [low, high] == pytest.approx([masks_EPMHW[2, 1].min(), masks_EPMHW[2, 1].max()], rel=0.001)
         drawn = paint_mask(low + (high - low) * values[2, 1, 0] / 255, bottom, top)
         sheet = paint_mask(masks_EPMHW[2, 1, 0], bottom, top)
         assert np.abs(drawn.astype(int) - sheet).max() <= 4, "two steps of the scale"
     assert np.array_equal(colours, colour_map())
+
+
+def test_the_tables_have_a_row_for_every_place_and_warnings_name_it() -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ["baseline", "attention"], range(2), classes=4, test_images=40, stages={"layer3": 9})
+    put_trimaps(store, run_status, np.eye(64, dtype=bool))
+    content = read_content(store, run_status)
+    histories = {cell: history.assign(**{"mask_dead@layer3": 0.5}) if "mask_dead@layer3" in history else history
+                 for cell, history in content.histories.items()}  # fmt: skip
+    content = dataclasses.replace(content, histories=histories)
+    for table in (health(content), attention(content.attention, "breeds")):
+        assert table is not None
+        assert table.columns[:2] == ("Variant", "Place")
+        assert [row[:2] for row in table.rows] == [("attention", place) for place in ("head", "layer3")] * (
+            len(table.rows) // 2
+        )
+    dead = "attention: dead masks at layer3 in the chosen epoch of seeds 0–1"
+    assert any(line.startswith(dead) for line in health_warnings(content))
+    assert "| variant | place | pointing game |" in table_markdown(content)
+    assert "| attention | layer3 | " in table_markdown(content)
+    gallery = build_gallery(content)
+    assert gallery is not None
+    shapes = [(one["place"], one["shape"][3:]) for one in gallery.data["trials"][0]["places"]]
+    assert shapes == [("head", [7, 7]), ("layer3", [9, 9])]
+    assert "A place is the network’s head or a stage" in " ".join(gallery.notes)
 
 
 def test_a_constant_mask_has_a_range_of_zero_width() -> None:
@@ -252,7 +282,7 @@ def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> 
     content = content_of(["multi-attention:num_masks=20"], range(1), probes=15)
     gallery = build_gallery(content)
     assert gallery is not None
-    assert gallery.data["trials"][0]["shape"][1:3] == [12, 16]
+    assert gallery.data["trials"][0]["places"][0]["shape"][1:3] == [12, 16]
     assert "first 12 of 15 probe images" in " ".join(gallery.notes)
     assert "more than 16 masks" in " ".join(gallery.notes)
 

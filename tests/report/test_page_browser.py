@@ -191,6 +191,33 @@ def test_colours_are_absolute_unless_each_images_own_range_is_chosen(visit: Call
         assert ({(68, 1, 84), (253, 231, 37)} <= colours) == has_both_ends
 
 
+def test_the_masks_of_every_place_can_be_chosen_and_compared(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    path = tmp_path / "places.html"
+    path.write_bytes(build_page(content_of(["attention"], range(1), classes=4, test_images=40, stages={"layer3": 14})))
+    one = visit(path, viewport={"width": 390, "height": 844})
+    options = one.tab.eval_on_selector_all("#place-a option", "all => all.map(one => one.textContent)")
+    assert options == ["head, 7 × 7", "layer3, 14 × 14"]
+    one.tab.select_option("#view", "alone")
+
+    def runs(side: str) -> int:
+        """The number of cells in a row: how often its colour changes, and one."""
+        mask = Image.open(io.BytesIO(base64.b64decode(one.pictures(side)[1].partition(",")[2]))).convert("RGB")
+        return 1 + sum(mask.getpixel((x, 1)) != mask.getpixel((x + 1, 1)) for x in range(mask.width - 1))
+
+    assert runs("a") <= 7
+    one.tab.select_option("#place-a", "layer3")
+    one.until("document.querySelector('#panel-a h3').textContent.endsWith('layer3')")
+    assert 7 < runs("a") <= 14
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    assert runs("b") <= 7
+    assert one.overflow() <= 0
+
+
+def test_without_stages_there_is_no_place_to_choose(visit: Callable[..., Visit]) -> None:
+    assert visit().tab.is_hidden("#place-a")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_never_scrolls_sideways(visit: Callable[..., Visit], scheme: str) -> None:
     one = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme, is_mobile=True, has_touch=True)

@@ -25,12 +25,12 @@ PUBLISHED = ROOT / "results" / "published"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    """A run with every outcome of a trial, measured against trimaps."""
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> LocalStore:
+    """A run with every outcome of a trial, measured against trimaps; its parameter: the stages with masks."""
     store = LocalStore(tmp_path / "store")
     labels = ["baseline", "attention", "multi-attention"]
     run_status = make_run(
-        store, labels, range(4), epochs=3, test_images=80, image_side=32,
+        store, labels, range(4), epochs=3, test_images=80, image_side=32, stages=getattr(request, "param", None),
         failed=[("baseline", 3)], diverged=[("attention", 3)], missing=[("multi-attention", 3)],
     )  # fmt: skip
     falls = Deletion(9, masks=2.0, random=1.0, centre=1.5)
@@ -49,11 +49,12 @@ def publish_made(store: LocalStore, target: Path, *options: str) -> int:
     return run_job(publish.main, ["--store", store.url, "--run", "made", "--to", str(target), *options])
 
 
+@pytest.mark.parametrize("store", [None, {"layer3": 9}], indirect=True, ids=["head", "head and stage"])
 def test_the_published_form_gives_the_same_report_with_the_masks_of_the_best_runs(
     store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = build_files(read_content(store, open_run(store, "made")))
-    assert b"baseline (Grad-CAM),test,3," in before["attention.csv"]
+    assert b"baseline (Grad-CAM),test," in before["attention.csv"]
     assert {"figures/grad-cam-baseline.png", "figures/masks-attention.png"} <= before.keys()
     page = text_of(before["report.html"])
     assert "Where heads without masks look: Grad-CAM" in page

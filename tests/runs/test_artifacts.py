@@ -26,7 +26,8 @@ from catdog.runs.artifacts import (
     read_localization,
     read_predictions_npz,
 )
-from catdog.runs.history import epoch_row, history_csv, read_history
+from catdog.runs.history import EpochRecord, MaskHealth, epoch_row, history_csv, read_history
+from catdog.runs.places import HEAD
 from catdog.runs.trial_files import read_files
 from catdog.storage import MemoryStore
 from catdog.storage.serialization import MOST_UNPACKED, npz_bytes, npz_names, read_npz
@@ -37,21 +38,70 @@ MASKS = ProbeMasks(
     names=["a", "b"],
     labels_P=np.array([1, 0]),
     classes=("one", "two"),
-    masks_EPMHW=np.ones((3, 2, 1, 2, 2), dtype=np.float16),
+    masks={HEAD: np.ones((3, 2, 1, 2, 2), np.float16), "layer3": np.ones((3, 2, 4, 5, 6), np.float16)},
     predicted_EP=np.zeros((3, 2), dtype=np.int64),
 )
 LOGITS = SplitLogits(np.array(["a", "b"]), np.array([1, 0], np.int16), np.array([[0, 1], [3, 3]], np.float16))
-ATTENTION = TrimapMasks(["a"], np.ones((1, 1, 2, 2), np.float16))
+ATTENTION = TrimapMasks(["a"], {HEAD: np.ones((1, 1, 2, 2), np.float16), "layer3": np.ones((1, 4, 5, 6), np.float16)})
 
 
 def same(one: object, other: object) -> bool:
     """Return whether two dataclasses of arrays and lists are equal."""
-    return all(np.array_equal(ours, vars(other)[name]) for name, ours in vars(one).items())
+    return all(
+        np.array_equal(ours, vars(other)[name])
+        if name != "masks"
+        else list(ours) == list(vars(other)[name])
+        and all(map(np.array_equal, ours.values(), vars(other)[name].values()))
+        for name, ours in vars(one).items()
+    )
 
 
 def test_arrays_survive_writing_and_reading() -> None:
     assert same(ProbeMasks.from_npz(MASKS.to_npz()), MASKS)
     assert same(read_attention_npz(attention_npz({"validation": ATTENTION, "test": ATTENTION}))["test"], ATTENTION)
+
+
+def test_a_network_may_have_masks_in_its_stages_alone() -> None:
+    masks = dataclasses.replace(MASKS, masks={"layer3": MASKS.masks["layer3"]})
+    assert same(ProbeMasks.from_npz(masks.to_npz()), masks)
+    assert [name for name in npz_names(masks.to_npz()) if name.startswith("masks")] == ["masks@layer3"]
+    attention = TrimapMasks(["a"], {"layer3": ATTENTION.masks["layer3"]})
+    assert same(read_attention_npz(attention_npz({"validation": attention, "test": attention}))["test"], attention)
+
+
+WRONG_PLACES: dict[str, tuple[dict[str, npt.NDArray[np.float16]], str]] = {
+    "a path": ({"masks@../x": np.ones((3, 2, 1, 2, 2), np.float16)}, r"'\.\./x' is no name of a stage"),
+    "no name": ({"masks@": np.ones((3, 2, 1, 2, 2), np.float16)}, "'' is no name of a stage"),
+    "the head": ({"masks@head": np.ones((3, 2, 1, 2, 2), np.float16)}, "'head' is no name of a stage"),
+    "65 places": ({f"masks@s{i}": np.ones((3, 2, 1, 1, 1), np.float16) for i in range(63)}, "masks of 65 places"),
+    "fewer epochs": ({"masks@layer3": np.ones((2, 2, 1, 2, 2), np.float16)}, "masks@layer3 has shape"),
+    "doubles": ({"masks@layer3": np.ones((3, 2, 1, 2, 2))}, "masks@layer3 has dtype"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PLACES)
+def test_masks_of_places_that_no_network_has_are_refused(wrong: str) -> None:
+    changed, words = WRONG_PLACES[wrong]
+    with np.load(io.BytesIO(MASKS.to_npz())) as content:
+        arrays = {**content, **changed}
+    with pytest.raises(ValueError, match=words):
+        ProbeMasks.from_npz(npz_bytes(**arrays))
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({"layer1": np.ones((1, 1, 29, 2), np.float16)}, "finer than 28 × 28"),
+        ({HEAD: ATTENTION.masks[HEAD]}, "at different places"),
+        ({}, "it has no test_masks"),
+    ],
+)
+def test_attention_of_places_that_no_trial_measures_is_refused(
+    places: dict[str, npt.NDArray[np.float16]], words: str
+) -> None:
+    data = attention_npz({"validation": ATTENTION, "test": TrimapMasks(["a"], places)})
+    with pytest.raises(ValueError, match=words):
+        read_attention_npz(data)
 
 
 def test_predictions_are_the_highest_logits_and_the_true_class_has_its_log_probability() -> None:
@@ -87,7 +137,7 @@ def test_of_a_split_with_more_than_four_million_logits_a_trial_keeps_none(more: 
     few = SplitLogits(names, labels, logits[:, :100])
     data = predictions_npz(classes_names, {"validation": few, "test": large})
     assert ("test_logits" in npz_names(data)) == (not more)
-    assert {"validation_images", "validation_labels", "validation_logits"} < npz_names(data)
+    assert {"validation_images", "validation_labels", "validation_logits"} < set(npz_names(data))
     found = read_predictions_npz(data, "test")
     assert found.predicted_N.tolist() == logits.argmax(axis=1).tolist()
     assert found.accuracy == 50
@@ -117,8 +167,8 @@ LOOKS = Localization(20, 3, 75.0, 30.0, -17.5, 43.0, 2.0, -15.0)
 
 def test_localization_survives_writing_and_reading() -> None:
     with_pxap = dataclasses.replace(LOOKS, pxap=60.0, pxap_lift_uniform=9.0, pxap_lift_gaussian=-1.0)
-    for looks in (LOOKS, with_pxap):
-        assert read_localization(localization_json({"test": looks})) == {"test": looks}
+    for splits in ({"test": LOOKS}, {"test": with_pxap}, {"test": LOOKS, "test@layer3": with_pxap}):
+        assert read_localization(localization_json(splits)) == splits
     assert b"pxap" not in localization_json({"test": LOOKS}), "as earlier versions published it"
 
 
@@ -129,12 +179,16 @@ def test_deletion_survives_writing_and_reading() -> None:
         read_deletion(deletion_json({"test": dataclasses.replace(falls, images=0)}))
     with pytest.raises(ValueError, match="masks is None, not a number"):
         read_deletion(deletion_json({"test": dataclasses.replace(falls, masks=float("inf"))}))
+    with pytest.raises(ValueError, match="about other splits"):
+        read_deletion(deletion_json({"test@layer3": falls}))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"train": LOOKS},
+        {"train@layer3": LOOKS},
+        {"test@a b": LOOKS},
         {"test": dataclasses.replace(LOOKS, energy=101.0)},
         {"test": dataclasses.replace(LOOKS, pxap=101.0)},
         {"test": dataclasses.replace(LOOKS, breeds=0)},
@@ -258,6 +312,40 @@ def test_histories_that_no_trial_writes_are_refused(wrong: str) -> None:
     data, words = WRONG_HISTORIES[wrong]
     with pytest.raises(ValueError, match=words):
         read_history(data)
+
+
+HEALTH = MaskHealth(0.1, 0.2, 0.3, 0.4, 0.0)
+RECORD = EpochRecord(0, 1.5, 50.0, 1.6, 40.0, 0.001, 2.0, 1.0, "2026-01-01T00:00:00.000+00:00")
+
+
+def test_the_health_of_masks_in_stages_follows_that_of_the_head_and_comes_back() -> None:
+    plain = history_csv([dataclasses.replace(RECORD, mask_health={HEAD: HEALTH})])
+    staged = {HEAD: HEALTH, "layer3": dataclasses.replace(HEALTH, mask_dead=0.5)}
+    for health in (staged, {"layer3": HEALTH}, {HEAD: HEALTH}, {}):
+        record = dataclasses.replace(RECORD, mask_health=health)
+        assert EpochRecord.from_row(record.row()) == record
+    history = read_history(history_csv([RECORD, dataclasses.replace(RECORD, epoch=1, mask_health=staged)]))
+    assert history["mask_dead@layer3"].tolist() == pytest.approx([np.nan, 0.5], nan_ok=True)
+    (header, row), (more, longer) = (one.decode().split() for one in (plain, history_csv([
+        dataclasses.replace(RECORD, mask_health=staged)])))  # fmt: skip
+    assert longer.startswith(row + ",")
+    added = more.removeprefix(header).split(",")
+    assert added[1:] == [f"mask_{name}@layer3" for name in ("mean", "entropy", "overlap", "corner_mass", "dead")]
+    assert dataclasses.replace(RECORD, mask_health=staged).collapse() == "dead masks at layer3"
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("mask_mean@layer3", "has no column mask_entropy@layer3"),
+        ("loss@layer3", "no trial writes a column loss@layer3"),
+        ("mask_mean@=x", "'=x' is no name of a stage"),
+    ],
+)
+def test_columns_of_places_that_no_trial_writes_are_refused(columns: str, words: str) -> None:
+    lines = (HEADER + ROW).decode().splitlines()
+    with pytest.raises(ValueError, match=words):
+        read_history(f"{lines[0]},{columns}\n{lines[1]},0.5\n".encode())
 
 
 def test_a_history_may_have_no_epochs_and_no_masks() -> None:

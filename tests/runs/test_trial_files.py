@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from catdog.analysis.run_data import read_content
 from catdog.analysis.tables import comparison_table
 from catdog.errors import UserError
+from catdog.runs.history import HEALTH
 from catdog.runs.paths import RunPaths
 from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import missing_trials, open_run
@@ -80,6 +81,15 @@ def with_column(column: int, cell: bytes) -> Callable[[MemoryStore], None]:
     return with_history(change)
 
 
+def with_stage_health(cell: bytes) -> Callable[[MemoryStore], None]:
+    def change(data: bytes) -> bytes:
+        header, *rows = data.splitlines()
+        names = b",".join(f"{name}@layer3".encode() for name in HEALTH)
+        return b"\n".join([header + b"," + names, *(row + b"," + b",".join([cell] * len(HEALTH)) for row in rows)])
+
+    return with_history(change)
+
+
 def with_history(change: Callable[[bytes], bytes]) -> Callable[[MemoryStore], None]:
     return lambda store: put_sealed(store, "history.csv", change(store.get(WHERE.history)))
 
@@ -106,6 +116,15 @@ ATTACKS: dict[str, tuple[Callable[[MemoryStore], None], str]] = {
         ),
         "it has 2 epochs, not the 3",
     ),
+    "masks of a place that is a path": (
+        lambda store: put_sealed(
+            store,
+            "masks.npz",
+            npz_bytes(**{name.replace("masks", "masks@../x"): one for name, one in arrays(store, "masks.npz").items()}),
+        ),
+        "'../x' is no name of a stage",
+    ),
+    "an infinite overlap in a stage": (with_stage_health(b"inf"), "is not that of result.json"),
     "other probe images": (with_array("masks.npz", "images", lambda images: 255 - images), "about other images"),
     "predictions of fewer images": (with_array("predictions.npz", "test_logits", lambda x: x[:-1]), "has shape"),
     "NaN as logits": (with_array("predictions.npz", "test_logits", lambda x: x * np.float16("nan")), "has NaN"),

@@ -24,6 +24,7 @@ from catdog.models import VARIANTS, ModelOutput
 from catdog.models.heads.masked import Masked
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity
+from catdog.runs.places import by_place
 from catdog.storage import StoreLocation
 from catdog.training.loop import TrainState, evaluate, fit, new_state
 from catdog.training.mixing import Mixing
@@ -446,10 +447,11 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
     recipe = dataclasses.replace(setup.recipe, epochs=1)
     state = setup.start(name, recipe)
     (record,) = setup.train(state, recipe)
-    assert (record.mask_health is not None) == any(isinstance(module, Masked) for module in state.model.modules())
-    if record.mask_health is not None:
-        assert 0 <= record.mask_health.mask_entropy <= 1.0001
-        assert (record.mask_health.mask_overlap > 0) == (name.startswith("multi") or name in ("query", "ep"))
+    output = state.model.eval()(next(iter(setup.inputs.batches.split("validation")))[0])
+    assert list(record.mask_health) == list(by_place(output.masks, output.stage_masks))
+    for health in record.mask_health.values():
+        assert 0 <= health.mask_entropy <= 1.0001
+        assert (health.mask_overlap > 0) == (name.startswith("multi") or name in ("query", "ep"))
     assert EpochRecord.from_row(record.row()) == record
     assert min(record.train_seconds, record.evaluate_seconds) > 0
 

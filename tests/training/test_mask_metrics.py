@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from catdog.runs.history import mask_collapse
-from catdog.training.mask_metrics import mask_health
+from catdog.training.mask_metrics import coarsened, mask_health
 
 
 def test_mask_health_agrees_with_plain_loops() -> None:
@@ -44,6 +44,15 @@ def test_a_collapse_is_named_and_healthy_masks_give_no_warning() -> None:
     flat = 0.9 + 0.1 * healthy[:, :1]
     named = [mask_collapse(mask_health(masks)) for masks in (healthy, dead, alike, corners, healthy[:, :1], flat)]
     assert named == [None, "dead masks", "masks alike", "masks in the corners", None, "masks with no preference"]
+
+
+def test_finer_masks_are_averaged_over_areas_to_28_cells_a_side_and_others_left_alone() -> None:
+    masks = torch.rand(2, 3, 56, 84)
+    by_hand = masks.reshape(2, 3, 28, 2, 28, 3).mean(dim=(3, 5))
+    assert torch.allclose(coarsened(masks), by_hand)
+    assert coarsened(masks).mean().item() == pytest.approx(masks.mean().item(), rel=1e-5)
+    assert coarsened(torch.rand(1, 1, 40, 7)).shape == (1, 1, 28, 7)
+    assert coarsened(by_hand) is by_hand
 
 
 def test_masks_with_a_value_below_zero_are_not_measured() -> None:

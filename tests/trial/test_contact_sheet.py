@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from catdog.formatting import colour_map
+from catdog.runs.places import HEAD
 from catdog.trial.contact_sheet import CAPTION, CELL, GAP, TITLE, Probes, colour_scale, contact_sheet, paint_mask
 
 BREEDS = ("Abyssinian", "american_pit_bull_terrier")
@@ -39,9 +40,14 @@ def enlarged(colours: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return colours.repeat(CELL // 4, axis=0).repeat(CELL // 4, axis=1)
 
 
+def draw(shown: Probes, masks: npt.NDArray[np.floating], predicted: npt.NDArray[np.int64], title: str) -> bytes:
+    """The sheet of a head's masks."""
+    return contact_sheet(shown, {HEAD: masks}, predicted, title)
+
+
 @pytest.mark.parametrize(("count", "num_masks"), [(1, 1), (4, 1), (2, 4), (4, 8)])
 def test_a_sheet_is_a_png_with_a_row_per_image_and_a_column_per_mask(count: int, num_masks: int) -> None:
-    sheet = contact_sheet(probes(count), random_masks(count, num_masks), np.zeros(count, dtype=np.int64), "epoch 0")
+    sheet = draw(probes(count), random_masks(count, num_masks), np.zeros(count, dtype=np.int64), "epoch 0")
     image = Image.open(io.BytesIO(sheet))
     assert image.format == "PNG"
     assert image.size == (GAP + (1 + num_masks) * (CELL + GAP), TITLE + count * (CELL + GAP + CAPTION))
@@ -49,14 +55,14 @@ def test_a_sheet_is_a_png_with_a_row_per_image_and_a_column_per_mask(count: int,
 
 def test_the_same_arrays_give_the_same_bytes() -> None:
     arguments = (probes(), random_masks(2, 4), np.array([0, 0]), "multi-attention · seed 3 · epoch 12")
-    sheet = contact_sheet(*arguments)
-    assert contact_sheet(*arguments) == sheet
-    assert contact_sheet(*arguments[:3], "multi-attention · seed 3 · epoch 13") != sheet
+    sheet = draw(*arguments)
+    assert draw(*arguments) == sheet
+    assert draw(*arguments[:3], "multi-attention · seed 3 · epoch 13") != sheet
 
 
 def test_each_row_shows_its_image_beside_its_masks() -> None:
     shown, masks = probes(), random_masks(2, 3)
-    sheet = pixels(contact_sheet(shown, masks, np.array([0, 1]), "title"))
+    sheet = pixels(draw(shown, masks, np.array([0, 1]), "title"))
     for row in range(2):
         assert np.array_equal(cell(sheet, row, 0), shown.images_PSSC[row])
         for mask in range(3):
@@ -67,7 +73,7 @@ def test_each_row_shows_its_image_beside_its_masks() -> None:
 def test_sigmoid_masks_are_drawn_on_the_scale_from_0_to_1(num_masks: int) -> None:
     masks = np.stack([np.full((4, 4), 0.2), np.full((4, 4), 0.9)])[:num_masks]
     assert colour_scale(masks) == (0, 1)
-    sheet = pixels(contact_sheet(probes(1), masks[None], np.array([0]), "title"))
+    sheet = pixels(draw(probes(1), masks[None], np.array([0]), "title"))
     for column, colour in enumerate((51, 230)[:num_masks], start=1):
         assert np.all(cell(sheet, 0, column) == colour_map()[colour])
 
@@ -75,7 +81,7 @@ def test_sigmoid_masks_are_drawn_on_the_scale_from_0_to_1(num_masks: int) -> Non
 def test_masks_that_exceed_1_share_a_scale_from_0_to_the_largest_of_them_all() -> None:
     masks = np.stack([np.full((1, 4, 4), 1.0), np.full((1, 4, 4), 2.5)])
     assert colour_scale(masks) == (0, 2.5)
-    sheet = pixels(contact_sheet(probes(2), masks, np.array([0, 1]), "title"))
+    sheet = pixels(draw(probes(2), masks, np.array([0, 1]), "title"))
     assert np.all(cell(sheet, 0, 1) == colour_map()[102])
     assert np.all(cell(sheet, 1, 1) == colour_map()[255])
     assert colour_scale(np.array([0.5, 3.0, np.nan, np.inf])) == (0, 3)
@@ -84,7 +90,7 @@ def test_masks_that_exceed_1_share_a_scale_from_0_to_the_largest_of_them_all() -
 def test_the_values_of_each_mask_are_printed_below_it() -> None:
     mask = np.full((1, 1, 4, 4), 0.93)
     other = mask + 1e-3  # the same colour
-    sheets = [pixels(contact_sheet(probes(1), masks, np.array([0]), "title")) for masks in (mask, other)]
+    sheets = [pixels(draw(probes(1), masks, np.array([0]), "title")) for masks in (mask, other)]
     below = slice(TITLE + CELL, None)
     assert np.array_equal(cell(sheets[0], 0, 1), cell(sheets[1], 0, 1))
     assert not np.array_equal(sheets[0][below], sheets[1][below])
@@ -101,7 +107,7 @@ def test_values_outside_the_range_take_the_end_colours() -> None:
 @pytest.mark.parametrize("num_masks", [1, 4])
 def test_a_uniform_mask_is_one_colour(num_masks: int, value: float) -> None:
     masks = np.full((2, num_masks, 7, 7), value, dtype=np.float16)
-    sheet = pixels(contact_sheet(probes(), masks, np.array([0, 1]), "title"))
+    sheet = pixels(draw(probes(), masks, np.array([0, 1]), "title"))
     assert len(np.unique(cell(sheet, 1, 1).reshape(-1, 3), axis=0)) == 1
 
 
@@ -110,13 +116,36 @@ def test_a_uniform_mask_is_one_colour(num_masks: int, value: float) -> None:
 def test_masks_of_a_diverging_network_are_still_drawn(num_masks: int, broken: float) -> None:
     masks = random_masks(2, num_masks)
     masks[0, 0, 0, 0] = masks[1] = broken
-    sheet = contact_sheet(probes(), masks, np.array([0, 1]), "title")
+    sheet = draw(probes(), masks, np.array([0, 1]), "title")
     assert Image.open(io.BytesIO(sheet)).format == "PNG"
+
+
+def test_every_place_is_drawn_at_its_own_resolution_on_its_own_scale_with_its_name() -> None:
+    masks = {HEAD: random_masks(2, 2), "layer3": np.full((2, 1, 8, 8), 4.0)}
+    masks["layer3"][:, :, 4:] = 8
+    sheet = pixels(contact_sheet(probes(), masks, np.array([0, 1]), "title"))
+    assert sheet.shape[1] == GAP + (1 + 3) * (CELL + GAP)
+    assert np.array_equal(cell(sheet, 1, 2), enlarged(paint_mask(masks[HEAD][1, 1], 0, 1)))
+    for half, colour in ((slice(0, CELL // 2), 128), (slice(CELL // 2, CELL), 255)):
+        assert np.all(cell(sheet, 1, 3)[half] == colour_map()[colour])
+    renamed = contact_sheet(probes(), {HEAD: masks[HEAD], "layer4": masks["layer3"]}, np.array([0, 1]), "title")
+    assert np.array_equal(cell(pixels(renamed), 1, 3), cell(sheet, 1, 3))
+    assert not np.array_equal(pixels(renamed), sheet), "the name is below each mask"
+
+
+def test_with_many_masks_each_place_has_a_line_of_its_own() -> None:
+    masks = {HEAD: random_masks(2, 4), "a_stage_with_a_name_as_long_as_a_sentence": random_masks(2, 5)}
+    sheet = pixels(contact_sheet(probes(), masks, np.array([0, 1]), "title"))
+    assert sheet.shape[:2] == (TITLE + 4 * (CELL + GAP + CAPTION), GAP + 6 * (CELL + GAP))
+    for place, line in zip(masks, (2, 3), strict=True):
+        for mask, values_HW in enumerate(masks[place][1]):
+            assert np.array_equal(cell(sheet, line, 1 + mask), enlarged(paint_mask(values_HW, 0, 1)))
+    assert np.all(cell(sheet, 3, 0) == 255), "the image stands beside the first line"
 
 
 def test_right_and_wrong_predictions_differ_in_colour() -> None:
     def colours(predicted: int) -> set[tuple[int, ...]]:
-        sheet = pixels(contact_sheet(probes(1), random_masks(1, 2), np.array([predicted]), "title"))
+        sheet = pixels(draw(probes(1), random_masks(1, 2), np.array([predicted]), "title"))
         below = sheet[TITLE + CELL :, : GAP + CELL]
         return {tuple(colour) for colour in below.reshape(-1, 3).tolist()}
 
@@ -129,7 +158,7 @@ def test_right_and_wrong_predictions_differ_in_colour() -> None:
 @pytest.mark.parametrize("num_masks", [1, 4])
 def test_long_titles_and_names_are_shortened_to_fit(num_masks: int) -> None:
     long = probes(2, ("a_breed_with_a_name_as_long_as_a_sentence", "𓃠 ねこ " * 8))
-    sheet = pixels(contact_sheet(long, random_masks(2, num_masks), np.array([1, 0]), "title " * 30))
+    sheet = pixels(draw(long, random_masks(2, num_masks), np.array([1, 0]), "title " * 30))
     assert sheet.shape[1] == GAP + (1 + num_masks) * (CELL + GAP)
     gap_beside_captions = sheet[TITLE + CELL : TITLE + CELL + GAP + CAPTION, GAP + CELL : GAP + CELL + GAP]
     assert np.all(gap_beside_captions == 255)
@@ -147,7 +176,7 @@ def test_class_names_are_drawn_in_their_letters_or_else_by_their_number() -> Non
     masks = random_masks(2, 1)
 
     def sheet(*classes: str) -> bytes:
-        return contact_sheet(probes(2, classes), masks, np.array([1, 1]), "title")
+        return draw(probes(2, classes), masks, np.array([1, 1]), "title")
 
     assert sheet("柴犬", "Siamese") == sheet("class_1", "Siamese")
     drawn = [sheet(name, "Siamese") for name in ("Бигль", "Бигла", "tigré", "tigrè", "tigre")]

@@ -19,16 +19,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import StoreError
-from catdog.models import VARIANTS, build_model
+from catdog.models import VARIANTS, ModelOutput, build_model, register_head
 from catdog.models.backbones.weights import packaged_path
 from catdog.models.petnet import SecondTask
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity, PlannedTrial
+from catdog.runs.places import at_place, by_place
 from catdog.runs.results import TrialResult
 from catdog.runs.trial_files import read_result
 from catdog.storage import LocalStore, StoreLocation, sha256
@@ -42,8 +45,6 @@ from catdog.trial.run import run_trial
 from tests.helpers.pets import DRAWN_GROUPS
 
 EPOCHS = 3
-MASKS = {"multi-attention": 4, "multi-attention-free": 4, "multi-attention-fixed": 4, "query": 8, "ep": 8}
-"""How many a head has, if it is not one."""
 MakeContext = Callable[..., RunContext]
 
 
@@ -65,9 +66,12 @@ class Finished:
         return files_of(self.context, self.spec)
 
     @property
-    def has_masks(self) -> bool:
-        model = build_model(self.spec, backbone="tiny", num_classes=12).eval()
-        return model(torch.zeros(1, 3, 48, 48)).masks is not None
+    def masks(self) -> dict[str, tuple[int, ...]]:
+        """The shapes (M, H, W) of the masks by place, named like their arrays."""
+        model = build_model(self.spec, backbone="tiny", num_classes=12, image_size=48).eval()
+        output = model(torch.zeros(1, 3, 48, 48))
+        places = by_place(output.masks, output.stage_masks)
+        return {at_place("masks", place): tuple(masks.shape[1:]) for place, masks in places.items()}
 
 
 def open_store(context: RunContext) -> LocalStore:
@@ -188,15 +192,14 @@ def test_a_trial_ends_with_a_complete_result(finished: Finished) -> None:
 
 def test_a_trial_leaves_exactly_the_files_in_the_layout(finished: Finished) -> None:
     expected = {"result.json", "history.csv", "predictions.npz", "model.safetensors"}
-    if finished.has_masks:
+    if finished.masks:
         expected |= {
             "masks.npz",
             "attention.npz",
-            "deletion.json",
             *(f"snapshots/epoch-{epoch:03d}.png" for epoch in range(EPOCHS)),
         }
-    else:
-        expected |= {"grad-cam.npz", "snapshots/grad-cam.png"}
+    own = "masks" in finished.masks
+    expected |= {"deletion.json"} if own else {"grad-cam.npz", "snapshots/grad-cam.png"}
     assert finished.files.keys() == expected
     folder = finished.context.trial_paths(finished.spec, 0).folder
     assert folder == f"test/trials/{finished.spec.name}/seed-00"
@@ -232,7 +235,9 @@ def test_the_chosen_epoch_has_the_best_validation_accuracy(finished: Finished) -
     accuracies = [float(row["val_accuracy"]) for row in rows]
     assert finished.result.best_epoch == accuracies.index(max(accuracies))
     assert finished.result.val_accuracy == max(accuracies)
-    assert all((row["mask_entropy"] != "") == finished.has_masks for row in rows)
+    entropies = {f"mask_entropy{name.removeprefix('masks')}" for name in finished.masks}
+    for row in rows:
+        assert {name for name in row if name.startswith("mask_entropy") and row[name] != ""} == entropies
 
 
 def test_a_second_task_has_its_columns_and_other_trials_have_none(finished: Finished) -> None:
@@ -250,29 +255,34 @@ def test_a_second_task_has_its_columns_and_other_trials_have_none(finished: Fini
 
 
 def test_masks_and_contact_sheets_are_kept_for_every_epoch(finished: Finished) -> None:
-    if not finished.has_masks:
+    if not finished.masks:
         assert not any(name.endswith(("masks.npz", "attention.npz")) for name in finished.files)
         return
-    files, num_masks = finished.files, MASKS.get(finished.spec.name, 1)
+    files = finished.files
     masks = arrays_of(files["masks.npz"])
-    assert masks["masks"].shape == (EPOCHS, 4, num_masks, 6, 6)
-    assert masks["masks"].dtype == np.float16
+    assert [name for name in masks if name.startswith("masks")] == list(finished.masks)
+    for name, shape in finished.masks.items():
+        assert masks[name].shape == (EPOCHS, 4, *shape)
+        assert masks[name].dtype == np.float16
     assert masks["predicted"].shape == (EPOCHS, 4)
     assert masks["images"].shape == (4, 96, 96, 3)
     assert len(set(masks["labels"].tolist())) == 4, "the probe images are of different breeds"
     attention, predictions = arrays_of(files["attention.npz"]), arrays_of(files["predictions.npz"])
     for part in ("validation", "test"):
         assert attention[f"{part}_images"].tolist() == predictions[f"{part}_images"].tolist()  # all have trimaps
-        assert attention[f"{part}_masks"].shape == (24, num_masks, 6, 6)
-        deletion = json.loads(files["deletion.json"])[part]
-        assert deletion["images"] == 24
-        assert all(math.isfinite(deletion[name]) for name in ("masks", "random", "centre"))
+        for name, shape in finished.masks.items():
+            assert attention[f"{part}_{name}"].shape == (24, *shape)
+        if "masks" in finished.masks:
+            deletion = json.loads(files["deletion.json"])[part]
+            assert deletion["images"] == 24
+            assert all(math.isfinite(deletion[name]) for name in ("masks", "random", "centre"))
     rows = [predictions["validation_images"].tolist().index(name) for name in masks["names"]]
-    best = masks["masks"][finished.result.best_epoch]
-    np.testing.assert_allclose(attention["validation_masks"][rows], best, atol=2e-3)
+    for name in finished.masks:
+        best = masks[name][finished.result.best_epoch]
+        np.testing.assert_allclose(attention[f"validation_{name}"][rows], best, atol=2e-3)
     for epoch in range(EPOCHS):
         with Image.open(io.BytesIO(files[f"snapshots/epoch-{epoch:03d}.png"])) as sheet:
-            assert sheet.width > 128 * num_masks
+            assert sheet.width > 128 * sum(shape[0] for shape in finished.masks.values())
 
 
 def test_a_finished_trial_is_not_run_again(finished: Finished) -> None:
@@ -325,6 +335,60 @@ def test_a_trial_survives_one_interruption_after_another(shared_context: RunCont
         interrupt(context, undisturbed.spec, after_epoch=epoch)
     _, epochs = run_and_watch(context, undisturbed.spec)
     assert epochs == (EPOCHS - 1,)
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+class TwoPlaces(nn.Module):
+    """A head with masks of its own, and a finer one of an earlier stage."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.mask_conv, self.fine_conv = nn.Conv2d(in_channels, 2, 1), nn.Conv2d(in_channels, 1, 1)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        masks, fine = (
+            self.mask_conv(features).sigmoid(),
+            F.interpolate(self.fine_conv(features), size=(36, 30)).sigmoid(),
+        )
+        pooled = (features * masks.mean(dim=1, keepdim=True)).mean(dim=(2, 3)) * fine.mean(dim=(2, 3))
+        logits = self.classifier(pooled)
+        return ModelOutput(logits, masks, logits.new_zeros(()), {"layer1": fine})
+
+
+@pytest.mark.usefixtures("no_external_heads")
+def test_a_trial_keeps_the_masks_of_every_place_and_resumes_to_the_same_files(shared_context: RunContext) -> None:
+    register_head("two-places")(TwoPlaces)
+    undisturbed = finish(shared_context, "two-places")
+    files = undisturbed.files
+    masks, attention = arrays_of(files["masks.npz"]), arrays_of(files["attention.npz"])
+    assert [name for name in masks if name.startswith("masks")] == ["masks", "masks@layer1"]
+    assert masks["masks@layer1"].shape == (EPOCHS, 4, 1, 36, 30)
+    assert attention["test_masks@layer1"].shape == attention["validation_masks@layer1"].shape == (24, 1, 28, 28)
+    assert attention["test_masks"].shape == (24, 2, 6, 6)
+    rows = rows_of(files["history.csv"])
+    assert all(0 < float(row["mask_entropy@layer1"]) < 1 for row in rows)
+    with Image.open(io.BytesIO(files["snapshots/epoch-000.png"])) as sheet:
+        assert sheet.width == 8 + 4 * 136
+
+    context = dataclasses.replace(shared_context, run="interrupted-places")
+    interrupt(context, undisturbed.spec, after_epoch=1)
+    assert run_and_watch(context, undisturbed.spec)[1] == (2,)
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(files))
+
+
+def test_a_checkpoint_from_before_masks_had_places_is_resumed(shared_context: RunContext) -> None:
+    undisturbed = finish(shared_context, "attention")
+    context = dataclasses.replace(shared_context, run="earlier-version")
+    interrupt(context, undisturbed.spec, after_epoch=1)
+    store, where = open_store(context), context.trial_paths(undisturbed.spec, 0)
+    content = torch.load(io.BytesIO(store.get(where.checkpoint)), weights_only=True)
+    assert content["state"]["best_validation"].pop("stage_masks") == {}
+    content["probe_masks"] = [masks["head"] for masks in content["probe_masks"]]
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    store.put(where.checkpoint, buffer.getvalue())
+    assert run_and_watch(context, undisturbed.spec)[1] == (2,)
     assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
 
 
@@ -382,6 +446,10 @@ STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
     "another model's best weights": lambda state: state.update(best_weights={"other": torch.zeros(2)}),
     "an epoch twice": lambda state: state["history"].append(state["history"][0]),
     "a history of something else": lambda state: state.update(history=[{"epoch": 0}]),
+    "masks of fewer images": lambda state: state["best_validation"].update(
+        stage_masks={"layer1": torch.ones(1, 1, 2, 2)}
+    ),
+    "masks of no stage": lambda state: state["best_validation"].update(stage_masks={"": torch.ones(24, 1, 2, 2)}),
     "no validation": lambda state: state.update(best_validation=None),
 }
 
