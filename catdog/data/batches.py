@@ -63,8 +63,8 @@ class Batches(Protocol):
         """Return the network inputs of some images of a split, by position."""
         ...
 
-    def labels(self, name: EvaluationSplit) -> torch.Tensor:
-        """Return the labels of a split, on the CPU."""
+    def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
+        """Return the targets of each task on a split, (N,), on the CPU."""
         ...
 
 
@@ -155,9 +155,9 @@ class ImageBatches:
         """Return the network inputs of some images of a split, by position."""
         return self._whole(self._splits[name][list(positions)])
 
-    def labels(self, name: EvaluationSplit) -> torch.Tensor:
-        """Return the labels of a split, on the CPU."""
-        return self._split_labels[name].cpu()
+    def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
+        """Return the targets of each task on a split, (N,), on the CPU."""
+        return targets_of(self._split_labels[name].cpu(), self.groups)
 
     def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
         """Yield the training images for a frozen backbone: uncropped, in order, plain or mirrored."""
@@ -232,9 +232,9 @@ class FeatureBatches:
         indices = torch.tensor(positions, device=self.features[name].device)
         return gather(self.features[name], indices, self.device, torch.channels_last)
 
-    def labels(self, name: EvaluationSplit) -> torch.Tensor:
-        """Return the labels of a split, on the CPU."""
-        return self._split_labels[name].cpu()
+    def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
+        """Return the targets of each task on a split, (N,), on the CPU."""
+        return targets_of(self._split_labels[name].cpu(), self.groups)
 
 
 def gather(

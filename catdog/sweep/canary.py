@@ -90,7 +90,7 @@ def _step(context: RunContext, variant: VariantSpec, device: torch.device) -> Ca
         peak = torch.cuda.max_memory_reserved(device)
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    validation = len(load_inputs(context, device).batches.labels("validation"))
+    validation = len(load_inputs(context, device).split.validation)
     return CanaryStep(
         variant=variant.label,
         error=None,

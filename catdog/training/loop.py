@@ -184,7 +184,7 @@ def evaluate(
     With `mixed`, they are computed in `mixed_rows`.
     """
     model.eval()
-    targets = targets_of(batches.labels(split), batches.groups)
+    targets = batches.targets(split)
     logits: list[torch.Tensor] = []
     masks: dict[str, list[torch.Tensor]] = {}
     labels_N = targets[CLASS]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from catdog.data.batches import EVALUATION_BATCH, Batches, EvaluationSplit
+from catdog.data.batches import CLASS, EVALUATION_BATCH, Batches, EvaluationSplit
 from catdog.data.datasets.base import IntArray
 from catdog.data.split import spread
 from catdog.models.petnet import PetNet
@@ -38,7 +38,7 @@ def trial_deletion(trial: Trial) -> bytes | None:
     generator = torch.Generator().manual_seed(trial.derive_seed("order", unused_epoch))
     splits: dict[str, Deletion] = {}
     for split in SPLITS:
-        positions, labels = trial.inputs.measured_positions(split), trial.batches.labels(split).numpy()
+        positions, labels = trial.inputs.measured_positions(split), trial.batches.targets(split)[CLASS].numpy()
         if not positions.size:
             positions = np.arange(len(labels))
         positions = np.sort(spread(positions, labels, MOST_IMAGES))
@@ -53,7 +53,7 @@ def measure_deletion(
 ) -> Deletion:
     """Return the mean falls over the images at these positions of a split; `model` may get cached features."""
     model.eval()
-    falls, labels_N = [], batches.labels(split)
+    falls, labels_N = [], batches.targets(split)[CLASS]
     for chunk in torch.from_numpy(positions).split(EVALUATION_BATCH):
         features_BCHW, head = last_map(model, batches.some(split, chunk.tolist()))
         cells = features_BCHW.shape[2] * features_BCHW.shape[3]

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from catdog.data.batches import (
+    CLASS,
     Batch,
     EvaluationSplit,
     FeatureBatches,
@@ -150,7 +151,7 @@ def test_training_images_without_crops_are_whole_images_or_their_mirror_images(p
 def test_evaluation_sees_every_image_whole_and_in_order(pack: Pack, part: EvaluationSplit) -> None:
     batches = image_batches(pack)
     inputs, seen = together(list(batches.split(part)))
-    assert seen == SPLIT.indices(part).tolist() == batches.labels(part).tolist()
+    assert seen == SPLIT.indices(part).tolist() == batches.targets(part)[CLASS].tolist()
     assert torch.allclose(inputs, normalised(pack, seen), atol=1e-5)
     positions = [19, 0, 7]
     assert torch.equal(batches.some(part, positions), inputs[positions])
@@ -365,7 +366,7 @@ def test_features_come_in_the_same_order_as_images(pack: Pack) -> None:
     assert together(list(features.train(3, 4)))[1] == together(list(images.train(3, 4)))[1]
     for part in get_args(EvaluationSplit):
         inputs, seen = together(list(features.split(part)))
-        assert seen == images.labels(part).tolist() == features.labels(part).tolist()
+        assert seen == images.targets(part)[CLASS].tolist() == features.targets(part)[CLASS].tolist()
         assert inputs[:, 0, 0, 0].tolist() == seen
         assert torch.equal(features.some(part, [3, 1]), inputs[[3, 1]])
     assert features.num_classes == images.num_classes == COUNT
@@ -482,7 +483,7 @@ def test_on_a_gpu_batches_are_the_same_wherever_images_and_features_are(pack: Pa
         for part in get_args(EvaluationSplit):
             pairs += zip(ours.split(part), expected.split(part), strict=True)
             assert torch.allclose(ours.some(part, [3, 1]).cpu(), expected.some(part, [3, 1]), atol=1e-3)
-            assert torch.equal(ours.labels(part), expected.labels(part))
+            assert torch.equal(ours.targets(part)[CLASS], expected.targets(part)[CLASS])
         for (inputs, labels), (same_inputs, same_labels) in pairs:
             assert torch.allclose(inputs.cpu(), same_inputs, atol=1e-3)
             assert torch.equal(labels.cpu(), same_labels)

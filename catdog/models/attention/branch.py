@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from catdog.models.attention.gates import OPEN, start_at
+from catdog.models.attention.residual import start_closed
 from catdog.models.heads.masked import MaskControl, Masked
 from catdog.models.stages import StageOutput
 
@@ -24,7 +24,7 @@ class AttentionBranch(Masked):
         self.class_maps = nn.Conv2d(width, num_classes, kernel_size=1)
         self.norm = nn.GroupNorm(1, num_classes)
         self.mask_conv = nn.Conv2d(num_classes, 1, kernel_size=1)
-        start_at(self.mask_conv, -OPEN)
+        start_closed(self.mask_conv)
         self.keep_untrained()
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:

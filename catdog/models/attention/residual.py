@@ -6,9 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from catdog.models.attention.gates import OPEN, start_at
 from catdog.models.heads.masked import MaskControl, Masked
 from catdog.models.stages import StageOutput
+
+CLOSED = -6.0
+"""The bias of a mask that is added: sigmoid(−6) = 0.0025."""
+
+
+def start_closed(mask_conv: nn.Conv2d) -> None:
+    """Let a mask that is added start near 0: the bias at `CLOSED`, the weights at a tenth of usual."""
+    assert mask_conv.bias is not None
+    nn.init.constant_(mask_conv.bias, CLOSED)
+    with torch.no_grad():
+        mask_conv.weight.mul_(0.1)
 
 
 class ResidualMask(Masked):
@@ -27,7 +37,7 @@ class ResidualMask(Masked):
         self.down = nn.ModuleList(ResidualUnit(width) for _ in range(depth))
         self.up = nn.ModuleList(ResidualUnit(width) for _ in range(depth))
         self.mask_conv = nn.Conv2d(width, 1, kernel_size=1)
-        start_at(self.mask_conv, -OPEN)
+        start_closed(self.mask_conv)
         self.keep_untrained()
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
