@@ -93,6 +93,10 @@ def verdict(noun: str, lifts: Mapping[str, Sequence[Lift]]) -> str:
 
     `lifts` holds each measure's lift over a uniform mask and over a centred Gaussian.
     """
+    counts = sorted({lift.n for pair in lifts.values() for lift in pair})
+    seeds = f"{' to '.join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))} seed{'s' * (counts[-1] > 1)}"
+    if counts[-1] < FEWEST_FOR_AN_INTERVAL:
+        return f"{seeds}, too few to say whether the {noun} beat {' or '.join(BLIND.values())}."
     groups: dict[tuple[str, ...], list[str]] = {}
     for measure, pair in lifts.items():
         groups.setdefault(tuple(lift.verb for lift in pair), []).append(MEASURES[measure])
@@ -105,17 +109,18 @@ def verdict(noun: str, lifts: Mapping[str, Sequence[Lift]]) -> str:
         else:
             said = (f"{verb} {blind}" for verb, blind in zip(verbs, BLIND.values(), strict=True))
             parts.append(f"in {_listed(measures)} they {' and '.join(said)}")
-    counts = sorted({lift.n for pair in lifts.values() for lift in pair})
-    seeds = f"{' to '.join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))} seed{'s' * (counts[-1] > 1)}"
-    needed = f", which need {FEWEST_FOR_AN_INTERVAL}" if counts[-1] < FEWEST_FOR_AN_INTERVAL else ""
-    return f"{'; '.join(parts)} (95 % intervals over {seeds}{needed})."
+    return f"{'; '.join(parts)} (95 % intervals over {seeds})."
 
 
 def mask_verdicts(attention: pd.DataFrame) -> list[str]:
-    """Return the verdicts on test images; none for trials of earlier versions."""
+    """Return the verdicts on test images, each once for all rows it holds of; none for trials of earlier versions."""
     if "verdict" not in attention:
         return []
-    return list(attention.loc[attention["part"] == "test", "verdict"].dropna())
+    names: dict[str, list[str]] = {}
+    for sentence in attention.loc[attention["part"] == "test", "verdict"].dropna():
+        name, _, said = sentence.partition(": ")
+        names.setdefault(said, []).append(name)
+    return [f"{', '.join(rows)}: {said}" for said, rows in names.items()]
 
 
 def _found(values: Values, column: str) -> list[float]:

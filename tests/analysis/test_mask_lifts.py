@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from catdog.analysis.intervals import Interval, t_interval
@@ -52,13 +53,18 @@ def test_the_interval_of_a_few_values_is_students() -> None:
         ),
         (
             {"energy": pair(None, None, n=2)},
-            "in no measure do the masks beat both a uniform mask and a centred Gaussian; in energy they are not shown "
-            "to differ from either (95 % intervals over 2 seeds, which need 3).",
+            "2 seeds, too few to say whether the masks beat a uniform mask or a centred Gaussian.",
         ),
     ],
 )
 def test_the_sentence_claims_what_the_intervals_show(found: dict[str, list[Lift]], said: str) -> None:
     assert verdict("masks", found) == said
+
+
+def test_a_sentence_that_holds_of_several_rows_stands_once() -> None:
+    said = [("test", "attention: x."), ("validation", "abmil: y."), ("test", "cbam at layer3: x."), ("test", "ep: z.")]
+    table = pd.DataFrame(said, columns=["part", "verdict"])
+    assert mask_verdicts(table) == ["attention, cbam at layer3: x.", "ep: z."]
 
 
 def test_trials_without_the_later_measures_add_nothing() -> None:
@@ -80,7 +86,7 @@ def test_a_single_seed_has_neither_a_deviation_nor_an_interval() -> None:
     run_status = make_run(store, ["attention"], [3])
     put_trimaps(store, run_status, np.eye(64, dtype=bool))
     table, (sentence, *_) = attention_table(store, run_status), mask_verdicts(attention_table(store, run_status))
-    assert sentence.endswith("(95 % intervals over 1 seed, which need 3).")
+    assert sentence == "attention: 1 seed, too few to say whether the masks beat a uniform mask or a centred Gaussian."
     shown, intervals = attention(table, "breeds"), lifts(table)
     assert shown is not None
     assert intervals is not None

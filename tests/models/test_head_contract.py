@@ -1,17 +1,18 @@
 """The contract of heads: every head of the package keeps it, and each way to break it is found."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from catdog.cli import run_job
 from catdog.config.head_registry import register_head
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
-from catdog.models import VARIANTS, ModelOutput
+from catdog.models import VARIANTS, ModelOutput, build_head
 from catdog.models.head_contract import CHECKS, check_external_heads, check_head
 from catdog.models.petnet import SideTask
 from jobs import check_head as check_head_job
@@ -165,3 +166,34 @@ def test_the_job_says_which_check_failed(tmp_path: Path, capsys: pytest.CaptureF
     file.write_text("import torch\n")
     assert run_job(check_head_job.main, [str(file)]) == 2
     assert "registers no head: put @register_head(NAME) above a class" in capsys.readouterr().err
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that an operation returns."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.most = max(self.most, value.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "multi-attention:num_masks=16", "multi-attention-free:num_masks=16", "multi-attention-fixed:num_masks=16",
+        "query:num_queries=2,num_heads=8,head_features=4", "ep:num_queries=16",
+    ],
+)  # fmt: skip
+def test_no_head_makes_the_product_of_its_masks_and_the_features(label: str) -> None:
+    torch.manual_seed(0)
+    head = build_head(parse_variant(label), 32, 5)
+    features_BCHW = torch.randn(16, 32, 8, 8, requires_grad=True)
+    with LargestTensor() as largest:
+        output = head(features_BCHW)
+        (output.logits.sum() + output.aux_loss).backward()
+    assert output.masks.shape[1] == 16
+    assert largest.most < features_BCHW.numel() * 16 / 2
