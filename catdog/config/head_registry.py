@@ -135,7 +135,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "multi-attention-free",
             "attention.MultiAttentionHead",
-            (NUM_MASKS, HIDDEN, DROPOUT, dataclasses.replace(MASKS, choices=("trained", "swapped", "flat"))),
+            (NUM_MASKS, HIDDEN, DROPOUT, MASKS),
             {"lambda_divergence": 0.0},
         ),
         Variant(

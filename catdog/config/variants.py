@@ -58,7 +58,12 @@ class VariantSpec:
     @property
     def model(self) -> tuple[object, ...]:
         """Return what two variants have in common if they are the same model under two names."""
-        return self.head, self.arguments, self.settings
+        arguments = dict(self.arguments)
+        if not arguments.pop("train_masks", True):
+            arguments["masks"] = "untrained"
+        if arguments.get("lambda_divergence") == 0:
+            arguments.pop("divergence", None)
+        return self.head, arguments, self.settings
 
     @property
     def folder(self) -> str:
@@ -107,10 +112,10 @@ def parse_variant(text: str, recipe: Recipe | None = None, heads: Mapping[str, V
     spec = _resolve(variant, given, recipe, settings)
     if spec.settings:
         _check_settings(spec.label, spec.settings, recipe)
-    for other in heads.values():
-        twin = _as_variant(spec, other, recipe)
-        if twin is not None and twin.label.count("=") < spec.label.count("="):
-            raise UserError(f"variant {text!r} is the same model as {twin.label!r}: use that name")
+    twins = [twin.label for other in heads.values() if (twin := _as_variant(spec, other, recipe)) is not None]
+    shortest = min(twins, key=lambda label: label.count("="), default=spec.label)
+    if shortest.count("=") < spec.label.count("="):
+        raise UserError(f"variant {text!r} is the same model as {shortest!r}: use that name")
     return dataclasses.replace(spec, short_label=short_label)
 
 

@@ -13,8 +13,12 @@ from catdog.models.petnet import count_parameters
 HEADS = [name for name in VARIANTS if VARIANTS[name].head.startswith(("attention.", "attention_pooling."))]
 """Those that read one map, the backbone's last."""
 CONTROLS = {
-    name: parameter.choices for name in HEADS for parameter in VARIANTS[name].parameters if parameter.name == "masks"
+    name: [choice for choice in parameter.choices if (name, choice) != ("multi-attention-free", "untrained")]
+    for name in HEADS
+    for parameter in VARIANTS[name].parameters
+    if parameter.name == "masks"
 }
+"""By head; multi-attention-free with untrained masks is called multi-attention-fixed."""
 UNTRAINED = [name for name, choices in CONTROLS.items() if "untrained" in choices]
 CHANNELS, CLASSES, BATCH = 12, 5, 6
 
