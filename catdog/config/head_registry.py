@@ -170,7 +170,8 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
     """Return a decorator that makes a head known as the variant `name`.
 
     The class is called with `in_channels`, `num_classes` and its parameters by keyword, and its instances with features
-    (B, C, H, W); they return a `catdog.models.ModelOutput`, whose masks must not be negative.
+    (B, C, H, W); they return a `catdog.models.ModelOutput`, whose masks must not be negative. A class with a parameter
+    `stages`, a text, is also called with `places` (see docs/heads.md).
 
     Raises:
         UserError: the name is taken or no name of a variant, or the class does not take these arguments.
@@ -182,14 +183,19 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
         if name in VARIANTS or name in EXTERNAL:
             raise UserError(f"head {name!r}: there is a variant of this name: choose another")
         for parameter in parameters:
-            if parameter.name in ("in_channels", "num_classes") or type(parameter.default) not in (int, float, str):
+            is_taken = parameter.name in ("in_channels", "num_classes", "places")
+            if is_taken or type(parameter.default) not in (int, float, str):
                 raise UserError(
                     f"head {name!r}: {parameter.name}: not a parameter with a number or text as its default"
                 )
             if parameter.name in Recipe.__dataclass_fields__.keys() - {LAMBDA.name}:
                 raise UserError(f"head {name!r}: {parameter.name} is a setting of every recipe: choose another name")
             parameter.parse(str(parameter.default), name)
-        given = {parameter.name: parameter.default for parameter in parameters}
+        given: dict[str, object] = {parameter.name: parameter.default for parameter in parameters}
+        if STAGES.name in given:
+            if not isinstance(given[STAGES.name], str):
+                raise UserError(f"head {name!r}: stages: names places of the backbone: give a text as its default")
+            given["places"] = {}
         try:
             inspect.signature(head).bind(in_channels=1, num_classes=1, **given)
         except TypeError as error:

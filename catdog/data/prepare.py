@@ -84,7 +84,9 @@ def second_tasks(config: SweepConfig, dataset: DatasetInfo) -> dict[str, str]:
         if task not in dataset.groups:
             known = f"choose from {', '.join(dataset.groups)}" if dataset.groups else f"it has none; {_NO_GROUPS}"
             title = dataset.title or dataset.name
-            raise UserError(f"--second-task {shorten(task)}: no group column of {title}: {known}")
+            named = next((spec for spec in config.variant_specs if spec.settings.get("second_task") == task), None)
+            by = "--second-task" if named is None else f"variant {named.label!r}: second_task"
+            raise UserError(f"{by} {shorten(task)}: no group column of {title}: {known}")
     return {task: dataset.groups[task] for task in tasks}
 
 

@@ -4,6 +4,7 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 """
 
 import copy
+import dataclasses
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -16,8 +17,8 @@ from catdog.config.recipe import Recipe, is_task_name
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError, first_line
 from catdog.models.backbones.build import backbone_places
-from catdog.models.petnet import ModelOutput, PetNet, SideTask, build_head, check_frozen
-from catdog.models.stages import Socket, Staged, put_by_hook
+from catdog.models.petnet import ModelOutput, PetNet, SecondTask, SideTask, build_head, check_frozen
+from catdog.models.stages import GROUPS, Socket, Staged, choose_places, put_by_hook
 
 CHANNELS, CLASSES = 12, 5
 MAPS = {
@@ -44,14 +45,35 @@ def check_external_heads(specs: Sequence[VariantSpec]) -> None:
 
 
 def check_stages(specs: Sequence[VariantSpec], recipe: Recipe) -> None:
-    """Raise `UserError` for a variant whose `stages` its backbone does not have, or that changes a frozen backbone."""
+    """Raise `UserError` for a variant whose `stages` its backbone does not have, or that changes a frozen backbone.
+
+    Also for stages that two variants name in two ways, and for a second task of the name of a head's own.
+    """
+    models: list[tuple[VariantSpec, tuple[object, ...]]] = []
     for spec in specs:
         if "stages" in spec.arguments:
             own = recipe.changed(**spec.settings)
             places = backbone_places(own.backbone, own.image_size)
-            head = build_head(spec, list(places.values())[-1][0], CLASSES, places)
+            task = None if own.second_task is None else SecondTask(own.second_task, 2)
+            head = build_head(spec, list(places.values())[-1][0], CLASSES, places, task)
             if own.freeze:
                 check_frozen(spec, head)
+            chosen = choose_places(str(spec.arguments["stages"]), places)
+            model = dataclasses.replace(spec, arguments={**spec.arguments, "stages": "+".join(chosen)}).model
+            if twin := next((other for other, known in models if known == model), None):
+                raise UserError(
+                    f"variant {spec.label!r} is the same model as {twin.label!r}, at {' and '.join(chosen)}: "
+                    "name one of them"
+                )
+            models.append((spec, model))
+
+
+def anywhere(spec: VariantSpec) -> VariantSpec:
+    """Return the variant for a backbone with other names of stages: as many places as it names, or all of them."""
+    stages = str(spec.arguments.get("stages", "all"))
+    if stages in GROUPS:
+        return spec
+    return dataclasses.replace(spec, arguments={**spec.arguments, "stages": "all" if "+" in stages else "before-last"})
 
 
 def check_head(spec: VariantSpec) -> Iterator[tuple[str, str | None]]:
@@ -206,7 +228,7 @@ def _head(spec: VariantSpec, seed: int = _SEED) -> nn.Module:
     if "stages" not in spec.arguments:
         return build_head(spec, CHANNELS, CLASSES)
     places = {"first": (8, 5, 5), "second": (CHANNELS, 5, 5)}
-    return PetNet(_TwoStages(), build_head(spec, CHANNELS, CLASSES, places))
+    return PetNet(_TwoStages(), build_head(anywhere(spec), CHANNELS, CLASSES, places))
 
 
 def _features(batch: int, height: int, width: int, seed: int = _SEED) -> torch.Tensor:

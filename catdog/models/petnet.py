@@ -125,7 +125,8 @@ def build_head(
     for K + G classes, and its logits are split.
 
     Raises:
-        UserError: the backbone has no such stages, or the head has a task of the second one's name itself.
+        UserError: the backbone has no such stages or the head no such places, or it has a task of the second one's name
+            itself.
     """
     head_class = HEAD_CLASSES.get(variant.head)
     if head_class is None:
@@ -140,9 +141,25 @@ def build_head(
         arguments["places"] = places
     outputs = num_classes if second_task is None else num_classes + second_task.num_groups
     head: nn.Module = head_class(in_channels=in_channels, num_classes=outputs, **arguments)
+    if places:
+        _check_places(variant, head, list(places))
     if second_task is not None:
         _add_task(head, variant, num_classes, second_task)
     return head
+
+
+def _check_places(variant: VariantSpec, head: nn.Module, places: Sequence[str]) -> None:
+    """Raise `UserError` if a head works at, or reads, other places than it can: a mistake in a head of the user's."""
+    inside, reads = list(getattr(head, "inside", {})), list(getattr(head, "reads", ()))
+    if unknown := [place for place in inside if place not in places[:-1]]:
+        raise UserError(
+            f"variant {variant.label!r}: has a module inside the backbone at {unknown[0]}, which is "
+            "no place before the last: the head itself gets the last place's map"
+        )
+    if reads and not (set(reads) <= set(places) and len(set(reads)) == len(reads) and reads[-1] == places[-1]):
+        raise UserError(
+            f"variant {variant.label!r}: reads {', '.join(reads)}: name places, each once, the last one last"
+        )
 
 
 def _add_task(head: nn.Module, variant: VariantSpec, num_classes: int, task: SecondTask) -> None:

@@ -9,6 +9,7 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,8 @@ class Socket(nn.Module):
             map_BCHW = map_BCHW.permute(0, 3, 1, 2)
         module = self._held[0] if self.is_active else None
         self._output = StageOutput(map_BCHW) if module is None else module(map_BCHW)
+        if not isinstance(self._output, StageOutput):
+            raise TypeError(f"the module behind {self.stage} returns {type(self._output).__name__}, not a StageOutput")
         result = self._output.map_BCHW
         return result.permute(0, 2, 3, 1) if channels_last else result
 
@@ -140,7 +143,7 @@ def choose_places(text: str, places: Mapping[str, Shape]) -> list[str]:
     `text` is names joined by '+', or `all`, `last`, `before-last`, or `inside` (all but the last).
 
     Raises:
-        UserError: the backbone has no such place, or none at all.
+        UserError: the backbone has no such place, or none at all, or one is named twice.
     """
     if text in GROUPS:
         chosen = list(places)[GROUPS[text]]
@@ -148,6 +151,8 @@ def choose_places(text: str, places: Mapping[str, Shape]) -> list[str]:
             raise UserError(f"stages={text}: the backbone has no place before {FINAL}; choose another backbone")
         return chosen
     names = text.split("+")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"stages={text}: {twice[0]} is named twice; keep one")
     if unknown := [name for name in names if name not in places]:
         raise UserError(f"stages={text}: no place {unknown[0]}; choose from {', '.join([*places, *GROUPS])}")
     return [place for place in places if place in names]

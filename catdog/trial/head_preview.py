@@ -10,6 +10,7 @@ from catdog.config.variants import VariantSpec
 from catdog.data.datasets.base import UInt8Array
 from catdog.data.datasets.drawn import BREEDS, IMAGES_PER_BREED, open_drawn
 from catdog.models import build_model
+from catdog.models.head_contract import anywhere
 from catdog.models.petnet import ModelOutput
 from catdog.runs.places import by_place
 from catdog.trial.contact_sheet import Probes, contact_sheet
@@ -21,7 +22,7 @@ def preview_masks(spec: VariantSpec) -> bytes | None:
     """Train the head on the backbone `tiny` for `STEPS` steps; return a contact sheet (PNG), None without masks."""
     source = open_drawn()
     torch.manual_seed(0)
-    model = build_model(spec, backbone="tiny", num_classes=len(source.classes)).train()
+    model = build_model(anywhere(spec), backbone="tiny", num_classes=len(source.classes)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for step in range(STEPS):
         inputs_BCHW, labels_B = _batch(step % BATCHES)

@@ -224,6 +224,11 @@ def test_the_modules_beside_a_file_travel_with_it(tmp_path: Path, monkeypatch: p
             HEAD.format(name="x", default=1).replace("num_classes, red", "classes, red"),
             "must take in_channels, num_classes, reduction",
         ),
+        (HEAD.format(name="x", default=1).replace("reduction", "stages"), "stages: names places of the backbone: give"),
+        (
+            HEAD.format(name="x", default="'all'").replace("reduction", "stages").replace(", minimum=1", ""),
+            "must take in_channels, num_classes, stages, places by keyword",
+        ),
     ],
 )
 def test_a_file_with_a_fault_is_one_line(text: str, said: str, tmp_path: Path) -> None:

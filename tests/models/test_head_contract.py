@@ -1,5 +1,6 @@
 """The contract of heads: every head of the package keeps it, and each way to break it is found."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,9 +13,10 @@ from catdog.cli import run_job
 from catdog.config.head_registry import register_head
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
-from catdog.models import VARIANTS, ModelOutput, build_head
+from catdog.models import VARIANTS, ModelOutput, Parameter, build_head, build_model
 from catdog.models.head_contract import CHECKS, check_external_heads, check_head
 from catdog.models.petnet import SideTask
+from catdog.models.stages import Shape, StageOutput
 from jobs import check_head as check_head_job
 
 pytestmark = pytest.mark.usefixtures("no_external_heads")
@@ -136,6 +138,88 @@ def test_each_way_to_break_the_contract_is_found(head: type) -> None:
             check_external_heads([parse_variant("baseline"), parse_variant("broken")])
     else:
         check_external_heads([parse_variant("broken")])
+
+
+class Gate(nn.Module):
+    """A module behind a stage: one sigmoid mask."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 1, kernel_size=1)
+
+    def forward(self, maps: torch.Tensor) -> StageOutput:
+        mask = self.conv(maps).sigmoid()
+        return StageOutput(maps * mask, mask)
+
+
+class Gated(nn.Module):
+    """A head as docs/heads.md describes it: a module behind each of its stages but the last, whose maps it reads."""
+
+    def __init__(self, in_channels: int, num_classes: int, *, stages: list[str], places: Mapping[str, Shape]) -> None:
+        super().__init__()
+        last = list(places)[-1]
+        earlier = [stage for stage in stages if stage != last]
+        self.reads = (*earlier, last)
+        self.gates = nn.ModuleList(self.gate(places[stage][0]) for stage in earlier)
+        self.classifier = nn.Linear(sum(places[stage][0] for stage in self.reads), num_classes)
+
+    gate: ClassVar[type[nn.Module]] = Gate
+
+    @property
+    def inside(self) -> dict[str, nn.Module]:
+        return dict(zip(self.reads, self.gates, strict=False))
+
+    def forward(self, maps: Mapping[str, torch.Tensor]) -> ModelOutput:
+        pooled = torch.cat([maps[stage].mean(dim=(2, 3)) for stage in self.reads], dim=1)
+        return ModelOutput(self.classifier(pooled), None, pooled.new_zeros(()))
+
+
+@pytest.mark.parametrize("label", ["gated", "gated:stages=inside", "gated:stages=layer3", "gated:stages=layer3+layer4"])
+def test_a_head_of_ones_own_works_inside_the_backbone_whatever_the_stages_are_called(
+    label: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register_head("gated", Parameter("stages", "all"))(Gated)
+    assert dict(check_head(parse_variant(label))) == dict.fromkeys(CHECKS)
+    check_external_heads([parse_variant(label)])
+    (tmp_path / "other.py").touch()
+    arguments = [str(tmp_path / "other.py"), "--variants", label, "--out", str(tmp_path)]
+    assert run_job(check_head_job.main, arguments) == 0
+    assert capsys.readouterr().out.endswith("nothing stands in the way\n")
+    assert list(tmp_path.glob("masks-gated*.png"))
+    masks = build_model(label, backbone="resnet18", num_classes=5, image_size=64)(torch.rand(2, 3, 64, 64)).stage_masks
+    assert masks is not None
+    assert "layer3" in masks
+
+
+class GatesTheLast(Gated):
+    @property
+    def inside(self) -> dict[str, nn.Module]:
+        return {self.reads[-1]: self.gates[0]}
+
+
+class ReadsTheLastFirst(Gated):
+    inside: ClassVar[dict[str, nn.Module]] = {}  # type: ignore[assignment,misc]
+
+    def __init__(self, *arguments: Any, **parameters: Any) -> None:
+        super().__init__(*arguments, **parameters)
+        self.reads = self.reads[::-1]
+
+
+class MapsOnly(Gated):
+    gate = nn.Identity
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (GatesTheLast, "module inside the backbone at second, which is no place before the last"),
+        (ReadsTheLastFirst, "reads second, first: name places, each once, the last one last"),
+        (MapsOnly, "the module behind first returns Tensor, not a StageOutput"),
+    ],
+)
+def test_a_head_that_mistakes_the_places_is_told_so(head: type, said: str) -> None:
+    register_head("mistaken", Parameter("stages", "all"))(head)
+    assert said in (dict(check_head(parse_variant("mistaken")))["shapes"] or "")
 
 
 def test_a_head_that_fails_only_where_its_masks_are_drawn_is_one_more_fault(

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from catdog.config.recipe import Recipe
-from catdog.config.variants import parse_variant
+from catdog.config.variants import parse_variant, parse_variants
 from catdog.errors import UserError
 from catdog.models import PetNet, build_model
 from catdog.models.backbones.build import backbone_places, build_backbone
@@ -120,13 +120,22 @@ def test_a_head_learns_the_same_from_cached_maps_as_from_those_of_the_backbone()
     [
         ("cbam:stages=layer9", False, "no place layer9; choose from layers.1, layers.3, all, last"),
         ("cbam", True, "works inside the backbone .layers.1., and --freeze computes its maps once: take stages=last"),
+        ("cbam:stages=layers.1+layers.1", False, "layers.1 is named twice; keep one"),
+        (
+            "cbam cbam:stages=layers.3+layers.1",
+            False,
+            "is the same model as 'cbam', at layers.1 and layers.3: name one",
+        ),
+        ("abn:stages=inside abn", False, "variant 'abn' is the same model as 'abn:stages=inside', at layers.1: name"),
+        ("abn:second_task=branch", False, "abn:second_task=branch has a task of this name: rename the column"),
+        ("cbam cbam:masks=flat cbam:stages=last cbam:image_size=48 se:stages=all eca", False, None),
         ("residual-attention:stages=last", True, None),
         ("stage-attention", True, None),
     ],
 )
 def test_stages_that_do_not_fit_are_one_line(label: str, freeze: bool, said: str | None) -> None:
     recipe = Recipe(backbone="tiny", weights="none", image_size=64, freeze=freeze)
-    specs = [parse_variant(label, recipe)]
+    specs = parse_variants(label.split(), recipe)
     if said is None:
         check_stages(specs, recipe)
     else:

@@ -338,6 +338,17 @@ def test_a_trial_survives_one_interruption_after_another(shared_context: RunCont
     assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
 
 
+@pytest.mark.parametrize("name", ["attention", "stage-attention"])
+def test_masks_of_a_head_with_a_second_task_are_deleted_by_class(name: str, shared_context: RunContext) -> None:
+    recipe = dataclasses.replace(shared_context.identity.recipe, second_task="species")
+    identity = dataclasses.replace(shared_context.identity, recipe=recipe)
+    both = finish(dataclasses.replace(shared_context, identity=identity, run="second-task"), name)
+    assert both.result.status == "complete"
+    assert both.result.side_accuracies.keys() == {"val_species_accuracy", "test_species_accuracy"}
+    falls = json.loads(both.files["deletion.json"])
+    assert {part: falls[part]["images"] for part in falls} == {"validation": 24, "test": 24}
+
+
 class TwoPlaces(nn.Module):
     """A head with masks of its own, and a finer one of an earlier stage."""
 
