@@ -176,9 +176,14 @@ def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:
         place = f"{markdown(row['place'])} | " if several else ""
         lines.append(
             f"| {markdown(row['variant'])} | {place}{format_accuracy(row['pointing'], row['pointing_std'])} "
-            f"| {row['pointing_lift_uniform']:+.1f}, {row['pointing_lift_gaussian']:+.1f} "
+            f"| {_lift(row['pointing_lift_uniform'])}, {_lift(row['pointing_lift_gaussian'])} "
             f"| {format_accuracy(row['energy'], row['energy_std'])} "
-            f"| {row['energy_lift_uniform']:+.1f}, {row['energy_lift_gaussian']:+.1f} "
+            f"| {_lift(row['energy_lift_uniform'])}, {_lift(row['energy_lift_gaussian'])} "
             f"| {format_accuracy(row['overlap'])} |"
         )
     return lines
+
+
+def _lift(points: float) -> str:
+    """Return points with their sign; none of them is -0.0."""
+    return f"{round(points, 1) + 0.0:+.1f}"

@@ -90,6 +90,7 @@ def build_page(
         accuracies=_accuracies(content),
         differences=_differences(content),
         curves=_curves(content),
+        has_side_tasks=bool(side_columns(content.table)),
         tuning=manifest.tuning and tuning_sentence(manifest.tuning, labels),
         tuned=manifest.tuning and tables.tuned(manifest.tuning),
         tuning_curves=_tuning_curves(manifest.tuning) if manifest.tuning else [],

@@ -316,7 +316,7 @@ def number(value: float | None, digits: int) -> str:
     """Return a number to `digits` decimals; a dash if it is missing or not finite."""
     if value is None or pd.isna(value) or not np.isfinite(value):
         return NOTHING
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # -0.0 is 0.0
 
 
 def signed(value: float | None) -> str:

@@ -47,9 +47,10 @@ def mask_health(masks_NMHW: torch.Tensor) -> MaskHealth | None:
     cosines_NMM = unit_NMP @ unit_NMP.transpose(1, 2)
     off_diagonal = cosines_NMM.sum(dim=(1, 2)) - torch.diagonal(cosines_NMM, dim1=1, dim2=2).sum(dim=1)
     dead_M = (masks_NMP.amax(dim=2) < DEAD_MASK).float().mean(dim=0) > 0.99
+    most = torch.tensor(float(positions)).log().item()
     return MaskHealth(
         mask_mean=masks_NMP.mean().item(),
-        mask_entropy=(entropy_NM.mean() / max(torch.tensor(float(positions)).log().item(), 1e-12)).item(),
+        mask_entropy=(entropy_NM.mean() / most).item() if positions > 1 else 1.0,
         mask_overlap=(off_diagonal.mean() / max(1, num_masks * (num_masks - 1))).item(),
         mask_corner_mass=(corner_share_NM.mean() * positions / 4).item(),
         mask_dead=dead_M.float().mean().item(),
