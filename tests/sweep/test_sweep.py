@@ -323,7 +323,7 @@ def test_trials_share_a_gpu_by_fraction(store_folder: Path) -> None:
 
 
 RESUMED = [
-    "--variants", "attention", "baseline", "--seeds", "1", "--epochs", "30",
+    "--variants", "attention", "baseline", "--seeds", "1", "--epochs", "60",
     "--limit-images", "48", "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
 ]  # fmt: skip
 
@@ -344,9 +344,9 @@ def assert_it_ends_like_an_undisturbed_one(store: Path, undisturbed: Path) -> No
     folder = store / "demo/trials/attention/seed-00"
     final = times_computed((folder / "history.csv").read_text())
     assert final[: len(saved)] == saved, "epochs before the interruption were computed again"
-    assert len(final) == 30
+    assert len(final) == 60
     assert not list(store.rglob("checkpoint.pt"))
-    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 30
+    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 60
 
     (undisturbed / "datasets").mkdir(parents=True)
     for path in store.glob("datasets/*"):
@@ -373,7 +373,7 @@ def test_an_interrupted_sweep_ends_like_an_undisturbed_one(store_folder: Path, t
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
     assert "the same command resumes from here" in output
-    assert 2 <= len(epochs_saved(store_folder)) < 30
+    assert 2 <= len(epochs_saved(store_folder)) < 60
     assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed")
 
 
@@ -415,7 +415,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_resumes(store_folder: Path, t
         os.kill(pid, signal.SIGKILL)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-    assert len(times_computed((folder / "history.csv").read_text())) == 30
+    assert len(times_computed((folder / "history.csv").read_text())) == 60
 
 
 @pytest.mark.usefixtures("local_ray")
