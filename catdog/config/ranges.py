@@ -82,7 +82,8 @@ def with_values(spec: VariantSpec, values: dict[str, str]) -> str:
 
 
 def _around(recipe: Recipe, taken: Container[str]) -> tuple[Range, ...]:
-    names = ["learning_rate", "weight_decay", *([] if recipe.freeze else ["backbone_learning_rate"])]
+    trains_backbone = not (recipe.freeze or recipe.train_modules_only)
+    names = ["learning_rate", "weight_decay", *(["backbone_learning_rate"] if trains_backbone else [])]
     values = {name: getattr(recipe, name) for name in names}
     found = {name: value for name, value in values.items() if value > 0 and name not in taken}
     return tuple(Range(name, low=value / 10, high=min(10 * value, 9.0)) for name, value in found.items())

@@ -46,7 +46,7 @@ def queue_grad_cam(trial: Trial, uploads: BackgroundUploads) -> None:
             maps_T1HW, _ = _maps(trial, split, positions.tolist())
             splits[split] = TrimapMasks([trial.inputs.pack.names[i] for i in images], {HEAD: maps_T1HW.half().numpy()})
     if len(splits) == len(SPLITS):
-        uploads.put(trial.where.grad_cam, attention_npz(splits))
+        uploads.put(trial.where.grad_cam, functools.partial(attention_npz, splits))
 
 
 @torch.no_grad()

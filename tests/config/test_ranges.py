@@ -25,6 +25,7 @@ def test_ranges_are_numbers_or_choices() -> None:
 def test_the_default_is_a_tenth_to_ten_times_of_the_rates() -> None:
     names = [one.name for one in parse_ranges((), HEADS, Recipe())]
     assert names == ["learning_rate", "weight_decay", "backbone_learning_rate"]
+    assert [one.name for one in parse_ranges((), HEADS, Recipe(train_modules_only=True))] == names[:2]
     rate, decay = parse_ranges((), HEADS, Recipe(freeze=True))
     assert (rate.low, rate.high) == pytest.approx((2e-4, 2e-2))
     assert (decay.low, decay.high) == pytest.approx((1e-3, 1e-1))
