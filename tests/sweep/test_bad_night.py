@@ -137,6 +137,25 @@ OPERATIONS: dict[str, tuple[Callable[[S3Store, Path], object], object]] = {
 """Every operation on a store with an object "there", and its expected return value."""
 
 
+@contextmanager
+def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """Call `act` from another thread when `condition` holds, which the block brings about however slowly."""
+    left = threading.Event()
+
+    def wait() -> None:
+        while not condition() and not left.wait(0.01):
+            pass
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
+
+
 def set_share(name: str, share: float) -> Callable[[FaultyS3], None]:
     return lambda proxy: setattr(proxy, name, share)
 
@@ -158,6 +177,8 @@ def test_every_operation_retries_until_the_store_is_available_again(night: Night
     with ThreadPoolExecutor(len(OPERATIONS)) as pool:
         futures = {name: pool.submit(act, store, tmp_path) for name, (act, _) in OPERATIONS.items()}
         time.sleep(3)
+        while not night.proxy.injected.total():
+            time.sleep(0.01)
         night.proxy.calm_down()
         assert {name: future.result() for name, future in futures.items()} == {
             name: expected for name, (_, expected) in OPERATIONS.items()
@@ -186,14 +207,14 @@ def test_every_operation_finds_renewed_credentials(moto_night: Night, tmp_path: 
     ["", "[defau", "[default]\naws_access_key_id = renewed\n"],
     ids=["empty", "half a line", "half a pair"],
 )
-def test_operations_retry_while_the_credentials_file_is_being_written(moto_night: Night, unfinished: str) -> None:
+def test_operations_retry_while_the_credentials_file_is_being_written(
+    moto_night: Night, unfinished: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = moto_night.used_store()
     moto_night.proxy.expired_keys.add(moto_night.server.access_key)
     moto_night.credentials.write_text(unfinished)
-    timer = threading.Timer(1, moto_night.write_credentials, ["renewed"])
-    timer.start()
-    store.put("key", CONTENT)
-    timer.join()
+    with once(lambda: "waiting for the store" in caplog.text, lambda: moto_night.write_credentials("renewed")):
+        store.put("key", CONTENT)
     assert store.get("key") == CONTENT
 
 
@@ -230,21 +251,24 @@ def test_an_operation_gives_up_when_its_patience_runs_out(
 
 
 @pytest.mark.timeout(60)
-def test_retrying_can_be_switched_off_while_an_operation_retries(moto_night: Night) -> None:
+def test_retrying_can_be_switched_off_while_an_operation_retries(
+    moto_night: Night, caplog: pytest.LogCaptureFixture
+) -> None:
     store = moto_night.used_store(LONG)
     moto_night.proxy.refuse()
-    timer = threading.Timer(1, store.set_retrying, [False])
-    timer.start()
-    with pytest.raises(StoreError, match=r"Could not connect.* \(for \d+ s\)"):
+    with (
+        once(lambda: "waiting for the store" in caplog.text, lambda: store.set_retrying(False)),
+        pytest.raises(StoreError, match=r"Could not connect.* \(for \d+ s\)"),
+    ):
         store.get("there")
-    timer.join()
     with pytest.raises(StoreError, match="Could not connect"):
         store.put("there", CONTENT)
-    timer = threading.Timer(1, moto_night.proxy.accept)
-    timer.start()
-    with give_up_on_interrupt(store):  # used by the next sweep in this process
+    caplog.clear()
+    with (
+        once(lambda: "waiting for the store" in caplog.text, moto_night.proxy.accept),
+        give_up_on_interrupt(store),  # used by the next sweep in this process
+    ):
         store.put("there", CONTENT)
-    timer.join()
 
 
 @pytest.mark.timeout(60)
@@ -295,10 +319,8 @@ def test_a_worker_retries_a_denied_store_that_has_answered_another_process(night
     night.used_store()
     night.proxy.deny()
     location = dataclasses.replace(StoreLocation.of(night.url, patience=120.0), has_answered=True)
-    timer = threading.Timer(1, night.proxy.allow)
-    timer.start()
-    assert location.open().get("there") == CONTENT
-    timer.join()
+    with once(lambda: night.proxy.injected["denied"] > 0, night.proxy.allow):
+        assert location.open().get("there") == CONTENT
     assert night.proxy.injected["denied"] > 0
 
 

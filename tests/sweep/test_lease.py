@@ -1,6 +1,7 @@
 """Only one sweep at a time can own a run: a driver's lease, and two drivers that start at once."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -135,16 +136,26 @@ def test_the_lease_of_a_remote_driver_that_stops_renewing_it_is_taken_over(store
 
 def test_the_lease_of_a_remote_driver_that_renews_it_is_respected(store: Store) -> None:
     holder = stranger(store, machine="another one", host="spot-17", pid=ended_process())  # here no such process
-    later = to_json(dataclasses.asdict(dataclasses.replace(holder, renewals=1)))
-    timer = threading.Timer(0.5, store.put, (KEY, later))
-    timer.start()
+    ended = threading.Event()
+
+    def renew() -> None:
+        for renewals in itertools.count(1):
+            store.put(KEY, to_json(dataclasses.asdict(dataclasses.replace(holder, renewals=renewals))))
+            if ended.wait(0.2):
+                return
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
     with (
         pytest.raises(UserError, match=r"is being swept by process .* on spot-17"),
         RunLease(store, "night", "mine", lease_seconds=10.0).hold(silent),
     ):
         pass
-    timer.join()
-    assert store.get(KEY) == later
+    ended.set()
+    renewing.join()
+    kept = read_lease(store, "night")
+    assert kept is not None
+    assert dataclasses.replace(kept, renewals=0) == dataclasses.replace(holder, renewals=0)
 
 
 def test_a_driver_whose_lease_was_taken_over_notices_and_leaves_the_new_lease_alone(store: Store) -> None:

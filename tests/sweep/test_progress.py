@@ -36,7 +36,8 @@ def test_progress_in_a_log_is_lines(progress: SweepProgress, monkeypatch: pytest
         progress.finished("baseline", 0, 90.0, 89.0, 60.0)
         progress.finished("baseline", 1, 91.0, 90.0, 60.0)
         progress.failed("se", 0)
-        time.sleep(0.3)
+        while output.getvalue().count("\n") < 2:
+            time.sleep(0.01)
     lines = output.getvalue().splitlines()
     assert len(lines) > 1
     assert "night: 2/4 done, 0 running, 1 failed" in lines[-1]

@@ -81,8 +81,10 @@ def test_a_signal_while_the_job_ends_changes_nothing() -> None:
 
 
 def test_a_job_that_does_not_heed_signals_is_ended() -> None:
-    process = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", "supervisor.GRACE_SECONDS = 1")
-    time.sleep(0.5)
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(60)"
+    process = start(deaf, "supervisor.GRACE_SECONDS = 1")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deaf\n"
     process.send_signal(signal.SIGTERM)
     assert end(process) == (130, f"recovered True\n{LAST_WORD}\n")
 
