@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from catdog.config.variants import parse_variant
-from catdog.data.batches import Batch
+from catdog.data.batches import CLASS, Batch, targets_of
 from catdog.training.loop import new_state, set_training_mode
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.seeding import trial_seeds
@@ -25,17 +25,21 @@ class BareTraining:
     """
 
     def __init__(self, context: RunContext, label: str) -> None:
+        variant = parse_variant(label, context.identity.recipe)
+        context = context.of_variant(variant)
         recipe = self.recipe = context.identity.recipe
         self.device = prepare_process(context.identity.threads, context.gpus_per_trial, recipe.deterministic)
         inputs = load_inputs(context, self.device)
-        variant = parse_variant(label, recipe)
         model = new_model(inputs, context, variant, trial_seeds(0))
         self.model = model.to(memory_format=torch.channels_last).to(self.device)
         self._batches = inputs.batches_for(model.head)
         self.state = new_state(self.model, recipe, self._batches.steps_per_epoch)
         self.autocast = autocast_for(recipe.precision, self.device)
         epoch = self.train_batches() if recipe.freeze else itertools.islice(self.train_batches(), 1)
-        self.batches = [(inputs.clone(memory_format=torch.preserve_format), labels.clone()) for inputs, labels in epoch]
+        self.batches = [
+            (inputs.clone(memory_format=torch.preserve_format), targets_of(labels, self._batches.groups)[CLASS].clone())
+            for inputs, labels in epoch
+        ]
 
     def train_batches(self) -> Iterator[Batch]:
         """Yield the batches of an epoch as a trial makes them."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
-from catdog.data.datasets.base import Source, pack_key
+from catdog.data.datasets.base import Groups, Source, pack_key
+from catdog.data.groups import store_groups
 from catdog.data.pack import write_pack
 from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
@@ -45,7 +46,15 @@ def made_context(
         title="noise",
     )
     fetch_or_make(LocalStore(folder), pack_key(FINGERPRINT), lambda path: write_pack(source, path))
-    identity = Identity(dataclasses.replace(recipe, limit_images=images), FINGERPRINT, None, threads)
+    species = Groups("species", ("cat", "dog"), labels % 2)
+    store_groups(LocalStore(folder), FINGERPRINT, [species])
+    identity = Identity(
+        dataclasses.replace(recipe, limit_images=images),
+        FINGERPRINT,
+        None,
+        threads,
+        groups={species.column: species.digest},
+    )
     return RunContext("bench", StoreLocation.of(str(folder)), identity, recipe.weights, gpus_per_trial=gpus)
 
 
