@@ -165,6 +165,15 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def readable_time(time: str) -> str:
+    """Return an ISO time as `2026-01-01 20:00 UTC`; anything else unchanged."""
+    try:
+        stamp = datetime.fromisoformat(time)
+    except ValueError:
+        return time
+    return f"{stamp.astimezone(UTC) if stamp.tzinfo else stamp:%Y-%m-%d %H:%M} UTC"
+
+
 # Viridis (S. van der Walt, N. Smith, 2015) at 33 equidistant points; interpolation is off by at most 2 of 255.
 _VIRIDIS = (
     "440154 470d60 48186a 482374 472d7b 453681 424086 3f4989 3b528b 375a8d 33638d 2f6a8e 2c728e 297a8e "

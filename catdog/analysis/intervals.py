@@ -1,9 +1,10 @@
 """Means, standard deviations and their 95 % intervals. Arrays in, numbers out.
 
-Shapes: n values, S seeds, N images, R resamples. All randomness comes from the caller's generator. Sources: Efron 1987
-(BCa intervals), Owen 2007 (two-way resampling, the "pigeonhole bootstrap").
+Shapes: n values, S seeds, N images. Sources: Satterthwaite 1946 (degrees of freedom of a sum of mean squares), Owen
+2007 (two-way data whose effects are of any kind).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,8 @@ import scipy
 Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
-RESAMPLES = 10_000
-AT_ONCE = 250
-"""Resamples of all images held in memory."""
 FEWEST_FOR_AN_INTERVAL = 3
-"""Values; resampling fewer tells no more than the values themselves."""
+"""Values; of two, an interval that assumes a distribution is wider than any accuracy."""
 DIGITS = 9
 """Decimal places. Accuracies are fractions of counted images: any smaller difference is rounding error."""
 
@@ -55,25 +53,10 @@ def summarise(values: Sequence[float] | Array) -> Summary:
     )
 
 
-def mean_interval(values: Array, rng: np.random.Generator) -> Interval | None:
-    """Return the 95 % BCa bootstrap interval of the mean of `values` (n,).
-
-    None for fewer than three values, or if all are equal: resampling then tells nothing.
-    """
-    if len(values) < FEWEST_FOR_AN_INTERVAL or are_equal(values):
-        return None
-    result = scipy.stats.bootstrap(
-        (values,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="BCa", rng=rng
-    )
-    low, high = result.confidence_interval
-    return Interval(float(low), float(high))
-
-
 def t_interval(values: Array) -> Interval | None:
     """Return the 95 % interval of the mean of `values` (n,), assumed normal (Student's t).
 
-    Of a few values it is as wide as it must be, where a bootstrap's is too narrow. None for fewer than three values, or
-    if all are equal.
+    None for fewer than three values, or if all are equal.
     """
     if len(values) < FEWEST_FOR_AN_INTERVAL or are_equal(values):
         return None
@@ -81,25 +64,29 @@ def t_interval(values: Array) -> Interval | None:
     return Interval(float(low), float(high))
 
 
-def two_way_interval(differences_SN: npt.NDArray[np.int8], rng: np.random.Generator) -> Interval | None:
-    """Return the 95 % percentile interval of the mean, in percentage points, resampling both seeds and images.
+def two_way_interval(differences_SN: npt.NDArray[np.int8], alpha: float = 1 - CONFIDENCE) -> Interval | None:
+    """Return the interval at 1 − `alpha` of the mean over other seeds *and* images, in percentage points.
 
-    `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. None for fewer than three
-    seeds, or if all differences are 0.
+    `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. Seeds, images and their
+    interaction each have a variance; their mean squares give that of the mean and its degrees of freedom. None for
+    fewer than three seeds, or if all differences are 0.
     """
     seeds, images = differences_SN.shape
-    if seeds < FEWEST_FOR_AN_INTERVAL or not differences_SN.any():
+    if seeds < FEWEST_FOR_AN_INTERVAL or images < 2 or not differences_SN.any():
         return None
-    resamples = RESAMPLES // 2
-    picked_RS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples).astype(np.float32)
-    means = np.empty(resamples)
-    for first in range(0, resamples, AT_ONCE):  # sums of a few small integers, exact in any order
-        by_image_RN = picked_RS[first : first + AT_ONCE] @ differences_SN.astype(np.float32)
-        for row, by_image_N in enumerate(by_image_RN, start=first):
-            means[row] = by_image_N[rng.integers(images, size=images)].mean()
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(100 * means / seeds, [tail, 100 - tail])
-    return Interval(float(low), float(high))
+    by_seed_S, by_image_N = differences_SN.mean(axis=1), differences_SN.mean(axis=0)
+    mean = float(by_seed_S.mean())
+    squares = np.array([images * ((by_seed_S - mean) ** 2).sum(), seeds * ((by_image_N - mean) ** 2).sum()])
+    total = float(np.abs(differences_SN).sum(dtype=np.int64)) - seeds * images * mean**2  # their squares are 0 or 1
+    freedoms = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
+    of_seeds, of_images, of_both = np.array([*squares, total - squares.sum()]) / freedoms
+    if of_images > of_both:
+        variance = of_seeds + of_images - of_both
+        freedom = variance**2 / (np.array([of_seeds, of_images, of_both]) ** 2 / freedoms).sum()
+    else:  # images make no difference beyond chance
+        variance, freedom = of_seeds, freedoms[0]
+    half = scipy.stats.t.ppf(1 - alpha / 2, freedom) * math.sqrt(variance / (seeds * images))
+    return Interval(float(100 * (mean - half)), float(100 * (mean + half)))
 
 
 def std_interval(values: Sequence[float] | Array) -> Interval | None:

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from catdog.analysis.contrasts import Contrast, compare
+from catdog.analysis.contrasts import compare
 from catdog.analysis.localization import attention_table
 from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.tables import comparison_table, trials_table
+from catdog.analysis.verdicts import Contrast
 from catdog.errors import NotFoundError
 from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.history import read_history

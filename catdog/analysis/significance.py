@@ -1,7 +1,6 @@
-"""Whether a difference is more than chance. Arrays in, numbers out.
+"""Families of tests, and what else is said of paired accuracies. Arrays in, numbers out.
 
-Shapes: n pairs or values. All randomness comes from the caller's generator. Sources: Ernst 2004 (permutation tests),
-Holm 1979, Agarwal 2021 (probability of improvement).
+Shapes: n pairs or values. Sources: Holm 1979, Agarwal 2021 (probability of improvement).
 """
 
 from collections.abc import Sequence
@@ -10,31 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from catdog.analysis.intervals import DIGITS, FEWEST_FOR_AN_INTERVAL, RESAMPLES, are_equal
+from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, are_equal
 
 Array = npt.NDArray[np.float64]
 SIGNIFICANCE = 0.05
 POWER = 0.8
-
-
-def sign_flip_p(differences: Array, rng: np.random.Generator) -> float | None:
-    """Return the two-sided p of the mean of paired `differences` (n,), if either sign is equally likely.
-
-    Exact, over all 2ⁿ sign patterns, up to n = 13; from 10,000 random ones above. None without differences.
-    """
-    if not len(differences):
-        return None
-    if len(differences) == 1:
-        return 1.0
-
-    def mean(flipped: Array, axis: int) -> Array:
-        """Return means rounded, so that those that differ only by rounding error tie: accuracies are counts."""
-        return np.asarray(flipped.mean(axis=axis).round(DIGITS))
-
-    result = scipy.stats.permutation_test(
-        (differences,), mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=rng
-    )
-    return float(result.pvalue)
 
 
 def smallest_p(n: int) -> float:
@@ -49,6 +28,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def holm_levels(p_values: Sequence[float]) -> list[float]:
+    """Return the level at which each of a family is tested: `SIGNIFICANCE` / m for the smallest p, then / (m − 1), ….
+
+    From the first that is not rejected on, all have its level. So p is below its level exactly if the adjusted p is
+    below `SIGNIFICANCE`, and an interval at this level excludes zero exactly then.
+    """
+    levels, level, rejecting = [0.0] * len(p_values), SIGNIFICANCE, True
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        if rejecting:
+            level = SIGNIFICANCE / (len(p_values) - rank)
+            rejecting = p_values[index] < level
+        levels[index] = level
+    return levels
 
 
 def probability_of_improvement(ours: Array, theirs: Array) -> float | None:

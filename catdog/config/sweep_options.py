@@ -41,6 +41,13 @@ class SweepConfig:
     """The run in this store in which jobs/tune.py tuned the variants: its seeds are refused, the report tells of it."""
     seeds: str = "30"
     """Number of seeds (30), or which ones (0-9, or 0-4,7)."""
+    reference: str | None = None
+    """The variant that all others are compared with (default: baseline, else the first)."""
+    primary: str | None = None
+    """The variant whose contrast with the reference is tested alone at 5 % (default: multi-attention, else the
+    first other one)."""
+    smallest_effect: float | None = None
+    """The smallest difference of Test accuracy that matters, in points: smaller ones can be found equivalent."""
     data_root: str | None = None
     """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download); for
     torchvision:NAME, torchvision's root folder (default: a download)."""
@@ -86,6 +93,8 @@ class SweepConfig:
         for name in ("checkpoint_seconds", "store_patience"):
             seconds = getattr(self, name)
             require(0 <= seconds < math.inf, f"{option_name(name)} {seconds}: must be a number of seconds from 0")
+        effect = self.smallest_effect
+        require(effect is None or 0 < effect <= 100, f"--smallest-effect {effect}: must be a number of points above 0")
         require(0 <= self.max_retries <= 1_000_000, f"--max-retries {self.max_retries}: must be from 0 to 1000000")
         for name in ("hourly_price", "max_cost"):
             amount = getattr(self, name)

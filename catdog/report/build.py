@@ -5,10 +5,10 @@ import shlex
 
 import pandas as pd
 
-from catdog.analysis.contrasts import contrasts_table
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import side_columns, summary, tie_lines
+from catdog.analysis.verdicts import contrasts_table
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural, printable
 from catdog.report.figures import accuracy_figure
@@ -110,10 +110,10 @@ def table_markdown(content: ReportContent) -> str:
         + (f" {manifest.data.note}" if manifest.data and manifest.data.note else ""),
         "",
         *(
-            f"- {markdown(contrast.verdict)}"
+            f"- **{markdown(contrast.words)}** {markdown(contrast.figures)}"
             for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)
         ),
-        *([""] if content.contrasts else []),
+        *(["", " ".join(map(markdown, manifest.declared_lines)), ""] if content.contrasts else []),
         "| variant | n | Validation | Test | best run: Validation | its Test |"
         + "".join(f" {one} |" for one in side.values()),
         "|---|---:|---:|---:|---:|---:|" + "---:|" * len(side),

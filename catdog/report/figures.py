@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from catdog.analysis.contrasts import Contrast
-from catdog.analysis.intervals import Interval, mean_interval
+from catdog.analysis.intervals import Interval, t_interval
+from catdog.analysis.verdicts import Contrast
 from catdog.formatting import shorten
 from catdog.report.plot_style import Axes, Figure, MaxNLocator, default_style, text_color
 
 Array = npt.NDArray[np.float64]
 
-INTERVAL_SEED = 0
 NAME_LENGTH = 58
 """Letters of a variant's label that are shown."""
 COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c2504a", "#2a97a8")
@@ -57,8 +56,7 @@ def accuracy_rows(trials: pd.DataFrame, variants: Sequence[str], column: str) ->
     for position, variant in enumerate(variants):
         values = complete.loc[complete["variant"] == variant, column].to_numpy(dtype=np.float64)
         if len(values):
-            rng = np.random.default_rng([INTERVAL_SEED, *variant.encode()])
-            rows.append(Row(variant, values, mean_interval(values, rng), colour_of(position)))
+            rows.append(Row(variant, values, t_interval(values), colour_of(position)))
     return rows
 
 

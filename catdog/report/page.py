@@ -18,11 +18,11 @@ import jinja2
 import markupsafe
 import pandas as pd
 
-from catdog.analysis.contrasts import Contrast
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns, tie_lines
-from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable
+from catdog.analysis.verdicts import Contrast
+from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable, readable_time
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
 from catdog.report.mask_gallery import build_gallery
@@ -84,6 +84,7 @@ def build_page(
         planned=len(content.run_status.trials),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
+        declared=manifest.declared_lines,
         comparison=tables.comparison(content),
         ties=tie_lines(content.table),
         contrasts=tables.contrasts(content.contrasts) if content.contrasts else None,
@@ -313,9 +314,3 @@ def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | Non
 def _recipe(content: ReportContent) -> dict[str, Any]:
     recipe = dataclasses.asdict(content.run_status.manifest.identity.recipe)
     return {name.replace("_", " "): value for name, value in recipe.items()}
-
-
-def readable_time(time: str) -> str:
-    """Return an ISO time as `2026-01-01 20:00 UTC`; anything else unchanged."""
-    stamp = pd.to_datetime(time, utc=True, errors="coerce")
-    return time if pd.isna(stamp) else f"{stamp:%Y-%m-%d %H:%M} UTC"

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catdog.analysis.contrasts import Contrast, reference_in
+from catdog.analysis.contrasts import names_by_label
 from catdog.analysis.intervals import Interval
 from catdog.analysis.mask_lifts import BLIND, mask_verdicts
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns
+from catdog.analysis.verdicts import Answer, Contrast
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
 from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse, named_collapse
 from catdog.runs.places import HEAD, at_place, places_of
@@ -61,7 +62,8 @@ def comparison(content: ReportContent) -> Table:
     """Return the comparison table: one row per variant."""
     table, side = content.table.to_dict("records"), side_columns(content.table)
     own = {row["variant"]: row["head_parameters"] for row in table}
-    reference = own.get(reference_in(content.run_status.manifest))
+    manifest = content.run_status.manifest
+    reference = own.get(names_by_label(manifest)[manifest.declaration.reference])
     rows = tuple(
         (
             row["variant"],
@@ -88,13 +90,21 @@ def comparison(content: ReportContent) -> Table:
 
 def contrasts(found: Sequence[Contrast]) -> Table:
     """Return the contrasts, one row each, the primary one highlighted."""
+    asked = ("Equivalence: 90 % interval", "Adjusted p") if any(one.equivalence for one in found) else ()
+
+    def p_values(answer: Answer | None) -> tuple[str, str]:
+        return (NOTHING, NOTHING) if answer is None else (p_value(answer.p), p_value(answer.p_adjusted))
+
+    def equivalence(one: Contrast) -> tuple[str, str]:
+        return interval(one.interval_equivalence), p_values(one.equivalence)[1]
+
     rows = tuple(
         (
             f"{one.variant} − {one.reference}{' (primary)' if one.is_primary else ''}",
             signed(one.mean),
             interval(one.interval),
-            p_value(one.p),
-            p_value(one.p_adjusted),
+            *p_values(one.difference),
+            *(equivalence(one) if asked else ()),
             number(one.probability_of_improvement, 2),
             number(one.correlation, 2),
             interval(one.interval_new_images),
@@ -103,8 +113,8 @@ def contrasts(found: Sequence[Contrast]) -> Table:
         for one in found
     )
     columns = (
-        "Contrast", "Difference", "95 % interval", "p", "Adjusted p", "Probability of improvement", "Correlation",
-        "95 % interval, seeds and images", "n",
+        "Contrast", "Difference", "95 % interval", "p", "Adjusted p", *asked, "Probability of improvement",
+        "Correlation", "95 % interval, seeds and images", "n",
     )  # fmt: skip
     primary = frozenset(row[0] for row, one in zip(rows, found, strict=True) if one.is_primary)
     return Table("Differences of Test accuracy in points, paired by seed", columns, rows, strong=primary)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from catdog.analysis.contrasts import Contrast
 from catdog.analysis.tables import side_columns, tie_lines
+from catdog.analysis.verdicts import Contrast
 from catdog.formatting import NumbersTable, counted, format_accuracy, format_count
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
@@ -35,7 +35,8 @@ def print_outcome(
 
     _print_comparison(console, table)
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
-        console.print(contrast.verdict)
+        console.print(contrast.words, style="bold")
+        console.print(f"  {contrast.figures}", soft_wrap=True)
     missing = missing_trials(run_status)
     for line in missing[:MOST_MISSING]:
         console.print(f"  {line}", soft_wrap=True)

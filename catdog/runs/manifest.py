@@ -15,6 +15,7 @@ from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import counted, now, shorten
 from catdog.runs.code_record import CodeRecord
+from catdog.runs.declaration import Declaration, by_rule
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_version, package_versions
 from catdog.runs.tuning import Tuning
@@ -168,6 +169,25 @@ class Manifest:
     """How the variants' settings were found, if by a search."""
     imports: Mapping[str, str] = field(default_factory=dict)
     """By digest: where the files of heads were that any launch imported, as last given."""
+    declared: tuple[Declaration, ...] = ()
+    """What the run is to decide, as first declared, and each change; empty in runs of earlier versions."""
+
+    @property
+    def declaration(self) -> Declaration:
+        """Return what the run is to decide, as last declared."""
+        return self.declared[-1] if self.declared else by_rule([self.spec(name).label for name in self.variants])
+
+    @property
+    def declared_lines(self) -> list[str]:
+        """Return when what was declared, a sentence each."""
+        if not self.declared:
+            return [f"Nothing was declared; the variants' names make it {self.declaration.words}."]
+        first, *changes = self.declared
+        when = "before the first trial" if first.declared_at == self.created_at else first.when
+        return [
+            f"Declared {when}: {first.words}.",
+            *(f"Changed {change.when}, while results may have been known: {change.words}." for change in changes),
+        ]
 
     @property
     def data_title(self) -> str:
@@ -247,6 +267,8 @@ class Manifest:
                 raise ValueError(f"{shorten(unlike[0])!r} is not how a variant is written")
             if strange := manifest.short_labels.keys() - set(labels):
                 raise ValueError(f"short labels name {shorten(', '.join(strange))}, which it does not plan")
+            if problem := next(filter(None, (one.problem(labels) for one in manifest.declared)), None):
+                raise ValueError(problem)
             for label, short in manifest.renamed({}).short_labels.items():
                 if split_short_label(f"{short}={label}") != (short, label):
                     raise ValueError(f"{shorten(short)!r} is not a short label")
@@ -317,7 +339,34 @@ def plan_run(
     extended = dataclasses.replace(
         extended, heads={**existing.heads, **heads}, imports=_imported_files(existing, config)
     )
-    return extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})
+    extended = extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})
+    return dataclasses.replace(extended, declared=_declared(existing, extended, config))
+
+
+def _declared(existing: Manifest, extended: Manifest, config: SweepConfig) -> tuple[Declaration, ...]:
+    """Return the run's declarations, with a new one if `config` asks for another, or none was made before."""
+    last = existing.declaration if existing.variants else by_rule(extended.variants)
+    reference = last.reference if config.reference is None else _own_label(extended, "--reference", config.reference)
+    primary = last.primary if config.primary is None else _own_label(extended, "--primary", config.primary)
+    if primary == reference and config.primary is None:
+        primary = None  # what was primary is the reference now
+    effect = last.smallest_effect if config.smallest_effect is None else config.smallest_effect
+    new = dataclasses.replace(by_rule(extended.variants, reference, primary), smallest_effect=effect)
+    if new.primary == new.reference:
+        raise UserError(f"--primary {config.primary}: is the reference: choose another variant, or a --reference")
+    if existing.declared and new == dataclasses.replace(existing.declared[-1], declared_at=None):
+        return existing.declared
+    time = now() if existing.variants else existing.created_at
+    return (*existing.declared, dataclasses.replace(new, declared_at=time))
+
+
+def _own_label(manifest: Manifest, option: str, given: str) -> str:
+    spec = manifest.spec(given)
+    if spec.label not in manifest.variants:
+        raise UserError(
+            f"{option} {given}: is no variant of run {manifest.run!r}: choose from {', '.join(manifest.variants)}"
+        )
+    return spec.label
 
 
 def _imported_files(existing: Manifest, config: SweepConfig) -> dict[str, str]:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catdog.analysis.contrasts import compare, contrasts_table
+from catdog.analysis.contrasts import compare
 from catdog.analysis.localization import attention_table
 from catdog.analysis.predictions import read_predictions
 from catdog.analysis.studies import lambda_table, scatter_table
 from catdog.analysis.tables import comparison_table, summary, trials_table
+from catdog.analysis.verdicts import contrasts_table
 from catdog.runs.status import RunStatus
 from catdog.storage import MemoryStore
 from tests.helpers.made_runs import make_run, put_trimaps

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from catdog.analysis.contrasts import Contrast, compare, primary_of, reference_of
+from catdog.analysis.contrasts import compare
 from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.significance import holm
-from catdog.formatting import format_points
+from catdog.analysis.verdicts import Answer, Contrast
+from catdog.formatting import format_points, format_range
 from catdog.storage import MemoryStore
 from tests.helpers.made_runs import make_run
 
@@ -29,20 +30,6 @@ def only(found: list[Contrast]) -> Contrast:
     return contrast
 
 
-@pytest.mark.parametrize(
-    ("labels", "reference", "primary"),
-    [
-        (THREE, "baseline", "multi-attention"),
-        (("se", "attention"), "se", "attention"),
-        (("multi-attention", "attention"), "multi-attention", "attention"),
-        (("se", "multi-attention", "baseline"), "baseline", "multi-attention"),
-        (("baseline",), "baseline", None),
-    ],
-)
-def test_the_reference_and_the_primary_contrast(labels: tuple[str, ...], reference: str, primary: str | None) -> None:
-    assert (reference_of(labels), primary_of(labels)) == (reference, primary)
-
-
 def test_pairs_are_trials_of_one_seed_complete_on_both_sides() -> None:
     attention, multi = contrasts(missing=[("baseline", 3)], failed=[("attention", 0)], diverged=[("attention", 5)])
     assert attention.seeds == (1, 2, 4, 6, 7, 8, 9, 10, 11)
@@ -52,12 +39,11 @@ def test_pairs_are_trials_of_one_seed_complete_on_both_sides() -> None:
 def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     attention, multi = contrasts(effect={"multi-attention": 3.0, "attention": -3.0}, seeds=range(30), test_images=1000)
     assert multi.is_primary
-    assert multi.verdict.startswith("multi-attention is better than baseline on this test set by ")
-    assert ", p < 0.001, n = 30 pairs)" in multi.verdict
-    assert multi.verdict.endswith(").")
-    assert ", and on new images like these (+" in multi.verdict
-    assert attention.verdict.startswith("attention is worse than baseline on this test set by ")
-    assert "Holm-adjusted p" in attention.verdict
+    assert multi.words == "multi-attention is better than baseline on this test set, and on new images like these."
+    assert "; on new images +" in multi.figures
+    assert multi.verdict == f"{multi.words} {multi.figures}"
+    assert attention.words == "attention is worse than baseline on this test set, and on new images like these."
+    assert "; Holm-adjusted 95 % interval −" in attention.figures
     assert multi.interval is not None
     assert multi.mean is not None
     assert multi.interval.low < multi.mean < multi.interval.high
@@ -67,45 +53,102 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     assert multi.probability_of_improvement > 0.9
 
 
-def test_no_gain_is_not_distinguishable_and_states_the_detectable_difference() -> None:
+def test_no_gain_is_undecided_and_states_the_detectable_difference() -> None:
     multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(20)))
-    assert multi.verdict.startswith("multi-attention and baseline are not distinguishable: the difference is ")
-    assert f"; 20 pairs detect {multi.detectable:.2f} points." in multi.verdict
+    assert multi.words == "multi-attention against baseline: undecided."
+    assert multi.figures.endswith(f" 20 pairs detect {multi.detectable:.2f} points.")
+    assert "quivalen" not in multi.verdict
 
 
 @pytest.mark.parametrize(
-    ("n", "said"),
+    ("n", "words", "figures"),
     [
-        (0, "have no seed in common that is complete: nothing can be said."),
-        (1, "points in one pair, which says nothing about other seeds."),
-        (2, "; with 2 pairs p cannot be below 0.5 (6 are needed)."),
-        (5, "; with 5 pairs p cannot be below 0.062 (6 are needed)."),
+        (0, "nothing can be said.", "They have no seed in common that is complete."),
+        (1, "nothing can be said.", "points in one pair, which says nothing of other seeds."),
+        (2, "undecided.", "With 2 pairs p cannot be below 0.5 (6 are needed)."),
+        (5, "undecided.", "With 5 pairs p cannot be below 0.062 (6 are needed)."),
     ],
 )
-def test_the_verdict_on_too_few_pairs_says_so(n: int, said: str) -> None:
+def test_the_verdict_on_too_few_pairs_says_so(n: int, words: str, figures: str) -> None:
     missing = [("baseline", seed) for seed in range(n, 6)]
     contrast = only(contrasts(labels=("baseline", "se"), seeds=range(6), missing=missing, effect={"se": 5.0}))
     assert contrast.n == n
-    assert contrast.verdict.startswith("se and baseline ")
-    assert contrast.verdict.endswith(said)
-    assert not contrast.is_significant
+    assert contrast.words == f"se against baseline: {words}"
+    assert contrast.figures.endswith(figures)
+    assert contrast.outcome == "undecided"
+    assert contrast.interval is None
     for forbidden in ("nan", "None", "-"):
         assert forbidden not in contrast.verdict
 
 
-def test_significant_means_an_adjusted_p_below_five_percent() -> None:
-    contrast = only(contrasts(labels=("baseline", "se"), seeds=range(3), test_images=50))
-    for p, significant in ((0.0499, True), (0.05, False), (1.0, False), (None, False)):
-        assert dataclasses.replace(contrast, p_adjusted=p).is_significant is significant
+@pytest.mark.parametrize(
+    ("effect", "smallest", "outcome", "words"),
+    [
+        (0.0, 2.0, "equivalent", "is equivalent to baseline on this test set: within the 2.00 points that matter."),
+        (
+            1.0,
+            4.0,
+            "better, equivalent",
+            "is better than baseline on this test set, by less than the 4.00 points that matter",
+        ),
+        (
+            -1.0,
+            4.0,
+            "worse, equivalent",
+            "is worse than baseline on this test set, by less than the 4.00 points that matter",
+        ),
+        (3.0, 0.5, "better", "is better than baseline on this test set"),
+        (0.0, 0.05, "undecided", "against baseline: undecided."),
+    ],
+)
+def test_a_declared_smallest_effect_lets_variants_be_equivalent(
+    effect: float, smallest: float, outcome: str, words: str
+) -> None:
+    contrast = only(
+        contrasts(
+            labels=("baseline", "se"),
+            seeds=range(20),
+            test_images=1000,
+            effect={"se": effect},
+            smallest_effect=smallest,
+        )
+    )
+    assert contrast.outcome == outcome
+    assert f"se {words}" in contrast.words
+    interval, equivalence = contrast.interval_equivalence, contrast.equivalence
+    assert interval is not None
+    assert equivalence is not None
+    assert (equivalence.p < 0.05) == (-smallest < interval.low and interval.high < smallest)
+    assert contrast.interval is not None
+    assert contrast.interval.low <= interval.low <= interval.high <= contrast.interval.high
+    assert f"equivalence: 90 % interval {format_range(interval.low, interval.high)}, p " in contrast.figures
+
+
+def test_nobody_wins_by_diverging() -> None:
+    """Three of ten trials diverged: at chance accuracy, they would turn the gain of the others into a loss."""
+    options = {"labels": ("baseline", "se"), "seeds": range(10), "test_images": 1000, "effect": {"se": 3.0}}
+    assert only(contrasts(**options)).outcome == "better"
+    lucky = only(contrasts(**options, diverged=[("se", seed) for seed in (2, 5, 8)]))
+    assert lucky.difference is not None
+    assert lucky.difference.p_adjusted < 0.05
+    assert lucky.words == "se against baseline: undecided."
+    assert lucky.figures.endswith("It is not called better: with 3 diverged seeds at chance accuracy it would not be.")
+    fallen = only(contrasts(**options, diverged=[("baseline", 4)]))
+    assert (fallen.outcome, fallen.diverged) == ("better", 1), "the reference's divergence adds to the gain"
+    both = only(contrasts(**options, diverged=[("se", 4), ("baseline", 4)]))
+    assert both.outcome == "better", "two trials at chance accuracy do not differ"
 
 
 def test_the_primary_contrast_stands_alone_and_the_others_form_a_family() -> None:
     found = contrasts(labels=("baseline", "attention", "multi-attention", "se", "attention-relu"), effect={"se": 1.0})
     others = [contrast for contrast in found if not contrast.is_primary]
-    assert [contrast.p_adjusted for contrast in others] == holm([contrast.p for contrast in others])  # type: ignore[misc]
+    answers = [contrast.difference for contrast in others if contrast.difference is not None]
+    assert len(answers) == 3
+    assert [answer.p_adjusted for answer in answers] == holm([answer.p for answer in answers])
     primary = only([contrast for contrast in found if contrast.is_primary])
     assert primary.variant == "multi-attention"
-    assert primary.p_adjusted == primary.p
+    assert primary.difference is not None
+    assert primary.difference.p_adjusted == primary.difference.p
 
 
 def test_a_contrast_does_not_depend_on_the_others() -> None:
@@ -127,12 +170,17 @@ def test_only_zero_is_printed_as_zero(value: float, text: str) -> None:
 
 def test_no_bound_of_an_interval_but_zero_is_printed_as_zero() -> None:
     contrast = only(contrasts(labels=("baseline", "se"), seeds=range(6)))
-    near = dataclasses.replace(contrast, mean=-0.004, interval=Interval(-0.22, -0.003), detectable=0.002)
-    assert "the difference is −0.004 points (95 % interval −0.22 to −0.003, " in near.verdict
-    assert near.verdict.endswith("detect 0.002 points.")
-    surely = dataclasses.replace(near, p_adjusted=0.001, interval_new_images=Interval(-0.3, 0.0004))
-    assert "by 0.004 points" in surely.verdict
-    assert surely.verdict.endswith("is open (−0.30 to +0.0004).")
+    answer = Answer(0.4, 0.4, 0.05, Interval(-0.22, -0.003), None, stands=True)
+    near = dataclasses.replace(contrast, mean=-0.004, difference=answer, detectable=0.002, smallest_effect=0.004)
+    assert "−0.004 points, n = 6 pairs; 95 % interval −0.22 to −0.003, p = 0.400; " in near.figures
+    assert near.figures.endswith("detect 0.002 points.")
+    surely = dataclasses.replace(
+        near, difference=dataclasses.replace(answer, says="worse"), interval_new_images=Interval(-0.3, 0.0004)
+    )
+    assert surely.words == "se is worse than baseline on this test set; whether on new images, too, is open."
+    assert "on new images −0.30 to +0.0004." in surely.figures
+    equal = dataclasses.replace(near, equivalence=dataclasses.replace(answer, says="equivalent"))
+    assert equal.words.endswith("within the 0.004 points that matter.")
 
 
 def test_predictions_are_read_back_by_variant_and_seed() -> None:

@@ -79,6 +79,7 @@ def make_run(
     missing: Cells = (),
     error_message: str = "shapes do not match",
     hourly_price: float | None = 1.0,
+    smallest_effect: float | None = None,
 ) -> RunStatus:
     """Write a run of these variants × seeds and return its status; `effect` maps labels to points.
 
@@ -98,6 +99,11 @@ def make_run(
         versions={"python": "3.11.7", "torch": "2.14.1", "ray": "2.60.0"},
         code="0123456789abcdef0123456789abcdef01234567",
     )
+    if smallest_effect is not None:
+        declared = dataclasses.replace(manifest.declaration, smallest_effect=smallest_effect)
+        manifest = dataclasses.replace(
+            manifest, declared=(dataclasses.replace(declared, declared_at=manifest.created_at),)
+        )
     store.put(RunPaths(run).manifest, manifest.to_json())
     maker = _Maker(store, manifest, names, test_images, effect or {}, rng_seed, by_place(map_side, stages), image_side)
     for trial in manifest.planned():

@@ -50,7 +50,7 @@ def page(content: ReportContent) -> bytes:
 def test_the_verdict_comes_first_then_the_other_contrasts(content: ReportContent, page: bytes) -> None:
     text = text_of(page)
     primary, *others = sorted(content.contrasts, key=lambda contrast: not contrast.is_primary)
-    positions = [text.index(one.verdict) for one in (primary, *others)]
+    positions = [text.index(one.words) for one in (primary, *others)]
     assert positions == sorted(positions)
     assert "better than baseline on this test set" in primary.verdict
     assert positions[-1] < text.index("Accuracy in percent, mean ±")

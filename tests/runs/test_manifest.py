@@ -1,6 +1,7 @@
 """The plan of a run: it survives its file, grows by what is asked for, and refuses another recipe."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
-from catdog.runs.manifest import Manifest, plan_run, result_format
+from catdog.runs.manifest import Identity, Manifest, plan_run, result_format
 from tests.helpers.hand_made_run import EIGHT, MANIFEST
 
 
@@ -91,3 +92,80 @@ def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> 
 def test_only_compiled_runs_have_another_result_format_than_those_of_the_first_version() -> None:
     assert result_format(Recipe()) == 3
     assert result_format(Recipe(compile=True)) == 4
+
+
+def declared(existing: Manifest | None = None, **options: object) -> Manifest:
+    identity = Identity(Recipe(precision="float32"), "0" * 16, None, 1)
+    return plan_run(existing, sweep_of(**options), identity, ("python", "jobs/sweep.py"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "reference", "primary"),
+    [
+        (("baseline", "attention", "multi-attention"), "baseline", "multi-attention"),
+        (("se", "attention"), "se", "attention"),
+        (("multi-attention", "attention"), "multi-attention", "attention"),
+        (("se", "multi-attention", "baseline"), "baseline", "multi-attention"),
+        (("baseline",), "baseline", None),
+    ],
+)
+def test_without_options_the_labels_say_what_is_primary(
+    labels: tuple[str, ...], reference: str, primary: str | None
+) -> None:
+    manifest = declared(variants=labels)
+    assert (manifest.declaration.reference, manifest.declaration.primary) == (reference, primary)
+    earlier = dataclasses.replace(manifest, declared=())
+    assert earlier.declaration == dataclasses.replace(manifest.declaration, declared_at=None)
+    assert earlier.declared_lines[0].startswith("Nothing was declared; the variants' names make it primary contrast ")
+
+
+def test_the_first_launch_declares_and_a_later_one_keeps_or_changes_it_visibly() -> None:
+    first = declared(variants=("baseline", "small=se:reduction=8"), smallest_effect=0.2)
+    assert first.declaration.primary == "se:reduction=8"
+    more = declared(first, variants=("multi-attention",))
+    assert more.declared == first.declared, "a later multi-attention does not become primary"
+    assert more.declared_lines == [
+        "Declared before the first trial: primary contrast se:reduction=8 − baseline, smallest effect that matters "
+        "0.20 points."
+    ]
+    changed = declared(more, variants=("multi-attention",), primary="multi-attention", reference="small")
+    assert [(one.reference, one.primary, one.smallest_effect) for one in changed.declared] == [
+        ("baseline", "se:reduction=8", 0.2),
+        ("se:reduction=8", "multi-attention", 0.2),
+    ]
+    assert changed.declared_lines[1].startswith("Changed on 20")
+    assert declared(changed, variants=("baseline",)).declared == changed.declared
+    assert Manifest.from_json(changed.to_json()) == changed
+
+
+def test_a_run_of_an_earlier_version_is_declared_when_it_is_extended() -> None:
+    earlier = dataclasses.replace(declared(variants=("attention", "se")), declared=())
+    extended = declared(earlier, variants=("baseline", "multi-attention"))
+    assert (extended.declaration.reference, extended.declaration.primary) == ("attention", "se")
+    assert extended.declared_lines[0].startswith("Declared on 20")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"primary": "baseline"}, "--primary baseline: is the reference: choose another variant, or a --reference"),
+        ({"primary": "cbam"}, "--primary cbam: is no variant of run 'night': choose from baseline, se"),
+        ({"reference": "eca"}, "--reference eca: is no variant of run 'night'"),
+    ],
+)
+def test_what_is_declared_must_be_of_the_run(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        declared(variants=("baseline", "se"), **options)
+    with pytest.raises(UserError, match=r"--smallest-effect 0.0: must be a number of points above 0"):
+        sweep_of(smallest_effect=0.0)
+
+
+def test_a_manifest_that_declares_what_it_does_not_plan_is_damaged() -> None:
+    manifest = declared(variants=("baseline", "se"))
+    for wrong in ({"primary": "baseline"}, {"reference": "gone"}, {"smallest_effect": -1.0}):
+        damaged = dataclasses.replace(
+            manifest,
+            declared=(dataclasses.replace(manifest.declaration, **wrong),),  # type: ignore[arg-type]
+        )
+        with pytest.raises(ValueError, match=r"declared|smallest effect"):
+            Manifest.from_json(damaged.to_json())

@@ -1,0 +1,179 @@
+"""A contrast of two variants, and what may be said of it in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from catdog.analysis.intervals import Interval
+from catdog.analysis.significance import SIGNIFICANCE, smallest_p
+from catdog.formatting import counted, format_p, format_points, format_range, format_size
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one of the questions about a contrast (`analysis.questions`)."""
+
+    p: float
+    p_adjusted: float
+    """Holm-adjusted over all contrasts but the primary one, whose p stays as it is."""
+    level: float
+    """The level of the family's step: the adjusted p is below 5 % exactly if p is below this."""
+    interval: Interval | None
+    """Of the mean over seeds, compatible with the adjusted p; None if there are too few pairs for one."""
+    says: str | None
+    """`better`, `worse` or `equivalent` if the adjusted p is below 5 %."""
+    stands: bool
+    """Whether it would say the same with diverged trials at chance accuracy: none may win by diverging."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A variant's test accuracy minus the reference's, seed by seed, in percentage points."""
+
+    variant: str
+    reference: str
+    is_primary: bool
+    seeds: tuple[int, ...]
+    """Seeds whose trials are complete for both variants."""
+    differences: tuple[float, ...]
+    mean: float | None
+    difference: Answer | None
+    """Two-sided; its 95 % interval excludes zero exactly if the adjusted p is below 5 %."""
+    equivalence: Answer | None
+    """Two one-sided tests at ± the smallest effect, whose 90 % interval lies between exactly if the adjusted p is below
+    5 %; None if no smallest effect was declared."""
+    smallest_effect: float | None
+    probability_of_improvement: float | None
+    correlation: float | None
+    """Between the paired accuracies."""
+    interval_new_images: Interval | None
+    """95 % interval of the mean, over seeds and test images, adjusted as that over seeds."""
+    detectable: float | None
+    """The true difference that n pairs detect with 80 % power."""
+    diverged: int
+    """Seeds that are left out because a trial diverged."""
+
+    @property
+    def n(self) -> int:
+        """Return the number of pairs."""
+        return len(self.seeds)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Return the 95 % interval of the mean, over seeds."""
+        return None if self.difference is None else self.difference.interval
+
+    @property
+    def interval_equivalence(self) -> Interval | None:
+        """Return the 90 % interval of the mean, over seeds."""
+        return None if self.equivalence is None else self.equivalence.interval
+
+    @property
+    def outcome(self) -> str:
+        """Return `better`, `worse` or `equivalent`, joined by a comma if two hold; else `undecided`."""
+        answers = [answer for answer in (self.difference, self.equivalence) if answer is not None and answer.stands]
+        return ", ".join(answer.says for answer in answers if answer.says is not None) or "undecided"
+
+    @property
+    def words(self) -> str:
+        """Return the verdict as a sentence, without numbers but for the smallest effect."""
+        matters = f"the {format_size(self.smallest_effect or 0)} points that matter"
+        match self.outcome.split(", "):
+            case _ if self.n < 2:
+                return f"{self.variant} against {self.reference}: nothing can be said."
+            case ["undecided"]:
+                return f"{self.variant} against {self.reference}: undecided."
+            case ["equivalent"]:
+                return f"{self.variant} is equivalent to {self.reference} on this test set: within {matters}."
+            case [better, *equivalent]:
+                less = f", by less than {matters}" if equivalent else ""
+                return f"{self.variant} is {better} than {self.reference} on this test set{less}{self._on_new_images}."
+        raise AssertionError(self.outcome)
+
+    @property
+    def figures(self) -> str:
+        """Return the numbers behind the verdict, as sentences."""
+        if self.mean is None or self.difference is None:
+            return "They have no seed in common that is complete."
+        if self.n == 1:
+            return f"They differ by {format_points(self.mean)} points in one pair, which says nothing of other seeds."
+        adjusted = "" if self.is_primary else "Holm-adjusted "
+        figures = (
+            f"{format_points(self.mean)} points, n = {self.n} pairs; {adjusted}{_figures('95 %', self.difference)}"
+        )
+        if self.interval_new_images is not None:
+            figures += f"; on new images {_range(self.interval_new_images)}"
+        if self.equivalence is not None:
+            figures += f"; equivalence: {_figures('90 %', self.equivalence)}"
+        figures += "."
+        withheld = [one.says for one in (self.difference, self.equivalence) if one and one.says and not one.stands]
+        if withheld:
+            diverged = counted(self.diverged, "diverged seed")
+            figures += f" It is not called {' or '.join(withheld)}: with {diverged} at chance accuracy it would not be."
+        elif smallest_p(self.n) >= SIGNIFICANCE:
+            figures += f" With {self.n} pairs p cannot be below {smallest_p(self.n):.2g} (6 are needed)."
+        elif self.outcome == "undecided" and self.detectable is not None:
+            figures += f" {self.n} pairs detect {format_size(self.detectable)} points."
+        return figures
+
+    @property
+    def verdict(self) -> str:
+        """Return the verdict in words, and its figures."""
+        return f"{self.words} {self.figures}"
+
+    @property
+    def _on_new_images(self) -> str:
+        if self.interval_new_images is None:
+            return ""
+        if self.interval_new_images.excludes_zero:
+            return ", and on new images like these"
+        return "; whether on new images, too, is open"
+
+
+def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    """Return contrasts.csv: one row per contrast, differences in percentage points."""
+    return pd.DataFrame(
+        [
+            {
+                "variant": contrast.variant,
+                "reference": contrast.reference,
+                "primary": contrast.is_primary,
+                "n": contrast.n,
+                "difference": contrast.mean,
+                **_bounds("difference", contrast.interval),
+                **_p_values("p", contrast.difference),
+                "probability_of_improvement": contrast.probability_of_improvement,
+                "correlation": contrast.correlation,
+                **_bounds("new_images", contrast.interval_new_images),
+                "detectable": contrast.detectable,
+                "verdict": contrast.verdict,
+                "outcome": contrast.outcome,
+                "smallest_effect": contrast.smallest_effect,
+                **_bounds("equivalence", contrast.interval_equivalence),
+                **_p_values("p_equivalence", contrast.equivalence),
+                "diverged": contrast.diverged,
+            }
+            for contrast in contrasts
+        ]
+    )
+
+
+def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _p_values(name: str, answer: Answer | None) -> dict[str, float | None]:
+    p, adjusted = (None, None) if answer is None else (answer.p, answer.p_adjusted)
+    return {name: p, f"{name}_adjusted": adjusted}
+
+
+def _figures(confidence: str, answer: Answer) -> str:
+    p = format_p(answer.p_adjusted)
+    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return p if answer.interval is None else f"{confidence} interval {_range(answer.interval)}, {p}"
+
+
+def _range(interval: Interval) -> str:
+    return format_range(interval.low, interval.high)
