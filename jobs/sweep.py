@@ -21,6 +21,7 @@ from rich.console import Console
 from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig
+from catdog.runs.looks import Look
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.COMPLETE
     from catdog.sweep.run import run_sweep
 
-    run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh)
+    run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh, look)
     return report(config, run_status, console)
 
 
@@ -78,6 +79,14 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):
         report(config, open_run(store, config.run_name), output_console())
+
+
+def look(store: Store, run_status: RunStatus) -> Look | None:
+    """Return what the next look at a sweep finds that may stop early; None if none is left."""
+    from catdog.analysis.predictions import read_predictions
+    from catdog.analysis.stopping import take_look
+
+    return take_look(run_status, read_predictions(store, run_status))
 
 
 def refresh(store: Store, run_status: RunStatus) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from catdog.analysis.evidence import Evidence, FixedEvidence, LookEvidence, Question
 from catdog.analysis.intervals import Interval, summarise, two_way_interval
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.questions import Difference, Equivalence
@@ -22,9 +23,12 @@ from catdog.analysis.significance import (
     holm_levels,
     probability_of_improvement,
 )
-from catdog.analysis.verdicts import Answer, Contrast
+from catdog.analysis.verdicts import Answer, Contrast, Looked
+from catdog.runs.looks import UNDECIDED
 from catdog.runs.manifest import Manifest
 from catdog.runs.status import RunStatus
+
+Array = npt.NDArray[np.float64]
 
 RESAMPLING_SEED = 0
 Scores = Mapping[int, float]
@@ -33,16 +37,17 @@ Scores = Mapping[int, float]
 
 @dataclass(frozen=True)
 class _Sample:
-    """The paired differences of a contrast, in points."""
+    """The pairs of a contrast, accuracies in percent."""
 
     seeds: tuple[int, ...]
-    ours_S: npt.NDArray[np.float64]
-    theirs_S: npt.NDArray[np.float64]
-    means: SubsetMeans
-    means_with_diverged: SubsetMeans | None
+    ours_S: Array
+    theirs_S: Array
+    evidence: Evidence
+    evidence_with_diverged: Evidence | None
     """With the seeds of which a trial diverged, its accuracy that of chance; None if there are none."""
     diverged: int
     """How many these are."""
+    looked: Looked | None
 
 
 def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Contrast]:
@@ -81,21 +86,46 @@ def names_by_label(manifest: Manifest) -> dict[str, str]:
 def _sample(run_status: RunStatus, label: str, name: str, reference: str, chance: float) -> _Sample | None:
     """Return the pairs of a contrast; None if there are none."""
     (ours, our_diverged), (theirs, their_diverged) = (_scores(run_status, one) for one in (name, reference))
-    seeds = tuple(sorted(ours.keys() & theirs.keys()))
+    ended = tuple(sorted((ours.keys() | our_diverged) & (theirs.keys() | their_diverged)))
+    looked = _looked(run_status, label, len(ended))
+    if looked is not None and looked.seeds:
+        ended = tuple(seed for seed in looked.seeds[-1] if seed in ended)
+    seeds = tuple(seed for seed in ended if seed in ours and seed in theirs)
     if not seeds:
         return None
-    ours_S, theirs_S = (np.array([scores[seed] for seed in seeds]) for scores in (ours, theirs))
-    ended = (ours.keys() | our_diverged) & (theirs.keys() | their_diverged)
-    with_chance = [ours.get(seed, chance) - theirs.get(seed, chance) for seed in sorted(ended)]
     # One random stream per contrast, so that its figures do not depend on the other contrasts.
-    rng = np.random.default_rng([RESAMPLING_SEED, *f"{label} - {reference}".encode()])
+    rng = np.random.default_rng([RESAMPLING_SEED, *f"{label} - {run_status.manifest.declaration.reference}".encode()])
+
+    def evidence(of: tuple[int, ...]) -> Evidence:
+        differences = np.array([ours.get(seed, chance) - theirs.get(seed, chance) for seed in of])
+        if looked is None:
+            return FixedEvidence(SubsetMeans.of(differences, rng))
+        ends = [sum(seed in counted for seed in of) for counted in looked.seeds]
+        return LookEvidence(differences, ends, looked.planned, rng)
+
     return _Sample(
         seeds,
-        ours_S,
-        theirs_S,
-        SubsetMeans.of(ours_S - theirs_S, rng),
-        SubsetMeans.of(np.array(with_chance), rng) if len(ended) > len(seeds) else None,
+        np.array([ours[seed] for seed in seeds]),
+        np.array([theirs[seed] for seed in seeds]),
+        evidence(seeds),
+        evidence(ended) if len(ended) > len(seeds) else None,
         len(ended) - len(seeds),
+        looked,
+    )
+
+
+def _looked(run_status: RunStatus, label: str, pairs: int) -> Looked | None:
+    """Return how a contrast was looked at; None if the number of its seeds was settled before."""
+    declared, looks = run_status.manifest.declaration, [one for one in run_status.looks if label in one.outcomes]
+    if not declared.looks or (run_status.looks and not looks):
+        return None  # a variant that was added to a run after its first look is compared as in any other
+    return Looked(
+        planned=len(declared.seeds),
+        next=next((one for one in declared.looks if not looks or one > looks[-1].planned), None),
+        after=looks[-1].planned if looks else None,
+        seeds=tuple(look.seeds[label] for look in looks),
+        outcome=looks[-1].outcomes[label] if looks else UNDECIDED,
+        exploratory=pairs - len(looks[-1].seeds[label]) if looks and looks[-1].outcomes[label] != UNDECIDED else 0,
     )
 
 
@@ -106,17 +136,15 @@ def _scores(run_status: RunStatus, name: str) -> tuple[Scores, set[int]]:
     return scores, {one.seed for one in of_variant if one.status == "diverged"}
 
 
-def _answers(
-    question: Difference | Equivalence, samples: Mapping[str, _Sample], primary: str | None
-) -> dict[str, Answer]:
+def _answers(question: Question, samples: Mapping[str, _Sample], primary: str | None) -> dict[str, Answer]:
     """Answer a question for every contrast, the primary one alone, the others as a family."""
     found = {}
     for family in ([label for label in samples if (label == primary) == alone] for alone in (True, False)):
-        p_values = [question.p(samples[label].means) for label in family]
+        p_values = [samples[label].evidence.p(question) for label in family]
         for label, p, adjusted, level in zip(family, p_values, holm(p_values), holm_levels(p_values), strict=True):
-            interval = question.interval(samples[label].means, level)
-            says, also = question.answer(interval), samples[label].means_with_diverged
-            stands = says is None or also is None or question.answer(question.interval(also, level)) == says
+            interval = samples[label].evidence.interval(question, level)
+            says, also = question.answer(interval), samples[label].evidence_with_diverged
+            stands = says is None or also is None or question.answer(also.interval(question, level)) == says
             found[label] = Answer(p, adjusted, level, interval, says, stands)
     return found
 
@@ -133,7 +161,7 @@ def _contrast(
 ) -> Contrast:
     if sample is None:
         nothing = np.empty(0)
-        sample = _Sample((), nothing, nothing, SubsetMeans(nothing, nothing, 1.0), None, 0)
+        sample = _Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, 0, None)
     differences = sample.ours_S - sample.theirs_S
     return Contrast(
         variant=name,
@@ -149,9 +177,10 @@ def _contrast(
         correlation=correlation(sample.ours_S, sample.theirs_S),
         interval_new_images=None
         if predictions is None or difference is None
-        else _new_images(predictions, name, reference, sample.seeds, difference.level),
+        else _new_images(predictions, name, reference, sample.seeds, sample.evidence.alpha(difference.level)),
         detectable=detectable_difference(differences),
         diverged=sample.diverged,
+        looked=sample.looked,
     )
 
 

@@ -69,10 +69,10 @@ def two_way_interval(differences_SN: npt.NDArray[np.int8], alpha: float = 1 - CO
 
     `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. Seeds, images and their
     interaction each have a variance; their mean squares give that of the mean and its degrees of freedom. None for
-    fewer than three seeds, or if all differences are 0.
+    fewer than three seeds, at level 0, or if all differences are 0.
     """
     seeds, images = differences_SN.shape
-    if seeds < FEWEST_FOR_AN_INTERVAL or images < 2 or not differences_SN.any():
+    if seeds < FEWEST_FOR_AN_INTERVAL or images < 2 or not differences_SN.any() or not alpha:
         return None
     by_seed_S, by_image_N = differences_SN.mean(axis=1), differences_SN.mean(axis=0)
     mean = float(by_seed_S.mean())

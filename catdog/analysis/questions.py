@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from catdog.analysis.intervals import Interval
 from catdog.analysis.sign_flips import SubsetMeans
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,10 @@ class Difference:
     def interval(self, means: SubsetMeans, level: float) -> Interval | None:
         """Return the interval that excludes zero exactly if p is below `level`."""
         return means.interval(level)
+
+    def hypotheses(self, differences: Array) -> list[tuple[Array, bool]]:
+        """Return what is tested: the differences from the mean under test, and whether on both sides."""
+        return [(differences, True)]
 
     def answer(self, interval: Interval | None) -> str | None:
         """Return `better` or `worse`, or None if the interval says neither."""
@@ -37,6 +46,10 @@ class Equivalence:
     def interval(self, means: SubsetMeans, level: float) -> Interval | None:
         """Return the interval that lies between ± the smallest effect exactly if p is below `level`."""
         return means.interval(2 * level)
+
+    def hypotheses(self, differences: Array) -> list[tuple[Array, bool]]:
+        """Return what is tested: that the mean is at most minus the smallest effect, and that it is at least that."""
+        return [(differences + self.smallest_effect, False), (self.smallest_effect - differences, False)]
 
     def answer(self, interval: Interval | None) -> str | None:
         """Return `equivalent`, or None if the interval does not say so."""

@@ -8,6 +8,7 @@ import pandas as pd
 from catdog.analysis.intervals import Interval
 from catdog.analysis.significance import SIGNIFICANCE, smallest_p
 from catdog.formatting import counted, format_p, format_points, format_range, format_size
+from catdog.runs.looks import HOPELESS, UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,24 @@ class Answer:
     """`better`, `worse` or `equivalent` if the adjusted p is below 5 %."""
     stands: bool
     """Whether it would say the same with diverged trials at chance accuracy: none may win by diverging."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """How far a sweep that may stop early has looked at a contrast."""
+
+    planned: int
+    """Seeds at most."""
+    next: int | None
+    """Seeds up to the next look; None after the last."""
+    after: int | None
+    """Seeds that were to end before its last look; None before the first."""
+    seeds: tuple[tuple[int, ...], ...]
+    """Those that had ended on both sides, complete or diverged, at each of its looks."""
+    outcome: str
+    """As its last look recorded it: never taken back."""
+    exploratory: int
+    """Pairs that ended after it was decided, and are not counted."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,8 @@ class Contrast:
     """The true difference that n pairs detect with 80 % power."""
     diverged: int
     """Seeds that are left out because a trial diverged."""
+    looked: Looked | None = None
+    """None if the number of seeds was settled before."""
 
     @property
     def n(self) -> int:
@@ -72,8 +93,10 @@ class Contrast:
     @property
     def outcome(self) -> str:
         """Return `better`, `worse` or `equivalent`, joined by a comma if two hold; else `undecided`."""
+        if self.looked is not None and self.looked.outcome not in (UNDECIDED, HOPELESS):
+            return self.looked.outcome
         answers = [answer for answer in (self.difference, self.equivalence) if answer is not None and answer.stands]
-        return ", ".join(answer.says for answer in answers if answer.says is not None) or "undecided"
+        return ", ".join(answer.says for answer in answers if answer.says is not None) or UNDECIDED
 
     @property
     def words(self) -> str:
@@ -82,6 +105,8 @@ class Contrast:
         match self.outcome.split(", "):
             case _ if self.n < 2:
                 return f"{self.variant} against {self.reference}: nothing can be said."
+            case ["undecided"] if self.looked is not None and self.looked.outcome == HOPELESS:
+                return f"{self.variant} against {self.reference}: undecided, and more seeds would hardly decide it."
             case ["undecided"]:
                 return f"{self.variant} against {self.reference}: undecided."
             case ["equivalent"]:
@@ -111,6 +136,10 @@ class Contrast:
         if withheld:
             diverged = counted(self.diverged, "diverged seed")
             figures += f" It is not called {' or '.join(withheld)}: with {diverged} at chance accuracy it would not be."
+        if self.looked is not None:
+            figures += _stopping(self.looked)
+        elif withheld:
+            pass
         elif smallest_p(self.n) >= SIGNIFICANCE:
             figures += f" With {self.n} pairs p cannot be below {smallest_p(self.n):.2g} (6 are needed)."
         elif self.outcome == "undecided" and self.detectable is not None:
@@ -157,6 +186,19 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
             for contrast in contrasts
         ]
     )
+
+
+def _stopping(looked: Looked) -> str:
+    if looked.after is None:
+        return f" Not looked at yet: the first look is after {looked.next} seeds, of at most {looked.planned}."
+    if looked.outcome == UNDECIDED:
+        return f" Looked at after {looked.after} of at most {looked.planned} seeds."
+    what = "Given up" if looked.outcome == HOPELESS else "Decided"
+    text = f" {what} after {looked.after} of at most {looked.planned} seeds: p and intervals allow for looking early"
+    if looked.next is not None and looked.outcome != HOPELESS:
+        text += f", the mean is likely too {'near to' if looked.outcome == 'equivalent' else 'far from'} zero"
+    text += "."
+    return text + (f" {counted(looked.exploratory, 'later pair')} not counted." if looked.exploratory else "")
 
 
 def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:

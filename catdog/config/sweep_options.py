@@ -17,6 +17,8 @@ from catdog.config.variants import VariantSpec, multiply_out, parse_variants
 from catdog.formatting import shorten
 
 Tracker = Literal["none", "mlflow", "wandb"]
+FEWEST_SEEDS = 6
+"""Fewer pairs decide nothing."""
 _IMPORT = tyro.conf.arg(name="import", help_behavior_hint=lambda files: f"(default: {files or 'none'})")
 
 
@@ -48,6 +50,10 @@ class SweepConfig:
     first other one)."""
     smallest_effect: float | None = None
     """The smallest difference of Test accuracy that matters, in points: smaller ones can be found equivalent."""
+    until_decided: bool = False
+    """Look at the results at planned numbers of seeds, and stop what is decided; --seeds is the most there can be."""
+    looks: tuple[int, ...] | None = None
+    """After how many seeds to look (default: 20, 30, 40, 50, 67 and 83 % of them); the last look is at all."""
     data_root: str | None = None
     """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download); for
     torchvision:NAME, torchvision's root folder (default: a download)."""
@@ -95,6 +101,15 @@ class SweepConfig:
             require(0 <= seconds < math.inf, f"{option_name(name)} {seconds}: must be a number of seconds from 0")
         effect = self.smallest_effect
         require(effect is None or 0 < effect <= 100, f"--smallest-effect {effect}: must be a number of points above 0")
+        require(
+            not self.until_decided or effect is not None,
+            "--until-decided: needs --smallest-effect, the difference in points that is too small to matter",
+        )
+        require(self.looks is None or self.until_decided, "--looks: needs --until-decided")
+        require(
+            self.looks is None or (list(self.looks) == sorted(set(self.looks)) and self.looks[0] > 1),
+            "--looks: must be rising numbers of seeds from 2, such as 12 15 20",
+        )
         require(0 <= self.max_retries <= 1_000_000, f"--max-retries {self.max_retries}: must be from 0 to 1000000")
         for name in ("hourly_price", "max_cost"):
             amount = getattr(self, name)
@@ -147,9 +162,22 @@ class SweepConfig:
         return parse_seeds(self.seeds)
 
     @property
+    def look_list(self) -> tuple[int, ...]:
+        """Return after how many seeds the sweep may stop; none without `--until-decided`."""
+        if not self.until_decided:
+            return ()
+        most = len(self.seed_list)
+        return tuple(sorted({min(most, look) for look in (*(self.looks or default_looks(most)), most)}))
+
+    @property
     def dataset_root(self) -> str | None:
         """Return where the user says the dataset is: the option, else the environment variable."""
         return self.data_root or os.environ.get("CATDOG_DATA_ROOT") or None
+
+
+def default_looks(seeds: int) -> tuple[int, ...]:
+    """Return after how many of `seeds` to look. The first two can only find a contrast hopeless, or equivalent."""
+    return tuple(max(FEWEST_SEEDS, round(share * seeds)) for share in (0.2, 0.3, 0.4, 0.5, 2 / 3, 5 / 6))
 
 
 def check_run_name(run: str) -> None:

@@ -19,6 +19,10 @@ class Declaration:
     """The label whose contrast is tested alone at 5 %; None if the run has no other variant than the reference."""
     smallest_effect: float | None = None
     """The smallest difference of Test accuracy that matters, in percentage points."""
+    looks: tuple[int, ...] = ()
+    """After how many of the planned seeds the sweep may stop (`--until-decided`); none if it runs all of them."""
+    seeds: tuple[int, ...] = ()
+    """The planned seeds in their order, if there are looks; at the last look all have ended."""
     declared_at: str | None = None
     """None if nobody declared it: it follows from the labels."""
 
@@ -32,7 +36,8 @@ class Declaration:
         """Return what is declared, as a phrase."""
         contrast = "none" if self.primary is None else f"{self.primary} − {self.reference}"
         effect = "none" if self.smallest_effect is None else f"{format_size(self.smallest_effect)} points"
-        return f"primary contrast {contrast}, smallest effect that matters {effect}"
+        looks = f", looks after {', '.join(map(str, self.looks))} seeds" if self.looks else ""
+        return f"primary contrast {contrast}, smallest effect that matters {effect}{looks}"
 
     def problem(self, labels: Sequence[str]) -> str | None:
         """Return why a run of these variants cannot have declared this, or None."""
@@ -40,6 +45,8 @@ class Declaration:
             return "the declared reference and primary variant are not two of its variants"
         if self.smallest_effect is not None and not 0 < self.smallest_effect < math.inf:
             return f"the smallest effect is {self.smallest_effect}"
+        if self.looks and not (list(self.looks) == sorted(set(self.looks)) and self.looks[-1] == len(self.seeds)):
+            return "its looks are not at rising numbers of its seeds"
         return None
 
 

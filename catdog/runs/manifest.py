@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from catdog.errors import NotFoundError, UserError
 from catdog.formatting import counted, now, shorten
 from catdog.runs.code_record import CodeRecord
 from catdog.runs.declaration import Declaration, by_rule
+from catdog.runs.looks import Look, next_look
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_version, package_versions
 from catdog.runs.tuning import Tuning
@@ -300,11 +301,15 @@ def plan_run(
     identity: Identity,
     command: tuple[str, ...],
     data: DataDescription | None = None,
+    looks: Sequence[Look] = (),
 ) -> Manifest:
     """Return the manifest of a new run, or the existing one extended by what `config` requests.
 
+    With `--until-decided`, that is what the next look needs, after `looks`.
+
     Raises:
-        UserError: the run exists with a different identity; the message lists the differences.
+        UserError: the run exists with a different identity; the message lists the differences. Or it was looked at, and
+            what it is to decide changed.
     """
     specs = config.variant_specs
     if existing is None:
@@ -335,12 +340,24 @@ def plan_run(
                 f"run {config.run_name!r} has a head {name!r} with other parameters than now: choose another --run, or "
                 "restore the head"
             )
-    extended = existing.extended(tuple(spec.label for spec in specs), config.seed_list, command)
+    labels, seeds = tuple(spec.label for spec in specs), () if config.until_decided else config.seed_list
+    extended = existing.extended(labels, seeds, command)
     extended = dataclasses.replace(
         extended, heads={**existing.heads, **heads}, imports=_imported_files(existing, config)
     )
     extended = extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})
-    return dataclasses.replace(extended, declared=_declared(existing, extended, config))
+    extended = dataclasses.replace(extended, declared=_declared(existing, extended, config))
+    if looks and (
+        extended.declared != existing.declared or (config.until_decided and set(labels) != set(existing.variants))
+    ):
+        raise UserError(
+            f"run {config.run_name!r} was looked at, and what it is to decide stays: give its own --variants, --seeds, "
+            "--looks, --reference, --primary and --smallest-effect, or choose another --run"
+        )
+    if config.until_decided:
+        needed = next_look(extended.declaration, extended.variants, looks)
+        extended = extended.extended(needed.labels, needed.seeds, command)
+    return extended
 
 
 def _declared(existing: Manifest, extended: Manifest, config: SweepConfig) -> tuple[Declaration, ...]:
@@ -351,7 +368,10 @@ def _declared(existing: Manifest, extended: Manifest, config: SweepConfig) -> tu
     if primary == reference and config.primary is None:
         primary = None  # what was primary is the reference now
     effect = last.smallest_effect if config.smallest_effect is None else config.smallest_effect
-    new = dataclasses.replace(by_rule(extended.variants, reference, primary), smallest_effect=effect)
+    looks, seeds = (config.look_list, config.seed_list) if config.until_decided else (last.looks, last.seeds)
+    new = dataclasses.replace(
+        by_rule(extended.variants, reference, primary), smallest_effect=effect, looks=looks, seeds=seeds
+    )
     if new.primary == new.reference:
         raise UserError(f"--primary {config.primary}: is the reference: choose another variant, or a --reference")
     if existing.declared and new == dataclasses.replace(existing.declared[-1], declared_at=None):

@@ -120,6 +120,15 @@ class RunPaths:
         return f"{self.launches}{name}.json"
 
     @property
+    def looks(self) -> str:
+        """Return the prefix of the records of all looks."""
+        return f"{self.run}/looks/"
+
+    def look(self, planned: int) -> str:
+        """Return the key of the record of the look after so many seeds."""
+        return f"{self.looks}{planned:05d}.json"
+
+    @property
     def imports(self) -> str:
         """Return the prefix of all files of imported code."""
         return f"{self.run}/imports/"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from catdog.errors import UserError
 from catdog.runs.code_record import TOLERANCE
 from catdog.runs.cost import Launch
+from catdog.runs.looks import Look, read_looks
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.results import Failure, Status, TrialResult
@@ -47,6 +48,8 @@ class RunStatus:
     trials: Sequence[TrialStatus]
     launches: Sequence[Launch] = ()
     """What each launch of the sweep has used, in order."""
+    looks: Sequence[Look] = ()
+    """What each look of a sweep found that may stop early, in order."""
 
     @property
     def counts(self) -> Counter[Status]:
@@ -101,6 +104,7 @@ class RunStatus:
                 )
                 for launch in self.launches
             ],
+            self.looks,
         )
 
 
@@ -147,7 +151,12 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
         )
         for trial, where in planned
     ]
-    return RunStatus(manifest, trials, _parse_launches({key: contents[key] for key in launches if key in contents}))
+    return RunStatus(
+        manifest,
+        trials,
+        _parse_launches({key: contents[key] for key in launches if key in contents}),
+        read_looks(store, manifest.run),
+    )
 
 
 def _parse_launches(contents: Mapping[str, bytes]) -> list[Launch]:

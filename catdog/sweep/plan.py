@@ -21,6 +21,7 @@ from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import counted, format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
+from catdog.runs.looks import next_look, read_looks
 from catdog.runs.manifest import (
     DataDescription,
     Identity,
@@ -102,14 +103,19 @@ def resolve_run(
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
     """Return the plan; raises `UserError` if the run exists with another identity."""
     description = DataDescription(run.dataset.title or run.dataset.name, run.dataset.class_noun, run.dataset.test_share)
-    existing = read_manifest(store, config.run_name)
+    existing, looks = read_manifest(store, config.run_name), read_looks(store, config.run_name)
     tuning = _tuning(existing, config, store)
-    manifest = dataclasses.replace(plan_run(existing, config, run.identity, command, description), tuning=tuning)
+    manifest = plan_run(existing, config, run.identity, command, description, looks)
+    manifest = dataclasses.replace(manifest, tuning=tuning)
     if tuning is not None:
         tuning.check_seeds(seed for seeds in manifest.seeds.values() for seed in seeds)
     run_status = read_run_status(store, manifest)
     over = {trial.planned for trial in run_status.trials if trial.status in ("complete", "diverged")}
-    requested = tuple(PlannedTrial(spec, seed) for seed in config.seed_list for spec in config.variant_specs)
+    specs, seeds = config.variant_specs, config.seed_list
+    if config.until_decided:
+        needed = next_look(manifest.declaration, manifest.variants, looks)
+        specs, seeds = tuple(spec for spec in specs if spec.label in needed.labels), needed.seeds
+    requested = tuple(PlannedTrial(spec, seed) for seed in seeds for spec in specs)
     pending = tuple(trial for trial in requested if trial not in over)
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
 
@@ -140,7 +146,9 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
         grid=(),
         imports=tuple(dict.fromkeys(manifest.imports.values())),
-        seeds=format_seeds({seed for seeds in manifest.seeds.values() for seed in seeds}),
+        seeds=format_seeds(
+            {*manifest.declaration.seeds, *(seed for seeds in manifest.seeds.values() for seed in seeds)}
+        ),
         data_root=None,
         precision=manifest.identity.recipe.precision,
     )

@@ -19,6 +19,7 @@ from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, counted, now
 from catdog.runs.code_record import Probe
 from catdog.runs.cost import Launch
+from catdog.runs.looks import Look, store_look
 from catdog.runs.manifest import TrialId
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import code_tree, package_versions
@@ -48,10 +49,12 @@ def run_sweep(
     command: tuple[str, ...],
     console: Console,
     refresh: Callable[[Store, RunStatus], object] = lambda store, run_status: None,
+    take_look: Callable[[Store, RunStatus], Look | None] | None = None,
 ) -> RunStatus:
     """Run a sweep's pending trials; returns the status of the whole run. Ray starts only if needed.
 
-    `refresh` is called from time to time while trials run, with the store and the run's status.
+    `refresh` is called from time to time while trials run, with the store and the run's status. With `--until-decided`,
+    only the trials that the next look needs are run, `take_look` says what it finds (None if none is left), and so on.
 
     Raises:
         UserError: a mistake in options, data, weights or store, before any trial starts; while trials run, another
@@ -62,6 +65,8 @@ def run_sweep(
     def report_progress(message: str) -> None:
         console.print(message, soft_wrap=True)
 
+    if config.until_decided and take_look is None:
+        raise UserError("--until-decided: only sweep.py can stop early; leave it out")
     check_dataset(config).check()  # before anything starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
@@ -84,26 +89,38 @@ def run_sweep(
             cluster.precision,
             check_weights,
         )
-        with (
-            RunLease(store, config.run_name, uuid.uuid4().hex).hold(report_progress) as lease,
-            give_up_on_interrupt(store),
-        ):
-            plan = make_plan(config, store, run, command)
-            if plan.pending:
-                cluster.start()
-                context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
-                _prepare(context, plan, cluster, console)
-                plan = _with_checked_code(context, plan, cluster)
-            _put_manifest(store, plan, config)
-            _report_pending(plan, cluster.slots, report_progress)
-            if plan.pending:
-                with refresh_report(store, config.run_name, refresh):
-                    _run_trials(config, context, plan, cluster, lease, tracker, console)
-            run_status = open_run(store, config.run_name)
-            _delete_leftovers(store, run_status)
-            if config.keep_weights == "best":
-                _keep_best_weights(store, run_status)
-    return run_status
+        while True:
+            with (
+                RunLease(store, config.run_name, uuid.uuid4().hex).hold(report_progress) as lease,
+                give_up_on_interrupt(store),
+            ):
+                plan = make_plan(config, store, run, command)
+                if plan.pending:
+                    cluster.start()
+                    context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
+                    _prepare(context, plan, cluster, console)
+                    plan = _with_checked_code(context, plan, cluster)
+                _put_manifest(store, plan, config)
+                _report_pending(plan, cluster.slots, report_progress)
+                if plan.pending:
+                    with refresh_report(store, config.run_name, refresh):
+                        _run_trials(config, context, plan, cluster, lease, tracker, console)
+                run_status = open_run(store, config.run_name)
+                _delete_leftovers(store, run_status)
+                look = take_look(store, run_status) if take_look is not None and config.until_decided else None
+                if look is not None:
+                    store_look(store, config.run_name, look)
+                    report_progress(_look_line(look))
+                if config.keep_weights == "best":
+                    _keep_best_weights(store, run_status)
+            if look is None:
+                return run_status
+
+
+def _look_line(look: Look) -> str:
+    return f"after {counted(look.planned, 'seed')}: " + "; ".join(
+        f"{label} {outcome}" for label, outcome in look.outcomes.items()
+    )
 
 
 def _check_backbone(config: SweepConfig, digest: str | None) -> None:
@@ -125,6 +142,8 @@ def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> 
     if plan.pending:
         done = len(plan.requested) - len(plan.pending)
         report_progress(f"{counted(len(plan.pending), 'trial')} to run, {done} already done; {slots} at once")
+    elif not plan.requested:
+        report_progress("nothing to run: every contrast is decided, or the last look was taken")
     else:
         report_progress(f"nothing to run: {counted(len(plan.requested), 'trial')} already done")
 

@@ -1,0 +1,128 @@
+"""Simulate what docs/statistics.md promises, print the figures it quotes, and draw docs/statistics.png.
+
+python docs/simulate_statistics.py
+
+The tests run the same functions with fewer repetitions.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from catdog.analysis.intervals import Interval, two_way_interval
+from catdog.analysis.questions import Equivalence
+from catdog.analysis.sign_flips import SubsetMeans
+
+Array = npt.NDArray[np.float64]
+Scenario = Callable[[np.random.Generator, int], npt.NDArray[np.int8]]
+
+POINT = 100 / 3669
+"""One of the test images of Oxford-IIIT Pet, in percentage points."""
+SPREAD = 0.4
+"""Standard deviation of paired differences, in points: about that of the published runs."""
+
+
+def _lognormal(rng: np.random.Generator, n: int) -> Array:
+    return (rng.lognormal(0.0, 1.0, n) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
+
+
+SHAPES: dict[str, Callable[[np.random.Generator, int], Array]] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "t, 3 degrees of freedom": lambda rng, n: rng.standard_t(3, n) / np.sqrt(3),
+    "lognormal": _lognormal,
+}
+"""Differences of mean 0 and standard deviation 1: symmetric, with long tails, and skewed."""
+
+
+def differences(shape: str, n: int, rng: np.random.Generator, mean: float = 0.0) -> Array:
+    """Return n paired differences in points, multiples of one test image."""
+    return np.rint((mean + SPREAD * SHAPES[shape](rng, n)) / POINT) * POINT
+
+
+def seeds_coverage(shape: str, n: int, repetitions: int) -> float:
+    """Return how often the 95 % interval over n seeds holds the true mean."""
+    rng = np.random.default_rng(n)
+    intervals = (SubsetMeans.of(differences(shape, n, rng), rng).interval(0.05) for _ in range(repetitions))
+    return float(np.mean([interval is not None and _holds(interval, 0.0) for interval in intervals]))
+
+
+def false_equivalence(shape: str, n: int, margin: float, repetitions: int) -> float:
+    """Return how often variants are called equivalent whose true difference is the smallest that matters."""
+    rng, question = np.random.default_rng(n), Equivalence(margin)
+    p_values = (question.p(SubsetMeans.of(differences(shape, n, rng, margin), rng)) for _ in range(repetitions))
+    return float(np.mean([p < 0.05 for p in p_values]))
+
+
+def _additive(rng: np.random.Generator, seeds: int) -> npt.NDArray[np.int8]:
+    """Luck of each seed and of each image, which add up, on 1,000 images."""
+    chance_SN = 0.25 + rng.normal(0, 0.03, (seeds, 1)) + rng.normal(0, 0.08, (1, 1000))
+    draw_SN = rng.random((seeds, 1000))
+    return (draw_SN < chance_SN).astype(np.int8) - (draw_SN > 1 - (0.5 - chance_SN)).astype(np.int8)
+
+
+def _margins(images: float, seeds_sd: float) -> Scenario:
+    """Two networks whose margins on an image decide: few images are near enough to 0 for seeds to matter."""
+
+    def draw(rng: np.random.Generator, seeds: int) -> npt.NDArray[np.int8]:
+        difficulty_N, favours_N = rng.normal(3, 2, 800), rng.normal(0, images, 800)
+        right = (
+            difficulty_N + sign * favours_N / 2 + rng.normal(0, seeds_sd, (seeds, 1)) + rng.normal(0, 0.7, (seeds, 800))
+            > 0
+            for sign in (1, -1)
+        )
+        ours_SN, theirs_SN = (one.astype(np.int8) for one in right)
+        return ours_SN - theirs_SN
+
+    return draw
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "additive": _additive,
+    "margins; seeds and images differ": _margins(0.5, 0.1),
+    "margins; seeds differ": _margins(0.0, 0.3),
+    "margins; images differ": _margins(2.0, 0.0),
+    "margins; neither": _margins(0.0, 0.0),
+}
+"""All with a true difference of 0 over all seeds and images."""
+
+
+def images_coverage(scenario: str, seeds: int, repetitions: int) -> float:
+    """Return how often the 95 % interval over seeds and images holds the true mean."""
+    rng = np.random.default_rng(seeds)
+    intervals = (two_way_interval(SCENARIOS[scenario](rng, seeds)) for _ in range(repetitions))
+    return float(np.mean([interval is None or _holds(interval, 0.0) for interval in intervals]))
+
+
+def _holds(interval: Interval, value: float) -> bool:
+    return interval.low <= value <= interval.high
+
+
+def main() -> None:
+    """Print and draw everything."""
+    from matplotlib.figure import Figure
+
+    numbers, many = (6, 10, 20, 30), 4000
+    over_seeds = {shape: [seeds_coverage(shape, n, many) for n in numbers] for shape in SHAPES}
+    over_images = {name: [images_coverage(name, n, many) for n in (10, 30)] for name in SCENARIOS}
+    for name, shares in {**over_seeds, **over_images}.items():
+        print(f"{name:35}", "  ".join(f"{100 * share:.1f} %" for share in shares))
+    for shape in SHAPES:
+        shares = [false_equivalence(shape, n, 0.2, many) for n in numbers]
+        print(f"equivalent at the margin, {shape:25}", "  ".join(f"{100 * share:.1f} %" for share in shares))
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for column, (title, xs, found) in enumerate(
+        [("over seeds", numbers, over_seeds), ("over seeds and images", (10, 30), over_images)]
+    ):
+        panel = figure.add_subplot(1, 2, column + 1)
+        panel.axhline(95, color="#222222", linewidth=0.8)
+        for name, shares in found.items():
+            panel.plot(xs, [100 * share for share in shares], "o-", label=name)
+        panel.set(title=f"Coverage of the 95 % interval {title}, %", xlabel="seeds", ylim=(84, 100), xticks=xs)
+        panel.legend(fontsize=8, loc="lower right")
+    figure.savefig(Path(__file__).with_name("statistics.png"), dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What docs/statistics.md promises, simulated with the functions that made its figures."""
+
+import runpy
+
+import numpy as np
+import pytest
+
+from catdog.analysis.sign_flips import SubsetMeans
+from catdog.analysis.significance import holm
+from tests.helpers.project import ROOT
+
+pytestmark = pytest.mark.slow
+SIMULATE = runpy.run_path(str(ROOT / "docs/simulate_statistics.py"))
+REPETITIONS = 2000
+ERROR = 2.5 * (0.05 * 0.95 / REPETITIONS) ** 0.5
+"""Of a share of 5 %: 2.5 standard errors."""
+
+
+@pytest.mark.parametrize("shape", ["normal", "t, 3 degrees of freedom"])
+@pytest.mark.parametrize("n", [6, 10, 30])
+def test_the_interval_over_seeds_holds_the_mean_of_symmetric_differences(shape: str, n: int) -> None:
+    assert SIMULATE["seeds_coverage"](shape, n, REPETITIONS) >= 0.95 - ERROR
+
+
+@pytest.mark.parametrize("n", [6, 10, 30])
+def test_for_strongly_skewed_differences_it_holds_the_mean_too_rarely(n: int) -> None:
+    """By as much as the documentation says."""
+    assert 0.83 <= SIMULATE["seeds_coverage"]("lognormal", n, REPETITIONS) <= 0.92
+
+
+@pytest.mark.parametrize("scenario", SIMULATE["SCENARIOS"])
+@pytest.mark.parametrize("seeds", [10, 30])
+def test_the_interval_over_seeds_and_images_is_neither_too_narrow_nor_too_wide(scenario: str, seeds: int) -> None:
+    assert SIMULATE["images_coverage"](scenario, seeds, REPETITIONS) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("n", [6, 30])
+def test_variants_that_differ_by_what_matters_are_seldom_called_equivalent(n: int) -> None:
+    assert SIMULATE["false_equivalence"]("normal", n, 0.2, REPETITIONS) <= 0.05 + ERROR
+
+
+def test_one_in_twenty_sweeps_without_a_better_variant_raises_a_false_alarm() -> None:
+    """Of 10 seeds and 8 equal variants; the noise is skewed and partly shared within a seed."""
+    alarms, family_alarms = 0, 0
+    generator = np.random.default_rng(17)
+    for _ in range(REPETITIONS):
+        shared_S = generator.gamma(2.0, 0.2, 10)
+        accuracy_VS = 92 + shared_S + generator.gamma(2.0, 0.15, (8, 10))
+        primary, *others = [SubsetMeans.of(one - accuracy_VS[0], generator).p() for one in accuracy_VS[1:]]
+        alarms += primary < 0.05
+        family_alarms += min(holm(others)) < 0.05
+    assert 0.035 <= alarms / REPETITIONS <= 0.065
+    assert family_alarms / REPETITIONS <= 0.06
