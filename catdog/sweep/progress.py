@@ -195,7 +195,7 @@ class ProgressView:
     def _warnings(self) -> list[str]:
         notice, variants = self._progress.notice, self._progress.variants.values()
         return [notice] * bool(notice) + [
-            f"{variant.title}: {'; '.join(_collapses(list(variant.collapsed.values())))}"
+            f"{variant.title}: {'; '.join(_collapses(list(variant.collapsed.values())))} of its trials"
             for variant in variants
             if any(variant.collapsed.values())
         ]
@@ -207,7 +207,7 @@ def _collapses(trials: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
     for wrong in dict.fromkeys(itertools.chain.from_iterable(trials)):
         places = [trial[wrong] for trial in trials if wrong in trial]
         where = at_places(itertools.chain.from_iterable(places))
-        texts.append(f"{wrong}{where} in {len(places)} of its trials")
+        texts.append(f"{wrong}{where} in {len(places)}")
     return texts
 
 

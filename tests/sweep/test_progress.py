@@ -72,7 +72,7 @@ def test_collapsed_masks_are_warned_about_during_the_run(progress: SweepProgress
 def test_collapses_at_many_places_are_one_line_for_each_variant(progress: SweepProgress) -> None:
     progress.epoch("se", 0, 0, 12, 50.0, {"dead masks": ["layer3", "layer1"], "masks alike": ["layer2"]})
     progress.epoch("se", 1, 0, 12, 50.0, {"dead masks": ["head", "layer1"]})
-    warning = "se: dead masks at head, layer1, layer3 in 2 of its trials; masks alike at layer2 in 1 of its trials"
+    warning = "se: dead masks at head, layer1, layer3 in 2; masks alike at layer2 in 1 of its trials"
     assert ProgressView(progress).line().split(" | ")[1:-1] == [warning]
     shown = io.StringIO()
     Console(file=shown, width=120).print(ProgressView(progress))
