@@ -62,6 +62,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def format_bytes(count: int) -> str:
+    """Return a size: 0.4 MB, 640.0 MB, 7.7 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def shorten(text: str, length: int = 60) -> str:
     """Return the text, cut to at most `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"

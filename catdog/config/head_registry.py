@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -28,7 +29,7 @@ Head = TypeVar("Head", bound=type)
 class Parameter:
     """A parameter of a head: a number within [minimum, maximum], an integer if its default is one; or a text.
 
-    A text is one of `choices`, or any names joined by '+' if there are none.
+    A text is one of `choices`, or any names joined by '+' if there are none. The order of `stages` means nothing.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Parameter:
                 raise UserError(f"variant {label!r}: {self.name}={text}: choose from {', '.join(self.choices)}")
             if not re.fullmatch(r"[A-Za-z0-9_.-]+(\+[A-Za-z0-9_.-]+)*", text):
                 raise UserError(f"variant {label!r}: {self.name}={shorten(text)}: give names joined by '+'")
-            return text
+            return text if self.choices or self.name != STAGES.name else _in_order(text, label)
         kind, noun = (int, "an integer") if isinstance(self.default, int) else (float, "a number")
         try:
             value = parse_number(kind, text) + 0  # -0.0 is 0.0
@@ -64,6 +65,17 @@ class Parameter:
         if self.below_one:
             return f"[{self.minimum}, 1)"
         return f"[{self.minimum}, ∞)" if self.maximum is None else f"[{self.minimum}, {self.maximum}]"
+
+
+def _in_order(stages: str, label: str) -> str:
+    """Return places in the one order in which a label names them: layer3 before layer4, features.3 before features.10.
+
+    The order in the backbone, in which heads get them, is not known where labels are read.
+    """
+    names = stages.split("+")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"variant {label!r}: stages={shorten(stages)}: {twice[0]} is named twice; keep one")
+    return "+".join(sorted(names, key=lambda name: (re.sub(r"\d+", lambda digits: digits[0].zfill(9), name), name)))
 
 
 DROPOUT = Parameter("dropout", 0.5, below_one=True)
@@ -86,7 +98,7 @@ DEPTH = Parameter("depth", 1, minimum=1, maximum=4)
 KERNEL = Parameter("kernel_size", 7, minimum=1, maximum=31)
 BRANCH_WEIGHT = Parameter("branch_weight", 1.0, maximum=1000)
 STAGES = Parameter("stages", "all")
-"""Places in the backbone: names joined by '+', or one of the groups in `catdog.models.stages`."""
+"""Places in the backbone: names joined by '+', in any order, or one of the groups in `catdog.models.stages`."""
 MASKS = Parameter("masks", "trained", choices=("trained", "untrained", "swapped", "flat"), later=True)
 """The controls of every head with masks; see `catdog.models.heads.masked`."""
 
@@ -182,6 +194,7 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
             raise UserError(f"head {shorten(name)!r}: use small letters, digits and '-', a letter or digit first")
         if name in VARIANTS or name in EXTERNAL:
             raise UserError(f"head {name!r}: there is a variant of this name: choose another")
+        resolved = []
         for parameter in parameters:
             is_taken = parameter.name in ("in_channels", "num_classes", "places")
             if is_taken or type(parameter.default) not in (int, float, str):
@@ -190,8 +203,8 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
                 )
             if parameter.name in Recipe.__dataclass_fields__.keys() - {LAMBDA.name}:
                 raise UserError(f"head {name!r}: {parameter.name} is a setting of every recipe: choose another name")
-            parameter.parse(str(parameter.default), name)
-        given: dict[str, object] = {parameter.name: parameter.default for parameter in parameters}
+            resolved.append(dataclasses.replace(parameter, default=parameter.parse(str(parameter.default), name)))
+        given: dict[str, object] = {parameter.name: parameter.default for parameter in resolved}
         if STAGES.name in given:
             if not isinstance(given[STAGES.name], str):
                 raise UserError(f"head {name!r}: stages: names places of the backbone: give a text as its default")
@@ -202,7 +215,7 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
             wanted = ", ".join(["in_channels", "num_classes", *given])
             raise UserError(f"head {name!r}: its class must take {wanted} by keyword ({error})") from None
         key = f"external {name}"
-        EXTERNAL[name], HEAD_CLASSES[key] = Variant(name, key, parameters), head
+        EXTERNAL[name], HEAD_CLASSES[key] = Variant(name, key, tuple(resolved)), head
         return head
 
     return register

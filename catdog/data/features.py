@@ -7,6 +7,7 @@ each map's mean over its positions, which is all that a head needs if it begins 
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -78,15 +79,24 @@ def write_features(
                 on_progress(done)
 
 
+def bytes_per_image(feature_shape: tuple[int, int, int], with_means: bool = True) -> int:
+    """Return how many bytes the file takes for each image; training images are in it twice."""
+    kinds = _of_an_image(feature_shape, with_means).values()
+    return sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in kinds)
+
+
+def _of_an_image(feature_shape: tuple[int, int, int], with_means: bool) -> dict[str, tuple[type, tuple[int, ...]]]:
+    """Return dtype and shape of what the file has of each image."""
+    channels, height, width = feature_shape
+    pooled = {"pooled": (np.float32, (1, 1, channels))} if with_means else {}
+    return {**pooled, "maps": (np.float16, (height, width, channels))}
+
+
 def _layout(images: Mapping[str, int], feature_shape: tuple[int, int, int], with_means: bool) -> Layout:
     """Return dtype and shape of each tensor in the file, in the order in which `safetensors` itself stores them."""
-    channels, height, width = feature_shape
-    kinds: dict[str, tuple[type, tuple[int, ...]]] = {"maps": (np.float16, (height, width, channels))}
-    if with_means:
-        kinds = {"pooled": (np.float32, (1, 1, channels)), **kinds}
     return {
         f"{kind}.{split}": (dtype, (images[split], *shape))
-        for kind, (dtype, shape) in kinds.items()
+        for kind, (dtype, shape) in _of_an_image(feature_shape, with_means).items()
         for split in sorted(SPLITS)
     }
 

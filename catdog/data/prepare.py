@@ -67,6 +67,16 @@ class DatasetInfo:
             return self.trainval_images - round(VALIDATION_SHARE * self.trainval_images)
         return self.trainval_images - self.validation_images
 
+    def feature_images(self, limit: int | None) -> int:
+        """Return how many maps of a frozen backbone are cached, with at most `limit` images of each split.
+
+        Training images have two, plain and mirrored. A Test split that was not drawn counts as large as all the others.
+        """
+        share = 0.5 if self.test_share is None else self.test_share
+        test = round(self.trainval_images * share / (1 - share))
+        train, validation = self.train_images, self.trainval_images - self.train_images
+        return sum(min(count, limit or count) for count in (train, train, validation, test))
+
 
 def expected_dataset(config: SweepConfig) -> DatasetInfo:
     """Return what is known about the sweep's dataset before it is available; raise `UserError` if it cannot come."""

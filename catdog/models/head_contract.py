@@ -44,12 +44,13 @@ def check_external_heads(specs: Sequence[VariantSpec]) -> None:
                     raise UserError(f"variant {spec.label!r}: {name}: {fault}; see jobs/check_head.py")
 
 
-def check_stages(specs: Sequence[VariantSpec], recipe: Recipe) -> None:
+def check_stages(specs: Sequence[VariantSpec], recipe: Recipe, earlier: Sequence[VariantSpec] = ()) -> None:
     """Raise `UserError` for a variant whose `stages` its backbone does not have, or that changes a frozen backbone.
 
-    Also for stages that two variants name in two ways, and for a second task of the name of a head's own.
+    Also for stages that two variants name in two ways, one of which may be an `earlier` one of the run, and for a
+    second task of the name of a head's own.
     """
-    models: list[tuple[VariantSpec, tuple[object, ...]]] = []
+    models = [(_model_at_places(spec, recipe), spec) for spec in earlier if "stages" in spec.arguments]
     for spec in specs:
         if "stages" in spec.arguments:
             own = recipe.changed(**spec.settings)
@@ -58,14 +59,21 @@ def check_stages(specs: Sequence[VariantSpec], recipe: Recipe) -> None:
             head = build_head(spec, list(places.values())[-1][0], CLASSES, places, task)
             if own.freeze:
                 check_frozen(spec, head)
-            chosen = choose_places(str(spec.arguments["stages"]), places)
-            model = dataclasses.replace(spec, arguments={**spec.arguments, "stages": "+".join(chosen)}).model
-            if twin := next((other for other, known in models if known == model), None):
+            model = _model_at_places(spec, recipe)
+            if twin := next((other for known, other in models if known == model), None):
+                chosen = choose_places(str(spec.arguments["stages"]), places)
                 raise UserError(
                     f"variant {spec.label!r} is the same model as {twin.label!r}, at {' and '.join(chosen)}: "
-                    "name one of them"
+                    "use that name"
                 )
-            models.append((spec, model))
+            models.append((model, spec))
+
+
+def _model_at_places(spec: VariantSpec, recipe: Recipe) -> tuple[object, ...]:
+    """Return a variant's `model`, its stages named one by one as its backbone has them."""
+    own = recipe.changed(**spec.settings)
+    chosen = choose_places(str(spec.arguments["stages"]), backbone_places(own.backbone, own.image_size))
+    return dataclasses.replace(spec, arguments={**spec.arguments, "stages": "+".join(chosen)}).model
 
 
 def anywhere(spec: VariantSpec) -> VariantSpec:

@@ -9,7 +9,6 @@ Shapes: B batch, C channels of an H × W map, M masks, K classes.
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -143,7 +142,7 @@ def choose_places(text: str, places: Mapping[str, Shape]) -> list[str]:
     `text` is names joined by '+', or `all`, `last`, `before-last`, or `inside` (all but the last).
 
     Raises:
-        UserError: the backbone has no such place, or none at all, or one is named twice.
+        UserError: the backbone has no such place, or none at all.
     """
     if text in GROUPS:
         chosen = list(places)[GROUPS[text]]
@@ -151,11 +150,14 @@ def choose_places(text: str, places: Mapping[str, Shape]) -> list[str]:
             raise UserError(f"stages={text}: the backbone has no place before {FINAL}; choose another backbone")
         return chosen
     names = text.split("+")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UserError(f"stages={text}: {twice[0]} is named twice; keep one")
     if unknown := [name for name in names if name not in places]:
         raise UserError(f"stages={text}: no place {unknown[0]}; choose from {', '.join([*places, *GROUPS])}")
     return [place for place in places if place in names]
+
+
+def joined_shape(places: Mapping[str, Shape], read: Sequence[str]) -> Shape:
+    """Return the shape of the one map that `JoinedMaps` makes of those of some places."""
+    return sum(math.prod(places[place]) for place in read), 1, 1
 
 
 class JoinedMaps(nn.Module):

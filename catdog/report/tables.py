@@ -18,7 +18,7 @@ from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns
 from catdog.analysis.verdicts import Answer, Contrast
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
-from catdog.runs.history import UNIFORM, MaskHealth, epoch_row, mask_collapse, named_collapse
+from catdog.runs.history import UNIFORM, MaskHealth, at_places, epoch_row, mask_collapse
 from catdog.runs.places import HEAD, at_place, places_of
 from catdog.runs.results import best_run
 from catdog.runs.tuning import Tuning
@@ -138,23 +138,29 @@ def health(content: ReportContent) -> Table | None:
 
 
 def health_warnings(content: ReportContent) -> list[str]:
-    """Return one line per variant, kind of mask collapse and place, with the seeds affected."""
+    """Return one line per variant: each kind of mask collapse, with the places and the seeds affected."""
     lines = []
     for label in content.run_status.manifest.variants:
         best = {result.seed: result.best_epoch for result in content.run_status.results(label)}
-        chosen: dict[str, set[int]] = {}
-        other: dict[str, set[int]] = {}
+        chosen: dict[str, set[tuple[int, str]]] = {}
+        other: dict[str, set[tuple[int, str]]] = {}
         for (owner, seed), history in content.histories.items():
             rows = history.to_dict("records") if owner == label else []
             for row, place in itertools.product(rows, places_of(history, "mask_mean")):
                 wrong, is_chosen = _collapse(row, place), row["epoch"] == best.get(seed)
                 if wrong is not None and (is_chosen or wrong != UNIFORM):  # all masks begin without a preference
-                    (chosen if is_chosen else other).setdefault(named_collapse(wrong, place), set()).add(seed)
+                    (chosen if is_chosen else other).setdefault(wrong, set()).add((seed, place))
+        kinds = []
         for wrong in dict.fromkeys([*chosen, *other]):
             now, before = chosen.get(wrong, set()), other.get(wrong, set()) - chosen.get(wrong, set())
-            parts = [f"in the chosen epoch of {seed_list(now)}"] if now else []
-            parts += [f"in other epochs of {seed_list(before)}"] if before else []
-            lines.append(f"{label}: {wrong} {' and '.join(parts)}")
+            parts = [
+                f"{at_places(place for _, place in found)} in {when} of {seed_list({seed for seed, _ in found})}"
+                for when, found in (("the chosen epoch", now), ("other epochs", before))
+                if found
+            ]
+            kinds.append(f"{wrong}{' and'.join(parts)}")
+        if kinds:
+            lines.append(f"{label}: {'; '.join(kinds)}")
     return lines
 
 

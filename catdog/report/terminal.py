@@ -74,13 +74,15 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
 
 def _print_comparison(console: Console, table: pd.DataFrame) -> None:
     console.print(comparison(table))
+    if (others := other_tasks(table)) is not None:
+        console.print(others)
     for line in tie_lines(table):
         console.print(line)
 
 
 def comparison(table: pd.DataFrame) -> NumbersTable:
-    """Return the comparison table for the terminal."""
-    rows, side = table.to_dict("records"), side_columns(table)
+    """Return the comparison table for the terminal, of the main task."""
+    rows = table.to_dict("records")
     columns = {
         "variant": [row["variant"] for row in rows],
         "n": [format_count(row["n"], row["planned"]) for row in rows],
@@ -89,9 +91,22 @@ def comparison(table: pd.DataFrame) -> NumbersTable:
         "best run: Validation": [format_accuracy(row["best_val"], None) for row in rows],
         "its Test": [format_accuracy(row["best_val_test"], None) for row in rows],
     }
-    for name, title in side.items():
-        columns[title] = [format_accuracy(row[f"{name}_mean"], row[f"{name}_std"]) for row in rows]
-    return NumbersTable(columns, optional=(*side.values(), "best run: Validation", "its Test"))
+    return NumbersTable(columns, optional=("best run: Validation", "its Test"))
+
+
+def other_tasks(table: pd.DataFrame) -> NumbersTable | None:
+    """Return the accuracies of other tasks for the terminal, a row for each task of a variant; None without any."""
+    tasks = [name.removeprefix("val_") for name in side_columns(table) if name.startswith("val_")]
+    found = [(row, task) for row in table.to_dict("records") for task in tasks if pd.notna(row[f"val_{task}_mean"])]
+    columns = {
+        "variant": [row["variant"] for row, _ in found],
+        "other task": [task for _, task in found],
+    }
+    for split, title in (("val", "Validation"), ("test", "Test")):
+        columns[title] = [
+            format_accuracy(row[f"{split}_{task}_mean"], row[f"{split}_{task}_std"]) for row, task in found
+        ]
+    return NumbersTable(columns, optional=()) if found else None
 
 
 def _place(url: str, key: str) -> str:

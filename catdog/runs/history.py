@@ -56,9 +56,10 @@ def mask_collapse(health: MaskHealth) -> str | None:
     return None
 
 
-def named_collapse(wrong: str, place: str) -> str:
-    """Return what is wrong with masks together with their place, unless that is the head."""
-    return wrong if place == HEAD else f"{wrong} at {place}"
+def at_places(places: Iterable[str]) -> str:
+    """Return where masks are, ` at head, layer3`; nothing if that is the head alone."""
+    ordered = sorted(set(places), key=lambda place: (place != HEAD, place))
+    return "" if ordered == [HEAD] else f" at {', '.join(ordered)}"
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,13 @@ class EpochRecord:
         }
         return cls(**own, mask_health=health, side_scores=side_scores)
 
-    def collapse(self) -> str | None:
-        """Return what is wrong with the masks, and at which stage if not in the head; or None."""
-        found = {place: mask_collapse(health) for place, health in self.mask_health.items()}
-        return ", ".join(named_collapse(wrong, place) for place, wrong in found.items() if wrong) or None
+    def collapse(self) -> dict[str, list[str]]:
+        """Return what is wrong with the masks, and at which places."""
+        found: dict[str, list[str]] = {}
+        for place, health in self.mask_health.items():
+            if (wrong := mask_collapse(health)) is not None:
+                found.setdefault(wrong, []).append(place)
+        return found
 
 
 HEALTH = [f.name for f in fields(MaskHealth)]

@@ -19,6 +19,7 @@ from catdog.storage import StoreLocation
 from catdog.storage.node_cache import is_stored
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.doctor_nodes import Check, check_canary, check_cluster, check_nodes
+from catdog.sweep.feature_cache import feature_bytes
 from catdog.sweep.plan import resolve_run
 from catdog.sweep.ray_internals import job_package_bytes
 
@@ -130,11 +131,8 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
 
 
 def _cache_bytes(config: SweepConfig, dataset: DatasetInfo | None) -> int:
-    """Return roughly how many bytes a node caches: all images, and as much again for a frozen backbone's features.
-
-    0 if nothing is known of the dataset.
-    """
+    """Return roughly how many bytes a node caches: all images, and features; 0 if nothing is known of the dataset."""
     if dataset is None:
         return 0
     pack = 2 * dataset.trainval_images * (find_entry(config).image_side or config.pack_size) ** 2 * 3
-    return pack * (1 + len({(r.backbone, r.weights, r.image_size) for r in config.recipes if r.freeze}))
+    return pack + feature_bytes(config, dataset)

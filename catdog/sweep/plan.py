@@ -1,11 +1,12 @@
 """What a sweep will do: which trials, how many images, roughly how long and at what cost.
 
-Needs neither Ray nor torch; `print_plan` is what `--dry-run` prints.
+Needs no Ray, and torch only for networks that no preset has, stages and frozen backbones. `print_plan` is what
+`--dry-run` prints.
 """
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from catdog.data.datasets.registry import check_dataset, warn_of_enlarged_images
 from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset, second_tasks
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
-from catdog.formatting import counted, format_seconds
+from catdog.formatting import counted, format_bytes, format_seconds
 from catdog.runs.cost import Canary, CanaryStep, read_canary
 from catdog.runs.looks import next_look, read_looks
 from catdog.runs.manifest import (
@@ -36,6 +37,7 @@ from catdog.runs.tuning import Tuning, read_tuning
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.sweep.code_check import changed_code, code_of, concerned
+from catdog.sweep.feature_cache import feature_bytes
 from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
@@ -101,12 +103,13 @@ def resolve_run(
 
 
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
-    """Return the plan; raises `UserError` if the run exists with another identity."""
+    """Return the plan; raises `UserError` if the run exists with another identity, or other names of its models."""
     description = DataDescription(run.dataset.title or run.dataset.name, run.dataset.class_noun, run.dataset.test_share)
     existing, looks = read_manifest(store, config.run_name), read_looks(store, config.run_name)
     tuning = _tuning(existing, config, store)
     manifest = plan_run(existing, config, run.identity, command, description, looks)
     manifest = dataclasses.replace(manifest, tuning=tuning)
+    _check_names(manifest, () if existing is None else existing.variants)
     if tuning is not None:
         tuning.check_seeds(seed for seeds in manifest.seeds.values() for seed in seeds)
     run_status = read_run_status(store, manifest)
@@ -118,6 +121,19 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     requested = tuple(PlannedTrial(spec, seed) for seed in seeds for spec in specs)
     pending = tuple(trial for trial in requested if trial not in over)
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
+
+
+def _check_names(manifest: Manifest, known: Sequence[str]) -> None:
+    """Raise `UserError` for a new variant that is the same model as one of these known ones under another name."""
+    specs = {label: manifest.spec(label) for label in manifest.variants}
+    earlier = [specs.pop(label) for label in known]
+    for spec in specs.values():
+        if twin := next((one for one in earlier if one.model == spec.model), None):
+            raise UserError(f"variant {spec.label!r} is the same model as {twin.label!r} of this run: use that name")
+    if earlier and any("stages" in spec.arguments for spec in specs.values()):
+        from catdog.models.head_contract import check_stages
+
+        check_stages(tuple(specs.values()), manifest.identity.recipe, earlier)
 
 
 def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tuning | None:
@@ -244,6 +260,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         else f"{config.recipe.dataset}: not here, will be downloaded",
         "images to train": f"{plan.images:,} ({counted(len(plan.pending), 'trial')} × {epochs} "
         f"× {counted(plan.train_images, 'image')})",
+        **_cached_features(config, run.dataset, store),
         "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
@@ -257,6 +274,14 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     for name, value in rows.items():
         console.print(f"{name:>16}  {value}", soft_wrap=True)
     console.print("nothing was started (--dry-run)")
+
+
+def _cached_features(config: SweepConfig, dataset: DatasetInfo, store: Store) -> dict[str, str]:
+    """Return a row on the room that features take, if any backbone is frozen."""
+    if not any(recipe.freeze for recipe in config.recipes):
+        return {}
+    size, where = feature_bytes(config, dataset), "the store and on each node" if store.is_shared else "the store"
+    return {"cached features": f"about {format_bytes(size)} in {where}" if size else "unknown: the images are not here"}
 
 
 def check_here(config: SweepConfig, store: Store) -> None:

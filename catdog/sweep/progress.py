@@ -1,9 +1,9 @@
 """The display of a running sweep: a live table on a terminal, a line every half minute elsewhere."""
 
+import itertools
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.styled import Styled
 
 from catdog.formatting import NumbersTable, format_accuracy, format_seconds
+from catdog.runs.history import at_places
 from catdog.runs.status import RunStatus
 from catdog.system.process import in_background
 
@@ -33,8 +34,8 @@ class VariantProgress:
     failed: int = 0
     running: dict[int, str] = field(default_factory=dict)
     """seed → its latest state."""
-    collapsed: dict[int, str] = field(default_factory=dict)
-    """seed → what was wrong with its masks in its latest epoch."""
+    collapsed: dict[int, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """seed → what was wrong with its masks in its latest epoch → at which places."""
 
     @property
     def done(self) -> int:
@@ -73,15 +74,14 @@ class SweepProgress:
         with self.lock:
             self.variants[label].running[seed] = "starting"
 
-    def epoch(self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float, collapse: str = "") -> None:
-        """Record a finished epoch; `collapse` says what is wrong with the trial's masks, if anything."""
+    def epoch(
+        self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float, collapse: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Record a finished epoch; `collapse` says what is wrong with the trial's masks, at which places."""
         with self.lock:
             variant = self.variants[label]
             variant.running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
-            if collapse:
-                variant.collapsed[seed] = collapse
-            else:
-                variant.collapsed.pop(seed, None)
+            variant.collapsed[seed] = collapse
 
     def finished(self, label: str, seed: int, val: float, test: float, seconds: float) -> None:
         """Record a complete trial."""
@@ -193,12 +193,22 @@ class ProgressView:
         return f"{self._progress.retries} started again (latest: {self._progress.latest_retry})"
 
     def _warnings(self) -> list[str]:
-        notice = self._progress.notice
+        notice, variants = self._progress.notice, self._progress.variants.values()
         return [notice] * bool(notice) + [
-            f"{variant.title}: {what} in {count} of its trials"
-            for variant in self._progress.variants.values()
-            for what, count in Counter(variant.collapsed.values()).items()
+            f"{variant.title}: {'; '.join(_collapses(list(variant.collapsed.values())))} of its trials"
+            for variant in variants
+            if any(variant.collapsed.values())
         ]
+
+
+def _collapses(trials: Sequence[Mapping[str, Sequence[str]]]) -> list[str]:
+    """Return a text for each kind of mask collapse, with all its places, and the number of trials that have it."""
+    texts = []
+    for wrong in dict.fromkeys(itertools.chain.from_iterable(trials)):
+        places = [trial[wrong] for trial in trials if wrong in trial]
+        where = at_places(itertools.chain.from_iterable(places))
+        texts.append(f"{wrong}{where} in {len(places)}")
+    return texts
 
 
 def _first(texts: Iterable[str]) -> list[str]:

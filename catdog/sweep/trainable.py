@@ -82,7 +82,7 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
                 "epoch": record.epoch,
                 "epochs": context.of_variant(variant).identity.recipe.epochs,
                 "val_accuracy": record.val_accuracy,
-                "collapse": record.collapse() or "",
+                "collapse": record.collapse(),
             }
         )
 

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import backbone_places, build_backbone, feature_shape, normalisation
 from catdog.models.backbones.weights import named_weights
 from catdog.models.petnet import PetNet, SecondTask, build_head, check_frozen
-from catdog.models.stages import CachedMaps, JoinedMaps, Staged
+from catdog.models.stages import CachedMaps, JoinedMaps, Staged, joined_shape
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import StoreLocation
 from catdog.storage.node_cache import fetch_or_make, file_digest, is_stored
@@ -273,8 +272,7 @@ def _features_file(
 ) -> Path:
     recipe = context.identity.recipe
     if read:
-        places = backbone_places(recipe.backbone, recipe.image_size)
-        shape = (sum(math.prod(places[place]) for place in read), 1, 1)
+        shape = joined_shape(backbone_places(recipe.backbone, recipe.image_size), read)
 
     def make(path: Path) -> None:
         def on_progress(done: int) -> None:

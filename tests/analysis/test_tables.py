@@ -98,14 +98,34 @@ def test_the_accuracies_of_other_tasks_follow_in_every_table_and_only_where_a_ru
     assert [*table.columns] == [*before[0], *names]
     assert table.loc[0, names].tolist() == pytest.approx([98.0, math.sqrt(2), 95.5, math.sqrt(0.5)])
     assert table.loc[1, names].isna().all()
-    console = Console(file=io.StringIO(), width=200)
-    print_status(console, "memory", status, table)
     files = build_files(read_content(store, status))
-    for told in (files["table.md"].decode(), files["report.html"].decode(), console.file.getvalue()):
+    for told in (files["table.md"].decode(), files["report.html"].decode()):
         assert all(text in told for text in ("Species: Validation", "Species: Test", "98.00 ± 1.41", "95.50 ± 0.71"))
     assert "The accuracies of other tasks are those of the same epoch." in files["report.html"].decode()
     header, *rows = (line for line in files["table.md"].decode().splitlines() if line.startswith("|"))
     assert {row.count("|") for row in rows} == {header.count("|")}
+
+
+def test_other_tasks_take_no_room_from_the_comparison_on_a_terminal(store: MemoryStore) -> None:
+    shown = {}
+    for tasks in ((), ("branch", "species")):
+        for seed in (0, 1):
+            earlier = next(one for one in open_run(store, "night").results("baseline") if one.seed == seed)
+            scores = {f"{split}_{task}_accuracy": 97.0 + seed for task in tasks for split in ("val", "test")}
+            put_small_trial(store, paths_of("baseline", seed), dataclasses.replace(earlier, side_accuracies=scores))
+        console = Console(file=io.StringIO(), width=80)
+        status = open_run(store, "night")
+        print_status(console, "memory", status, comparison_table(status))
+        shown[tasks] = console.file.getvalue().splitlines()
+    plain, both = shown.values()
+    assert [line for line in both if line not in plain] == [
+        "┏━━━━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┓",
+        "┃ variant  ┃ other task ┃   Validation ┃         Test ┃",
+        "┡━━━━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━┩",
+        "│ baseline │     branch │ 97.50 ± 0.71 │ 97.50 ± 0.71 │",
+        "│ baseline │    species │ 97.50 ± 0.71 │ 97.50 ± 0.71 │",
+        "└──────────┴────────────┴──────────────┴──────────────┘",
+    ]
 
 
 def test_missing_values_of_a_table_are_none() -> None:

@@ -10,6 +10,7 @@ from catdog.config.head_registry import VARIANTS, Number
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, format_number, multiply_out, parse_variant, parse_variants
 from catdog.errors import UserError
+from catdog.runs.manifest import Identity
 
 
 @st.composite
@@ -20,7 +21,7 @@ def labels(draw: st.DrawFn) -> str:
     for parameter in draw(st.permutations(variant.parameters)):
         value: Number
         if isinstance(parameter.default, str):
-            texts = list(parameter.choices) or ["one", "one+two"]
+            texts = list(parameter.choices) or ["one", "one+two", "two+one"]
             if variant.name == "multi-attention-free":
                 texts.remove("untrained")  # that is another variant's name
         elif isinstance(parameter.default, int):
@@ -103,11 +104,25 @@ def test_the_name_of_a_variant_is_its_label(name: str) -> None:
         ("se:reduction=008", "se:reduction=8"),
         ("attention:dropout=0", "attention:dropout=0"),
         ("attention:dropout=-0.0", "attention:dropout=0"),
+        ("cbam:stages=layer4+layer3", "cbam:stages=layer3+layer4"),
+        ("cbam:stages=features.10+features.3", "cbam:stages=features.3+features.10"),
     ],
 )
 def test_a_label_lists_changed_parameters_in_declared_order_in_their_shortest_form(text: str, label: str) -> None:
     assert parse_variant(text).label == label
     assert parse_variant(text) == parse_variant(label)
+
+
+def test_the_order_of_places_is_neither_in_the_hash_nor_in_the_list_of_variants() -> None:
+    identity = Identity(Recipe(precision="float32"), "0" * 16, None, 1)
+    texts = [f"stage-attention:stages={stages}" for stages in ("layer4+layer2+layer3", "layer2+layer3+layer4")]
+    assert len({identity.trial_hash(parse_variant(text), 0) for text in texts}) == 1
+    with pytest.raises(
+        UserError, match=r"is listed twice \(its label is 'stage-attention:stages=layer2\+layer3\+layer4'"
+    ):
+        parse_variants(texts)
+    with pytest.raises(UserError, match=r"stages=layer3\+layer3: layer3 is named twice; keep one"):
+        parse_variant("cbam:stages=layer3+layer3")
 
 
 def test_the_recipe_sets_the_default_weight_of_the_divergence_loss() -> None:

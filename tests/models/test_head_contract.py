@@ -191,6 +191,12 @@ def test_a_head_of_ones_own_works_inside_the_backbone_whatever_the_stages_are_ca
     assert "layer3" in masks
 
 
+def test_the_default_places_of_a_head_may_stand_in_any_order() -> None:
+    register_head("gated", Parameter("stages", "layer4+layer3"))(Gated)
+    labels = ["gated", "gated:stages=layer3+layer4", "gated:stages=layer4+layer3"]
+    assert {parse_variant(label).label for label in labels} == {"gated"}
+
+
 class GatesTheLast(Gated):
     @property
     def inside(self) -> dict[str, nn.Module]:

@@ -239,8 +239,13 @@ def test_the_tables_have_a_row_for_every_place_and_warnings_name_it() -> None:
         assert [row[:2] for row in table.rows] == [("attention", place) for place in ("head", "layer3")] * (
             len(table.rows) // 2
         )
-    dead = "attention: dead masks at layer3 in the chosen epoch of seeds 0–1"
-    assert any(line.startswith(dead) for line in health_warnings(content))
+    assert health_warnings(content) == ["attention: dead masks at layer3 in the chosen epoch of seeds 0–1"]
+    histories["attention", 1] = histories["attention", 1].assign(mask_dead=0.5, mask_corner_mass=9.0)
+    histories["attention", 1].loc[0, ["mask_dead", "mask_dead@layer3"]] = 0.0
+    assert health_warnings(dataclasses.replace(content, histories=histories)) == [
+        "attention: dead masks at head, layer3 in the chosen epoch of seeds 0–1; "
+        "masks in the corners in other epochs of seed 1"
+    ]
     assert "| variant | place | pointing game |" in table_markdown(content)
     assert "| attention | layer3 | " in table_markdown(content)
     gallery = build_gallery(content)

@@ -331,7 +331,7 @@ def test_the_health_of_masks_in_stages_follows_that_of_the_head_and_comes_back()
     assert longer.startswith(row + ",")
     added = more.removeprefix(header).split(",")
     assert added[1:] == [f"mask_{name}@layer3" for name in ("mean", "entropy", "overlap", "corner_mass", "dead")]
-    assert dataclasses.replace(RECORD, mask_health=staged).collapse() == "dead masks at layer3"
+    assert dataclasses.replace(RECORD, mask_health=staged).collapse() == {"dead masks": ["layer3"]}
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_progress_in_a_log_is_lines(progress: SweepProgress, monkeypatch: pytest
 
 def test_progress_on_a_terminal_is_a_table(progress: SweepProgress) -> None:
     progress.started("se", 1)
-    progress.epoch("se", 1, 4, 12, 61.25)
+    progress.epoch("se", 1, 4, 12, 61.25, {})
     progress.finished("baseline", 0, 90.0, 89.0, 60.0)
     progress.interrupted("se", 0, "the node was lost")
     shown = io.StringIO()
@@ -59,14 +59,24 @@ def test_progress_on_a_terminal_is_a_table(progress: SweepProgress) -> None:
 
 
 def test_collapsed_masks_are_warned_about_during_the_run(progress: SweepProgress) -> None:
-    progress.epoch("se", 0, 0, 12, 50.0, "dead masks")
-    progress.epoch("se", 1, 0, 12, 50.0, "dead masks")
+    progress.epoch("se", 0, 0, 12, 50.0, {"dead masks": ["head"]})
+    progress.epoch("se", 1, 0, 12, 50.0, {"dead masks": ["head"]})
     assert "se: dead masks in 2 of its trials" in ProgressView(progress).line()
-    progress.epoch("se", 1, 1, 12, 50.0)
+    progress.epoch("se", 1, 1, 12, 50.0, {})
     assert "se: dead masks in 1 of its trials" in ProgressView(progress).line()
     shown = io.StringIO()
     Console(file=shown, width=100).print(ProgressView(progress))
     assert "se: dead masks in 1 of its trials" in shown.getvalue()
+
+
+def test_collapses_at_many_places_are_one_line_for_each_variant(progress: SweepProgress) -> None:
+    progress.epoch("se", 0, 0, 12, 50.0, {"dead masks": ["layer3", "layer1"], "masks alike": ["layer2"]})
+    progress.epoch("se", 1, 0, 12, 50.0, {"dead masks": ["head", "layer1"]})
+    warning = "se: dead masks at head, layer1, layer3 in 2; masks alike at layer2 in 1 of its trials"
+    assert ProgressView(progress).line().split(" | ")[1:-1] == [warning]
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(ProgressView(progress))
+    assert [line.strip() for line in shown.getvalue().splitlines() if "masks" in line] == [warning]
 
 
 def test_durations_are_human_readable() -> None:
@@ -89,7 +99,7 @@ def test_the_table_of_a_running_sweep_fits_and_shows_text_as_it_is(progress: Swe
 def test_a_line_lists_only_as_many_variants_as_a_reader_takes_in(progress: SweepProgress) -> None:
     variant = progress.variants["se"]
     for number in range(30):
-        one = dataclasses.replace(variant, title=f"se {number}", test=[90.0], collapsed={0: "masks alike"})
+        one = dataclasses.replace(variant, title=f"se {number}", test=[90.0], collapsed={0: {"masks alike": ["head"]}})
         progress.variants[one.title] = one
     line = ProgressView(progress).line()
     assert line.count(" test 90.00") == line.count("masks alike in 1") == module.MOST_SHOWN

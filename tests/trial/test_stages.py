@@ -120,13 +120,8 @@ def test_a_head_learns_the_same_from_cached_maps_as_from_those_of_the_backbone()
     [
         ("cbam:stages=layer9", False, "no place layer9; choose from layers.1, layers.3, all, last"),
         ("cbam", True, "works inside the backbone .layers.1., and --freeze computes its maps once: take stages=last"),
-        ("cbam:stages=layers.1+layers.1", False, "layers.1 is named twice; keep one"),
-        (
-            "cbam cbam:stages=layers.3+layers.1",
-            False,
-            "is the same model as 'cbam', at layers.1 and layers.3: name one",
-        ),
-        ("abn:stages=inside abn", False, "variant 'abn' is the same model as 'abn:stages=inside', at layers.1: name"),
+        ("cbam cbam:stages=layers.3+layers.1", False, "is the same model as 'cbam', at layers.1 and layers.3: use"),
+        ("abn:stages=inside abn", False, "variant 'abn' is the same model as 'abn:stages=inside', at layers.1: use"),
         ("abn:second_task=branch", False, "abn:second_task=branch has a task of this name: rename the column"),
         ("cbam cbam:masks=flat cbam:stages=last cbam:image_size=48 se:stages=all eca", False, None),
         ("residual-attention:stages=last", True, None),
