@@ -5,23 +5,31 @@ python docs/simulate_statistics.py
 The tests run the same functions with fewer repetitions.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from catdog.analysis.intervals import Interval, two_way_interval
-from catdog.analysis.questions import Equivalence
+from catdog.analysis.power import conditional_power
+from catdog.analysis.questions import Difference, Equivalence
+from catdog.analysis.sequential import Walk
 from catdog.analysis.sign_flips import SubsetMeans
+from catdog.analysis.stopping import LEAST_POWER
+from catdog.config.sweep_options import default_looks
 
 Array = npt.NDArray[np.float64]
 Scenario = Callable[[np.random.Generator, int], npt.NDArray[np.int8]]
 
 POINT = 100 / 3669
 """One of the test images of Oxford-IIIT Pet, in percentage points."""
-SPREAD = 0.4
-"""Standard deviation of paired differences, in points: about that of the published runs."""
+SD = 15.0
+"""Of paired differences, in test images."""
+SPREAD = SD * POINT
+"""The same in points, 0.41: about that of the published runs."""
 
 
 def _lognormal(rng: np.random.Generator, n: int) -> Array:
@@ -93,6 +101,70 @@ def images_coverage(scenario: str, seeds: int, repetitions: int) -> float:
     rng = np.random.default_rng(seeds)
     intervals = (two_way_interval(SCENARIOS[scenario](rng, seeds)) for _ in range(repetitions))
     return float(np.mean([interval is None or _holds(interval, 0.0) for interval in intervals]))
+
+
+def false_alarms(contrasts: int, most: int, repetitions: int) -> float:
+    """Return in how many sweeps of equal variants, looked at as planned, any contrast of a family is called different.
+
+    As if all went on to the last look; trials of all variants share the reference's luck.
+    """
+    rng, ends = np.random.default_rng([contrasts, most]), looks_of(most)
+    alarms = 0
+    for _ in range(repetitions):
+        luck_CS = rng.normal(0, np.sqrt(0.5), (contrasts + 1, most))
+        walks = (Walk.of(np.rint(SD * (one - luck_CS[0])), ends, most) for one in luck_CS[1:])
+        alarms += any(walk.rejects(0.05 / contrasts) for walk in walks)
+    return alarms / repetitions
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Sweeps of one contrast that stop when it is decided."""
+
+    shares: dict[str, float]
+    """Of sweeps, by outcome."""
+    seeds: float
+    """Mean number."""
+    fixed: float
+    """Share that is called better if all run to the end and are tested once."""
+    too_far: float
+    """How far the mean of those called better is above the true one, in standard deviations of the differences."""
+
+
+def stopped(mean: float, smallest: float, most: int, repetitions: int) -> Stopped:
+    """Return how sweeps end whose true difference and smallest effect are `mean` and `smallest` standard deviations."""
+    rng = np.random.default_rng([int(1000 * mean), int(1000 * smallest), most])
+    outcomes: Counter[str] = Counter()
+    seeds, fixed, means = 0, 0, []
+    for _ in range(repetitions):
+        differences = np.rint(SD * rng.normal(mean, 1, most))
+        outcome, end = _stop(differences, SD * smallest, most)
+        outcomes[outcome] += 1
+        seeds += end
+        fixed += SubsetMeans.of(differences, rng).p() < 0.05 and differences.sum() > 0
+        means += [differences[:end].mean() / SD] if outcome == "better" else []
+    shares = {outcome: count / repetitions for outcome, count in sorted(outcomes.items())}
+    return Stopped(shares, seeds / repetitions, fixed / repetitions, float(np.mean(means)) - mean if means else np.nan)
+
+
+def _stop(differences: Array, smallest: float, most: int) -> tuple[str, int]:
+    """Return what the looks find first, and after how many seeds; as `catdog.analysis.stopping` does it."""
+    ends = looks_of(most)
+    questions = {"different": Difference(), "equivalent": Equivalence(smallest)}
+    for number, end in enumerate(ends):
+        for word, question in questions.items():
+            walks = (Walk.of(one[:end], ends[: number + 1], most, two) for one, two in question.hypotheses(differences))
+            if all(walk.rejects(0.05) for walk in walks):
+                better = "better" if differences[:end].sum() > 0 else "worse"
+                return (better if word == "different" else word), end
+        if end < most and max(conditional_power(differences[:end], most, smallest, 0.05)) < LEAST_POWER:
+            return "hopeless", end
+    return "undecided", most
+
+
+def looks_of(most: int) -> tuple[int, ...]:
+    """Return the default looks of at most so many seeds."""
+    return (*default_looks(most), most)
 
 
 def _holds(interval: Interval, value: float) -> bool:

@@ -162,6 +162,7 @@ class Contrast:
 
 def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     """Return contrasts.csv: one row per contrast, differences in percentage points."""
+    may_stop = any(contrast.looked for contrast in contrasts)
     return pd.DataFrame(
         [
             {
@@ -182,6 +183,7 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
                 **_bounds("equivalence", contrast.interval_equivalence),
                 **_p_values("p_equivalence", contrast.equivalence),
                 "diverged": contrast.diverged,
+                **({"looked_after": contrast.looked and contrast.looked.after} if may_stop else {}),
             }
             for contrast in contrasts
         ]

@@ -52,8 +52,8 @@ class SweepConfig:
     """The smallest difference of Test accuracy that matters, in points: smaller ones can be found equivalent."""
     until_decided: bool = False
     """Look at the results at planned numbers of seeds, and stop what is decided; --seeds is the most there can be."""
-    looks: tuple[int, ...] | None = None
-    """After how many seeds to look (default: 20, 30, 40, 50, 67 and 83 % of them); the last look is at all."""
+    looks: str | None = None
+    """After how many seeds to look (12,15,20; default: 20, 30, 40, 50, 67 and 83 % of them), and after all."""
     data_root: str | None = None
     """Oxford-IIIT Pet in torchvision's layout (default: $CATDOG_DATA_ROOT, else the store's copy, else a download); for
     torchvision:NAME, torchvision's root folder (default: a download)."""
@@ -106,10 +106,7 @@ class SweepConfig:
             "--until-decided: needs --smallest-effect, the difference in points that is too small to matter",
         )
         require(self.looks is None or self.until_decided, "--looks: needs --until-decided")
-        require(
-            self.looks is None or (list(self.looks) == sorted(set(self.looks)) and self.looks[0] > 1),
-            "--looks: must be rising numbers of seeds from 2, such as 12 15 20",
-        )
+        parse_looks(self.looks or "2")
         require(0 <= self.max_retries <= 1_000_000, f"--max-retries {self.max_retries}: must be from 0 to 1000000")
         for name in ("hourly_price", "max_cost"):
             amount = getattr(self, name)
@@ -167,12 +164,23 @@ class SweepConfig:
         if not self.until_decided:
             return ()
         most = len(self.seed_list)
-        return tuple(sorted({min(most, look) for look in (*(self.looks or default_looks(most)), most)}))
+        looks = default_looks(most) if self.looks is None else parse_looks(self.looks)
+        return tuple(sorted({min(most, look) for look in (*looks, most)}))
 
     @property
     def dataset_root(self) -> str | None:
         """Return where the user says the dataset is: the option, else the environment variable."""
         return self.data_root or os.environ.get("CATDOG_DATA_ROOT") or None
+
+
+def parse_looks(text: str) -> tuple[int, ...]:
+    """Return the numbers of seeds that `text` lists. Raises `UserError`."""
+    looks = [int(part) if re.fullmatch("[0-9]{1,5}", part) else 0 for part in text.split(",")]
+    require(
+        looks == sorted(set(looks)) and looks[0] > 1,
+        f"--looks {shorten(text)}: must be rising numbers of seeds from 2, such as 12,15,20",
+    )
+    return tuple(looks)
 
 
 def default_looks(seeds: int) -> tuple[int, ...]:

@@ -265,6 +265,8 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
     }
+    if config.until_decided:
+        rows |= _looks(plan, expected)
     variants = concerned(plan.run_status, [trial.variant for trial in plan.pending]) if plan.pending else ()
     changed = changed_code(plan.run_status, code_of(variants, run.identity, config.head_files))
     rows |= {
@@ -282,6 +284,23 @@ def _cached_features(config: SweepConfig, dataset: DatasetInfo, store: Store) ->
         return {}
     size, where = feature_bytes(config, dataset), "the store and on each node" if store.is_shared else "the store"
     return {"cached features": f"about {format_bytes(size)} in {where}" if size else "unknown: the images are not here"}
+
+
+def _looks(plan: Plan, expected: Estimate | None) -> dict[str, str]:
+    """Return when the sweep is looked at, and what waiting for each look costs where many trials run at once."""
+    declared, taken = plan.run_status.manifest.declaration, [look.planned for look in plan.run_status.looks]
+    left = [look for look in declared.looks if look not in taken]
+    most = len(declared.seeds) * len(plan.run_status.manifest.variants)
+    when = ", ".join(map(str, declared.looks))
+    row = f"after {when} seeds, {len(taken)} taken; at most {counted(most, 'trial')} in all"
+    if not plan.requested:
+        return {"looks": f"{row}; every contrast is decided, or the last look was taken"}
+    each = f" of {format_seconds(expected.seconds / len(plan.pending))}" if expected and plan.pending else ""
+    return {
+        "looks": f"{row}; the trials above are those up to the next",
+        "waiting": f"however many run at once, {counted(len(left), 'trial')}{each} one after the other "
+        "if nothing is decided early: none starts before the looks before it",
+    }
 
 
 def check_here(config: SweepConfig, store: Store) -> None:

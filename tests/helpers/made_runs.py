@@ -80,6 +80,8 @@ def make_run(
     error_message: str = "shapes do not match",
     hourly_price: float | None = 1.0,
     smallest_effect: float | None = None,
+    looks: Sequence[int] = (),
+    most_seeds: int = 0,
 ) -> RunStatus:
     """Write a run of these variants × seeds and return its status; `effect` maps labels to points.
 
@@ -100,7 +102,9 @@ def make_run(
         code="0123456789abcdef0123456789abcdef01234567",
     )
     if smallest_effect is not None:
-        declared = dataclasses.replace(manifest.declaration, smallest_effect=smallest_effect)
+        declared = dataclasses.replace(
+            manifest.declaration, smallest_effect=smallest_effect, looks=tuple(looks), seeds=tuple(range(most_seeds))
+        )
         manifest = dataclasses.replace(
             manifest, declared=(dataclasses.replace(declared, declared_at=manifest.created_at),)
         )

@@ -1,0 +1,110 @@
+"""A run that may stop early plans what its next look needs, and does not change its question after a look."""
+
+import dataclasses
+import re
+
+import pytest
+
+from catdog.config.presets import PRESETS
+from catdog.config.recipe import Recipe
+from catdog.config.sweep_options import SweepConfig
+from catdog.errors import UserError
+from catdog.runs.looks import HOPELESS, UNDECIDED, Look, read_looks, store_look
+from catdog.runs.manifest import Identity, Manifest, plan_run
+from catdog.storage import MemoryStore
+
+IDENTITY = Identity(Recipe(precision="float32"), "0" * 16, None, 1)
+LABELS = ("baseline", "se", "eca")
+
+
+def sweep(**options: object) -> SweepConfig:
+    given = {"variants": LABELS, "seeds": "30", "smallest_effect": 0.2, "until_decided": True} | options
+    return dataclasses.replace(PRESETS["demo"], recipe=IDENTITY.recipe, **given)  # type: ignore[arg-type]
+
+
+def plan(existing: Manifest | None, *looks: Look, **options: object) -> Manifest:
+    return plan_run(existing, sweep(**options), IDENTITY, ("python", "jobs/sweep.py"), None, looks)
+
+
+def look(planned: int, **outcomes: str) -> Look:
+    return Look(planned, dict.fromkeys(outcomes, tuple(range(planned))), outcomes, "2026-01-01T20:00:00.000+00:00")
+
+
+def test_a_run_plans_the_seeds_of_its_next_look_for_what_is_undecided() -> None:
+    first = plan(None)
+    assert first.declaration.looks == (6, 9, 12, 15, 20, 25, 30)
+    assert {label: len(seeds) for label, seeds in first.seeds.items()} == dict.fromkeys(LABELS, 6)
+    assert plan(first).seeds == first.seeds, "the same command, run again before the look"
+    second = plan(first, look(6, se=HOPELESS, eca=UNDECIDED))
+    assert {label: len(seeds) for label, seeds in second.seeds.items()} == {"baseline": 9, "se": 6, "eca": 9}
+    decided = plan(second, look(6, se=HOPELESS, eca=UNDECIDED), look(9, eca="better"))
+    assert decided.seeds == second.seeds
+    assert Manifest.from_json(decided.to_json()) == decided
+    assert "looks after 6, 9, 12, 15, 20, 25, 30 seeds" in decided.declared_lines[0]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "looks", "expected"),
+    [
+        ("30", "10,20", (10, 20, 30)), ("10-19", None, (6, 7, 8, 10)), ("100", None, (20, 30, 40, 50, 67, 83, 100)),
+        ("5", None, (5,)), ("12", "15,20", (12,)),
+    ],
+)  # fmt: skip
+def test_looks_are_at_planned_numbers_of_seeds(seeds: str, looks: str | None, expected: tuple[int, ...]) -> None:
+    manifest = plan(None, seeds=seeds, looks=looks)
+    assert manifest.declaration.looks == expected
+    assert manifest.seeds["se"] == sweep(seeds=seeds).seed_list[: expected[0]]
+
+
+def test_what_is_decided_does_not_change_after_a_look() -> None:
+    first, taken = plan(None), look(6, se=UNDECIDED, eca=UNDECIDED)
+    assert plan(first, smallest_effect=0.3).declaration.smallest_effect == 0.3, "before the first look"
+    for changed in (
+        {"smallest_effect": 0.3}, {"primary": "eca"}, {"reference": "se", "primary": "eca"}, {"seeds": "40"},
+        {"looks": "10,20"}, {"variants": (*LABELS, "gem")}, {"variants": LABELS[:2]},
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=r"^run 'demo' was looked at, and what it is to decide stays: give its own"):
+            plan(first, taken, **changed)
+
+
+def test_seeds_beyond_the_design_extend_the_run_but_not_what_it_decides() -> None:
+    first, taken = plan(None), look(6, se="better", eca=HOPELESS)
+    more = plan(first, taken, until_decided=False, smallest_effect=None, seeds="40")
+    assert len(more.seeds["se"]) == 40
+    assert more.declared == first.declared
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"smallest_effect": None},
+            "--until-decided: needs --smallest-effect, the difference in points that is too small",
+        ),
+        ({"until_decided": False, "looks": "6"}, "--looks: needs --until-decided"),
+        ({"looks": "12,6"}, "--looks 12,6: must be rising numbers of seeds from 2, such as 12,15,20"),
+        ({"looks": "1,6"}, "--looks 1,6: must be rising numbers"),
+        ({"looks": "six"}, "--looks six: must be rising numbers"),
+    ],
+)
+def test_mistakes_in_looks_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep(**options)
+
+
+def test_looks_are_read_back_in_order_and_a_damaged_one_is_named() -> None:
+    store, looks = MemoryStore(), [look(6, se=UNDECIDED), look(12, se="worse, equivalent")]
+    for one in reversed(looks):
+        store_look(store, "demo", one)
+    assert read_looks(store, "demo") == looks
+    store.put("demo/looks/00006.json", b'{"planned": 6}')
+    with pytest.raises(UserError, match=r"^demo/looks/00006.json is damaged .*: restore it, or choose another --run"):
+        read_looks(store, "demo")
+
+
+def test_a_manifest_with_looks_out_of_order_is_damaged() -> None:
+    manifest = plan(None)
+    for looks in ((9, 6, 30), (6, 9)):
+        declared = (dataclasses.replace(manifest.declaration, looks=looks),)
+        with pytest.raises(ValueError, match="its looks are not at rising numbers of its seeds"):
+            Manifest.from_json(dataclasses.replace(manifest, declared=declared).to_json())
