@@ -5,6 +5,7 @@ python docs/simulate_statistics.py
 The tests run the same functions with fewer repetitions.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -172,28 +173,51 @@ def _holds(interval: Interval, value: float) -> bool:
 
 
 def main() -> None:
-    """Print and draw everything."""
+    """Print and draw everything; takes half an hour."""
     from matplotlib.figure import Figure
 
     numbers, many = (6, 10, 20, 30), 4000
     over_seeds = {shape: [seeds_coverage(shape, n, many) for n in numbers] for shape in SHAPES}
     over_images = {name: [images_coverage(name, n, many) for n in (10, 30)] for name in SCENARIOS}
     for name, shares in {**over_seeds, **over_images}.items():
-        print(f"{name:35}", "  ".join(f"{100 * share:.1f} %" for share in shares))
+        print(f"{name:35}", "  ".join(f"{100 * share:.1f} %" for share in shares), flush=True)
     for shape in SHAPES:
         shares = [false_equivalence(shape, n, 0.2, many) for n in numbers]
-        print(f"equivalent at the margin, {shape:25}", "  ".join(f"{100 * share:.1f} %" for share in shares))
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for column, (title, xs, found) in enumerate(
-        [("over seeds", numbers, over_seeds), ("over seeds and images", (10, 30), over_images)]
+        print(
+            f"equivalent at the margin, {shape:25}", "  ".join(f"{100 * share:.1f} %" for share in shares), flush=True
+        )
+    for contrasts, most in itertools.product((1, 3, 7), (30, 100)):
+        share = false_alarms(contrasts, most, 10_000)
+        print(f"false alarms, {contrasts} contrasts, {most} seeds at most: {100 * share:.2f} %", flush=True)
+    effects = (0.0, 0.25, 0.5, 0.75, 1.0)
+    ends = {effect: stopped(effect, 0.5, 30, 10_000 if effect in (0.5, 1.0) else 2000) for effect in effects}
+    for effect, end in ends.items():
+        print(f"true difference {effect} SD, what matters 0.5 SD: {end}", flush=True)
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel, title, xs, found in (
+        (panels[0], "over seeds", numbers, over_seeds),
+        (panels[1], "over seeds and images", (10, 30), over_images),
     ):
-        panel = figure.add_subplot(1, 2, column + 1)
         panel.axhline(95, color="#222222", linewidth=0.8)
         for name, shares in found.items():
             panel.plot(xs, [100 * share for share in shares], "o-", label=name)
-        panel.set(title=f"Coverage of the 95 % interval {title}, %", xlabel="seeds", ylim=(84, 100), xticks=xs)
+        panel.set(title=f"Coverage {title}, %", xlabel="seeds", ylim=(80, 100), xticks=xs)
         panel.legend(fontsize=8, loc="lower right")
-    figure.savefig(Path(__file__).with_name("statistics.png"), dpi=120)
+    for outcome in ("better", "equivalent"):
+        panels[2].plot(effects, [100 * end.shares.get(outcome, 0.0) for end in ends.values()], "o-", label=outcome)
+    panels[2].plot(
+        effects, [100 * end.fixed for end in ends.values()], "--", color="#222222", label="better, without looks"
+    )
+    for effect, end in ends.items():
+        panels[2].annotate(f"{end.seeds:.0f}", (effect, 2), ha="center", fontsize=8)
+    panels[2].set(
+        title="Sweeps with looks, at most 30 seeds, %",
+        xlabel="true difference in SD (below: mean seeds)",
+        ylim=(0, 102),
+    )
+    panels[2].legend(fontsize=8, loc="center left")
+    figure.savefig(Path(__file__).with_name("statistics.png"), dpi=110)
 
 
 if __name__ == "__main__":
