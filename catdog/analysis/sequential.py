@@ -11,6 +11,7 @@ the bounds follow from how much of the level may be spent by each look.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -21,11 +22,11 @@ from catdog.analysis.sign_flips import common_step
 
 Array = npt.NDArray[np.float64]
 
-FINEST = 1000
-"""Steps of a standard deviation, in which differences without a common step are counted."""
+FINEST = 200
+"""Steps of a standard deviation, in which differences are counted that have no common step, or a smaller one."""
 SMALLEST_LEVEL = 1e-6
 LEVEL_STEPS = 30
-"""Of the search for a p-value between `SMALLEST_LEVEL` and 1: to a fraction of 1e-8."""
+"""Of the search for a p-value, which halves the range each time: to a fraction of 1e-8."""
 
 
 def spent(fraction: float, level: float) -> float:
@@ -51,7 +52,7 @@ class Walk:
     def of(cls, differences: Array, ends: Sequence[int], planned: int, two_sided: bool = True) -> Self:
         """Return the walks of `differences` (n,) with looks after `ends` pairs, of a design of `planned` pairs."""
         counts = _in_steps(differences)
-        ends = tuple(dict.fromkeys(ends))  # a look of which all seeds are lost is none
+        ends = tuple(dict.fromkeys(end for end in ends if end))  # a look whose seeds are all lost is none
         fractions = tuple(end / planned for end in ends)
         shares_S, done, tails = _at_zero(counts), 0, []
         for end in ends:
@@ -59,7 +60,7 @@ class Walk:
             tails.append(np.cumsum(shares_S[::-1])[::-1])
         return cls(counts, ends, fractions, two_sided, tuple(tails))
 
-    @property
+    @cached_property
     def p_values(self) -> list[float]:
         """Return the p of each look as if it were the only one."""
         zero = len(_at_zero(self.counts)) // 2
@@ -90,7 +91,7 @@ class Walk:
         return any(p <= nominal * (1 + 1e-9) for p, nominal in pairs)
 
     def p(self) -> float:
-        """Return the smallest level at which any look so far rejects, 1 if none does: p under this stopping."""
+        """Return the smallest level, from `SMALLEST_LEVEL` on, at which any look so far rejects; 1 if none does."""
         low, high = math.log(SMALLEST_LEVEL), 0.0
         if not self.rejects(0.9999):
             return 1.0

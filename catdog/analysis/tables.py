@@ -155,6 +155,7 @@ def summary(
         "variants": records(table),
         "contrasts": records(contrasts),
         "attention": records(attention),
+        "declared": dataclasses.asdict(manifest.declaration),
         "identity": manifest.identity.to_json(),
         "commands": [list(command) for command in manifest.commands],
         "versions": dict(manifest.versions),

@@ -28,7 +28,7 @@ def publish_run(store: Store, run_status: RunStatus, target: Store) -> None:
     manifest, run = run_status.manifest, RunPaths(run_status.manifest.run)
     _check_target(store, target, manifest)
     target.put(run.manifest, manifest.to_json())
-    records = [key for prefix in (run.imports, run.launches, run.failures) for key in store.list(prefix)]
+    records = [key for prefix in (run.imports, run.launches, run.looks, run.failures) for key in store.list(prefix)]
     for key, data in read_many(store, [run.recipe, *records]):
         target.put(key, data)
     localizations = [(maps.scores, localize(store, run_status, maps)) for maps in MAPS]

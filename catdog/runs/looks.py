@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from catdog.errors import UserError
+from catdog.formatting import shorten
 from catdog.runs.declaration import Declaration
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store, read_many
 from catdog.storage.serialization import from_fields, read_json, to_json
 
 UNDECIDED, HOPELESS = "undecided", "hopeless"
+OUTCOMES = {"better", "worse", "equivalent", UNDECIDED, HOPELESS}
+"""Better or worse and equivalent can both hold, joined by a comma."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Look:
         look = from_fields(cls, read_json(data))
         if look.planned < 1 or look.seeds.keys() != look.outcomes.keys():
             raise ValueError("its seeds and outcomes do not fit together")
+        if unknown := {word for one in look.outcomes.values() for word in one.split(", ")} - OUTCOMES:
+            raise ValueError(f"it found {shorten(repr(sorted(unknown)[0]))}")
         return look
 
 

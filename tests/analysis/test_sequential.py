@@ -98,10 +98,11 @@ def test_the_interval_excludes_zero_when_a_look_rejects_it(seed: int, mean: floa
 
 
 def test_before_the_first_look_nothing_is_known() -> None:
-    evidence = LookEvidence(np.array([1.0, 2.0]), [], 30, rng())
-    for question in (Difference(), Equivalence(0.2)):
-        assert (evidence.p(question), evidence.interval(question, 0.05)) == (1.0, None)
-    assert evidence.alpha(0.05) == 0.0
+    for ends in ([], [0]):
+        evidence = LookEvidence(np.array([1.0, 2.0]), ends, 30, rng())
+        for question in (Difference(), Equivalence(0.2)):
+            assert (evidence.p(question), evidence.interval(question, 0.05)) == (1.0, None)
+        assert evidence.alpha(0.05) == 0.0
 
 
 def test_differences_without_a_common_step_are_counted_finely() -> None:

@@ -12,6 +12,7 @@ from catdog.errors import UserError
 from catdog.runs.looks import HOPELESS, UNDECIDED, Look, read_looks, store_look
 from catdog.runs.manifest import Identity, Manifest, plan_run
 from catdog.storage import MemoryStore
+from catdog.storage.serialization import to_json
 
 IDENTITY = Identity(Recipe(precision="float32"), "0" * 16, None, 1)
 LABELS = ("baseline", "se", "eca")
@@ -97,9 +98,12 @@ def test_looks_are_read_back_in_order_and_a_damaged_one_is_named() -> None:
     for one in reversed(looks):
         store_look(store, "demo", one)
     assert read_looks(store, "demo") == looks
-    store.put("demo/looks/00006.json", b'{"planned": 6}')
-    with pytest.raises(UserError, match=r"^demo/looks/00006.json is damaged .*: restore it, or choose another --run"):
-        read_looks(store, "demo")
+    for damaged in (b'{"planned": 6}', to_json(look(6, se="the best of all")), to_json(look(0, se=UNDECIDED))):
+        store.put("demo/looks/00006.json", damaged)
+        with pytest.raises(
+            UserError, match=r"^demo/looks/00006.json is damaged .*: restore it, or choose another --run"
+        ):
+            read_looks(store, "demo")
 
 
 def test_a_manifest_with_looks_out_of_order_is_damaged() -> None:
