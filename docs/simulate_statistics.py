@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.analysis.intervals import Interval, two_way_interval
-from catdog.analysis.power import conditional_power
-from catdog.analysis.questions import Difference, Equivalence
+from catdog.analysis.questions import Equivalence
 from catdog.analysis.sequential import Walk
 from catdog.analysis.sign_flips import SubsetMeans
-from catdog.analysis.stopping import LEAST_POWER
+from catdog.analysis.stopping import stop_of
 from catdog.config.sweep_options import default_looks
 
 Array = npt.NDArray[np.float64]
@@ -139,28 +138,13 @@ def stopped(mean: float, smallest: float, most: int, repetitions: int) -> Stoppe
     seeds, fixed, means = 0, 0, []
     for _ in range(repetitions):
         differences = np.rint(SD * rng.normal(mean, 1, most))
-        outcome, end = _stop(differences, SD * smallest, most)
+        outcome, end = stop_of(differences, SD * smallest, looks_of(most), 0.05)
         outcomes[outcome] += 1
         seeds += end
         fixed += SubsetMeans.of(differences, rng).p() < 0.05 and differences.sum() > 0
         means += [differences[:end].mean() / SD] if outcome == "better" else []
     shares = {outcome: count / repetitions for outcome, count in sorted(outcomes.items())}
     return Stopped(shares, seeds / repetitions, fixed / repetitions, float(np.mean(means)) - mean if means else np.nan)
-
-
-def _stop(differences: Array, smallest: float, most: int) -> tuple[str, int]:
-    """Return what the looks find first, and after how many seeds; as `catdog.analysis.stopping` does it."""
-    ends = looks_of(most)
-    questions = {"different": Difference(), "equivalent": Equivalence(smallest)}
-    for number, end in enumerate(ends):
-        for word, question in questions.items():
-            walks = (Walk.of(one[:end], ends[: number + 1], most, two) for one, two in question.hypotheses(differences))
-            if all(walk.rejects(0.05) for walk in walks):
-                better = "better" if differences[:end].sum() > 0 else "worse"
-                return (better if word == "different" else word), end
-        if end < most and max(conditional_power(differences[:end], most, smallest, 0.05)) < LEAST_POWER:
-            return "hopeless", end
-    return "undecided", most
 
 
 def looks_of(most: int) -> tuple[int, ...]:

@@ -14,17 +14,20 @@ if __name__ == "__main__":
     hold_signals()  # the imports below take a second
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
 from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
+from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig
 from catdog.runs.looks import Look
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
+
+PILOT_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,31 @@ class Options(SweepConfig):
 
     print_config: bool = False
     """Print all settings as a recipe file, and start nothing."""
+    detect: float | None = None
+    """With --dry-run: print how many seeds it takes to find a difference of so many points of Test accuracy."""
+    power: float = 0.8
+    """How surely --detect is to find it."""
+    scatter_of: str | None = None
+    """The run in this store whose paired differences tell --detect how they scatter (default: the pilot, else the run
+    itself)."""
+    pilot: int | None = None
+    """Run so many seeds as a run of its own, NAME-pilot, to learn how differences scatter: no seed of the sweep."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.detect is None or (0 < self.detect <= 100 and self.dry_run),
+            f"--detect {self.detect}: must be a number of points above 0, with --dry-run",
+        )
+        require(0.05 < self.power < 1, f"--power {self.power}: must be from 0.05 to 1")
+        require(self.scatter_of is None or self.detect is not None, "--scatter-of: needs --detect")
+        require(self.pilot is None or 2 <= self.pilot <= 1000, f"--pilot {self.pilot}: must be from 2 to 1000 seeds")
+        require(self.pilot is None or not self.until_decided, "--pilot: leave out --until-decided")
+
+    @property
+    def pilot_run(self) -> str:
+        """Return the name of the pilot's run."""
+        return f"{self.run_name}-pilot"
 
 
 def parse_options(arguments: Sequence[str]) -> Options:
@@ -44,6 +72,9 @@ def parse_options(arguments: Sequence[str]) -> Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the sweep and write its report; returns the exit code."""
     config = parse_options(arguments)
+    if config.pilot is not None:
+        seeds = f"{PILOT_SEED}-{PILOT_SEED + config.pilot - 1}"
+        config = replace(config, run=config.pilot_run, seeds=seeds, pilot=None)
     if config.print_config:
         print(recipe_yaml(config), end="")
         return ExitCode.COMPLETE
@@ -52,11 +83,31 @@ def main(arguments: Sequence[str]) -> int:
         from catdog.sweep.plan import print_plan
 
         print_plan(console, config)
+        if config.detect is not None:
+            print_power(console, config)
         return ExitCode.COMPLETE
     from catdog.sweep.run import run_sweep
 
     run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh, look)
     return report(config, run_status, console)
+
+
+def print_power(console: Console, config: Options) -> None:
+    """Print how many seeds `--detect` takes, by the scatter of an earlier run if there is one."""
+    from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
+
+    assert config.detect is not None
+    question = Question(config.detect, config.power, config.until_decided)
+    store = StoreLocation.of(config.store).open()
+    known = [config.scatter_of] if config.scatter_of is not None else [config.pilot_run, config.run_name]
+    there = [run for run in known if config.scatter_of is not None or store.exists(RunPaths(run).manifest)]
+    lines = (
+        plan_lines(question, open_run(store, there[0]), config.hourly_price)
+        if there
+        else any_scatter_lines(question, len(config.variant_specs) - 1)
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def report(config: SweepConfig, run_status: RunStatus, console: Console) -> int:

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from catdog.analysis.evidence import Evidence, FixedEvidence, LookEvidence, Question
 from catdog.analysis.intervals import Interval, summarise, two_way_interval
+from catdog.analysis.power import detectable_difference
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.questions import Difference, Equivalence
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import (
     correlation,
-    detectable_difference,
     holm,
     holm_levels,
     probability_of_improvement,

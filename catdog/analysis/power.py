@@ -1,13 +1,77 @@
-"""What a sweep can still find, or could find with more seeds. Arrays in, numbers out.
+"""What a sweep can find, could still find, and how many seeds that takes. Arrays in, numbers out.
 
-Shapes: n pairs. Source: Lan & Wittes 1988 (conditional power).
+Shapes: n pairs. Differences are taken as normal. Sources: noncentral t; Lan & Wittes 1988 (conditional power).
 """
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 import scipy
 
+from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, are_equal
+from catdog.analysis.sign_flips import SubsetMeans
+from catdog.analysis.significance import SIGNIFICANCE
+
 Array = npt.NDArray[np.float64]
+
+POWER = 0.8
+FEW_PAIRS = 15
+"""Below, the sign-flip test has clearly less power than Student's, and is simulated."""
+SIMULATED = 2000
+MOST_PAIRS = 100_000
+STEPS = 20
+"""Of a standard deviation, in simulated differences."""
+
+
+def paired_power(n: int, effect: float, level: float) -> float:
+    """Return the power of a two-sided paired t-test of n pairs, for a true mean of `effect` standard deviations."""
+    critical, shift = scipy.stats.t.isf(level / 2, n - 1), effect * math.sqrt(n)
+    return float(scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift))
+
+
+def detectable_difference(differences: Array) -> float | None:
+    """Return the true mean difference that n pairs detect at 5 % with 80 % power.
+
+    With the standard deviation of `differences` (n,). None for fewer than three, or if all are equal.
+    """
+    n = len(differences)
+    if n < FEWEST_FOR_AN_INTERVAL or are_equal(differences):
+        return None
+
+    def shortfall(effect: float) -> float:
+        return paired_power(n, effect, SIGNIFICANCE) - POWER
+
+    largest = 1.0 / math.sqrt(n)  # search from below: scipy's noncentral t is not finite far above
+    while shortfall(largest) < 0:
+        largest *= 2
+    return float(scipy.optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1))
+
+
+def pairs_needed(effect: float, level: float, power: float) -> int | None:
+    """Return how many pairs the sign-flip test needs for a true mean of `effect` standard deviations.
+
+    None if it takes more than 100,000.
+    """
+    low, high = 1, 2
+    while paired_power(high, effect, level) < power:  # from below: see above
+        low, high = high, 2 * high
+        if high > MOST_PAIRS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if paired_power(middle, effect, level) >= power else (middle, high)
+    return next(
+        (n for n in range(high, FEW_PAIRS) if _sign_flip_power(n, effect, level) >= power), max(high, FEW_PAIRS)
+    )
+
+
+def _sign_flip_power(n: int, effect: float, level: float) -> float:
+    if 2.0 ** (1 - n) >= level:
+        return 0.0
+    rng = np.random.default_rng(n)
+    samples = np.rint(STEPS * rng.normal(effect, 1.0, (SIMULATED, n)))
+    return float(np.mean([SubsetMeans.of(one, rng).p() < level for one in samples]))
 
 
 def conditional_power(differences: Array, planned: int, effect: float, level: float) -> tuple[float, float]:

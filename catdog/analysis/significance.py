@@ -13,7 +13,6 @@ from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, are_equal
 
 Array = npt.NDArray[np.float64]
 SIGNIFICANCE = 0.05
-POWER = 0.8
 
 
 def smallest_p(n: int) -> float:
@@ -60,24 +59,3 @@ def correlation(ours: Array, theirs: Array) -> float | None:
     if len(ours) < FEWEST_FOR_AN_INTERVAL or are_equal(ours) or are_equal(theirs):
         return None
     return float(np.corrcoef(ours, theirs)[0, 1])
-
-
-def detectable_difference(differences: Array) -> float | None:
-    """Return the true mean difference that n pairs detect at 5 % with 80 % power.
-
-    Assumes a paired t-test and the standard deviation of `differences` (n,). None for fewer than three, or if all are
-    equal.
-    """
-    n = len(differences)
-    if n < FEWEST_FOR_AN_INTERVAL or are_equal(differences):
-        return None
-    critical = scipy.stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)
-
-    def shortfall(shift: float) -> float:
-        """Return power minus its target at a true mean of `shift` standard errors."""
-        return float(scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift)) - POWER
-
-    largest = 1.0  # search from below: scipy's noncentral t is not finite far above
-    while shortfall(largest) < 0:
-        largest *= 2
-    return float(scipy.optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1) / np.sqrt(n))

@@ -1,12 +1,16 @@
 """Look at a sweep that may stop early: which contrasts are decided, and which need more seeds?"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from catdog.analysis.contrasts import compare
 from catdog.analysis.power import conditional_power
 from catdog.analysis.predictions import Predictions
+from catdog.analysis.questions import Difference, Equivalence
+from catdog.analysis.sequential import Walk
 from catdog.analysis.verdicts import Contrast
 from catdog.formatting import now
 from catdog.runs.looks import HOPELESS, UNDECIDED, Look, next_look
@@ -14,6 +18,7 @@ from catdog.runs.status import RunStatus
 
 LEAST_POWER = 0.1
 """A contrast is hopeless if both questions have less than this chance of being answered at the last look."""
+Array = npt.NDArray[np.float64]
 
 
 def take_look(run_status: RunStatus, predictions: Predictions | None) -> Look | None:
@@ -53,7 +58,28 @@ def _outcome(contrast: Contrast) -> str:
     if contrast.outcome != UNDECIDED or looked is None or looked.next is None or contrast.n < 2 or difference is None:
         return contrast.outcome
     assert contrast.smallest_effect is not None
-    chances = conditional_power(
-        np.array(contrast.differences), looked.planned, contrast.smallest_effect, difference.level
-    )
-    return HOPELESS if max(chances) < LEAST_POWER else UNDECIDED
+    seen = np.array(contrast.differences)
+    is_hopeless = _is_hopeless(seen, looked.planned, contrast.smallest_effect, difference.level)
+    return HOPELESS if is_hopeless else UNDECIDED
+
+
+def stop_of(differences: Array, smallest_effect: float, looks: Sequence[int], level: float) -> tuple[str, int]:
+    """Return how a sweep with these paired differences (n,) of all planned seeds would end, and after how many pairs.
+
+    Of a contrast alone, tested at `level`; `looks` are numbers of pairs, the last is n.
+    """
+    planned = looks[-1]
+    for number, end in enumerate(looks):
+        for question in (Difference(), Equivalence(smallest_effect)):
+            hypotheses = question.hypotheses(differences[:end])
+            walks = (Walk.of(one, looks[: number + 1], planned, two_sided) for one, two_sided in hypotheses)
+            if all(walk.rejects(level) for walk in walks):
+                sign = "better" if differences[:end].sum() > 0 else "worse"
+                return (sign if isinstance(question, Difference) else "equivalent"), end
+        if end < planned and _is_hopeless(differences[:end], planned, smallest_effect, level):
+            return HOPELESS, end
+    return UNDECIDED, planned
+
+
+def _is_hopeless(differences: Array, planned: int, smallest_effect: float, level: float) -> bool:
+    return max(conditional_power(differences, planned, smallest_effect, level)) < LEAST_POWER

@@ -5,6 +5,7 @@ import runpy
 import numpy as np
 import pytest
 
+from catdog.analysis.power import pairs_needed
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import holm
 from tests.helpers.project import ROOT
@@ -51,3 +52,28 @@ def test_one_in_twenty_sweeps_without_a_better_variant_raises_a_false_alarm() ->
         family_alarms += min(holm(others)) < 0.05
     assert 0.035 <= alarms / REPETITIONS <= 0.065
     assert family_alarms / REPETITIONS <= 0.06
+
+
+@pytest.mark.parametrize(("effect", "power"), [(0.5, 0.8), (0.8, 0.9), (1.0, 0.8), (2.0, 0.8)])
+def test_the_seeds_that_are_planned_have_the_power_that_was_promised(effect: float, power: float) -> None:
+    """Unless the next smaller number of seeds is too few by far, as at six to eight: then it is more."""
+    rng, n = np.random.default_rng(3), pairs_needed(effect, 0.05, power)
+    assert n is not None
+    samples = np.rint(15 * rng.normal(effect, 1.0, (REPETITIONS, n)))
+    achieved = np.mean([SubsetMeans.of(one, rng).p() < 0.05 for one in samples])
+    assert power - 0.03 <= achieved
+    assert achieved <= power + 0.03 or n <= 8
+
+
+@pytest.mark.parametrize(("contrasts", "most"), [(1, 30), (3, 30), (7, 30), (1, 100), (3, 100)])
+def test_looking_early_raises_no_more_false_alarms(contrasts: int, most: int) -> None:
+    assert SIMULATE["false_alarms"](contrasts, most, REPETITIONS) <= 0.05 + ERROR
+
+
+def test_a_large_difference_is_found_early_and_a_middling_one_about_as_surely_as_without_looks() -> None:
+    large = SIMULATE["stopped"](1.0, 0.5, 30, 500)
+    assert large.shares["better"] >= 0.98
+    assert large.seeds <= 17
+    middling = SIMULATE["stopped"](0.5, 0.5, 30, REPETITIONS)
+    assert middling.shares["better"] >= middling.fixed - 0.04 - ERROR
+    assert middling.shares["equivalent"] <= 0.05 + ERROR, "its true difference is what matters"

@@ -11,9 +11,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from catdog.analysis.intervals import Interval, std_interval, t_interval, two_way_interval, variance_share
+from catdog.analysis.power import detectable_difference
 from catdog.analysis.significance import (
     correlation,
-    detectable_difference,
     holm,
     probability_of_improvement,
 )

@@ -1,0 +1,115 @@
+"""How many seeds a sweep needs to find a difference: from the scatter of an earlier run, or for any scatter."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from catdog.analysis.contrasts import compare
+from catdog.analysis.intervals import std_interval
+from catdog.analysis.power import MOST_PAIRS, pairs_needed
+from catdog.analysis.significance import SIGNIFICANCE
+from catdog.analysis.stopping import stop_of
+from catdog.analysis.verdicts import Contrast
+from catdog.config.sweep_options import default_looks
+from catdog.formatting import counted, format_size
+from catdog.runs.status import RunStatus
+
+SPREADS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
+"""Standard deviations of paired differences, in points, of the table for any scatter."""
+SWEEPS = 200
+"""Simulated to say how many seeds a sweep needs that may stop early."""
+STEPS = 20
+"""Of a standard deviation, in simulated differences."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be found, and how surely."""
+
+    effect: float
+    """The true difference of Test accuracy, in points."""
+    power: float
+    until_decided: bool
+
+
+def plan_lines(question: Question, run_status: RunStatus, hourly_price: float | None) -> Iterator[str]:
+    """Yield how many seeds each contrast of a run needs by its own scatter, and what all of them cost."""
+    contrasts = compare(run_status, None)
+    others = sum(not contrast.is_primary for contrast in contrasts)
+    yield (
+        f"to find a difference of {format_size(question.effect)} points with power {question.power:g}, by the paired "
+        f"differences of run {run_status.manifest.run}:"
+    )
+    needed = [_needed(question, contrast, others) for contrast in contrasts]
+    yield from (f"  {text}" for _, text in needed)
+    seeds = [most for most, _ in needed if most is not None]
+    if seeds:
+        yield f"  in all: {_cost(max(seeds), run_status, hourly_price)}"
+
+
+def any_scatter_lines(question: Question, contrasts: int) -> Iterator[str]:
+    """Yield how many seeds a sweep needs by the standard deviation of its paired differences."""
+    yield (
+        f"to find a difference of {format_size(question.effect)} points with power {question.power:g}; the standard "
+        "deviation of the paired differences is known after a pilot: --pilot 5"
+    )
+    for spread in SPREADS:
+        alone = pairs_needed(question.effect / spread, SIGNIFICANCE, question.power)
+        family = pairs_needed(question.effect / spread, SIGNIFICANCE / max(1, contrasts - 1), question.power)
+        others = f", {_count(family)} for each of {counted(contrasts - 1, 'other')}" if contrasts > 1 else ""
+        yield f"  {format_size(spread)} points: {_seeds(alone)} for the primary contrast{others}"
+
+
+def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | None, str]:
+    """Return the seeds that a contrast needs, and a line that says so."""
+    name, interval = f"{contrast.variant} − {contrast.reference}", std_interval(contrast.differences)
+    if interval is None:
+        return None, f"{name}: fewer than two pairs, or all alike; run a pilot: --pilot 5"
+    spread = float(np.std(contrast.differences, ddof=1))
+    level = SIGNIFICANCE if contrast.is_primary else SIGNIFICANCE / others
+    most, low, high = (
+        pairs_needed(question.effect / sd, level, question.power) for sd in (spread, interval.low, interval.high)
+    )
+    tested = "primary" if contrast.is_primary else f"one of {others} others" if others > 1 else "the other"
+    scatter = f"{format_size(spread)} ({format_size(interval.low)} to {format_size(interval.high)})"
+    text = (
+        f"{name} ({tested}): standard deviation {scatter} from {counted(contrast.n, 'pair')}: {_seeds(most)} "
+        f"({_count(low)} to {_count(high)})"
+    )
+    if question.until_decided and most is not None:
+        text += f"; {_with_looks(question.effect / spread, most, level)}"
+    return most, text
+
+
+def _with_looks(effect: float, most: int, level: float) -> str:
+    """Return how many seeds a sweep that may stop early takes on average, if there is the difference and if not."""
+    looks = tuple(dict.fromkeys((*(look for look in default_looks(most) if look < most), most)))
+    rng = np.random.default_rng(most)
+    means = []
+    for mean in (effect, 0.0):
+        ends = [
+            stop_of(np.rint(STEPS * rng.normal(mean, 1.0, most)), round(STEPS * effect), looks, level)[1]
+            for _ in range(SWEEPS)
+        ]
+        means.append(float(np.mean(ends)))
+    return (
+        f"with --until-decided {means[0]:.0f} on average if there is this difference, {means[1]:.0f} if there is none"
+    )
+
+
+def _cost(seeds: int, run_status: RunStatus, hourly_price: float | None) -> str:
+    labels = run_status.manifest.variants
+    seconds = [np.mean([one.seconds for one in found]) for label in labels if (found := run_status.results(label))]
+    hours = seeds * float(np.sum(seconds)) / 3600
+    price = "" if hourly_price is None else f", {hours * hourly_price:.2f} at {hourly_price:g} an hour"
+    trials = counted(seeds * len(labels), "trial")
+    return f"{counted(seeds, 'seed')}, {trials}, about {hours:.2g} hours of one trial at a time{price}"
+
+
+def _seeds(count: int | None) -> str:
+    return f"{_count(count)} seeds"
+
+
+def _count(count: int | None) -> str:
+    return f"more than {MOST_PAIRS:,}" if count is None else f"{count:,}"

@@ -1,0 +1,88 @@
+"""How many seeds a sweep needs: by the scatter of a run, or for any scatter."""
+
+import re
+
+import numpy as np
+import pytest
+
+from catdog.analysis.contrasts import compare
+from catdog.errors import UserError
+from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
+from catdog.storage import MemoryStore
+from jobs.sweep import PILOT_SEED, main, parse_options
+from tests.helpers.made_runs import make_run
+
+
+def test_each_contrast_needs_what_its_own_scatter_demands() -> None:
+    run_status = make_run(MemoryStore(), ("baseline", "attention", "multi-attention", "se"), range(12), test_images=300)
+    first, *lines, last = plan_lines(Question(1.5, 0.8, until_decided=False), run_status, hourly_price=2.0)
+    assert first == "to find a difference of 1.50 points with power 0.8, by the paired differences of run made:"
+    needed = {}
+    for contrast, line in zip(compare(run_status, None), lines, strict=True):
+        kind = "primary" if contrast.is_primary else "one of 2 others"
+        spread = np.std(contrast.differences, ddof=1)
+        match = re.fullmatch(
+            rf"  {contrast.variant} − baseline \({kind}\): standard deviation {spread:.2f} \([\d.]+ to [\d.]+\) from "
+            r"12 pairs: (\d+) seeds \((\d+) to (\d+)\)",
+            line,
+        )
+        assert match is not None, line
+        most, low, high = map(int, match.groups())
+        assert low < most < high
+        needed[contrast.variant] = most
+    assert last.startswith(f"  in all: {max(needed.values())} seeds, {4 * max(needed.values())} trials, about ")
+    assert last.endswith(" at 2 an hour")
+
+
+def test_a_sweep_that_may_stop_early_takes_fewer_seeds_on_average() -> None:
+    run_status = make_run(MemoryStore(), ("baseline", "se"), range(12), test_images=300)
+    _, line, _ = plan_lines(Question(1.5, 0.9, until_decided=True), run_status, hourly_price=None)
+    match = re.search(r": (\d+) seeds .*; with --until-decided (\d+) on average if .*, (\d+) if there is none", line)
+    assert match is not None, line
+    most, there, none = map(int, match.groups())
+    assert 6 <= there < most
+    assert 6 <= none <= most
+
+
+def test_a_run_without_pairs_needs_a_pilot() -> None:
+    run_status = make_run(MemoryStore(), ("baseline", "se"), range(1))
+    assert list(plan_lines(Question(1.0, 0.8, until_decided=False), run_status, None))[1:] == [
+        "  se − baseline: fewer than two pairs, or all alike; run a pilot: --pilot 5"
+    ]
+
+
+def test_without_a_run_there_is_a_table_by_scatter() -> None:
+    first, *lines = any_scatter_lines(Question(0.2, 0.8, until_decided=False), contrasts=3)
+    assert first.endswith("is known after a pilot: --pilot 5")
+    assert "  0.50 points: 52 seeds for the primary contrast, 62 for each of 2 others" in lines
+
+
+def test_the_dry_run_takes_the_scatter_of_a_pilot_or_of_the_run_named(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--store", "results/published", "--dry-run", "--detect", "0.2"]
+    assert main(arguments) == 0
+    assert "by the paired differences of run demo" in capsys.readouterr().out
+    assert main([*arguments, "--scatter-of", "pets-frozen"]) == 0
+    assert "  in all: 34 seeds, 102 trials, about 0.3 hours of one trial at a time" in capsys.readouterr().out
+
+
+def test_a_pilot_is_a_run_of_its_own_with_seeds_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--pilot", "3", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert "run: demo-pilot\n" in printed
+    assert f"seeds: {PILOT_SEED}-{PILOT_SEED + 2}\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--detect", "0.2"], "--detect 0.2: must be a number of points above 0, with --dry-run"),
+        (["--detect", "0", "--dry-run"], "--detect 0.0: must be"),
+        (["--power", "1"], "--power 1.0: must be from 0.05 to 1"),
+        (["--scatter-of", "demo"], "--scatter-of: needs --detect"),
+        (["--pilot", "1"], "--pilot 1: must be from 2 to 1000 seeds"),
+        (["--pilot", "5", "--until-decided", "--smallest-effect", "1"], "--pilot: leave out --until-decided"),
+    ],
+)
+def test_mistakes_are_named(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_options(["demo", *options])
