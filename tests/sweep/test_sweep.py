@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -328,20 +329,26 @@ RESUMED = [
 ]  # fmt: skip
 
 
-def epochs_saved(store: Path) -> list[str]:
+BETWEEN_STAGES = [*RESUMED, "--variants", "abn:second_task=species", "stage-attention:masks=swapped"]
+"""Masks inside the backbone and over several maps, a loss of the branch and of a second task, another image's masks."""
+
+
+def epochs_saved(store: Path, variant: str = "attention") -> list[str]:
     """When the epochs in the checkpoint of the first trial were computed; none if there is no checkpoint."""
-    checkpoint = store / "demo/trials/attention/seed-00/checkpoint.pt"
+    checkpoint = store / "demo/trials" / parse_variant(variant).folder / "seed-00/checkpoint.pt"
     try:
         return [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
     except (FileNotFoundError, EOFError):
         return []
 
 
-def assert_it_ends_like_an_undisturbed_one(store: Path, undisturbed: Path) -> None:
+def assert_it_ends_like_an_undisturbed_one(
+    store: Path, undisturbed: Path, variant: str = "attention", options: Sequence[str] = RESUMED
+) -> None:
     """Run the sweep to its end, and its trials from the beginning in this process: no file differs."""
-    saved = epochs_saved(store)
-    assert run_job(sweep.main, ["demo", "--store", str(store), *RESUMED]) == 0
-    folder = store / "demo/trials/attention/seed-00"
+    saved = epochs_saved(store, variant)
+    assert run_job(sweep.main, ["demo", "--store", str(store), *options]) == 0
+    folder = store / "demo/trials" / parse_variant(variant).folder / "seed-00"
     final = times_computed((folder / "history.csv").read_text())
     assert final[: len(saved)] == saved, "epochs before the interruption were computed again"
     assert len(final) == 60
@@ -380,15 +387,16 @@ def test_an_interrupted_sweep_ends_like_an_undisturbed_one(store_folder: Path, t
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
-    process = start_job(store_folder, *RESUMED)
-    wait_for(lambda: len(epochs_saved(store_folder)) >= 2, process)
+    variant = "abn:second_task=species"
+    process = start_job(store_folder, *BETWEEN_STAGES)
+    wait_for(lambda: len(epochs_saved(store_folder, variant)) >= 2, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    interrupted = epochs_saved(store_folder)
+    interrupted = epochs_saved(store_folder, variant)
 
     # kill -9 a little later.
-    process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
-    wait_for(lambda: len(epochs_saved(store_folder)) >= len(interrupted) + 2, process)
+    process = start_job(store_folder, *BETWEEN_STAGES, environment={"CATDOG_TEST": str(tmp_path)})
+    wait_for(lambda: len(epochs_saved(store_folder, variant)) >= len(interrupted) + 2, process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver and the process that supervises it
     process.communicate()
     for _ in range(100):  # Ray's leftover processes end on their own, except for two agents
@@ -398,9 +406,9 @@ def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_fold
             break
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    later = epochs_saved(store_folder)
+    later = epochs_saved(store_folder, variant)
     assert later[: len(interrupted)] == interrupted, "epochs before the interruption were computed again"
-    assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed")
+    assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed", variant, BETWEEN_STAGES)
 
 
 @pytest.mark.slow
