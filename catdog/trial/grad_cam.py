@@ -2,6 +2,7 @@
 
 The gradient of the predicted class's logit with respect to the last feature map, averaged over positions, weights the
 map's channels; what is left of their sum above zero is the map of the class. Each map is divided by its own maximum.
+(pytorch-grad-cam gives the same up to rounding, before it subtracts each map's least value as well.)
 
 Shapes: B batch, C channels of an H × W feature map, P probe images, T images with an outline.
 """

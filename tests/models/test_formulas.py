@@ -202,13 +202,10 @@ def query(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> W
 def efficient_probing(features: Nested, weights: Weights, arguments: Mapping[str, Any]) -> Written:
     """Each query meets the features themselves, and pools its own slice of the values."""
     logits, batch_of_masks = [], []
-    queries, values = weights["queries_MC"], weights["value.weight"]
+    queries, values = weights["kernels_MC"], weights["value.weight"]  # the queries divided by √C
     width = len(values) // len(queries)
     for image in features:
-        masks = [
-            softmax_over_positions(at_all_positions(image, lambda x, q=vector: dot(q, x) / math.sqrt(len(x))))
-            for vector in queries
-        ]
+        masks = [softmax_over_positions(at_all_positions(image, lambda x, q=vector: dot(q, x))) for vector in queries]
         pooled = []
         for number, mask in enumerate(masks):
             rows = values[number * width : (number + 1) * width]
@@ -456,6 +453,22 @@ def test_a_uniform_softmax_mask_equals_plain_average_pooling(name: str, layer: s
     features = torch.randn(3, 8, 4, 6)
     torch.testing.assert_close(attention(features).logits, plain(features).logits)
     torch.testing.assert_close(attention(features).masks, torch.ones(3, 1, 4, 6))
+
+
+def masks_moved(name: str) -> float:
+    """How far one step of Adam moves the logarithms of a head's masks, on average."""
+    torch.manual_seed(0)
+    head, features = build_head(parse_variant(f"{name}:dropout=0"), 64, 5), torch.rand(8, 64, 4, 4)
+    optimizer = torch.optim.Adam(head.parameters(), lr=2e-3)
+    before = head(features)
+    torch.nn.functional.cross_entropy(before.logits, torch.arange(8) % 5).backward()
+    optimizer.step()
+    moved: torch.Tensor = head(features).masks.log() - before.masks.log()
+    return moved.abs().mean().item()
+
+
+def test_adam_moves_the_masks_of_ep_as_fast_as_those_of_plain_softmax_attention() -> None:
+    assert masks_moved("ep") == pytest.approx(masks_moved("attention-softmax"), rel=0.25)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -322,26 +323,32 @@ def test_trials_share_a_gpu_by_fraction(store_folder: Path) -> None:
     assert "3 trials to run, 0 already done; 2 at once" in process.stdout
 
 
-RESUMED = [
-    "--variants", "attention", "baseline", "--seeds", "1", "--epochs", "60",
+LONG_ENOUGH = [
+    "--seeds", "1", "--epochs", "60",
     "--limit-images", "48", "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
 ]  # fmt: skip
+RESUMED = ["--variants", "attention", "baseline", *LONG_ENOUGH]
+BRANCH = "abn:second_task=species"
+BETWEEN_STAGES = ["--variants", BRANCH, "stage-attention:masks=swapped", *LONG_ENOUGH]
+"""Masks inside the backbone and over several maps, losses of the branch and of a second task, another image's masks."""
 
 
-def epochs_saved(store: Path) -> list[str]:
-    """When the epochs in the checkpoint of the first trial were computed; none if there is no checkpoint."""
-    checkpoint = store / "demo/trials/attention/seed-00/checkpoint.pt"
+def epochs_saved(store: Path, variant: str = "attention") -> list[str]:
+    """When the epochs in the checkpoint of a variant's trial were computed; none if there is no checkpoint."""
+    checkpoint = store / "demo/trials" / parse_variant(variant).folder / "seed-00/checkpoint.pt"
     try:
         return [row["finished_at"] for row in torch.load(checkpoint, weights_only=True)["state"]["history"]]
     except (FileNotFoundError, EOFError):
         return []
 
 
-def assert_it_ends_like_an_undisturbed_one(store: Path, undisturbed: Path) -> None:
+def assert_it_ends_like_an_undisturbed_one(
+    store: Path, undisturbed: Path, options: Sequence[str] = RESUMED, variant: str = "attention"
+) -> None:
     """Run the sweep to its end, and its trials from the beginning in this process: no file differs."""
-    saved = epochs_saved(store)
-    assert run_job(sweep.main, ["demo", "--store", str(store), *RESUMED]) == 0
-    folder = store / "demo/trials/attention/seed-00"
+    saved = epochs_saved(store, variant)
+    assert run_job(sweep.main, ["demo", "--store", str(store), *options]) == 0
+    folder = store / "demo/trials" / parse_variant(variant).folder / "seed-00"
     final = times_computed((folder / "history.csv").read_text())
     assert final[: len(saved)] == saved, "epochs before the interruption were computed again"
     assert len(final) == 60
@@ -380,15 +387,15 @@ def test_an_interrupted_sweep_ends_like_an_undisturbed_one(store_folder: Path, t
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_folder: Path, tmp_path: Path) -> None:
-    process = start_job(store_folder, *RESUMED)
-    wait_for(lambda: len(epochs_saved(store_folder)) >= 2, process)
+    process = start_job(store_folder, *BETWEEN_STAGES)
+    wait_for(lambda: len(epochs_saved(store_folder, BRANCH)) >= 2, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    interrupted = epochs_saved(store_folder)
+    interrupted = epochs_saved(store_folder, BRANCH)
 
     # kill -9 a little later.
-    process = start_job(store_folder, *RESUMED, environment={"CATDOG_TEST": str(tmp_path)})
-    wait_for(lambda: len(epochs_saved(store_folder)) >= len(interrupted) + 2, process)
+    process = start_job(store_folder, *BETWEEN_STAGES, environment={"CATDOG_TEST": str(tmp_path)})
+    wait_for(lambda: len(epochs_saved(store_folder, BRANCH)) >= len(interrupted) + 2, process)
     os.killpg(process.pid, signal.SIGKILL)  # the driver and the process that supervises it
     process.communicate()
     for _ in range(100):  # Ray's leftover processes end on their own, except for two agents
@@ -398,9 +405,9 @@ def test_an_interrupted_and_killed_sweep_ends_like_an_undisturbed_one(store_fold
             break
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    later = epochs_saved(store_folder)
+    later = epochs_saved(store_folder, BRANCH)
     assert later[: len(interrupted)] == interrupted, "epochs before the interruption were computed again"
-    assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed")
+    assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed", BETWEEN_STAGES, BRANCH)
 
 
 @pytest.mark.slow

@@ -71,6 +71,10 @@ class EfficientProbingHead(MaskedHead):
 
     Psomas et al. 2025, "Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency". No key
     projection; the C / reduction value channels are shared out evenly, rounded down, at least one to each query.
+
+    The parameters are the queries divided by √C, so that scores are plain inner products. LARS, with which the authors
+    train, takes the same steps either way, since its steps grow with the weights. Adam's do not: behind a
+    division it would move the scores √C times more slowly, and masks would stay uniform.
     """
 
     def __init__(
@@ -84,8 +88,8 @@ class EfficientProbingHead(MaskedHead):
         masks: MaskControl = "trained",
     ) -> None:
         super().__init__(masks)
-        self.queries_MC = nn.Parameter(torch.empty(num_queries, in_channels))
-        nn.init.trunc_normal_(self.queries_MC, std=QUERY_STD)
+        self.kernels_MC = nn.Parameter(torch.empty(num_queries, in_channels))
+        nn.init.trunc_normal_(self.kernels_MC, std=QUERY_STD / math.sqrt(in_channels))
         self.slice_features = max(1, in_channels // (reduction * num_queries))
         self.value = nn.Linear(in_channels, num_queries * self.slice_features, bias=False)
         self.dropout = nn.Dropout(dropout)
@@ -94,11 +98,11 @@ class EfficientProbingHead(MaskedHead):
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the queries."""
-        yield self.queries_MC
+        yield self.kernels_MC
 
     def make_masks(self, features_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the masks (B, M, H, W)."""
-        return softmax_masks(kernel_scores(self.queries_MC / math.sqrt(features_BCHW.shape[1]), features_BCHW))
+        return softmax_masks(kernel_scores(self.kernels_MC, features_BCHW))
 
     def classify(self, features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K)."""
