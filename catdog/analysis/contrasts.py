@@ -119,13 +119,15 @@ def _looked(run_status: RunStatus, label: str, pairs: int) -> Looked | None:
     declared, looks = run_status.manifest.declaration, [one for one in run_status.looks if label in one.outcomes]
     if not declared.looks or (run_status.looks and not looks):
         return None  # a variant that was added to a run after its first look is compared as in any other
+    left = next((one for one in declared.looks if not looks or one > looks[-1].planned), None)
+    is_over = bool(looks) and (left is None or looks[-1].outcomes[label] != UNDECIDED)
     return Looked(
         planned=len(declared.seeds),
-        next=next((one for one in declared.looks if not looks or one > looks[-1].planned), None),
+        next=left,
         after=looks[-1].planned if looks else None,
         seeds=tuple(look.seeds[label] for look in looks),
         outcome=looks[-1].outcomes[label] if looks else UNDECIDED,
-        exploratory=pairs - len(looks[-1].seeds[label]) if looks and looks[-1].outcomes[label] != UNDECIDED else 0,
+        exploratory=pairs - len(looks[-1].seeds[label]) if is_over else 0,
     )
 
 
@@ -137,9 +139,15 @@ def _scores(run_status: RunStatus, name: str) -> tuple[Scores, set[int]]:
 
 
 def _answers(question: Question, samples: Mapping[str, _Sample], primary: str | None) -> dict[str, Answer]:
-    """Answer a question for every contrast, the primary one alone, the others as a family."""
+    """Answer a question for every contrast, the primary one alone, the others as a family.
+
+    Those that were added after the first look are another family: they do not change what was decided.
+    """
+    kinds: dict[tuple[bool, bool], list[str]] = {}
+    for label, sample in samples.items():
+        kinds.setdefault((label == primary, sample.looked is None), []).append(label)
     found = {}
-    for family in ([label for label in samples if (label == primary) == alone] for alone in (True, False)):
+    for family in kinds.values():
         p_values = [samples[label].evidence.p(question) for label in family]
         for label, p, adjusted, level in zip(family, p_values, holm(p_values), holm_levels(p_values), strict=True):
             interval = samples[label].evidence.interval(question, level)

@@ -83,6 +83,8 @@ def two_way_interval(differences_SN: npt.NDArray[np.int8], alpha: float = 1 - CO
     if of_images > of_both:
         variance = of_seeds + of_images - of_both
         freedom = variance**2 / (np.array([of_seeds, of_images, of_both]) ** 2 / freedoms).sum()
+    elif are_equal(by_seed_S):  # nor do seeds: by luck, which the interaction measures
+        variance, freedom = of_both, freedoms[2]
     else:  # images make no difference beyond chance
         variance, freedom = of_seeds, freedoms[0]
     half = scipy.stats.t.ppf(1 - alpha / 2, freedom) * math.sqrt(variance / (seeds * images))

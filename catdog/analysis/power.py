@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, are_equal
+from catdog.analysis.intervals import DIGITS, FEWEST_FOR_AN_INTERVAL, are_equal
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import SIGNIFICANCE
 
@@ -27,7 +27,8 @@ STEPS = 20
 def paired_power(n: int, effect: float, level: float) -> float:
     """Return the power of a two-sided paired t-test of n pairs, for a true mean of `effect` standard deviations."""
     critical, shift = scipy.stats.t.isf(level / 2, n - 1), effect * math.sqrt(n)
-    return float(scipy.stats.nct.sf(critical, n - 1, shift) + scipy.stats.nct.cdf(-critical, n - 1, shift))
+    other_side = np.nan_to_num(scipy.stats.nct.cdf(-critical, n - 1, shift))  # scipy has NaN where it is about 0
+    return float(scipy.stats.nct.sf(critical, n - 1, shift) + other_side)
 
 
 def detectable_difference(differences: Array) -> float | None:
@@ -42,7 +43,7 @@ def detectable_difference(differences: Array) -> float | None:
     def shortfall(effect: float) -> float:
         return paired_power(n, effect, SIGNIFICANCE) - POWER
 
-    largest = 1.0 / math.sqrt(n)  # search from below: scipy's noncentral t is not finite far above
+    largest = 1.0 / math.sqrt(n)
     while shortfall(largest) < 0:
         largest *= 2
     return float(scipy.optimize.brentq(shortfall, 0.0, largest) * differences.std(ddof=1))
@@ -54,7 +55,7 @@ def pairs_needed(effect: float, level: float, power: float) -> int | None:
     None if it takes more than 100,000.
     """
     low, high = 1, 2
-    while paired_power(high, effect, level) < power:  # from below: see above
+    while paired_power(high, effect, level) < power:
         low, high = high, 2 * high
         if high > MOST_PAIRS:
             return None
@@ -81,7 +82,7 @@ def conditional_power(differences: Array, planned: int, effect: float, level: fl
     standard deviation of `differences` (n,), at least two. Both are tested at `level`.
     """
     n, total = len(differences), float(differences.sum())
-    spread = float(differences.std(ddof=1)) or np.finfo(np.float64).tiny
+    spread = max(float(differences.std(ddof=1)), 10.0**-DIGITS)  # all alike: as if they hardly differed
     rest, normal = planned - n, scipy.stats.norm
     scale, whole = spread * np.sqrt(rest), spread * np.sqrt(planned)
     bound = normal.isf(level / 2) * whole

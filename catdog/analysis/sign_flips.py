@@ -23,6 +23,7 @@ RESAMPLES = 10_000
 MOST_CELLS = 1 << 23
 """Of the table of subset sums; eight bytes each."""
 TOLERANCE = 10.0**-DIGITS
+SMALLEST_STEP = 1000 * TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,16 @@ class SubsetMeans:
 def common_step(values: Array) -> float | None:
     """Return the largest number of which all `values` (n,) are multiples, any if all are 0; None if there is none."""
     step = 0.0
-    for value in np.abs(values).tolist():
-        while value > TOLERANCE:  # Euclid's algorithm
-            step, value = value, step % value
-    return None if 0 < step < 1000 * TOLERANCE else step or 1.0
+    for value in sorted(np.abs(values).tolist()):
+        rest = value
+        while rest > SMALLEST_STEP / 2:  # Euclid's algorithm
+            step, rest = rest, step % rest
+        if value > step > 0:  # it multiplies rounding errors: undo that, before a larger value does it again
+            step = value / round(value / step)
+    if step == 0:
+        return None if (np.abs(values) > TOLERANCE).any() else 1.0
+    fits = np.abs(values / step - np.rint(values / step)) * step < TOLERANCE
+    return step if step >= SMALLEST_STEP and fits.all() else None
 
 
 def _of_counts(counts: npt.NDArray[np.int64]) -> tuple[Array, Array, float]:
@@ -98,11 +105,12 @@ def _of_counts(counts: npt.NDArray[np.int64]) -> tuple[Array, Array, float]:
     n, lowest = len(counts), int(counts[counts < 0].sum())
     shares_nS = np.zeros((n + 1, int(np.abs(counts).sum()) + 1))
     shares_nS[0, -lowest] = 1.0
-    for count in counts.tolist():
-        shares_nS /= 2
-        without, to = shares_nS.copy(), max(-count, 0)
-        width = shares_nS.shape[1] - abs(count)
-        shares_nS[1:, to + count : to + count + width] += without[:-1, to : to + width]
+    low = high = -lowest
+    for size, count in enumerate(sorted(counts.tolist(), key=abs), start=1):
+        without = shares_nS[:size, low : high + 1] / 2
+        shares_nS[:size, low : high + 1] = without
+        shares_nS[1 : size + 1, low + count : high + count + 1] += without
+        low, high = min(low, low + count), max(high, high + count)
     sizes, sums = np.nonzero(shares_nS[1:])
     return (sums + lowest) / (sizes + 1), shares_nS[1:][sizes, sums], float(shares_nS[0, -lowest])
 

@@ -1,5 +1,6 @@
 """A contrast of two variants, and what may be said of it in words."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Looked:
     outcome: str
     """As its last look recorded it: never taken back."""
     exploratory: int
-    """Pairs that ended after it was decided, and are not counted."""
+    """Pairs that ended after it was decided or after the last look, and are not counted."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Contrast:
     interval_new_images: Interval | None
     """95 % interval of the mean, over seeds and test images, adjusted as that over seeds."""
     detectable: float | None
-    """The true difference that n pairs detect with 80 % power."""
+    """The true difference that n pairs detect with 80 % power, tested alone."""
     diverged: int
     """Seeds that are left out because a trial diverged."""
     looked: Looked | None = None
@@ -123,10 +124,11 @@ class Contrast:
             return "They have no seed in common that is complete."
         if self.n == 1:
             return f"They differ by {format_points(self.mean)} points in one pair, which says nothing of other seeds."
+        figures = f"{format_points(self.mean)} points, n = {self.n} pairs"
+        if self.looked is not None and self.looked.after is None:
+            return f"{figures}.{_stopping(self.looked)}"
         adjusted = "" if self.is_primary else "Holm-adjusted "
-        figures = (
-            f"{format_points(self.mean)} points, n = {self.n} pairs; {adjusted}{_figures('95 %', self.difference)}"
-        )
+        figures += f"; {adjusted}{_figures('95 %', self.difference)}"
         if self.interval_new_images is not None:
             figures += f"; on new images {_range(self.interval_new_images)}"
         if self.equivalence is not None:
@@ -140,10 +142,14 @@ class Contrast:
             figures += _stopping(self.looked)
         elif withheld:
             pass
-        elif smallest_p(self.n) >= SIGNIFICANCE:
-            figures += f" With {self.n} pairs p cannot be below {smallest_p(self.n):.2g} (6 are needed)."
+        elif smallest_p(self.n) >= self.difference.level:
+            tests = round(SIGNIFICANCE / self.difference.level)
+            smallest, needed = min(1.0, tests * smallest_p(self.n)), 1 + math.ceil(-math.log2(self.difference.level))
+            among = f" as one of {tests} tests" if tests > 1 else ""
+            figures += f" With {self.n} pairs p cannot be below {smallest:.2g}{among} ({needed} are needed)."
         elif self.outcome == "undecided" and self.detectable is not None:
-            figures += f" {self.n} pairs detect {format_size(self.detectable)} points."
+            alone = " if tested alone" if self.difference.level < SIGNIFICANCE else ""
+            figures += f" {self.n} pairs detect {format_size(self.detectable)} points{alone}."
         return figures
 
     @property
@@ -193,14 +199,14 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
 def _stopping(looked: Looked) -> str:
     if looked.after is None:
         return f" Not looked at yet: the first look is after {looked.next} seeds, of at most {looked.planned}."
+    later = f" {counted(looked.exploratory, 'later pair')} not counted." if looked.exploratory else ""
     if looked.outcome == UNDECIDED:
-        return f" Looked at after {looked.after} of at most {looked.planned} seeds."
+        return f" Looked at after {looked.after} of at most {looked.planned} seeds.{later}"
     what = "Given up" if looked.outcome == HOPELESS else "Decided"
     text = f" {what} after {looked.after} of at most {looked.planned} seeds: p and intervals allow for looking early"
     if looked.next is not None and looked.outcome != HOPELESS:
         text += f", the mean is likely too {'near to' if looked.outcome == 'equivalent' else 'far from'} zero"
-    text += "."
-    return text + (f" {counted(looked.exploratory, 'later pair')} not counted." if looked.exploratory else "")
+    return f"{text}.{later}"
 
 
 def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:

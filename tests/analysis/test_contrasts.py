@@ -81,6 +81,15 @@ def test_the_verdict_on_too_few_pairs_says_so(n: int, words: str, figures: str) 
         assert forbidden not in contrast.verdict
 
 
+def test_a_family_needs_more_pairs_than_a_test_alone_and_detects_less() -> None:
+    labels = ("baseline", "multi-attention", "se", "eca", "gem", "max")
+    few, enough = (contrasts(labels=labels, seeds=range(n))[1] for n in (6, 8))
+    assert few.interval is None
+    assert few.figures.endswith("With 6 pairs p cannot be below 0.12 as one of 4 tests (8 are needed).")
+    assert enough.interval is not None
+    assert enough.figures.endswith(" points if tested alone.")
+
+
 @pytest.mark.parametrize(
     ("effect", "smallest", "outcome", "words"),
     [

@@ -111,6 +111,12 @@ def test_differences_without_a_common_step_are_counted_finely() -> None:
     assert walk.p_values[0] == pytest.approx(SubsetMeans.of(differences, rng()).p(), abs=0.012)
 
 
+@pytest.mark.parametrize("difference", [0.0, 0.5])
+def test_pairs_that_all_differ_alike_settle_what_comes(difference: float) -> None:
+    power = conditional_power(np.full(6, difference), 30, 100.0, 0.05)
+    assert power == pytest.approx((1.0, 1.0))
+
+
 def test_conditional_power_is_what_simulated_ends_of_the_sweep_show() -> None:
     seen = rng(8).normal(0.1, 0.4, 12)
     seen *= np.sign(seen.sum()) * 0.4 / seen.std(ddof=1)

@@ -132,6 +132,15 @@ def test_the_common_step(values: list[float], step: float | None) -> None:
     assert found == step if step is None else found == pytest.approx(step)
 
 
+@pytest.mark.parametrize("images", [100, 12_345, 50_000, 1_000_000])
+def test_accuracies_on_many_images_have_the_step_of_one_image_also_beside_chance(images: int) -> None:
+    right = np.rint(images * (0.9 + rng().normal(0, 0.004, (2, 30))))
+    right[0, 7] = images // 37  # a diverged trial
+    counts = (right[0] - right[1]).astype(int)
+    found = common_step(100 * right[0] / images - 100 * right[1] / images)
+    assert found == pytest.approx(np.gcd.reduce(counts) * 100 / images, rel=1e-9)
+
+
 def test_without_pairs_or_differences_p_is_one() -> None:
     assert means_of([0.0] * 5).p() == 1.0
     assert means_of([0.3]).p() == 1.0

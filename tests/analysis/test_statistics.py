@@ -39,7 +39,10 @@ def test_the_probability_of_improvement_counts_pairs(ours: list[float], theirs: 
     assert probability_of_improvement(np.array(ours), np.array(theirs)) == pytest.approx(np.mean(wins))
 
 
-@pytest.mark.parametrize(("n", "scale"), [(3, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)])
+@pytest.mark.parametrize(
+    ("n", "scale"),
+    [(3, 1.0), (4, 1.0), (5, 1.0), (9, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)],
+)
 def test_the_detectable_difference_agrees_with_statsmodels(n: int, scale: float) -> None:
     differences = rng(n).normal(0, scale, n)
     effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8, alternative="two-sided")
@@ -85,6 +88,12 @@ def test_three_values_are_enough_for_an_interval() -> None:
     assert interval is not None
     assert interval.low < 0.3 < interval.high
     assert two_way_interval(np.ones((3, 10), dtype=np.int8)) == Interval(100, 100)
+
+
+def test_seeds_that_agree_by_luck_leave_the_mean_over_images_uncertain() -> None:
+    interval = two_way_interval(np.eye(3, 10, dtype=np.int8))  # each is better on one image, another each time
+    assert interval is not None
+    assert interval.low < 0 < 10 < interval.high
 
 
 def test_intervals_of_deviations_and_shares_follow_the_tables_of_chi_squared_and_f() -> None:

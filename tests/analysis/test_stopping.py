@@ -111,7 +111,29 @@ def test_before_the_first_look_the_report_claims_nothing() -> None:
     contrast = by_name(made(4, **EFFECTS))["multi-attention"]
     assert contrast.outcome == UNDECIDED
     assert contrast.interval is None
-    assert contrast.figures.endswith("Not looked at yet: the first look is after 6 seeds, of at most 30.")
+    assert contrast.figures.endswith(
+        " points, n = 4 pairs. Not looked at yet: the first look is after 6 seeds, of at most 30."
+    )
+
+
+def test_pairs_beyond_the_last_look_are_said_not_to_count_also_if_it_left_the_question_open() -> None:
+    contrast = by_name(made(34, [undecided_after(30)]))["se"]
+    assert contrast.n == 30
+    assert contrast.figures.endswith("Looked at after 30 of at most 30 seeds. 4 later pairs not counted.")
+    running = by_name(made(34, [undecided_after(20)]))["se"]
+    assert running.figures.endswith("Looked at after 20 of at most 30 seeds."), "the next look will count them"
+
+
+def test_a_variant_that_is_added_after_the_first_look_does_not_change_what_was_decided() -> None:
+    look = take_look(made(12, [undecided_after(6)], **SOME), None)
+    assert look is not None
+    before = by_name(made(12, [look], **SOME))
+    after = by_name(made(12, [look], labels=(*LABELS, "eca", "gem"), **SOME))
+    for name, contrast in before.items():
+        assert after[name].difference == contrast.difference
+    added = after["eca"].difference
+    assert added is not None
+    assert added.level == 0.05 / 2, "one of two"
 
 
 def test_the_last_look_ends_the_design() -> None:
