@@ -101,7 +101,7 @@ def _sample(run_status: RunStatus, label: str, name: str, reference: str, chance
         if looked is None:
             return FixedEvidence(SubsetMeans.of(differences, rng))
         ends = [sum(seed in counted for seed in of) for counted in looked.seeds]
-        return LookEvidence(differences, ends, looked.planned, rng)
+        return LookEvidence(differences, ends, looked.planned, looked.next is None, rng)
 
     return _Sample(
         seeds,

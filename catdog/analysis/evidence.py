@@ -44,6 +44,8 @@ class LookEvidence:
     """Pairs up to each look that was taken."""
     planned: int
     """Pairs of the whole design."""
+    is_over: bool
+    """Whether no look is left."""
     rng: np.random.Generator
 
     def p(self, question: Question) -> float:
@@ -69,7 +71,7 @@ class LookEvidence:
 
     def _walks(self, question: Question) -> list[Walk]:
         return [
-            Walk.of(differences, self.ends, self.planned, two_sided)
+            Walk.of(differences, self.ends, self.planned, two_sided, self.is_over)
             for differences, two_sided in question.hypotheses(self.differences)
         ]
 

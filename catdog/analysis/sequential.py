@@ -49,11 +49,16 @@ class Walk:
     """At each look, the share of walks whose sum is at least as large, by sum."""
 
     @classmethod
-    def of(cls, differences: Array, ends: Sequence[int], planned: int, two_sided: bool = True) -> Self:
-        """Return the walks of `differences` (n,) with looks after `ends` pairs, of a design of `planned` pairs."""
+    def of(
+        cls, differences: Array, ends: Sequence[int], planned: int, two_sided: bool = True, is_over: bool = False
+    ) -> Self:
+        """Return the walks of `differences` (n,) with looks after `ends` pairs, of a design of `planned` pairs.
+
+        If the design `is_over`, its last look spends all that is left, though pairs were lost.
+        """
         counts = _in_steps(differences)
         ends = tuple(dict.fromkeys(end for end in ends if end))  # a look whose seeds are all lost is none
-        fractions = tuple(end / planned for end in ends)
+        fractions = tuple(end / (ends[-1] if is_over and end == ends[-1] else planned) for end in ends)
         shares_S, done, tails = _at_zero(counts), 0, []
         for end in ends:
             shares_S, done = _flipped(shares_S, counts[done:end]), end

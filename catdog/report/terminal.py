@@ -44,6 +44,7 @@ def print_outcome(
         console.print(f"  … and {len(missing) - MOST_MISSING} more in {in_report('table.md')}")
     for line in mixed_versions(run_status):
         console.print(f"  {line}", soft_wrap=True)
+    _print_waiting(console, run_status)
     for line in spending_lines(run_status.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True)
     places = {
@@ -70,6 +71,12 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
     for line in missing_trials(run_status):
         if not line.startswith("missing"):
             console.print(f"  {line}", soft_wrap=True)
+    _print_waiting(console, run_status)
+
+
+def _print_waiting(console: Console, run_status: RunStatus) -> None:
+    if run_status.waiting is not None:
+        console.print(f"  not finished: {run_status.waiting}", soft_wrap=True)
 
 
 def _print_comparison(console: Console, table: pd.DataFrame) -> None:

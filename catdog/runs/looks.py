@@ -11,8 +11,7 @@ from catdog.storage import Store, read_many
 from catdog.storage.serialization import from_fields, read_json, to_json
 
 UNDECIDED, HOPELESS = "undecided", "hopeless"
-OUTCOMES = {"better", "worse", "equivalent", UNDECIDED, HOPELESS}
-"""Better or worse and equivalent can both hold, joined by a comma."""
+OUTCOMES = {"better", "worse", "equivalent", "better, equivalent", "worse, equivalent", UNDECIDED, HOPELESS}
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,27 @@ class Look:
         look = from_fields(cls, read_json(data))
         if look.planned < 1 or look.seeds.keys() != look.outcomes.keys():
             raise ValueError("its seeds and outcomes do not fit together")
-        if unknown := {word for one in look.outcomes.values() for word in one.split(", ")} - OUTCOMES:
+        if any(len(set(seeds)) < len(seeds) or len(seeds) > look.planned for seeds in look.seeds.values()):
+            raise ValueError("its seeds are too many, or listed twice")
+        if unknown := set(look.outcomes.values()) - OUTCOMES:
             raise ValueError(f"it found {shorten(repr(sorted(unknown)[0]))}")
         return look
+
+    @property
+    def undecided(self) -> list[str]:
+        """Return the labels of the contrasts that are still undecided."""
+        return [label for label, outcome in self.outcomes.items() if outcome == UNDECIDED]
+
+    def problem(self, before: "Look | None", labels: Sequence[str]) -> str | None:
+        """Return why a run of these variants cannot have taken this look after the one before, or None."""
+        if not self.outcomes.keys() <= set(labels):
+            return "it is about variants that the run does not have"
+        if before is not None and (
+            self.outcomes.keys() != set(before.undecided)
+            or any(self.seeds[label][: len(before.seeds[label])] != before.seeds[label] for label in self.seeds)
+        ):
+            return "it does not follow from the look before"
+        return None
 
 
 @dataclass(frozen=True)
@@ -49,9 +66,7 @@ class NextLook:
 
 def next_look(declared: Declaration, labels: Sequence[str], looks: Sequence[Look]) -> NextLook:
     """Return what the next look at a run of these variants needs, after those that were taken."""
-    undecided: Sequence[str] = [label for label in labels if label != declared.reference]
-    if looks:
-        undecided = [label for label, outcome in looks[-1].outcomes.items() if outcome == UNDECIDED]
+    undecided = looks[-1].undecided if looks else [label for label in labels if label != declared.reference]
     taken = looks[-1].planned if looks else 0
     planned = next((look for look in declared.looks if look > taken), None)
     if planned is None or not undecided:
@@ -64,12 +79,21 @@ def store_look(store: Store, run: str, look: Look) -> None:
     store.put(RunPaths(run).look(look.planned), to_json(look))
 
 
-def read_looks(store: Store, run: str) -> list[Look]:
-    """Return the looks that were taken, in order; raises `UserError` if one is damaged: it is not taken again."""
-    looks = []
-    for key, data in read_many(store, store.list(RunPaths(run).looks)):
+def read_looks(store: Store, run: str, labels: Sequence[str]) -> list[Look]:
+    """Return the looks at a run of these variants, in order.
+
+    Raises:
+        UserError: one is damaged, or does not follow from those before: none is taken again.
+    """
+    looks: list[Look] = []
+    for key, data in sorted(read_many(store, store.list(RunPaths(run).looks))):
         try:
-            looks.append(Look.from_json(data))
+            look = Look.from_json(data)
+            if key != RunPaths(run).look(look.planned):
+                raise ValueError(f"it is that after {look.planned} seeds")
+            if problem := look.problem(looks[-1] if looks else None, labels):
+                raise ValueError(problem)
         except ValueError as error:
             raise UserError(f"{key} is damaged ({error}): restore it, or choose another --run") from None
-    return sorted(looks, key=lambda look: look.planned)
+        looks.append(look)
+    return looks

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from catdog.errors import UserError
+from catdog.formatting import counted
 from catdog.runs.code_record import TOLERANCE
 from catdog.runs.cost import Launch
-from catdog.runs.looks import Look, read_looks
+from catdog.runs.looks import Look, next_look, read_looks
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.results import Failure, Status, TrialResult
@@ -58,8 +59,18 @@ class RunStatus:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether no trial failed or is missing."""
-        return not self.counts["failed"] and not self.counts["missing"]
+        """Return whether no trial failed or is missing, and no look is to be taken."""
+        return not self.counts["failed"] and not self.counts["missing"] and self.waiting is None
+
+    @property
+    def waiting(self) -> str | None:
+        """Return a line on the look that a sweep has yet to take, None if it takes no more."""
+        declared, manifest = self.manifest.declaration, self.manifest
+        needed = next_look(declared, [manifest.spec(name).label for name in manifest.variants], self.looks)
+        if not declared.looks or not needed.labels:
+            return None
+        taken = f"{len(self.looks)} of {counted(len(declared.looks), 'look')} taken"
+        return f"{taken}; the next is after {counted(len(needed.seeds), 'seed')}: run the sweep with --until-decided"
 
     @property
     def finished(self) -> dict[TrialPaths, TrialResult]:
@@ -155,7 +166,7 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
         manifest,
         trials,
         _parse_launches({key: contents[key] for key in launches if key in contents}),
-        read_looks(store, manifest.run),
+        read_looks(store, manifest.run, manifest.variants),
     )
 
 

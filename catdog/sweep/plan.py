@@ -105,7 +105,8 @@ def resolve_run(
 def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tuple[str, ...]) -> Plan:
     """Return the plan; raises `UserError` if the run exists with another identity, or other names of its models."""
     description = DataDescription(run.dataset.title or run.dataset.name, run.dataset.class_noun, run.dataset.test_share)
-    existing, looks = read_manifest(store, config.run_name), read_looks(store, config.run_name)
+    existing = read_manifest(store, config.run_name)
+    looks = read_looks(store, config.run_name, () if existing is None else existing.variants)
     tuning = _tuning(existing, config, store)
     manifest = plan_run(existing, config, run.identity, command, description, looks)
     manifest = dataclasses.replace(manifest, tuning=tuning)
@@ -152,9 +153,11 @@ def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tun
 def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
     """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
-    Where some variants have more seeds than others, it gives all of them all seeds. Where the images lie on this
-    machine is left out: their fingerprint tells them apart.
+    It declares what the run has declared, whichever launch did. Where some variants have more seeds than others, it
+    gives all of them all seeds, or those planned if the run may stop early. Where the images lie on this machine is
+    left out: their fingerprint tells them apart.
     """
+    declared = manifest.declaration
     specs = [manifest.spec(label) for label in manifest.variants]
     return recipe_yaml(
         config,
@@ -163,8 +166,13 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         grid=(),
         imports=tuple(dict.fromkeys(manifest.imports.values())),
         seeds=format_seeds(
-            {*manifest.declaration.seeds, *(seed for seeds in manifest.seeds.values() for seed in seeds)}
+            declared.seeds if declared.looks else {seed for seeds in manifest.seeds.values() for seed in seeds}
         ),
+        reference=declared.reference,
+        primary=declared.primary,
+        smallest_effect=declared.smallest_effect,
+        until_decided=bool(declared.looks),
+        looks=",".join(map(str, declared.looks)) or None,
         data_root=None,
         precision=manifest.identity.recipe.precision,
     )

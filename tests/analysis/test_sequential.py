@@ -70,7 +70,7 @@ def test_with_a_single_look_at_the_end_it_is_the_sign_flip_test(n: int) -> None:
     walk = Walk.of(differences, [n], n)
     assert walk.p_values[0] == pytest.approx(means.p(), rel=1e-12)
     assert walk.p() == pytest.approx(means.p(), rel=1e-6)
-    looks, fixed = LookEvidence(differences, [n], n, rng()), FixedEvidence(means)
+    looks, fixed = LookEvidence(differences, [n], n, False, rng()), FixedEvidence(means)
     for question in (Difference(), Equivalence(0.31)):
         assert looks.p(question) == pytest.approx(fixed.p(question), rel=0.01)
         wider, interval = looks.interval(question, 0.05), fixed.interval(question, 0.05)
@@ -92,17 +92,27 @@ def test_the_level_is_spent_as_obrien_and_fleming_would() -> None:
 def test_the_interval_excludes_zero_when_a_look_rejects_it(seed: int, mean: float) -> None:
     differences = np.rint(rng(seed).normal(mean, 15, 30)) * IMAGE
     for ends in ([12], [12, 15], [12, 15, 20, 25, 30]):
-        evidence = LookEvidence(differences[: ends[-1]], ends, 30, rng())
+        evidence = LookEvidence(differences[: ends[-1]], ends, 30, False, rng())
         interval = evidence.interval(Difference(), 0.05)
         assert (evidence.p(Difference()) < 0.05) == (interval is not None and interval.excludes_zero)
 
 
 def test_before_the_first_look_nothing_is_known() -> None:
     for ends in ([], [0]):
-        evidence = LookEvidence(np.array([1.0, 2.0]), ends, 30, rng())
+        evidence = LookEvidence(np.array([1.0, 2.0]), ends, 30, False, rng())
         for question in (Difference(), Equivalence(0.2)):
             assert (evidence.p(question), evidence.interval(question, 0.05)) == (1.0, None)
         assert evidence.alpha(0.05) == 0.0
+
+
+def test_the_last_look_spends_all_that_is_left_though_pairs_were_lost() -> None:
+    differences = np.rint(rng(2).normal(7, 15, 26)) * IMAGE
+    fixed = SubsetMeans.of(differences, rng()).p()
+    assert Walk.of(differences, [26], 30, is_over=True).p() == pytest.approx(fixed, rel=1e-6)
+    assert Walk.of(differences, [26], 30).p() > 1.1 * fixed
+    early, late = (Walk.of(differences, [12, 26], 30, is_over=over).nominal_levels(0.05) for over in (False, True))
+    assert early[0] == late[0]
+    assert early[1] < late[1] < 0.05
 
 
 def test_differences_without_a_common_step_are_counted_finely() -> None:

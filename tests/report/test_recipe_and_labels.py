@@ -15,6 +15,7 @@ from catdog.formatting import markdown_code
 from catdog.report.build import build_files
 from catdog.report.page import MAKE_AGAIN
 from catdog.report.publish import publish_run
+from catdog.runs.declaration import Declaration
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import open_run
 from catdog.storage import LocalStore
@@ -92,3 +93,14 @@ def test_the_recipe_of_a_run_has_all_its_variants_and_seeds_and_its_settled_prec
     assert (whole.run_name, whole.seeds, whole.data_root) == ("made", "0-2,7", None)
     assert whole.variants == ("baseline", "attention", f"8 masks={EIGHT}")
     assert whole.recipe == dataclasses.replace(config.recipe, precision="float32")
+    assert (whole.reference, whole.primary, whole.until_decided) == ("baseline", "attention", False)
+
+
+def test_the_recipe_of_a_run_declares_what_an_earlier_launch_declared(store: LocalStore, tmp_path: Path) -> None:
+    manifest = open_run(store, "made").manifest
+    declared = Declaration("attention", "baseline", 0.3, (6, 10), tuple(range(10)))
+    manifest = dataclasses.replace(manifest, declared=(declared,)).extended(("baseline",), tuple(range(14)), ())
+    (tmp_path / "recipe.yaml").write_text(whole_run_yaml(PRESETS["pets-frozen"], manifest))
+    whole = named_config(str(tmp_path / "recipe.yaml"))
+    assert (whole.reference, whole.primary, whole.smallest_effect) == ("attention", "baseline", 0.3)
+    assert (whole.look_list, whole.seeds) == ((6, 10), "10")

@@ -97,13 +97,29 @@ def test_looks_are_read_back_in_order_and_a_damaged_one_is_named() -> None:
     store, looks = MemoryStore(), [look(6, se=UNDECIDED), look(12, se="worse, equivalent")]
     for one in reversed(looks):
         store_look(store, "demo", one)
-    assert read_looks(store, "demo") == looks
-    for damaged in (b'{"planned": 6}', to_json(look(6, se="the best of all")), to_json(look(0, se=UNDECIDED))):
+    assert read_looks(store, "demo", LABELS) == looks
+    twice, many = {"se": (0, 1, 1)}, {"se": tuple(range(7))}
+    for damaged in (
+        b'{"planned": 6}', to_json(look(6, se="the best of all")), to_json(look(0, se=UNDECIDED)),
+        to_json(look(6, se="equivalent, better")), to_json(look(9, se=UNDECIDED)), to_json(look(6, gem=UNDECIDED)),
+        *(to_json(dataclasses.replace(look(6, se=UNDECIDED), seeds=seeds)) for seeds in (twice, many)),
+    ):  # fmt: skip
         store.put("demo/looks/00006.json", damaged)
         with pytest.raises(
             UserError, match=r"^demo/looks/00006.json is damaged .*: restore it, or choose another --run"
         ):
-            read_looks(store, "demo")
+            read_looks(store, "demo", LABELS)
+
+
+def test_a_look_that_does_not_follow_from_the_one_before_is_named() -> None:
+    first, second = look(6, se=UNDECIDED, eca="better"), look(12, se=UNDECIDED)
+    other_seeds = dataclasses.replace(second, seeds={"se": tuple(range(1, 12))})
+    for later in (look(12, se=UNDECIDED, eca=UNDECIDED), look(12), other_seeds):
+        store = MemoryStore()
+        for one in (first, later):
+            store_look(store, "demo", one)
+        with pytest.raises(UserError, match=r"^demo/looks/00012.json is damaged \(it does not follow from the look"):
+            read_looks(store, "demo", LABELS)
 
 
 def test_a_manifest_with_looks_out_of_order_is_damaged() -> None:

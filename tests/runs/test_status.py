@@ -8,12 +8,13 @@ import pytest
 
 from catdog.errors import UserError
 from catdog.runs.cost import Launch
+from catdog.runs.looks import Look, store_look
 from catdog.runs.paths import RunPaths
 from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions, open_run
 from catdog.storage import MemoryStore
 from tests.helpers.hand_made_run import EIGHT, hand_made_store, paths_of, result
-from tests.helpers.made_runs import put_small_trial
+from tests.helpers.made_runs import make_run, put_small_trial
 
 
 @pytest.fixture
@@ -113,3 +114,15 @@ def test_a_result_with_a_nan_loss_is_still_valid_json() -> None:
     content = json.loads(one.to_json(), parse_constant=pytest.fail)
     assert content["val_loss"] is content["setup_seconds"] is None
     assert TrialResult.from_json(one.to_json()).val_loss is None
+
+
+def test_a_run_that_waits_for_its_next_look_is_not_complete() -> None:
+    store = MemoryStore()
+    run_status = make_run(store, ("baseline", "se"), range(6), looks=(6, 12), most_seeds=12, smallest_effect=1.0)
+    assert not run_status.is_complete
+    assert run_status.waiting == "0 of 2 looks taken; the next is after 6 seeds: run the sweep with --until-decided"
+    for outcome, is_complete in (("undecided", False), ("hopeless", True), ("better", True)):
+        store_look(store, "made", Look(6, {"se": tuple(range(6))}, {"se": outcome}, "2026-01-01"))
+        run_status = open_run(store, "made").with_short_labels()
+        assert run_status.is_complete == is_complete
+        assert (run_status.waiting is None) == is_complete
