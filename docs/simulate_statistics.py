@@ -19,7 +19,7 @@ from catdog.analysis.questions import Equivalence
 from catdog.analysis.sequential import Walk
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.stopping import stop_of
-from catdog.config.sweep_options import default_looks
+from catdog.config.sweep_options import all_looks
 
 Array = npt.NDArray[np.float64]
 Scenario = Callable[[np.random.Generator, int], npt.NDArray[np.int8]]
@@ -108,7 +108,7 @@ def false_alarms(contrasts: int, most: int, repetitions: int) -> float:
 
     As if all went on to the last look; trials of all variants share the reference's luck.
     """
-    rng, ends = np.random.default_rng([contrasts, most]), looks_of(most)
+    rng, ends = np.random.default_rng([contrasts, most]), all_looks(most)
     alarms = 0
     for _ in range(repetitions):
         luck_CS = rng.normal(0, np.sqrt(0.5), (contrasts + 1, most))
@@ -138,18 +138,13 @@ def stopped(mean: float, smallest: float, most: int, repetitions: int) -> Stoppe
     seeds, fixed, means = 0, 0, []
     for _ in range(repetitions):
         differences = np.rint(SD * rng.normal(mean, 1, most))
-        outcome, end = stop_of(differences, SD * smallest, looks_of(most), 0.05)
+        outcome, end = stop_of(differences, SD * smallest, all_looks(most), 0.05)
         outcomes[outcome] += 1
         seeds += end
         fixed += SubsetMeans.of(differences, rng).p() < 0.05 and differences.sum() > 0
         means += [differences[:end].mean() / SD] if outcome == "better" else []
     shares = {outcome: count / repetitions for outcome, count in sorted(outcomes.items())}
     return Stopped(shares, seeds / repetitions, fixed / repetitions, float(np.mean(means)) - mean if means else np.nan)
-
-
-def looks_of(most: int) -> tuple[int, ...]:
-    """Return the default looks of at most so many seeds."""
-    return (*default_looks(most), most)
 
 
 def _holds(interval: Interval, value: float) -> bool:

@@ -21,7 +21,7 @@ from rich.console import Console
 from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
-from catdog.config.sweep_options import SweepConfig
+from catdog.config.sweep_options import SweepConfig, all_looks
 from catdog.runs.looks import Look
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
@@ -97,7 +97,7 @@ def print_power(console: Console, config: Options) -> None:
     from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
 
     assert config.detect is not None
-    question = Question(config.detect, config.power, config.until_decided)
+    question = Question(config.detect, config.power, all_looks if config.until_decided else None)
     store = StoreLocation.of(config.store).open()
     known = [config.scatter_of] if config.scatter_of is not None else [config.pilot_run, config.run_name]
     there = [run for run in known if config.scatter_of is not None or store.exists(RunPaths(run).manifest)]

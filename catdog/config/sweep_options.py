@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Literal
@@ -164,8 +164,7 @@ class SweepConfig:
         if not self.until_decided:
             return ()
         most = len(self.seed_list)
-        looks = default_looks(most) if self.looks is None else parse_looks(self.looks)
-        return tuple(sorted({min(most, look) for look in (*looks, most)}))
+        return all_looks(most) if self.looks is None else up_to(most, parse_looks(self.looks))
 
     @property
     def dataset_root(self) -> str | None:
@@ -183,9 +182,17 @@ def parse_looks(text: str) -> tuple[int, ...]:
     return tuple(looks)
 
 
-def default_looks(seeds: int) -> tuple[int, ...]:
-    """Return after how many of `seeds` to look. The first two can only find a contrast hopeless, or equivalent."""
-    return tuple(max(FEWEST_SEEDS, round(share * seeds)) for share in (0.2, 0.3, 0.4, 0.5, 2 / 3, 5 / 6))
+def all_looks(seeds: int) -> tuple[int, ...]:
+    """Return after how many of `seeds` to look, all of them included.
+
+    The first two looks can only find a contrast hopeless, or equivalent.
+    """
+    return up_to(seeds, [max(FEWEST_SEEDS, round(share * seeds)) for share in (0.2, 0.3, 0.4, 0.5, 2 / 3, 5 / 6)])
+
+
+def up_to(seeds: int, looks: Sequence[int]) -> tuple[int, ...]:
+    """Return these looks as far as there are seeds, and the one after all of them."""
+    return tuple(sorted({min(seeds, look) for look in (*looks, seeds)}))
 
 
 def check_run_name(run: str) -> None:

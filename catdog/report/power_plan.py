@@ -1,6 +1,6 @@
 """How many seeds a sweep needs to find a difference: from the scatter of an earlier run, or for any scatter."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from catdog.analysis.power import MOST_PAIRS, pairs_needed
 from catdog.analysis.significance import SIGNIFICANCE
 from catdog.analysis.stopping import stop_of
 from catdog.analysis.verdicts import Contrast
-from catdog.config.sweep_options import default_looks
 from catdog.formatting import counted, format_size
 from catdog.runs.status import RunStatus
 
@@ -30,7 +29,8 @@ class Question:
     effect: float
     """The true difference of Test accuracy, in points."""
     power: float
-    until_decided: bool
+    looks_of: Callable[[int], Sequence[int]] | None = None
+    """Of at most so many seeds, after how many the sweep may stop; None if it runs all of them."""
 
 
 def plan_lines(question: Question, run_status: RunStatus, hourly_price: float | None) -> Iterator[str]:
@@ -77,14 +77,13 @@ def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | 
         f"{name} ({tested}): standard deviation {scatter} from {counted(contrast.n, 'pair')}: {_seeds(most)} "
         f"({_count(low)} to {_count(high)})"
     )
-    if question.until_decided and most is not None:
-        text += f"; {_with_looks(question.effect / spread, most, level)}"
+    if question.looks_of is not None and most is not None:
+        text += f"; {_with_looks(question.effect / spread, most, level, question.looks_of(most))}"
     return most, text
 
 
-def _with_looks(effect: float, most: int, level: float) -> str:
+def _with_looks(effect: float, most: int, level: float, looks: Sequence[int]) -> str:
     """Return how many seeds a sweep that may stop early takes on average, if there is the difference and if not."""
-    looks = tuple(dict.fromkeys((*(look for look in default_looks(most) if look < most), most)))
     rng = np.random.default_rng(most)
     means = []
     for mean in (effect, 0.0):

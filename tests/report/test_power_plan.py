@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from catdog.analysis.contrasts import compare
+from catdog.config.sweep_options import all_looks
 from catdog.errors import UserError
 from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
 from catdog.storage import MemoryStore
@@ -15,7 +16,7 @@ from tests.helpers.made_runs import make_run
 
 def test_each_contrast_needs_what_its_own_scatter_demands() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "attention", "multi-attention", "se"), range(12), test_images=300)
-    first, *lines, last = plan_lines(Question(1.5, 0.8, until_decided=False), run_status, hourly_price=2.0)
+    first, *lines, last = plan_lines(Question(1.5, 0.8), run_status, hourly_price=2.0)
     assert first == "to find a difference of 1.50 points with power 0.8, by the paired differences of run made:"
     needed = {}
     for contrast, line in zip(compare(run_status, None), lines, strict=True):
@@ -36,7 +37,7 @@ def test_each_contrast_needs_what_its_own_scatter_demands() -> None:
 
 def test_a_sweep_that_may_stop_early_takes_fewer_seeds_on_average() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "se"), range(12), test_images=300)
-    _, line, _ = plan_lines(Question(1.5, 0.9, until_decided=True), run_status, hourly_price=None)
+    _, line, _ = plan_lines(Question(1.5, 0.9, all_looks), run_status, hourly_price=None)
     match = re.search(r": (\d+) seeds .*; with --until-decided (\d+) on average if .*, (\d+) if there is none", line)
     assert match is not None, line
     most, there, none = map(int, match.groups())
@@ -46,13 +47,13 @@ def test_a_sweep_that_may_stop_early_takes_fewer_seeds_on_average() -> None:
 
 def test_a_run_without_pairs_needs_a_pilot() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "se"), range(1))
-    assert list(plan_lines(Question(1.0, 0.8, until_decided=False), run_status, None))[1:] == [
+    assert list(plan_lines(Question(1.0, 0.8), run_status, None))[1:] == [
         "  se − baseline: fewer than two pairs, or all alike; run a pilot: --pilot 5"
     ]
 
 
 def test_without_a_run_there_is_a_table_by_scatter() -> None:
-    first, *lines = any_scatter_lines(Question(0.2, 0.8, until_decided=False), contrasts=3)
+    first, *lines = any_scatter_lines(Question(0.2, 0.8), contrasts=3)
     assert first.endswith("is known after a pilot: --pilot 5")
     assert "  0.50 points: 52 seeds for the primary contrast, 62 for each of 2 others" in lines
 

@@ -22,6 +22,7 @@ def start(body: str, *lines: str) -> subprocess.Popen[str]:
             "signal.signal(signal.SIGHUP, signal.SIG_DFL)",  # nohup may have started the tests
             "from catdog.cli import run_job",
             "from catdog.system import supervisor",
+            "supervisor.GRACE_SECONDS = 60",  # a slow machine takes its time
             *lines,
             "def main(arguments):",
             "    print('started', flush=True)",
