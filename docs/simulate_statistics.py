@@ -153,8 +153,6 @@ def _holds(interval: Interval, value: float) -> bool:
 
 def main() -> None:
     """Print and draw everything; takes half an hour."""
-    from matplotlib.figure import Figure
-
     numbers, many = (6, 10, 20, 30), 4000
     over_seeds = {shape: [seeds_coverage(shape, n, many) for n in numbers] for shape in SHAPES}
     over_images = {name: [images_coverage(name, n, many) for n in (10, 30)] for name in SCENARIOS}
@@ -172,10 +170,17 @@ def main() -> None:
     ends = {effect: stopped(effect, 0.5, 30, 10_000 if effect in (0.5, 1.0) else 2000) for effect in effects}
     for effect, end in ends.items():
         print(f"true difference {effect} SD, what matters 0.5 SD: {end}", flush=True)
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    draw(over_seeds, over_images, ends)
+
+
+def draw(over_seeds: dict[str, list[float]], over_images: dict[str, list[float]], ends: dict[float, Stopped]) -> None:
+    """Draw docs/statistics.png."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)
     for panel, title, xs, found in (
-        (panels[0], "over seeds", numbers, over_seeds),
+        (panels[0], "over seeds", (6, 10, 20, 30), over_seeds),
         (panels[1], "over seeds and images", (10, 30), over_images),
     ):
         panel.axhline(95, color="#222222", linewidth=0.8)
@@ -184,18 +189,14 @@ def main() -> None:
         panel.set(title=f"Coverage {title}, %", xlabel="seeds", ylim=(80, 100), xticks=xs)
         panel.legend(fontsize=8, loc="lower right")
     for outcome in ("better", "equivalent"):
-        panels[2].plot(effects, [100 * end.shares.get(outcome, 0.0) for end in ends.values()], "o-", label=outcome)
-    panels[2].plot(
-        effects, [100 * end.fixed for end in ends.values()], "--", color="#222222", label="better, without looks"
-    )
-    for effect, end in ends.items():
-        panels[2].annotate(f"{end.seeds:.0f}", (effect, 2), ha="center", fontsize=8)
+        panels[2].plot(list(ends), [100 * end.shares.get(outcome, 0.0) for end in ends.values()], "o-", label=outcome)
+    without = [100 * end.fixed for end in ends.values()]
+    panels[2].plot(list(ends), without, "--", color="#222222", label="better, without looks")
+    panels[2].set_xticks(list(ends), [f"{effect}\n{end.seeds:.0f} seeds" for effect, end in ends.items()])
     panels[2].set(
-        title="Sweeps with looks, at most 30 seeds, %",
-        xlabel="true difference in SD (below: mean seeds)",
-        ylim=(0, 102),
+        title="Sweeps with looks, at most 30 seeds, %", xlabel="true difference in SD, and mean seeds", ylim=(-2, 102)
     )
-    panels[2].legend(fontsize=8, loc="center left")
+    panels[2].legend(fontsize=8, loc="center right")
     figure.savefig(Path(__file__).with_name("statistics.png"), dpi=110)
 
 
