@@ -32,7 +32,7 @@ def test_for_strongly_skewed_differences_it_holds_the_mean_too_rarely(n: int) ->
 @pytest.mark.parametrize("scenario", SIMULATE["SCENARIOS"])
 @pytest.mark.parametrize("seeds", [10, 30])
 def test_the_interval_over_seeds_and_images_is_neither_too_narrow_nor_too_wide(scenario: str, seeds: int) -> None:
-    assert SIMULATE["images_coverage"](scenario, seeds, REPETITIONS) == pytest.approx(0.95, abs=0.015)
+    assert SIMULATE["images_coverage"](scenario, seeds, REPETITIONS) == pytest.approx(0.95, abs=0.015 + ERROR)
 
 
 @pytest.mark.parametrize("n", [6, 30])
