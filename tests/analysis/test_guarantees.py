@@ -56,13 +56,16 @@ def test_one_in_twenty_sweeps_without_a_better_variant_raises_a_false_alarm() ->
 
 @pytest.mark.parametrize(("effect", "power"), [(0.5, 0.8), (0.8, 0.9), (1.0, 0.8), (2.0, 0.8)])
 def test_the_seeds_that_are_planned_have_the_power_that_was_promised(effect: float, power: float) -> None:
-    """Unless the next smaller number of seeds is too few by far, as at six to eight: then it is more."""
+    """Within three points, and no seed more: one of ten changes the power by five points."""
     rng, n = np.random.default_rng(3), pairs_needed(effect, 0.05, power)
     assert n is not None
-    samples = np.rint(15 * rng.normal(effect, 1.0, (REPETITIONS, n)))
-    achieved = np.mean([SubsetMeans.of(one, rng).p() < 0.05 for one in samples])
-    assert power - 0.03 <= achieved
-    assert achieved <= power + 0.03 or n <= 8
+
+    def achieved(pairs: int) -> float:
+        samples = np.rint(15 * rng.normal(effect, 1.0, (REPETITIONS, pairs)))
+        return float(np.mean([SubsetMeans.of(one, rng).p() < 0.05 for one in samples]))
+
+    assert achieved(n) >= power - 0.03
+    assert achieved(n - 1) <= power + 0.03
 
 
 @pytest.mark.parametrize(("contrasts", "most"), [(1, 30), (3, 30), (7, 30), (1, 100), (3, 100)])
