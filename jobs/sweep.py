@@ -52,7 +52,8 @@ class Options(SweepConfig):
             self.detect is None or (0 < self.detect <= 100 and self.dry_run),
             f"--detect {self.detect}: must be a number of points above 0, with --dry-run",
         )
-        require(0.05 < self.power < 1, f"--power {self.power}: must be from 0.05 to 1")
+        require(0.05 < self.power < 1, f"--power {self.power}: must be above 0.05 and below 1")
+        require(self.detect is None or len(self.variant_specs) > 1, "--detect: needs two variants to compare")
         require(self.scatter_of is None or self.detect is not None, "--scatter-of: needs --detect")
         require(self.pilot is None or 2 <= self.pilot <= 1000, f"--pilot {self.pilot}: must be from 2 to 1000 seeds")
         require(self.pilot is None or not self.until_decided, "--pilot: leave out --until-decided")
@@ -64,17 +65,18 @@ class Options(SweepConfig):
 
 
 def parse_options(arguments: Sequence[str]) -> Options:
-    """Parse `PRESET [options]`."""
+    """Parse `PRESET [options]`; a pilot becomes the run that it is."""
     about = "Run a sweep: seeds × model variants as parallel trials, then the comparison table."
-    return parse_with_preset(Options, arguments, about, "sweep.py")
+    config = parse_with_preset(Options, arguments, about, "sweep.py")
+    if config.pilot is None:
+        return config
+    seeds = f"{PILOT_SEED}-{PILOT_SEED + config.pilot - 1}"
+    return replace(config, run=config.pilot_run, seeds=seeds, pilot=None)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the sweep and write its report; returns the exit code."""
     config = parse_options(arguments)
-    if config.pilot is not None:
-        seeds = f"{PILOT_SEED}-{PILOT_SEED + config.pilot - 1}"
-        config = replace(config, run=config.pilot_run, seeds=seeds, pilot=None)
     if config.print_config:
         print(recipe_yaml(config), end="")
         return ExitCode.COMPLETE
@@ -100,7 +102,11 @@ def print_power(console: Console, config: Options) -> None:
     question = Question(config.detect, config.power, all_looks if config.until_decided else None)
     store = StoreLocation.of(config.store).open()
     known = [config.scatter_of] if config.scatter_of is not None else [config.pilot_run, config.run_name]
-    there = [run for run in known if config.scatter_of is not None or store.exists(RunPaths(run).manifest)]
+    there = [run for run in known if store.exists(RunPaths(run).manifest)]
+    require(
+        config.scatter_of is None or bool(there),
+        f"--scatter-of {config.scatter_of}: there is no such run in {store.url}; check it and --store",
+    )
     lines = (
         plan_lines(question, open_run(store, there[0]), config.hourly_price)
         if there

@@ -58,9 +58,10 @@ class LookEvidence:
         found: Interval | None = None
         for end, levels in zip(self._walks(question)[0].ends, zip(*nominal, strict=True), strict=True):
             means = SubsetMeans.of(self.differences[:end], self.rng)
-            here = question.interval(means, min(levels) * (1 + 1e-9))
-            if here is None:
+            below, above = (question.interval(means, one * (1 + 1e-9)) for one in (levels[0], levels[-1]))
+            if below is None or above is None:
                 continue
+            here = Interval(below.low, above.high)  # of two one-sided tests, the first bounds it from below
             both = here if found is None else Interval(max(found.low, here.low), min(found.high, here.high))
             found = both if both.low <= both.high else here
         return found

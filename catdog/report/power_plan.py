@@ -11,6 +11,7 @@ from catdog.analysis.power import MOST_PAIRS, pairs_needed
 from catdog.analysis.significance import SIGNIFICANCE
 from catdog.analysis.stopping import stop_of
 from catdog.analysis.verdicts import Contrast
+from catdog.errors import UserError
 from catdog.formatting import counted, format_size
 from catdog.runs.status import RunStatus
 
@@ -18,6 +19,8 @@ SPREADS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 """Standard deviations of paired differences, in points, of the table for any scatter."""
 SWEEPS = 200
 """Simulated to say how many seeds a sweep needs that may stop early."""
+MOST_SIMULATED = 60
+"""Pairs of a simulated sweep: each stands for several if there are more, whose mean is as normal as they are."""
 STEPS = 20
 """Of a standard deviation, in simulated differences."""
 
@@ -36,6 +39,8 @@ class Question:
 def plan_lines(question: Question, run_status: RunStatus, hourly_price: float | None) -> Iterator[str]:
     """Yield how many seeds each contrast of a run needs by its own scatter, and what all of them cost."""
     contrasts = compare(run_status, None)
+    if not contrasts:
+        raise UserError(f"--detect: run {run_status.manifest.run} has one variant, and nothing to compare it with")
     others = sum(not contrast.is_primary for contrast in contrasts)
     yield (
         f"to find a difference of {format_size(question.effect)} points with power {question.power:g}, by the paired "
@@ -78,20 +83,22 @@ def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | 
         f"({_count(low)} to {_count(high)})"
     )
     if question.looks_of is not None and most is not None:
-        text += f"; {_with_looks(question.effect / spread, most, level, question.looks_of(most))}"
+        text += f"; {_with_looks(question.effect / spread, most, level, question.looks_of)}"
     return most, text
 
 
-def _with_looks(effect: float, most: int, level: float, looks: Sequence[int]) -> str:
+def _with_looks(effect: float, most: int, level: float, looks_of: Callable[[int], Sequence[int]]) -> str:
     """Return how many seeds a sweep that may stop early takes on average, if there is the difference and if not."""
+    pairs = min(most, MOST_SIMULATED)
+    looks = looks_of(pairs)
     rng = np.random.default_rng(most)
-    means = []
-    for mean in (effect, 0.0):
+    of_pair, means = effect * np.sqrt(most / pairs), []
+    for mean in (of_pair, 0.0):
         ends = [
-            stop_of(np.rint(STEPS * rng.normal(mean, 1.0, most)), round(STEPS * effect), looks, level)[1]
+            stop_of(np.rint(STEPS * rng.normal(mean, 1.0, pairs)), STEPS * of_pair, looks, level)[1]
             for _ in range(SWEEPS)
         ]
-        means.append(float(np.mean(ends)))
+        means.append(float(np.mean(ends)) * most / pairs)
     return (
         f"with --until-decided {means[0]:.0f} on average if there is this difference, {means[1]:.0f} if there is none"
     )

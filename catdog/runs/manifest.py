@@ -381,12 +381,15 @@ def _declared(existing: Manifest, extended: Manifest, config: SweepConfig) -> tu
 
 
 def _own_label(manifest: Manifest, option: str, given: str) -> str:
-    spec = manifest.spec(given)
-    if spec.label not in manifest.variants:
+    try:
+        label = manifest.spec(given).label
+    except UserError:  # nor of any other run
+        label = given
+    if label not in manifest.variants:
         raise UserError(
             f"{option} {given}: is no variant of run {manifest.run!r}: choose from {', '.join(manifest.variants)}"
         )
-    return spec.label
+    return label
 
 
 def _imported_files(existing: Manifest, config: SweepConfig) -> dict[str, str]:

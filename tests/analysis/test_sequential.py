@@ -97,6 +97,17 @@ def test_the_interval_excludes_zero_when_a_look_rejects_it(seed: int, mean: floa
         assert (evidence.p(Difference()) < 0.05) == (interval is not None and interval.excludes_zero)
 
 
+@pytest.mark.parametrize("seed", [37, 77, 373])
+def test_the_interval_of_equivalence_lies_within_what_matters_when_both_tests_reject(seed: int) -> None:
+    """At the level of each: that of the stricter one would leave these three open, whose p is just below 5 %."""
+    generator = rng(seed)
+    differences = np.rint(generator.normal(generator.choice([0, 5, 8, 12]), 15, 30)) * IMAGE
+    ends = [6, 9, 12, 15, 20, 25, 30][: generator.integers(1, 8)]
+    evidence, question = LookEvidence(differences[: ends[-1]], ends, 30, False, rng()), Equivalence(0.3)
+    assert 0.04 < evidence.p(question) < 0.05
+    assert question.answer(evidence.interval(question, 0.05)) == "equivalent"
+
+
 def test_before_the_first_look_nothing_is_known() -> None:
     for ends in ([], [0]):
         evidence = LookEvidence(np.array([1.0, 2.0]), ends, 30, False, rng())

@@ -1,6 +1,7 @@
 """How many seeds a sweep needs: by the scatter of a run, or for any scatter."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from catdog.analysis.contrasts import compare
 from catdog.config.sweep_options import all_looks
 from catdog.errors import UserError
-from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
+from catdog.report import power_plan
+from catdog.report.power_plan import Question, _with_looks, any_scatter_lines, plan_lines
 from catdog.storage import MemoryStore
 from jobs.sweep import PILOT_SEED, main, parse_options
 from tests.helpers.made_runs import make_run
@@ -45,6 +47,31 @@ def test_a_sweep_that_may_stop_early_takes_fewer_seeds_on_average() -> None:
     assert 6 <= none <= most
 
 
+def test_thousands_of_seeds_are_simulated_in_no_more_steps_than_dozens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundredth of the effect of 60 seeds takes 10,000 times as many, and as large a share of them."""
+    monkeypatch.setattr(power_plan, "SWEEPS", 10)
+    shares = [
+        [int(count) / most for count in re.findall(r"\d+", _with_looks(effect, most, 0.05, all_looks))]
+        for effect, most in ((0.4, 60), (0.004, 600_000))
+    ]
+    assert shares[1] == pytest.approx(shares[0], abs=0.2)
+
+
+def test_a_run_of_one_variant_has_nothing_to_detect() -> None:
+    with pytest.raises(UserError, match=r"^--detect: run made has one variant, and nothing to compare it with$"):
+        list(plan_lines(Question(1.0, 0.8), make_run(MemoryStore(), ("se",), range(3)), None))
+
+
+def test_a_run_named_for_its_scatter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    arguments = ["demo", "--store", str(tmp_path), "--dry-run", "--detect", "0.2", "--scatter-of", "nothere"]
+    with pytest.raises(UserError, match=r"^--scatter-of nothere: there is no such run in "):
+        main(arguments)
+
+
+def test_a_pilot_that_was_lost_leaves_the_run_itself_alone() -> None:
+    assert parse_options(["demo", "--pilot", "3"]).run_name == "demo-pilot", "what is recovered"
+
+
 def test_a_run_without_pairs_needs_a_pilot() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "se"), range(1))
     assert list(plan_lines(Question(1.0, 0.8), run_status, None))[1:] == [
@@ -78,8 +105,9 @@ def test_a_pilot_is_a_run_of_its_own_with_seeds_of_its_own(capsys: pytest.Captur
     [
         (["--detect", "0.2"], "--detect 0.2: must be a number of points above 0, with --dry-run"),
         (["--detect", "0", "--dry-run"], "--detect 0.0: must be"),
-        (["--power", "1"], "--power 1.0: must be from 0.05 to 1"),
+        (["--power", "1"], "--power 1.0: must be above 0.05 and below 1"),
         (["--scatter-of", "demo"], "--scatter-of: needs --detect"),
+        (["--detect", "1", "--dry-run", "--variants", "se"], "--detect: needs two variants to compare"),
         (["--pilot", "1"], "--pilot 1: must be from 2 to 1000 seeds"),
         (["--pilot", "5", "--until-decided", "--smallest-effect", "1"], "--pilot: leave out --until-decided"),
     ],

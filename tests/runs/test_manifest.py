@@ -151,6 +151,7 @@ def test_a_run_of_an_earlier_version_is_declared_when_it_is_extended() -> None:
         ({"primary": "baseline"}, "--primary baseline: is the reference: choose another variant, or a --reference"),
         ({"primary": "cbam"}, "--primary cbam: is no variant of run 'night': choose from baseline, se"),
         ({"reference": "eca"}, "--reference eca: is no variant of run 'night'"),
+        ({"reference": "nonsense"}, "--reference nonsense: is no variant of run 'night': choose from baseline, se"),
     ],
 )
 def test_what_is_declared_must_be_of_the_run(options: dict[str, str], message: str) -> None:
