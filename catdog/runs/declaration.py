@@ -1,6 +1,5 @@
 """What a run is to decide, declared by its first launch: the reference, the primary contrast, the smallest effect."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,10 +42,12 @@ class Declaration:
         """Return why a run of these variants cannot have declared this, or None."""
         if self.reference not in labels or self.primary not in (None, *labels) or self.primary == self.reference:
             return "the declared reference and primary variant are not two of its variants"
-        if self.smallest_effect is not None and not 0 < self.smallest_effect < math.inf:
+        if self.smallest_effect is not None and not 0 < self.smallest_effect <= 100:
             return f"the smallest effect is {self.smallest_effect}"
         if self.looks and not (list(self.looks) == sorted(set(self.looks)) and self.looks[-1] == len(self.seeds)):
             return "its looks are not at rising numbers of its seeds"
+        if len(set(self.seeds)) < len(self.seeds) or any(not 0 <= seed < 10**9 for seed in self.seeds):
+            return "its planned seeds are listed twice, or beyond 0 to 999999999"
         return None
 
 

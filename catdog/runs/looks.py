@@ -45,8 +45,8 @@ class Look:
 
     def problem(self, before: "Look | None", labels: Sequence[str]) -> str | None:
         """Return why a run of these variants cannot have taken this look after the one before, or None."""
-        if not self.outcomes.keys() <= set(labels):
-            return "it is about variants that the run does not have"
+        if not self.outcomes or not self.outcomes.keys() <= set(labels):
+            return "it is about no variants, or some that the run does not have"
         if before is not None and (
             self.outcomes.keys() != set(before.undecided)
             or any(self.seeds[label][: len(before.seeds[label])] != before.seeds[label] for label in self.seeds)

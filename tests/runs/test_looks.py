@@ -102,6 +102,7 @@ def test_looks_are_read_back_in_order_and_a_damaged_one_is_named() -> None:
     for damaged in (
         b'{"planned": 6}', to_json(look(6, se="the best of all")), to_json(look(0, se=UNDECIDED)),
         to_json(look(6, se="equivalent, better")), to_json(look(9, se=UNDECIDED)), to_json(look(6, gem=UNDECIDED)),
+        to_json(look(6)),
         *(to_json(dataclasses.replace(look(6, se=UNDECIDED), seeds=seeds)) for seeds in (twice, many)),
     ):  # fmt: skip
         store.put("demo/looks/00006.json", damaged)
@@ -114,12 +115,27 @@ def test_looks_are_read_back_in_order_and_a_damaged_one_is_named() -> None:
 def test_a_look_that_does_not_follow_from_the_one_before_is_named() -> None:
     first, second = look(6, se=UNDECIDED, eca="better"), look(12, se=UNDECIDED)
     other_seeds = dataclasses.replace(second, seeds={"se": tuple(range(1, 12))})
-    for later in (look(12, se=UNDECIDED, eca=UNDECIDED), look(12), other_seeds):
+    for later in (look(12, se=UNDECIDED, eca=UNDECIDED), look(12, eca=UNDECIDED), other_seeds):
         store = MemoryStore()
         for one in (first, later):
             store_look(store, "demo", one)
         with pytest.raises(UserError, match=r"^demo/looks/00012.json is damaged \(it does not follow from the look"):
             read_looks(store, "demo", LABELS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": (*range(29), 0)}, "its planned seeds are listed twice, or beyond 0 to 999999999"),
+        ({"seeds": (*range(29), -1)}, "its planned seeds are listed twice, or beyond"),
+        ({"smallest_effect": 1e300}, "the smallest effect is 1e+300"),
+    ],
+)
+def test_a_manifest_that_declares_what_no_launch_could_is_damaged(changed: dict[str, object], message: str) -> None:
+    manifest = plan(None)
+    declared = (dataclasses.replace(manifest.declaration, **changed),)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Manifest.from_json(dataclasses.replace(manifest, declared=declared).to_json())
 
 
 def test_a_manifest_with_looks_out_of_order_is_damaged() -> None:
