@@ -22,7 +22,7 @@ from rich.console import Console
 from catdog.analysis.studies import lambda_table, scatter_table
 from catdog.cli import ExitCode, given_options, output_console, parse_sweep, run_job
 from catdog.config.presets import lambda_config, scatter_configs
-from catdog.config.sweep_options import SweepConfig
+from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.errors import UserError
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
@@ -104,6 +104,7 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
     from catdog.report.terminal import print_outcome
     from catdog.sweep.plan import print_plan
 
+    require_all_seeds(config)
     if config.dry_run:
         print_plan(console, config)
         return None

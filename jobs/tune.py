@@ -26,7 +26,7 @@ from catdog.cli import ExitCode, given_options, output_console, parse_with_prese
 from catdog.config.ranges import parse_ranges
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
-from catdog.config.sweep_options import SweepConfig, check_run_name
+from catdog.config.sweep_options import SweepConfig, check_run_name, require_all_seeds
 from catdog.config.variants import VariantSpec, split_short_label
 from catdog.data.datasets.registry import check_dataset
 from catdog.errors import UserError
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     options, console = parse_options(arguments), output_console()
     preset, _ = take_preset(arguments, "tune.py")
     config = SweepConfig(**{field.name: getattr(options, field.name) for field in dataclasses.fields(SweepConfig)})
+    require_all_seeds(config)
     ranges = parse_ranges(options.ranges, config.variant_specs, config.recipe)
     output = options.output or f"{preset.run_name}-tuned.yaml"
     if shared := set(preset.seed_list) & set(config.seed_list):

@@ -195,6 +195,11 @@ def up_to(seeds: int, looks: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({min(seeds, look) for look in (*looks, seeds)}))
 
 
+def require_all_seeds(config: SweepConfig) -> None:
+    """Raise `UserError` for a sweep that may stop early, which only one job knows how to run."""
+    require(not config.until_decided, "--until-decided: only sweep.py can stop early; leave it out")
+
+
 def check_run_name(run: str) -> None:
     """Raise `UserError` for a name that is not a valid folder in every store."""
     require(

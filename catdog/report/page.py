@@ -104,6 +104,7 @@ def build_page(
         grad_cams=_grad_cams(content),
         confusions=_confusions(content),
         differing=tables.differing_classes(content),
+        waiting=content.run_status.waiting,
         missing_trials=missing_trials(content.run_status),
         mixed_versions=mixed_versions(content.run_status),
         published=tables.published(content),

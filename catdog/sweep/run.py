@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
-from catdog.config.sweep_options import SweepConfig
+from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.config.variants import VariantSpec
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
@@ -65,8 +65,8 @@ def run_sweep(
     def report_progress(message: str) -> None:
         console.print(message, soft_wrap=True)
 
-    if config.until_decided and take_look is None:
-        raise UserError("--until-decided: only sweep.py can stop early; leave it out")
+    if take_look is None:
+        require_all_seeds(config)
     check_dataset(config).check()  # before anything starts
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()

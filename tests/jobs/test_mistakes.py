@@ -163,6 +163,16 @@ OPTIONS = {
     ),
     "grid of a study": Mistake("study lambda demo --grid epochs=1,2", "--grid: the study lambda", "leave the option"),
     "variation of a study": Mistake("study scatter demo --vary=init", "--vary: the study scatter", "leave the option"),
+    "looks of a study, also planned": Mistake(
+        "study lambda demo --dry-run --until-decided --smallest-effect 1",
+        "--until-decided: only sweep.py",
+        "leave it out",
+    ),
+    "looks of a tuning": Mistake(
+        "tune demo --budget 2 --ranges learning_rate=1e-3..1e-2 --until-decided --smallest-effect 1",
+        "--until-decided: only sweep.py",
+        "leave it out",
+    ),
     "unknown study": Mistake("study weather demo", "study.py STUDY PRESET", "studies: lambda, scatter"),
     "unknown dataset": Mistake("sweep demo --dataset cats", "--dataset cats", "choose from drawn"),
     "word too many": Mistake("sweep demo --epochs 3 4", "options: 4", "see sweep.py demo --help"),

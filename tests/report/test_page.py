@@ -83,6 +83,15 @@ def test_the_same_run_gives_the_same_bytes(content: ReportContent, page: bytes) 
     assert build_page(content) == page
 
 
+def test_a_page_of_a_sweep_that_waits_for_its_next_look_says_so() -> None:
+    waits = content_of(
+        ["baseline", "se"], range(6), classes=4, test_images=40, looks=(6, 12), most_seeds=12, smallest_effect=1.0
+    )
+    told = "The sweep is not finished: 0 of 2 looks taken; the next is after 6 seeds"
+    assert told in text_of(build_page(waits))
+    assert told not in text_of(build_page(waits, running=True, refreshed_at=REFRESHED))
+
+
 def test_a_page_of_a_running_sweep_says_so(content: ReportContent, page: bytes) -> None:
     text = text_of(build_page(content, running=True, refreshed_at=REFRESHED))
     assert "The sweep is still running. Results of 25 of 28 planned trials so far; refreshed 2026-01-02 06:00" in text
