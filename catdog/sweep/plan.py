@@ -119,6 +119,9 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     if config.until_decided:
         needed = next_look(manifest.declaration, manifest.variants, looks)
         specs, seeds = tuple(spec for spec in specs if spec.label in needed.labels), needed.seeds
+        before = set(seeds[: looks[-1].planned] if looks else ())  # a look has done without their failed trials
+        failed = {one.planned for one in run_status.trials if one.status == "failed"}
+        over |= {trial for trial in failed if trial.seed in before}
     requested = tuple(PlannedTrial(spec, seed) for seed in seeds for spec in specs)
     pending = tuple(trial for trial in requested if trial not in over)
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))

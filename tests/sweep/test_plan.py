@@ -12,6 +12,7 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.data.prepare import DatasetInfo
 from catdog.errors import UserError
+from catdog.runs.looks import UNDECIDED, Look, store_look
 from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.paths import RunPaths
 from catdog.storage import MemoryStore
@@ -19,6 +20,7 @@ from catdog.sweep.plan import ResolvedRun, make_plan
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import load_inputs
 from jobs import sweep
+from tests.helpers.made_runs import make_run
 from tests.helpers.pets import DRAWN_GROUPS
 
 
@@ -62,3 +64,24 @@ def test_a_dry_run_says_how_much_room_the_cached_features_take(
     assert "cached features  about 2.5 MB in the store" in said("baseline", "stage-attention")
     assert run_job(sweep.main, ["demo", "--store", str(store_folder), "--dry-run"]) == 0
     assert "cached features" not in capsys.readouterr().out
+
+
+def test_a_look_that_has_done_without_a_failed_trial_is_not_followed_by_another_attempt() -> None:
+    store = MemoryStore()
+    status = make_run(
+        store, ("baseline", "se"), range(6), failed=[("se", 1)], looks=(6, 12), most_seeds=12, smallest_effect=2.0,
+        test_images=40,
+    )  # fmt: skip
+    identity = status.manifest.identity
+    config = dataclasses.replace(
+        PRESETS["pets-frozen"], run="made", recipe=identity.recipe, variants=("baseline", "se"), seeds="12",
+        until_decided=True, looks="6", smallest_effect=2.0,
+    )  # fmt: skip
+    run = ResolvedRun(DatasetInfo(identity.recipe.dataset, identity.fingerprint, 10), identity)
+
+    def pending() -> set[tuple[str, int]]:
+        return {(one.variant.label, one.seed) for one in make_plan(config, store, run, ()).pending}
+
+    assert pending() == {("se", 1)}, "before the look"
+    store_look(store, "made", Look(6, {"se": (0, 2, 3, 4, 5)}, {"se": UNDECIDED}, "2026-01-01T20:00:00+00:00"))
+    assert pending() == {(label, seed) for label in ("baseline", "se") for seed in range(6, 12)}
