@@ -11,6 +11,9 @@ from catdog.analysis.significance import SIGNIFICANCE, smallest_p
 from catdog.formatting import counted, format_p, format_points, format_range, format_size
 from catdog.runs.looks import HOPELESS, UNDECIDED
 
+LEAST_CORRELATION, PAIRS_TO_TELL = 0.1, 10
+"""Below, pairing by seed takes less than a tenth off the variance of a difference."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -158,12 +161,29 @@ class Contrast:
         return f"{self.words} {self.figures}"
 
     @property
+    def is_pairing_idle(self) -> bool:
+        """Return whether the accuracies of one seed hardly correlate, in enough pairs to tell."""
+        return self.correlation is not None and self.n >= PAIRS_TO_TELL and self.correlation < LEAST_CORRELATION
+
+    @property
     def _on_new_images(self) -> str:
         if self.interval_new_images is None:
             return ""
         if self.interval_new_images.excludes_zero:
             return ", and on new images like these"
         return "; whether on new images, too, is open"
+
+
+def pairing_line(contrasts: Sequence[Contrast]) -> str | None:
+    """Return the contrasts that gain nothing from pairing by seed, in a sentence; None if all gain."""
+    found = [one for one in contrasts if one.is_pairing_idle]
+    idle = ", ".join(f"{one.variant} − {one.reference} ({one.correlation:.2f})" for one in found)
+    if not idle:
+        return None
+    return (
+        f"Pairing by seed gained hardly anything for {idle.replace('(-', '(−')}: the accuracies of one seed hardly "
+        "correlate."
+    )
 
 
 def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:

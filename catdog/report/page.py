@@ -21,7 +21,7 @@ import pandas as pd
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns, tie_lines
-from catdog.analysis.verdicts import Contrast
+from catdog.analysis.verdicts import Contrast, pairing_line
 from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable, readable_time
 from catdog.report import figures, tables
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
@@ -85,6 +85,7 @@ def build_page(
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
         declared=manifest.declared_lines,
+        pairing=pairing_line(content.contrasts),
         comparison=tables.comparison(content),
         ties=tie_lines(content.table),
         contrasts=tables.contrasts(content.contrasts) if content.contrasts else None,

@@ -9,7 +9,7 @@ from catdog.analysis.contrasts import compare
 from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.significance import holm
-from catdog.analysis.verdicts import Answer, Contrast
+from catdog.analysis.verdicts import Answer, Contrast, pairing_line
 from catdog.formatting import format_points, format_range
 from catdog.storage import MemoryStore
 from tests.helpers.made_runs import make_run
@@ -158,6 +158,19 @@ def test_the_primary_contrast_stands_alone_and_the_others_form_a_family() -> Non
     assert primary.variant == "multi-attention"
     assert primary.difference is not None
     assert primary.difference.p_adjusted == primary.difference.p
+
+
+def test_variants_whose_accuracies_share_nothing_are_said_to_gain_nothing_from_pairing() -> None:
+    contrast = dataclasses.replace(only(contrasts(labels=("baseline", "se"), seeds=range(30))), correlation=-0.033)
+    assert contrast.is_pairing_idle
+    line = pairing_line([contrast])
+    assert line is not None
+    assert line == (
+        "Pairing by seed gained hardly anything for se − baseline (−0.03): the accuracies of one seed hardly correlate."
+    )
+    assert not dataclasses.replace(contrast, correlation=0.1).is_pairing_idle
+    assert not dataclasses.replace(contrast, seeds=(0, 1, 2)).is_pairing_idle
+    assert pairing_line([dataclasses.replace(contrast, correlation=None)]) is None
 
 
 def test_a_contrast_does_not_depend_on_the_others() -> None:
