@@ -127,7 +127,7 @@ def _looked(run_status: RunStatus, label: str, pairs: int) -> Looked | None:
         after=looks[-1].planned if looks else None,
         seeds=tuple(look.seeds[label] for look in looks),
         outcome=looks[-1].outcomes[label] if looks else UNDECIDED,
-        exploratory=pairs - len(looks[-1].seeds[label]) if is_over else 0,
+        exploratory=max(0, pairs - len(looks[-1].seeds[label])) if is_over else 0,
     )
 
 

@@ -82,6 +82,8 @@ def test_what_a_look_decided_is_never_taken_back_and_later_pairs_are_not_counted
     assert contrast.outcome == "better"
     assert contrast.n == 12
     assert contrast.figures.endswith(" 8 later pairs not counted.")
+    lost = by_name(made(20, [first], missing=[("se", 3)], failed=[("multi-attention", seed) for seed in range(9, 20)]))
+    assert "later pair" not in lost["multi-attention"].figures, "fewer pairs are left than the look counted"
 
 
 def test_a_contrast_is_hopeless_when_neither_question_can_be_answered() -> None:
