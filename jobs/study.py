@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from catdog.analysis.studies import lambda_table, scatter_table
+from catdog.analysis.studies import lambda_table, scatter_lines, scatter_table
 from catdog.cli import ExitCode, given_options, output_console, parse_sweep, run_job
 from catdog.config.presets import lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig, require_all_seeds
+from catdog.data.prepare import find_dataset
 from catdog.errors import UserError
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
@@ -63,12 +64,14 @@ def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Consol
     from catdog.report.build import csv_bytes
     from catdog.report.study_figures import scatter_figure
 
-    configs = scatter_configs(config)
+    configs = _scatter(config)
     run_statuses = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
     done = {purpose: run_status for purpose, run_status in run_statuses.items() if run_status is not None}
     if not done:
         return ExitCode.COMPLETE
     table = scatter_table(done)
+    for line in scatter_lines(table):
+        console.print(line, soft_wrap=True)
     *_, last = configs.values()
     _put(last, "scatter", csv_bytes(table), scatter_figure(table), console)
     return ExitCode.of(all(run_status.is_complete for run_status in done.values()))
@@ -78,7 +81,7 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
     "lambda": study_lambda,
     "scatter": study_scatter,
 }
-SET_BY_STUDY = {"lambda": ("--variants", "--grid", "--lambda-divergence"), "scatter": ("--vary",)}
+SET_BY_STUDY = {"lambda": ("--variants", "--grid", "--lambda-divergence"), "scatter": ("--vary", "--resample-split")}
 """The options that make up a study: whatever a user gives for them would be ignored."""
 
 
@@ -89,7 +92,7 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     from catdog.sweep.lease import release_dead
 
     config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
-    configs = [lambda_config(config)] if arguments[0] == "lambda" else scatter_configs(config).values()
+    configs = [lambda_config(config)] if arguments[0] == "lambda" else _scatter(config).values()
     for one in configs:
         store = StoreLocation.of(one.store, one.store_patience).open()
         release_dead(store, one.run_name)
@@ -97,6 +100,12 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
             run_status = open_run(store, one.run_name)
             content = write_report(store, run_status)
             print_outcome(output_console(), store.url, run_status, content.table, content.contrasts)
+
+
+def _scatter(config: SweepConfig) -> dict[str, SweepConfig]:
+    """Return the sweeps of a scatter study; a dataset that is yet to be downloaded has no validation images."""
+    dataset, _ = find_dataset(config, StoreLocation.of(config.store, config.store_patience).open())
+    return scatter_configs(config, has_validation=dataset is not None and dataset.has_validation)
 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:

@@ -224,13 +224,13 @@ def localize(store: Store, run_status: RunStatus, maps: Maps = MAPS[0]) -> dict[
     trimaps = read_trimaps(store, run_status.manifest.identity.fingerprint)
     if trimaps is None:
         return found
-    grids: dict[tuple[str, int, int], tuple[Outlines, LocalizationScores, LocalizationScores]] = {}
+    grids: dict[tuple[object, ...], tuple[Outlines, LocalizationScores, LocalizationScores]] = {}
     for result, content in read_files(store, run_status.finished, maps.arrays, read_attention_npz):
         splits = found.setdefault((result.variant, result.seed), {})
         for split, attention in content.items():
             names = attention.images
             for place, masks_TMHW in attention.masks.items() if names else ():
-                grid = (split, *masks_TMHW.shape[2:])
+                grid = (*names, *masks_TMHW.shape[2:])
                 if grid not in grids:
                     rows = trimaps.rows(names)
                     outlines = Outlines.of(trimaps.animals_TSS[rows], trimaps.labels_T[rows], *masks_TMHW.shape[2:])

@@ -95,11 +95,11 @@ def _read_histories(store: Store, run_status: RunStatus, track: Track) -> dict[T
 
 
 def _read_probe_masks(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, ProbeMasks]:
-    """Read the probe masks, keeping the probe images, which all trials share, once."""
+    """Read the probe masks, keeping the probe images, which all trials of a split share, once."""
     probe_masks: dict[TrialId, ProbeMasks] = {}
-    images: npt.NDArray[np.uint8] | None = None
+    shared: dict[tuple[str, ...], npt.NDArray[np.uint8]] = {}
     for result, masks in read_files(store, run_status.finished, "masks.npz", ProbeMasks.from_npz, track):
-        images = masks.images_PSSC if images is None else images
+        images = shared.setdefault(tuple(masks.names), masks.images_PSSC)
         probe_masks[result.variant, result.seed] = dataclasses.replace(masks, images_PSSC=images)
     return probe_masks
 

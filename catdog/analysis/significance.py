@@ -1,8 +1,10 @@
 """Families of tests, and what else is said of paired accuracies. Arrays in, numbers out.
 
-Shapes: n pairs or values. Sources: Holm 1979, Agarwal 2021 (probability of improvement).
+Shapes: n pairs or values. Sources: Holm 1979, Mogstad 2024 (ranks), Agarwal 2021 (probability of
+improvement).
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +44,33 @@ def holm_levels(p_values: Sequence[float]) -> list[float]:
             rejecting = p_values[index] < level
         levels[index] = level
     return levels
+
+
+def rank_intervals(samples: Sequence[Array]) -> list[tuple[int, int]]:
+    """Return between which ranks each of `samples` (n,) lies by its variance, 1 being the largest, all at 95 %.
+
+    It ranks behind those that have a larger variance, and before those that have a smaller one, by F tests of all pairs
+    with Holm's method (Mogstad 2024). Assumes normal samples.
+    """
+    pairs = list(itertools.combinations(range(len(samples)), 2))
+    adjusted = holm([_variances_p(samples[one], samples[other]) for one, other in pairs])
+    behind, before = [0] * len(samples), [0] * len(samples)
+    for (one, other), p in zip(pairs, adjusted, strict=True):
+        if p < SIGNIFICANCE:
+            larger, smaller = (one, other) if np.var(samples[one]) > np.var(samples[other]) else (other, one)
+            behind[smaller] += 1
+            before[larger] += 1
+    return [(1 + more, len(samples) - less) for more, less in zip(behind, before, strict=True)]
+
+
+def _variances_p(first: Array, second: Array) -> float:
+    """Return the two-sided p of equal variances; 1 if either has fewer than two values."""
+    if min(len(first), len(second)) < 2 or (are_equal(first) and are_equal(second)):
+        return 1.0
+    if are_equal(first) or are_equal(second):
+        return 0.0
+    below = scipy.stats.f.cdf(np.var(first, ddof=1) / np.var(second, ddof=1), len(first) - 1, len(second) - 1)
+    return float(2 * min(below, 1 - below))
 
 
 def probability_of_improvement(ours: Array, theirs: Array) -> float | None:

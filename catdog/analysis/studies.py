@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from catdog.analysis.intervals import std_interval, summarise, variance_share
+from catdog.analysis.significance import rank_intervals
 from catdog.analysis.tables import summarise_accuracies
 from catdog.config.presets import ALL, WITHOUT
+from catdog.formatting import format_size
 from catdog.runs.history import epoch_row, read_history
 from catdog.runs.status import RunStatus
 from catdog.runs.trial_files import read_files
@@ -42,22 +44,24 @@ def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
 def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
     """Return one row per variant and source of randomness: the standard deviation of test accuracy.
 
-    With 95 % intervals, and the variance as a share of that with everything varying. Shares need not add up to one:
-    sources interact.
+    With 95 % intervals, the variance as a share of that with everything varying, and the ranks that a source may have.
+    Shares need not add up to one: sources interact.
     """
     rows: list[dict[str, object]] = []
     for label in run_statuses[ALL].manifest.variants:
         accuracies = {
-            purpose: np.array([result.test_accuracy for result in run_status.results(label)], dtype=np.float64)
-            for purpose, run_status in run_statuses.items()
+            source: np.array([result.test_accuracy for result in run_status.results(label)], dtype=np.float64)
+            for source, run_status in run_statuses.items()
         }
-        for purpose, values in accuracies.items():
+        sources = [source for source in accuracies if source != ALL]
+        ranks = dict(zip(sources, rank_intervals([accuracies[source] for source in sources]), strict=True))
+        for source, values in accuracies.items():
             summary, interval = summarise(values), std_interval(values)
-            share = variance_share(values, accuracies[ALL]) if purpose != ALL else None
+            share = variance_share(values, accuracies[ALL]) if source != ALL else None
             rows.append(
                 {
                     "variant": label,
-                    "vary": purpose,
+                    "vary": source,
                     "n": summary.n,
                     "test_mean": summary.mean,
                     "test_std": summary.std,
@@ -66,9 +70,30 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
                     "share": share[0] if share else None,
                     "share_low": share[1].low if share else None,
                     "share_high": share[1].high if share else None,
+                    "rank_low": ranks[source][0] if source in ranks else None,
+                    "rank_high": ranks[source][1] if source in ranks else None,
+                    "val_std": summarise_accuracies(run_statuses[source].results(label))[0].std,
                 }
             )
     return _numbers(rows)
+
+
+def scatter_lines(table: pd.DataFrame) -> list[str]:
+    """Return a sentence for each variant of a scatter table: its sources by the deviation, each with its ranks."""
+    lines = []
+    for variant, rows in table[table["vary"] != ALL].groupby("variant", sort=False):
+        ranked = rows.sort_values("test_std", ascending=False, kind="stable")
+        sources = [
+            f"{row['vary']} {format_size(row['test_std'])} ({_ranks(row['rank_low'], row['rank_high'])})"
+            for row in ranked.to_dict("records")
+            if row["n"] > 1
+        ]
+        lines += [f"{variant}: std of Test by source, points (rank): {', '.join(sources)}"] if sources else []
+    return lines
+
+
+def _ranks(low: float, high: float) -> str:
+    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
 def _numbers(rows: list[dict[str, object]]) -> pd.DataFrame:

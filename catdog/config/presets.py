@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from catdog.config.recipe import PURPOSES, Purpose, Recipe
+from catdog.config.recipe import PURPOSES, Recipe, Vary
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import shorten
@@ -92,13 +92,18 @@ def lambda_config(config: SweepConfig) -> SweepConfig:
     return dataclasses.replace(config, run=config.run or f"{config.preset_name}-lambda", variants=labels, grid=())
 
 
-def scatter_configs(config: SweepConfig) -> dict[str, SweepConfig]:
-    """Return the sweeps of a scatter study, keyed by what varies with the seed; in the last one, everything."""
+def scatter_configs(config: SweepConfig, has_validation: bool) -> dict[str, SweepConfig]:
+    """Return the sweeps of a scatter study, keyed by what varies with the seed; in the last one, everything.
+
+    The split is none of them if the dataset came with its validation images.
+    """
     base = config.run or f"{config.preset_name}-scatter"
-    purposes: tuple[Purpose | Literal["all"], ...] = (*PURPOSES, ALL)
+    sources: tuple[Vary, ...] = (*PURPOSES, ALL) if has_validation else (*PURPOSES, "split", ALL)
     return {
-        purpose: dataclasses.replace(
-            config, run=f"{base}-{purpose}", recipe=dataclasses.replace(config.recipe, vary=purpose)
+        source: dataclasses.replace(
+            config,
+            run=f"{base}-{source}",
+            recipe=dataclasses.replace(config.recipe, vary=source, resample_split=source == ALL and not has_validation),
         )
-        for purpose in purposes
+        for source in sources
     }

@@ -15,8 +15,10 @@ NAMED_WEIGHTS = ("imagenet", *PACKAGED_WEIGHTS, "none")
 """Weights given by name rather than by file."""
 
 Purpose = Literal["init", "order", "augment", "dropout"]
-"""What random numbers are drawn for."""
+"""What random numbers are drawn for in a trial."""
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+Vary = Purpose | Literal["split", "all"]
+"""What varies with the seed: one source of randomness, or all."""
 
 OPTIMIZERS, LOSS = ("adamw", "sgd"), "cross-entropy"
 """The package's optimisers and its training loss; imported files may register others."""
@@ -25,14 +27,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 LATER_SETTINGS = (
     "gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task", "second_task_weight",
+    "resample_split",
 )  # fmt: skip
 """Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
 that its results are found again."""
 
 SHARED_SETTINGS: Mapping[str, str] = {
     "dataset": "all trials of a run share the images",
-    "split_seed": "all trials of a run share the split",
-    "limit_images": "all trials of a run share the split",
+    "split_seed": "all trials of a seed share the split",
+    "resample_split": "all trials of a seed share the split",
+    "limit_images": "all trials of a seed share the split",
     "probe_images": "the contact sheets of a run show the same images",
     "lambda_divergence": "it is a parameter of multi-attention alone",
 }
@@ -113,6 +117,8 @@ class Recipe:
     """Mirror half of the training images."""
     split_seed: int = 0
     """Seed for splitting trainval into train and validation; the same for all trials."""
+    resample_split: bool = False
+    """Split trainval anew for every seed, so that the luck of one split is not in all trials; Test stays."""
     limit_images: int | None = None
     """Use at most this many images of each split (train, validation, test), spread over the classes."""
     probe_images: int = 4
@@ -123,8 +129,9 @@ class Recipe:
     """Compile the network with torch.compile."""
     deterministic: bool = False
     """Use deterministic algorithms on GPUs too (slower)."""
-    vary: Purpose | Literal["all"] = "all"
-    """Which source of randomness varies with the seed; the others stay at seed 0."""
+    vary: Vary = "all"
+    """Which source of randomness varies with the seed, the others stay at seed 0; all: all of them, and the split with
+    --resample-split."""
 
     def __post_init__(self) -> None:
         for name, (minimum, maximum) in _INTEGERS.items():
@@ -157,6 +164,10 @@ class Recipe:
             not (self.train_modules_only and self.freeze),
             "--train-modules-only: needs images, and --freeze caches the backbone's features; use one of the two",
         )
+        require(
+            not self.resample_split or self.vary == "all",
+            f"--resample-split: --vary {self.vary} already says what varies with the seed; leave one of the two out",
+        )
         require(0 <= self.ema < 1, f"--ema {self.ema}: must be in [0, 1)")
         require(0 <= self.label_smoothing < 1, f"--label-smoothing {self.label_smoothing}: must be in [0, 1)")
         require(
@@ -177,6 +188,15 @@ class Recipe:
             self.backbone != "tiny" or self.weights == "none",
             f"--weights {self.weights}: the backbone tiny has no pretrained weights; add --weights none",
         )
+
+    @property
+    def resamples_split(self) -> bool:
+        """Return whether every seed has a split of its own."""
+        return self.resample_split or self.vary == "split"
+
+    def split_seeds(self, seed: int) -> tuple[int, ...]:
+        """Return the seeds that draw the split of a trial's seed; seed 0 has the one that trials share otherwise."""
+        return (self.split_seed, 0, seed) if self.resamples_split else (self.split_seed,)
 
     @property
     def keeps_batch_norm(self) -> bool:

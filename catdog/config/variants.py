@@ -207,6 +207,8 @@ def _check_settings(label: str, settings: Mapping[str, Setting], recipe: Recipe)
         changed = recipe.changed(**settings)
     except UserError as error:
         raise UserError(f"variant {label!r}: {error}") from None
+    if changed.resamples_split != recipe.resamples_split:
+        raise UserError(f"variant {label!r}: vary: {SHARED_SETTINGS['resample_split']}")
     unused = UNUSED_IF_FROZEN if changed.freeze else UNUSED_IF_MODULES_ONLY if changed.train_modules_only else ()
     if without_effect := [name for name in unused if name in settings]:
         raise UserError(f"variant {label!r}: {without_effect[0]} has no effect with a frozen backbone; leave it out")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from catdog.data.datasets.base import Groups
+from catdog.data.datasets.base import Groups, IntArray
 from catdog.data.pack import Pack
-from catdog.data.split import Split
+from catdog.data.split import SPLITS, Split, SplitName
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
 
@@ -173,21 +173,30 @@ class ImageBatches:
 
 
 class FeatureBatches:
-    """Batches of a frozen backbone's cached feature maps; with `flip`, training mirrors a random half of the images."""
+    """Batches of a frozen backbone's cached feature maps; with `flip`, training mirrors a random half of the images.
+
+    The features are those of the same split, or of one that has all images of trainval in `train`.
+    """
 
     def __init__(
         self,
         features: Mapping[str, torch.Tensor],
         pack: Pack,
         split: Split,
+        cached: Split,
         *,
         batch_size: int,
         flip: bool,
         device: torch.device,
         groups: Groups | None = None,
     ) -> None:
-        """`features`: (N, H, W, C) of `train` (followed by its N mirror images), `validation` and `test`."""
-        self.features = features
+        """`features`: (N, H, W, C) of the `cached` images: `train` (followed by its N mirror images), and so on."""
+        self._maps, self._rows = {}, {}
+        for name in SPLITS:
+            home, rows_N = _find(split.indices(name), cached)
+            self._maps[name] = features[home]
+            self._rows[name] = torch.from_numpy(rows_N).to(features[home].device)
+        self._mirrored = len(cached.train)
         self.num_classes = len(pack.classes)
         self.groups = groups
         self.batch_size = min(batch_size, len(split.train))
@@ -210,8 +219,8 @@ class FeatureBatches:
         count = len(self._train_labels)
         order_N = _permutation(torch.arange(count), order_seed)
         mirrored_N = torch.rand(count, generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
-        maps_NHWC = self.features["train"]
-        indices_N = send(order_N + count * mirrored_N, maps_NHWC.device)
+        maps_NHWC, rows_N = self._maps["train"], self._rows["train"]
+        indices_N = rows_N[send(order_N, rows_N.device)] + send(self._mirrored * mirrored_N, rows_N.device)
         labels_N = send(self._train_labels[order_N], self.device)
         for step in range(self.steps_per_epoch):
             rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
@@ -219,22 +228,23 @@ class FeatureBatches:
 
     def split(self, name: EvaluationSplit) -> Iterator[Batch]:
         """Yield a whole split in its fixed order."""
-        pairs = zip(
-            self.features[name].split(EVALUATION_BATCH),
-            self._split_labels[name].split(EVALUATION_BATCH),
-            strict=True,
-        )
-        for features_BHWC, labels_B in pairs:
-            yield send(features_BHWC, self.device).permute(0, 3, 1, 2).float(), labels_B
+        whole = (self._rows[name], self._split_labels[name])
+        for rows_B, labels_B in zip(*(one.split(EVALUATION_BATCH) for one in whole), strict=True):
+            yield gather(self._maps[name], rows_B, self.device, torch.channels_last), labels_B
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
         """Return the network inputs of some images of a split, by position."""
-        indices = torch.tensor(positions, device=self.features[name].device)
-        return gather(self.features[name], indices, self.device, torch.channels_last)
+        return gather(self._maps[name], self._rows[name][list(positions)], self.device, torch.channels_last)
 
     def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
         """Return the targets of each task on a split, (N,), on the CPU."""
         return targets_of(self._split_labels[name].cpu(), self.groups)
+
+
+def _find(images: IntArray, cached: Split) -> tuple[SplitName, IntArray]:
+    """Return which split of the cached images has these, and where."""
+    home = next(name for name in SPLITS if np.isin(images, cached.indices(name)).all())
+    return home, np.searchsorted(cached.indices(home), images)
 
 
 def gather(

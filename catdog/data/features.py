@@ -1,7 +1,8 @@
 """Feature maps of a frozen backbone, computed once for all trials.
 
-One safetensors file, memory-mapped by every trial, holds the maps of every split (training images also mirrored) and
-each map's mean over its positions, which is all that a head needs if it begins with global average pooling.
+One safetensors file, memory-mapped by every trial, holds the maps of every split (training images, then their mirror
+images, so that one gather can mix both) and each map's mean over its positions, which is all that a head needs if it
+begins with global average pooling.
 """
 
 import hashlib
@@ -20,11 +21,10 @@ from torch import nn
 
 from catdog.data.batches import ImageBatches
 from catdog.data.safetensors_writer import Layout, new_safetensors
+from catdog.data.split import SPLITS
 from catdog.errors import UserError
 
 _FORMAT = 3
-SPLITS = ("train", "validation", "test")
-"""`train` holds the training images, then their mirror images, so that one gather can mix both."""
 
 
 class Features(NamedTuple):
@@ -68,6 +68,8 @@ def write_features(
     done = 0
     with new_safetensors(path, _layout(batches.feature_images, feature_shape, with_means)) as write:
         for split, images in streams.items():
+            if not batches.feature_images[split]:
+                continue
             row = 0
             for batch in images:
                 with autocast:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from catdog.config.recipe import is_task_name
+from catdog.config.recipe import Recipe, is_task_name
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import Source, dataset_pointer, groups_key, pack_key, trimaps_key
 from catdog.data.datasets.registry import DATASETS, NAMES, check_dataset, find_entry
@@ -39,6 +39,8 @@ class DatasetInfo:
     """The share of the images that was drawn as the test split; None: the dataset came with one."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """By group column: the digest of its content. Empty in stores of earlier versions."""
+    has_validation: bool = False
+    """Whether it came with a validation split; False in stores of earlier versions."""
 
     @classmethod
     def of(cls, source: Source) -> "DatasetInfo":
@@ -47,7 +49,8 @@ class DatasetInfo:
         validation, trainval = len(split.validation), len(split.train) + len(split.validation)
         title, noun, share = source.title, source.class_noun, source.test_share
         groups = {one.column: one.digest for one in source.groups}
-        return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share, groups)
+        given = source.is_validation is not None
+        return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share, groups, given)
 
     def check(self) -> None:
         """Raise `ValueError` for what no dataset is."""
@@ -67,13 +70,16 @@ class DatasetInfo:
             return self.trainval_images - round(VALIDATION_SHARE * self.trainval_images)
         return self.trainval_images - self.validation_images
 
-    def feature_images(self, limit: int | None) -> int:
-        """Return how many maps of a frozen backbone are cached, with at most `limit` images of each split.
+    def feature_images(self, recipe: Recipe) -> int:
+        """Return how many maps of a frozen backbone are cached.
 
         Training images have two, plain and mirrored. A Test split that was not drawn counts as large as all the others.
         """
+        limit = recipe.limit_images
         share = 0.5 if self.test_share is None else self.test_share
         test = round(self.trainval_images * share / (1 - share))
+        if recipe.resamples_split:
+            return 2 * self.trainval_images + min(test, limit or test)
         train, validation = self.train_images, self.trainval_images - self.train_images
         return sum(min(count, limit or count) for count in (train, train, validation, test))
 
@@ -98,6 +104,13 @@ def second_tasks(config: SweepConfig, dataset: DatasetInfo) -> dict[str, str]:
             by = "--second-task" if named is None else f"variant {named.label!r}: second_task"
             raise UserError(f"{by} {shorten(task)}: no group column of {title}: {known}")
     return {task: dataset.groups[task] for task in tasks}
+
+
+def check_split(recipe: Recipe, title: str, has_validation: bool) -> None:
+    """Raise `UserError` if each seed should have a split of its own, and the dataset came with one."""
+    if has_validation and recipe.resamples_split:
+        option = "--resample-split" if recipe.resample_split else "--vary split"
+        raise UserError(f"{option}: {title} came with its validation images, which stay; leave the option out")
 
 
 _NO_GROUPS = f"of a store that an earlier version made, {GROUPS_REMEDY}"
@@ -158,6 +171,7 @@ def prepare_dataset(
         dataset, source = find_dataset(config, store)
     assert dataset is not None
     tasks = second_tasks(config, dataset)
+    check_split(config.recipe, dataset.title or dataset.name, dataset.has_validation)
     pointer = name or (None if source is None else find_entry(config).pointer)
     known = None if pointer is None else _named(store, pointer)
     if name is not None and known is not None and known.fingerprint != dataset.fingerprint:

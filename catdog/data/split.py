@@ -1,7 +1,8 @@
-"""The split into train, validation and test: derived from labels and split seed, the same for every trial."""
+"""The split into train, validation and test: derived from labels and a seed, the same for every trial of that seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from catdog.data.datasets.base import IntArray
 VALIDATION_SHARE = 0.2
 
 SplitName = Literal["train", "validation", "test"]
+SPLITS = get_args(SplitName)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Split:
 def split_images(
     labels: IntArray,
     is_test: npt.NDArray[np.bool_],
-    split_seed: int,
+    split_seed: int | Sequence[int],
     limit_images: int | None = None,
     is_validation: npt.NDArray[np.bool_] | None = None,
 ) -> Split:

@@ -58,31 +58,29 @@ def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | Non
     if not trial_ids:
         return None
     probes = content.probe_masks[trial_ids[0]]
-    same = [
-        trial_id
-        for trial_id in trial_ids
-        if np.array_equal(content.probe_masks[trial_id].images_PSSC, probes.images_PSSC)
-    ]
-    best = {trial_id for trial_id in same if trial_id == _best_trial(content, trial_id[0])}
+    best = {trial_id for trial_id in trial_ids if trial_id == _best_trial(content, trial_id[0])}
     data = _shared(probes)
     left = budget - len(_json(data))
     packed: dict[TrialId, dict[str, Any]] = {}
-    for group in [[trial_id] for trial_id in same if trial_id in best] + _rounds(same, best):
-        trials = {
-            trial_id: _pack(content.probe_masks[trial_id], results[trial_id], content.histories.get(trial_id))
-            for trial_id in group
-        }
-        size = sum(len(_json(trial)) + 1 for trial in trials.values())
+    images: dict[tuple[str, ...], dict[str, Any]] = {}
+    for group in [[trial_id] for trial_id in trial_ids if trial_id in best] + _rounds(trial_ids, best):
+        masks = {trial_id: content.probe_masks[trial_id] for trial_id in group}
+        trials = {one: _pack(masks[one], results[one], content.histories.get(one)) for one in group}
+        new = {names: _images(of) for of in masks.values() if (names := tuple(of.names)) not in images}
+        size = sum(len(_json(one)) + 1 for one in (*trials.values(), *new.values()))
         if size > left:
             if group[0] in best:
                 continue
             break
-        packed |= {trial_id: trial | {"best": trial_id in best} for trial_id, trial in trials.items()}
-        left -= size + 16 * len(group)
+        images |= new
+        order = list(images)
+        for one, trial in trials.items():
+            packed[one] = trial | {"best": one in best, "probes": order.index(tuple(masks[one].names))}
+        left -= size + 28 * len(group)
     if not packed:
         return None
-    shown = [trial_id for trial_id in same if trial_id in packed]
-    data["trials"] = [packed[trial_id] for trial_id in shown]
+    shown = [trial_id for trial_id in trial_ids if trial_id in packed]
+    data["trials"], data["probes"] = [packed[trial_id] for trial_id in shown], list(images.values())
     labels = tuple(dict.fromkeys(label for label, _ in shown))
     return Gallery(data, labels, tuple(_notes(probes, trial_ids, shown, content)))
 
@@ -100,15 +98,20 @@ def _rounds(trial_ids: Sequence[TrialId], best: set[TrialId]) -> list[list[Trial
 
 
 def _shared(probes: ProbeMasks) -> dict[str, Any]:
-    """Return what all trials share: the probe images, their classes, the colour scale."""
+    """Return what all trials share: the classes, the probe images' side, the colour scale."""
     return {
         "colours": colour_map().tobytes().hex(),
         "classes": [readable(name) for name in probes.classes],
-        "labels": probes.labels_P[:MOST_PROBES].tolist(),
         "side": int(probes.images_PSSC.shape[1]),
-        "images": [data_uri("image/jpeg", _jpeg(image)) for image in probes.images_PSSC[:MOST_PROBES]],
+        "probes": [],
         "trials": [],
     }
+
+
+def _images(probes: ProbeMasks) -> dict[str, Any]:
+    """Return the probe images and their labels: one such set for all trials, or for each seed with its own split."""
+    images = [data_uri("image/jpeg", _jpeg(image)) for image in probes.images_PSSC[:MOST_PROBES]]
+    return {"labels": probes.labels_P[:MOST_PROBES].tolist(), "images": images}
 
 
 def _pack(masks: ProbeMasks, result: TrialResult, history: pd.DataFrame | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@
   const data = JSON.parse(source.textContent);
   const colours = Uint8Array.from(data.colours.match(/../g), (pair) => parseInt(pair, 16));
   const variants = [...new Set(data.trials.map((trial) => trial.variant))];
-  const images = data.images.map((address) => Object.assign(new Image(), { src: address }));
+  const images = data.probes.map((probes) => probes.images.map((src) => Object.assign(new Image(), { src })));
   const sides = ["a", "b"].map((name) => ({ name, trial: null, place: null, masks: null, probes: [] }));
   let timer = null;
 
@@ -77,8 +77,9 @@
     const place = side.place.place === "head" ? "" : `, ${side.place.place}`;
     const title = make("h3", { textContent: `${side.trial.variant}, seed ${side.trial.seed}${place}` });
     side.line = make("p");
-    side.probes = data.images.map((_, probe) => {
-      const name = data.classes[data.labels[probe]];
+    side.labels = data.probes[side.trial.probes].labels;
+    side.probes = side.labels.map((label) => {
+      const name = data.classes[label];
       const canvases = Array.from({ length: masks + 1 }, (_, position) => {
         const canvas = make("canvas", { width: data.side, height: data.side });
         canvas.setAttribute("role", "img");
@@ -122,11 +123,11 @@
 
   function caption(side, epoch, probe) {
     const taken = side.trial.predicted[epoch][probe];
-    const right = taken === data.labels[probe];
+    const right = taken === side.labels[probe];
     const word = right ? "✓ predicted" : `✗ predicted ${data.classes[taken]}`;
     const [low, high] = side.place.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
     side.probes[probe].caption.replaceChildren(
-      `${data.classes[data.labels[probe]]}: `,
+      `${data.classes[side.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
       make("span", { className: "range", textContent: ` · from ${low} to ${high}` }));
     return right;
@@ -141,7 +142,7 @@
       canvases.forEach((canvas, position) => {
         const start = ((epoch * probes + probe) * masks + position - 1) * height * width;
         const bytes = position ? side.masks.subarray(start, start + height * width) : null;
-        paint(canvas, images[probe], bytes, scale, height, width);
+        paint(canvas, images[side.trial.probes][probe], bytes, scale, height, width);
       });
       right += caption(side, epoch, probe);
     });
@@ -190,7 +191,7 @@
   }
 
   async function begin() {
-    await Promise.all(images.map((image) => image.decode()));
+    await Promise.all(images.flat().map((image) => image.decode()));
     sides.forEach((side, position) => {
       const select = at(`variant-${side.name}`);
       select.replaceChildren(...variants.map((name) => make("option", { value: name, textContent: name })));

@@ -97,6 +97,7 @@ def build_page(
         tuned=manifest.tuning and tables.tuned(manifest.tuning),
         tuning_curves=_tuning_curves(manifest.tuning) if manifest.tuning else [],
         gallery=gallery,
+        resampled=manifest.identity.recipe.resamples_split,
         health=tables.health(content),
         warnings=tables.health_warnings(content),
         attention=tables.attention(content.attention, plural(manifest.class_noun)),

@@ -43,13 +43,18 @@ def scatter_figure(table: pd.DataFrame) -> bytes:
         places = np.arange(len(rows))
         low, high = rows["test_std"] - rows["test_std_low"], rows["test_std_high"] - rows["test_std"]
         panel.errorbar(rows["test_std"], places, xerr=[low.fillna(0), high.fillna(0)], fmt="o", color=BLUE, capsize=3)
+        for place, row in zip(places, rows.to_dict("records"), strict=True):
+            if np.isfinite(row["rank_low"]) and np.isfinite(row["test_std"]):
+                ranks = sorted({int(row["rank_low"]), int(row["rank_high"])})
+                where = (row["test_std"], place - 0.12)
+                panel.annotate(f"rank {'–'.join(map(str, ranks))}", where, ha="center", va="bottom", fontsize=7)
         panel.set_title(variant, fontsize=10)
         panel.set_xlabel("std of Test accuracy, points")
         panel.grid(axis="x", alpha=0.3)
         panel.set_yticks(places, rows["vary"])
     panels[0][0].invert_yaxis()
     panels[0][0].set_xlim(left=0)
-    figure.suptitle(f"What the seed changes, with 95 % intervals (n = {_counts(table['n'])})", fontsize=10)
+    figure.suptitle(f"What the seed changes, with 95 % intervals and ranks (n = {_counts(table['n'])})", fontsize=10)
     return _png(figure)
 
 

@@ -205,7 +205,8 @@ class Manifest:
         have_own = any(f"{name}=" in spec.label for spec in specs for name in spec.settings)
         own = "; variants whose labels name settings have these instead" if have_own else ""
         network = f"{recipe.backbone} ({weights}{frozen})"
-        return f"{self.data_title}, {network}, {recipe.image_size} px, {counted(recipe.epochs, 'epoch')}{own}"
+        split = ", each seed with a split of its own" if recipe.resamples_split else ""
+        return f"{self.data_title}, {network}, {recipe.image_size} px, {counted(recipe.epochs, 'epoch')}{split}{own}"
 
     @property
     def class_noun(self) -> str:

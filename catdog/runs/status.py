@@ -150,7 +150,7 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
             damage[where] = f"{where.result}: {error}"
         else:
             results |= {where: result} if result else {}
-    damage |= find_damage(store, results, keys)
+    damage |= find_damage(store, results, keys, manifest.identity.recipe)
     trials = [
         TrialStatus(
             trial,

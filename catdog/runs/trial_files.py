@@ -5,14 +5,16 @@ trial cannot have written; its trial then does not count, and the next sweep run
 nothing is computed, need only exist.
 """
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 
+from catdog.config.recipe import Recipe
 from catdog.errors import NotFoundError, UserError, first_line
 from catdog.runs.artifacts import (
     SPLITS,
@@ -41,8 +43,8 @@ class FileCheck:
     """What a look into one stored file has found."""
 
     damage: str | None
-    images: str | None = None
-    """A hash of the images that the file is about."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """By split: a hash of the images that the file is about."""
 
 
 def parse_result(data: bytes, trial: PlannedTrial, identity: Identity) -> TrialResult | None:
@@ -70,18 +72,19 @@ def read_result(store: Store, where: TrialPaths, trial: PlannedTrial, identity: 
         return None
     if result is None:
         return None
-    damage = find_damage(store, {where: result}, set(store.list(f"{where.folder}/"))).get(where)
+    damage = find_damage(store, {where: result}, set(store.list(f"{where.folder}/")), identity.recipe).get(where)
     if damage:
         logger.warning("%s", damage)
     return None if damage else result
 
 
 def find_damage(
-    store: Store, results: Mapping[TrialPaths, TrialResult], keys: Collection[str]
+    store: Store, results: Mapping[TrialPaths, TrialResult], keys: Collection[str], recipe: Recipe
 ) -> dict[TrialPaths, str]:
     """Return what is wrong with the files of damaged trials, reading them in parallel; `keys` exist.
 
-    Files of one name are about the same images in all trials: one that differs from most is damaged.
+    Files of one name are about the same images in all trials, or in those of a seed whose split is its own: one that
+    differs from most is damaged.
     """
     owners = {
         f"{where.folder}/{name}": (name, result)
@@ -99,12 +102,18 @@ def find_damage(
                 damage.setdefault(where, f"{key} is missing")
             elif key in checks and (wrong := checks[key].damage):
                 damage.setdefault(where, f"{key} is damaged: {wrong}")
-    for name in _CHECKS:
-        about = {where: checks[key].images for where in results if (key := f"{where.folder}/{name}") in checks}
-        usual = Counter(images for where, images in about.items() if where not in damage).most_common(1)
-        for where, images in about.items():
-            if usual and images != usual[0][0]:
-                damage.setdefault(where, f"{where.folder}/{name} is damaged: it is about other images than most trials")
+    for name, split in itertools.product(_CHECKS, SPLITS):
+        alike: dict[int | None, dict[TrialPaths, str | None]] = {}
+        for where, result in results.items():
+            if (key := f"{where.folder}/{name}") in checks:
+                group = result.seed if split == "validation" and recipe.resamples_split else None
+                alike.setdefault(group, {})[where] = checks[key].images.get(split)
+        for about in alike.values():
+            usual = Counter(images for where, images in about.items() if where not in damage).most_common(1)
+            for where, images in about.items():
+                if usual and images != usual[0][0]:
+                    wrong = "it is about other images than most trials"
+                    damage.setdefault(where, f"{where.folder}/{name} is damaged: {wrong}")
     return damage
 
 
@@ -113,7 +122,8 @@ def _check(name: str, result: TrialResult, data: bytes) -> FileCheck:
     if sha256(data) != result.files[name]:
         return FileCheck("its sha256 is not what result.json says")
     try:
-        return FileCheck(None, sha256(repr(_CHECKS[name](result, data)).encode()) if name in _CHECKS else None)
+        images = _CHECKS[name](result, data) if name in _CHECKS else None
+        return FileCheck(None, {split: sha256(repr(one).encode()) for split, one in (images or {}).items()})
     except ValueError as error:
         return FileCheck(first_line(error))
 
@@ -137,36 +147,37 @@ def _check_history(result: TrialResult, data: bytes) -> None:
         raise ValueError(f"its {wrong[0]} of epoch {result.best_epoch} is not that of result.json")
 
 
-def _check_masks(result: TrialResult, data: bytes) -> list[Any]:
+def _check_masks(result: TrialResult, data: bytes) -> dict[str, Any]:
     masks = ProbeMasks.from_npz(data)
     if len(masks.predicted_EP) != result.epochs:
         raise ValueError(f"it has {len(masks.predicted_EP)} epochs, not the {result.epochs} of result.json")
-    return [masks.classes, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
+    shown = [masks.classes, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
+    return {"validation": shown}
 
 
-def _check_predictions(result: TrialResult, data: bytes) -> list[Any]:
-    splits = [read_predictions_npz(data, split) for split in SPLITS]
-    for found, accuracy in zip(splits, (result.val_accuracy, result.test_accuracy), strict=True):
+def _check_predictions(result: TrialResult, data: bytes) -> dict[str, Any]:
+    splits = {split: read_predictions_npz(data, split) for split in SPLITS}
+    for found, accuracy in zip(splits.values(), (result.val_accuracy, result.test_accuracy), strict=True):
         # The logits were rounded to float16, where an image's two highest may tie.
         if accuracy is None or abs(found.accuracy - accuracy) > max(1, 101 / len(found.labels_N)):
             raise ValueError(f"its accuracy is {found.accuracy:.2f}, not the {accuracy} of result.json")
-    return [(split.classes, split.images_N.tolist(), split.labels_N.tolist()) for split in splits]
+    return {split: (one.classes, one.images_N.tolist(), one.labels_N.tolist()) for split, one in splits.items()}
 
 
-def _check_attention(result: TrialResult, data: bytes) -> list[Any]:
-    return [masks.images for masks in read_attention_npz(data).values()]
+def _check_attention(result: TrialResult, data: bytes) -> dict[str, Any]:
+    return {split: masks.images for split, masks in read_attention_npz(data).items()}
 
 
-def _check_localization(result: TrialResult, data: bytes) -> list[Any]:
-    found = [(name.partition("@")[0], one.images, one.breeds) for name, one in read_localization(data).items()]
-    return list(dict.fromkeys(found))  # alike in trials that have masks at other places
+def _check_localization(result: TrialResult, data: bytes) -> dict[str, Any]:
+    found = read_localization(data)  # alike in trials that have masks at other places
+    return {name.partition("@")[0]: (one.images, one.breeds) for name, one in found.items()}
 
 
-def _check_deletion(result: TrialResult, data: bytes) -> list[Any]:
-    return [(split, one.images) for split, one in read_deletion(data).items()]
+def _check_deletion(result: TrialResult, data: bytes) -> dict[str, Any]:
+    return {split: one.images for split, one in read_deletion(data).items()}
 
 
-_CHECKS: Mapping[str, Callable[[TrialResult, bytes], list[Any] | None]] = {
+_CHECKS: Mapping[str, Callable[[TrialResult, bytes], dict[str, Any] | None]] = {
     "history.csv": _check_history,
     "masks.npz": _check_masks,
     "predictions.npz": _check_predictions,
@@ -176,7 +187,7 @@ _CHECKS: Mapping[str, Callable[[TrialResult, bytes], list[Any] | None]] = {
     "grad-cam.json": _check_localization,
     "deletion.json": _check_deletion,
 }
-"""Raise `ValueError` for what the trial cannot have written; return which images the file is about."""
+"""Raise `ValueError` for what the trial cannot have written; return which images of each split the file is about."""
 
 
 def read_files(

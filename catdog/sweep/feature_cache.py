@@ -26,4 +26,4 @@ def feature_bytes(config: SweepConfig, dataset: DatasetInfo) -> int:
         if "stages" in spec.arguments:
             read = getattr(build_head(spec, last[0], 2, places), "reads", ())
             sizes[*network, read] = bytes_per_image(joined_shape(places, read), with_means=False)
-    return sum(sizes.values()) * dataset.feature_images(config.recipe.limit_images)
+    return sum(sizes.values()) * dataset.feature_images(config.recipe)

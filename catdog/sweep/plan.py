@@ -17,7 +17,7 @@ from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, format_seeds
 from catdog.data.datasets.registry import check_dataset, warn_of_enlarged_images
-from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset, second_tasks
+from catdog.data.prepare import DatasetInfo, check_split, expected_dataset, find_dataset, second_tasks
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import counted, format_bytes, format_seconds
@@ -98,6 +98,7 @@ def resolve_run(
     if recipe.weights not in NAMED_WEIGHTS:
         recipe = dataclasses.replace(recipe, weights="file")
     groups = second_tasks(config, dataset)
+    check_split(recipe, dataset.title or dataset.name, dataset.has_validation)
     identity = Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial, result_format(recipe), groups)
     return ResolvedRun(dataset, identity)
 
@@ -269,6 +270,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
         "data": f"{config.recipe.dataset} {here.fingerprint}"
         if here
         else f"{config.recipe.dataset}: not here, will be downloaded",
+        **({"split": "drawn anew for every seed"} if config.recipe.resamples_split else {}),
         "images to train": f"{plan.images:,} ({counted(len(plan.pending), 'trial')} × {epochs} "
         f"× {counted(plan.train_images, 'image')})",
         **_cached_features(config, run.dataset, store),

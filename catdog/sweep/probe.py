@@ -62,6 +62,8 @@ def _numbers(context: RunContext, variant: VariantSpec, side: int) -> tuple[floa
         precision="float32",
         compile=False,
         deterministic=False,
+        resample_split=False,
+        vary="all",
     )
     with scratch_folder("catdog-probe-") as folder:
         source, store = _noise(side), LocalStore(folder)

@@ -41,7 +41,7 @@ def prepare_worker(contexts: Sequence[RunContext]) -> Iterator[str]:
                 deterministic = context.identity.recipe.deterministic
                 with naming_the_card(context.gpus_per_trial):
                     device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
-                    load_inputs(context, device, messages.put)
+                    load_inputs(context, device, report_progress=messages.put)
         except BaseException as error:
             errors.append(error)
         finally:

@@ -1,4 +1,4 @@
-"""(seed, purpose, epoch) → the seed of a generator.
+"""(seed, purpose, epoch) → the seed of a generator; the split has seeds of its own (`Recipe.split_seeds`).
 
 Every purpose and epoch of a trial has its own generator, so an epoch can be recomputed without those before it, and
 one source of variance can be varied while the others stay fixed (Bouthillier et al. 2021, "Accounting for
@@ -6,11 +6,10 @@ Variance in Machine Learning Benchmarks").
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
-from catdog.config.recipe import PURPOSES, Purpose
+from catdog.config.recipe import PURPOSES, Purpose, Vary
 
 DeriveSeed = Callable[[Purpose, int], int]
 """(purpose, epoch) → seed of a generator, for one trial."""
@@ -22,10 +21,11 @@ def derive_seed(seed: int, purpose: Purpose, epoch: int = 0) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
-def trial_seeds(seed: int, vary: Purpose | Literal["all"] = "all") -> DeriveSeed:
+def trial_seeds(seed: int, vary: Vary = "all") -> DeriveSeed:
     """Return the (purpose, epoch) → seed function of one trial.
 
-    If `vary` names one purpose, only that one depends on `seed`; the others use seed 0.
+    If `vary` names one purpose, only that one depends on `seed`; the others use seed 0, as all do if only the split
+    varies.
     """
 
     def derive(purpose: Purpose, epoch: int) -> int:

@@ -19,6 +19,7 @@ from catdog.data.datasets.base import Groups, IntArray, features_key, pack_key
 from catdog.data.features import Features, features_digest, open_features, write_features
 from catdog.data.groups import read_groups
 from catdog.data.pack import Pack, open_pack
+from catdog.data.prepare import check_split
 from catdog.data.split import Split, SplitName, split_images
 from catdog.formatting import ReportProgress
 from catdog.models.backbones.build import backbone_places, build_backbone, feature_shape, normalisation
@@ -121,23 +122,25 @@ KEPT_BYTES = 1_000_000_000
 
 
 def load_inputs(
-    context: RunContext, device: torch.device, report_progress: ReportProgress = lambda message: None
+    context: RunContext,
+    device: torch.device,
+    seed: int = 0,
+    report_progress: ReportProgress = lambda message: None,
 ) -> TrialInputs:
-    """Return the inputs of trials with this recipe; the images and the last networks stay loaded in this process.
+    """Return the inputs of this seed's trials; the images and the last networks stay loaded in this process.
 
-    With a frozen backbone, opens or computes its features.
+    With a frozen backbone, opens or computes its features: of the split, or of all images if each seed has its own.
 
     Raises:
         UserError: data, weights or sizes do not fit.
     """
     identity, recipe = context.identity, context.identity.recipe
     pack = _open_pack_on(context.location, identity.fingerprint, device, context.gpus_per_trial)
-    given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
-    split = split_images(pack.labels_N.numpy(), pack.is_test_N.numpy(), recipe.split_seed, recipe.limit_images, given)
+    split, cached = _split_of(pack, recipe, seed)
     normalise, groups = normalisation(recipe.backbone, recipe.weights), _groups_of(context)
     images = ImageBatches(
         pack,
-        split,
+        cached,
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
         mean=normalise.mean,
@@ -157,7 +160,7 @@ def load_inputs(
 
     def batches_of(tensors: Mapping[str, torch.Tensor]) -> FeatureBatches:
         return FeatureBatches(
-            tensors, pack, split, batch_size=recipe.batch_size, flip=recipe.flip, device=device, groups=groups
+            tensors, pack, split, cached, batch_size=recipe.batch_size, flip=recipe.flip, device=device, groups=groups
         )
 
     def read_batches(read: Sequence[str]) -> FeatureBatches:
@@ -167,6 +170,17 @@ def load_inputs(
 
     batches, pooled = (batches_of(tensors) for tensors in network.features)
     return TrialInputs(pack, split, batches, network.backbone, shape, probe_positions, weights, pooled, read_batches)
+
+
+def _split_of(pack: Pack, recipe: Recipe, seed: int) -> tuple[Split, Split]:
+    """Return a seed's split, and the images whose features are cached: all of trainval if each seed has its own."""
+    given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
+    check_split(recipe, pack.dataset, given is not None)
+    labels_N, is_test_N = pack.labels_N.numpy(), pack.is_test_N.numpy()
+    split = split_images(labels_N, is_test_N, recipe.split_seeds(seed), recipe.limit_images, given)
+    if not (recipe.freeze and recipe.resamples_split):
+        return split, split
+    return split, Split(np.flatnonzero(~is_test_N), np.empty(0, dtype=np.int64), split.test)
 
 
 def _groups_of(context: RunContext) -> Groups | None:
@@ -255,7 +269,7 @@ def _features_key(context: RunContext, read: tuple[str, ...] = ()) -> str:
         weights=identity.weights_digest or recipe.weights,
         image_size=recipe.image_size,
         precision=recipe.precision,
-        split_seed=recipe.split_seed,
+        split_seed="every" if recipe.resamples_split else recipe.split_seed,
         limit_images=recipe.limit_images,
         **places,
     )

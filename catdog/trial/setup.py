@@ -56,7 +56,7 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -
     recipe, where = context.identity.recipe, context.trial_paths(variant, seed)
     config_hash = context.identity.trial_hash(variant, seed)
     device = prepare_process(context.identity.threads, context.gpus_per_trial, recipe.deterministic)
-    inputs = load_inputs(context, device)
+    inputs = load_inputs(context, device, seed)
     derive_seed = trial_seeds(seed, recipe.vary)
     model = new_model(inputs, context, variant, derive_seed)
     model = model.to(memory_format=torch.channels_last).to(device)

@@ -121,11 +121,14 @@ def test_the_scatter_table_holds_deviations_and_their_shares_of_the_variance() -
     order, everything = scatter_table(runs).to_dict("records")
     assert list(order) == [
         "variant", "vary", "n", "test_mean", "test_std", "test_std_low", "test_std_high",
-        "share", "share_low", "share_high",
+        "share", "share_low", "share_high", "rank_low", "rank_high", "val_std",
     ]  # fmt: skip
     values = {vary: [result.test_accuracy or 0 for result in run.results("se")] for vary, run in runs.items()}
     assert (order["variant"], order["vary"], order["n"]) == ("se", "order", 6)
     assert order["test_mean"] == pytest.approx(statistics.mean(values["order"]))
     assert order["test_std"] == pytest.approx(deviation(values["order"]))
     assert order["share"] == pytest.approx((deviation(values["order"]) / deviation(values["all"])) ** 2)
+    assert (order["rank_low"], order["rank_high"]) == (1, 1), "it is the only source"
+    validation = [result.val_accuracy or 0 for result in runs["order"].results("se")]
+    assert order["val_std"] == pytest.approx(deviation(validation))
     assert everything["test_std"] == pytest.approx(deviation(values["all"]))

@@ -1,6 +1,7 @@
 """The two studies: their sweeps, their tables on simulated runs, and one real run of each."""
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from catdog.analysis.intervals import std_interval, variance_share
-from catdog.analysis.studies import lambda_table, scatter_table
+from catdog.analysis.significance import rank_intervals
+from catdog.analysis.studies import lambda_table, scatter_lines, scatter_table
 from catdog.cli import run_job
 from catdog.config.presets import LAMBDAS, lambda_config, preset_config, scatter_configs
 from catdog.config.recipe import Recipe
@@ -31,11 +33,15 @@ def test_a_lambda_study_is_one_sweep_of_seven_lambdas() -> None:
 
 
 def test_a_scatter_study_is_one_sweep_per_source_of_randomness_and_one_for_all() -> None:
-    configs = scatter_configs(preset_config("demo"))
-    assert {purpose: config.run_name for purpose, config in configs.items()} == {
-        purpose: f"demo-scatter-{purpose}" for purpose in ("init", "order", "augment", "dropout", "all")
+    configs = scatter_configs(preset_config("demo"), has_validation=False)
+    assert {source: config.run_name for source, config in configs.items()} == {
+        source: f"demo-scatter-{source}" for source in ("init", "order", "augment", "dropout", "split", "all")
     }
     assert [config.recipe.vary for config in configs.values()] == list(configs)
+    assert [source for source, config in configs.items() if config.recipe.resamples_split] == ["split", "all"]
+    fewer = scatter_configs(preset_config("demo"), has_validation=True)
+    assert list(fewer) == ["init", "order", "augment", "dropout", "all"]
+    assert not any(config.recipe.resamples_split for config in fewer.values())
 
 
 def test_the_lambda_table_is_sorted_by_lambda_and_leaves_other_variants_out() -> None:
@@ -59,7 +65,7 @@ def is_a_figure(png: bytes) -> bool:
 
 @pytest.mark.parametrize("seeds", [range(1), range(8)])
 def test_the_scatter_table_compares_each_source_with_all_together(seeds: Sequence[int]) -> None:
-    purposes = ("init", "order", "augment", "dropout", "all")
+    purposes = ("init", "order", "augment", "dropout", "split", "all")
     run_statuses = {
         purpose: make_run(MemoryStore(), ["baseline", "se"], seeds, rng_seed=number)
         for number, purpose in enumerate(purposes)
@@ -73,7 +79,10 @@ def test_the_scatter_table_compares_each_source_with_all_together(seeds: Sequenc
         assert (table["test_std"] < table["test_std_high"]).all()
         shares = table[table["vary"] != "all"]
         assert ((shares["share_low"] < shares["share"]) & (shares["share"] < shares["share_high"])).all()
-    assert table.loc[table["vary"] == "all", "share"].isna().all()
+        assert (shares["rank_low"] <= shares["rank_high"]).all()
+        assert all(re.search(rf"{purpose} \d", line) for line in scatter_lines(table) for purpose in purposes[:-1])
+    assert len(scatter_lines(table)) == (2 if len(seeds) > 1 else 0)
+    assert table.loc[table["vary"] == "all", ["share", "rank_low", "rank_high"]].isna().all(axis=None)
     assert is_a_figure(scatter_figure(table))
 
 
@@ -96,6 +105,19 @@ def test_the_interval_of_a_share_covers_it_nineteen_times_out_of_twenty() -> Non
     assert variance_share([1.0, 1.0], [1.0, 2.0]) is None
 
 
+def test_ranks_are_certain_where_variances_differ_much_and_open_where_they_do_not() -> None:
+    rng = np.random.default_rng(2)
+    deviations = [0.2, 0.2, 5.0, 1.0]
+    assert rank_intervals([rng.normal(0, std, 60) for std in deviations]) == [(3, 4), (3, 4), (1, 1), (2, 2)]
+    assert rank_intervals([np.ones(5), rng.normal(0, 1, 5), np.ones(5)]) == [(2, 3), (1, 1), (2, 3)]
+    assert rank_intervals([np.ones(1), np.array([1.0, 2.0])]) == [(1, 2), (1, 2)]
+    wrong = 0
+    for _ in range(1000):
+        ranks = rank_intervals(list(rng.normal(0, 1, (5, 10))))
+        wrong += any(rank != (1, 5) for rank in ranks)
+    assert wrong <= 60, "of five equal ones, none is ranked, 95 times out of 100"
+
+
 def test_an_unknown_study_is_a_mistake_that_lists_the_studies() -> None:
     for arguments in ([], ["weather", "demo"]):
         with pytest.raises(UserError, match="studies: lambda, scatter"):
@@ -114,6 +136,6 @@ def test_a_study_ends_in_a_table_and_a_figure(
     assert run_job(study.main, arguments) == 0
     report = store_folder / {"lambda": "demo-lambda", "scatter": "demo-scatter-all"}[name] / "report"
     table = pd.read_csv(report / f"{name}.csv")
-    assert len(table) == {"lambda": 7, "scatter": 5}[name]
+    assert len(table) == {"lambda": 7, "scatter": 6}[name]
     assert is_a_figure((report / "figures" / f"{name}.png").read_bytes())
     assert f"figures/{name}.png" in capsys.readouterr().out

@@ -45,6 +45,7 @@ OTHER_VALUES: dict[str, object] = {
     "crop_scale": 0.5,
     "flip": False,
     "split_seed": 1,
+    "resample_split": True,
     "limit_images": 100,
     "probe_images": 2,
     "precision": "bfloat16",
@@ -217,9 +218,9 @@ def test_studies_are_named_after_the_run_or_else_the_preset(run: str | None) -> 
     weights = [spec.arguments["lambda_divergence"] for spec in of_lambda.variant_specs]
     assert weights == pytest.approx([0, *(10.0**exponent for exponent in range(-6, 0))])
     assert of_lambda.recipe == config.recipe
-    for purpose, of_scatter in scatter_configs(config).items():
-        assert of_scatter.run_name == f"{run or 'pets-frozen-scatter'}-{purpose}"
-        assert of_scatter.recipe == dataclasses.replace(config.recipe, vary=purpose)
+    for source, of_scatter in scatter_configs(config, has_validation=False).items():
+        assert of_scatter.run_name == f"{run or 'pets-frozen-scatter'}-{source}"
+        assert of_scatter.recipe == dataclasses.replace(config.recipe, vary=source, resample_split=source == "all")
         assert of_scatter.variants == config.variants
 
 
@@ -321,7 +322,7 @@ def test_later_settings_at_their_defaults_are_not_part_of_a_trials_hash() -> Non
     mine, spec = identity(), parse_variant("baseline")
     content = dataclasses.asdict(mine) | {"variant": [spec.name, dict(spec.arguments)], "seed": 3}
     later = ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task")
-    for name in (*later, "second_task_weight"):
+    for name in (*later, "second_task_weight", "resample_split"):
         del content["recipe"][name]
     del content["groups"]
     first_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -248,7 +248,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "crop_scale": st.floats(1e-6, 1),
     "label_smoothing": st.floats(0, 0.999),
     "split_seed": st.integers(0, 2**32 - 1),
-    "vary": st.sampled_from(["all", "init", "order", "augment", "dropout"]),
+    "vary": st.sampled_from(["all", "init", "order", "augment", "dropout", "split"]),
     "limit_images": st.one_of(st.none(), st.integers(1, 10_000)),
 }
 

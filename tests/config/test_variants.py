@@ -350,7 +350,10 @@ def test_each_label_has_a_folder_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "named", "recipe"),
     [
-        ("baseline:split_seed=1", "no variant can change it: all trials of a run share the split", Recipe()),
+        ("baseline:split_seed=1", "no variant can change it: all trials of a seed share the split", Recipe()),
+        ("baseline:resample_split=true", "no variant can change it: all trials of a seed share the split", Recipe()),
+        ("baseline:vary=split", "vary: all trials of a seed share the split", Recipe()),
+        ("baseline:vary=init", "resample_split: vary init already says", Recipe(resample_split=True)),
         ("baseline:dataset=drawn", "no variant can change it: all trials of a run share the images", Recipe()),
         ("baseline:probe_images=2", "no variant can change it", Recipe()),
         ("baseline:lambda_divergence=1", "parameter of multi-attention", Recipe()),

@@ -65,6 +65,7 @@ def pack() -> Pack:
 
 def image_batches(
     pack: Pack,
+    split: Split = SPLIT,
     batch_size: int = 8,
     image_size: int = SIZE,
     crop_scale: float = 0.35,
@@ -73,7 +74,7 @@ def image_batches(
 ) -> ImageBatches:
     return ImageBatches(
         pack,
-        SPLIT,
+        split,
         image_size=image_size,
         batch_size=batch_size,
         mean=MEAN,
@@ -106,7 +107,7 @@ def noise(*shape: int) -> torch.Tensor:
 def test_an_epoch_shows_every_training_image_at_most_once(
     pack: Pack, batch_size: int, steps: int, in_a_batch: int
 ) -> None:
-    batches = image_batches(pack, batch_size, image_size=12)
+    batches = image_batches(pack, batch_size=batch_size, image_size=12)
     epoch = list(batches.train(order_seed=1, augment_seed=2))
     assert len(epoch) == batches.steps_per_epoch == steps
     assert batches.batch_size == in_a_batch
@@ -321,7 +322,7 @@ def features_that_name_their_image() -> dict[str, torch.Tensor]:
 
 
 def feature_batches(pack: Pack, flip: bool = True) -> FeatureBatches:
-    return FeatureBatches(features_that_name_their_image(), pack, SPLIT, batch_size=8, flip=flip, device=CPU)
+    return FeatureBatches(features_that_name_their_image(), pack, SPLIT, SPLIT, batch_size=8, flip=flip, device=CPU)
 
 
 def mirrored_rows(epoch: list[Batch]) -> torch.Tensor:
@@ -355,10 +356,33 @@ def test_without_flips_no_mirrored_features_are_used(pack: Pack) -> None:
 
 
 def test_an_epoch_of_features_leaves_the_cache_as_it_was(pack: Pack) -> None:
-    batches = feature_batches(pack)
+    given = features_that_name_their_image()
+    batches = FeatureBatches(given, pack, SPLIT, SPLIT, batch_size=8, flip=True, device=CPU)
     list(batches.train(1, 2))
     for part, features in features_that_name_their_image().items():
-        assert torch.equal(batches.features[part], features)
+        assert torch.equal(given[part], features)
+
+
+@pytest.mark.parametrize("kind", Features._fields)
+def test_features_of_all_images_serve_any_split_of_them_as_its_own_would(kind: str, pack: Pack, tmp_path: Path) -> None:
+    backbone, trainval = torch.nn.Conv2d(3, 5, 3, stride=4), np.union1d(SPLIT.train, SPLIT.validation)
+    pool = Split(trainval, SPLIT.validation[:0], SPLIT.test)
+    shuffled = np.random.default_rng(4).permutation(trainval)
+    for number, cut in enumerate((30, 75)):
+        split = Split(np.sort(shuffled[:cut]), np.sort(shuffled[cut:]), SPLIT.test)
+        both = []
+        for cached in (split, pool):
+            path = tmp_path / f"{number}-{len(cached.train)}.safetensors"
+            features = getattr(cached_features(backbone, image_batches(pack, cached), path), kind)
+            both.append(FeatureBatches(features, pack, split, cached, batch_size=8, flip=True, device=CPU))
+        own, whole = both
+        pairs = list(zip(own.train(1, 2), whole.train(1, 2), strict=True))
+        for part in get_args(EvaluationSplit):
+            pairs += zip(own.split(part), whole.split(part), strict=True)
+        for (inputs, labels), (same, same_labels) in pairs:
+            assert torch.equal(labels, same_labels)
+            assert torch.allclose(inputs, same, atol=1e-3), "another batch may round otherwise"
+        assert torch.allclose(own.some("validation", [3, 1]), whole.some("validation", [3, 1]), atol=1e-3)
 
 
 def test_features_come_in_the_same_order_as_images(pack: Pack) -> None:
@@ -387,7 +411,7 @@ def test_cached_features_equal_the_output_of_the_backbone_and_survive_the_file(p
     heard: list[int] = []
     cached = cached_features(backbone, images, tmp_path / "features.safetensors", heard.append)
     assert heard[-1] == 30 + 30 + 70 + 20
-    batches = FeatureBatches(cached.maps, pack, SPLIT, batch_size=8, flip=True, device=CPU)
+    batches = FeatureBatches(cached.maps, pack, SPLIT, SPLIT, batch_size=8, flip=True, device=CPU)
     for part in get_args(EvaluationSplit):
         with torch.inference_mode():
             expected = torch.cat([backbone(inputs) for inputs, _ in images.split(part)])
@@ -428,7 +452,9 @@ def test_pooled_features_are_bit_identical_to_the_means_of_the_maps_in_the_same_
     try:
         backbone = torch.nn.Conv2d(3, channels, 3, stride=4)
         features = cached_features(backbone, image_batches(pack), tmp_path / "features.safetensors")
-        maps, pooled = (FeatureBatches(parts, pack, SPLIT, batch_size=7, flip=True, device=CPU) for parts in features)
+        maps, pooled = (
+            FeatureBatches(parts, pack, SPLIT, SPLIT, batch_size=7, flip=True, device=CPU) for parts in features
+        )
         pairs = list(zip(maps.train(1, 2), pooled.train(1, 2), strict=True))
         for part in get_args(EvaluationSplit):
             pairs += zip(maps.split(part), pooled.split(part), strict=True)
@@ -475,7 +501,7 @@ def test_on_a_gpu_batches_are_the_same_wherever_images_and_features_are(pack: Pa
     gpu = torch.device("cuda")
     where = CPU if place == "host" else gpu
     features = {name: maps.to(where) for name, maps in features_that_name_their_image().items()}
-    batches = FeatureBatches(features, pack, SPLIT, batch_size=8, flip=True, device=gpu)
+    batches = FeatureBatches(features, pack, SPLIT, SPLIT, batch_size=8, flip=True, device=gpu)
     moved = dataclasses.replace(pack, images_NSSC=pack.images_NSSC.to(where))
     on_gpu, on_cpu = image_batches(moved, device=gpu), image_batches(pack)
     for ours, expected in ((batches, feature_batches(pack)), (on_gpu, on_cpu)):

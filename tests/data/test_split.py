@@ -1,6 +1,7 @@
 """The split: stratified, exact on the official counts, and determined by labels and split seed alone."""
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catdog.config.recipe import Recipe
 from catdog.data.datasets.oxford_pets import open_oxford
 from catdog.data.split import VALIDATION_SHARE, Split, split_images, stratified_sizes
 
@@ -93,6 +95,23 @@ def test_only_the_split_seed_determines_the_split() -> None:
     torch.manual_seed(2)
     assert same(first, split_images(labels, is_test, split_seed=3))
     assert not same(first, split_images(labels, is_test, split_seed=4))
+
+
+def test_each_seed_can_have_a_split_of_its_own_whose_first_is_the_one_that_is_shared_otherwise() -> None:
+    shared, own = Recipe(split_seed=7), Recipe(split_seed=7, resample_split=True)
+    assert shared.split_seeds(3) == Recipe(split_seed=7, vary="init").split_seeds(3) == (7,)
+    assert own.split_seeds(3) == Recipe(split_seed=7, vary="split").split_seeds(3)
+    labels, is_test = official()
+    fixed = split_images(labels, is_test, 7)
+    assert same(fixed, split_images(labels, is_test, shared.split_seeds(3)))
+    splits = [split_images(labels, is_test, own.split_seeds(seed)) for seed in range(6)]
+    assert same(fixed, splits[0])
+    assert not any(same(one, other) for one, other in itertools.combinations(splits, 2))
+    assert all(np.array_equal(split.test, fixed.test) for split in splits)
+    drawn = np.mean([np.isin(split.validation, fixed.validation).mean() for split in splits[1:]])
+    assert 0.15 < drawn < 0.25, "a fifth of any validation images are in another's"
+    digest = hashlib.sha256(splits[5].validation.astype("<i8").tobytes()).hexdigest()[:16]
+    assert digest == "436e327becf64713", "derived, not stored: another draw would be another split"
 
 
 def test_the_split_of_seed_0_never_changes() -> None:

@@ -162,6 +162,12 @@ OPTIONS = {
         "study lambda demo --variants se", "--variants: the study lambda", "leave the option"
     ),
     "grid of a study": Mistake("study lambda demo --grid epochs=1,2", "--grid: the study lambda", "leave the option"),
+    "split of a study": Mistake(
+        "study scatter demo --resample-split", "--resample-split: the study", "leave the option"
+    ),
+    "two variations": Mistake(
+        "sweep demo --resample-split --vary order", "--resample-split", "leave one of the two out"
+    ),
     "variation of a study": Mistake("study scatter demo --vary=init", "--vary: the study scatter", "leave the option"),
     "looks of a study, also planned": Mistake(
         "study lambda demo --dry-run --until-decided --smallest-effect 1",
@@ -223,7 +229,9 @@ VARIANTS = {
     "none": Mistake("sweep demo --variants", "no variants", "name at least one of baseline"),
     "unicode": Mistake("sweep demo --variants bäseline", "'bäseline'", "choose from baseline"),
     "unknown parameter": Mistake("sweep demo --variants se:masks=3", "'masks'", "se has reduction, dropout"),
-    "shared setting": Mistake("sweep demo --variants baseline:split_seed=1", "split_seed", "all trials of a run share"),
+    "shared setting": Mistake(
+        "sweep demo --variants baseline:split_seed=1", "split_seed", "all trials of a seed share"
+    ),
     "setting out of range": Mistake(
         "sweep demo --variants baseline:epochs=0", "'baseline:epochs=0'", "from 1 to 100000"
     ),
