@@ -4,6 +4,7 @@ Skipped without Chromium (Debian: apt-get install chromium).
 """
 
 import base64
+import dataclasses
 import importlib.util
 import io
 import itertools
@@ -144,6 +145,33 @@ def test_variants_and_seeds_can_be_chosen_and_compared_side_by_side(visit: Calla
     left, right = (one.tab.locator(f"#panel-{side}").bounding_box() for side in "ab")
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] <= right["x"]
+
+
+def test_a_seed_with_a_split_of_its_own_shows_its_own_probe_images(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    content = content_of(["attention", "attention-relu"], range(2))
+    others = {
+        trial_id: dataclasses.replace(
+            masks,
+            names=[f"other_{name}" for name in masks.names],
+            labels_P=masks.labels_P[::-1].copy(),
+            images_PSSC=masks.images_PSSC[::-1].copy(),
+        )
+        for trial_id, masks in content.probe_masks.items()
+        if trial_id[1] == 1
+    }
+    path = tmp_path / "report.html"
+    path.write_bytes(build_page(dataclasses.replace(content, probe_masks={**content.probe_masks, **others})))
+    one, shown = visit(path), {}
+    one.tab.select_option("#variant-a", "attention")
+    for seed in ("0", "1"):
+        one.tab.select_option("#seed-a", seed)
+        one.until(f"document.querySelector('#panel-a h3').textContent.endsWith('attention, seed {seed}')")
+        captions = one.tab.eval_on_selector_all("#panel-a figcaption", "all => all.map(one => one.textContent)")
+        shown[seed] = one.pictures()[::2], [caption.partition(":")[0] for caption in captions]
+    assert shown["0"] == (shown["1"][0][::-1], shown["1"][1][::-1])
+    assert len(set(shown["0"][0])) == 4
 
 
 def test_the_animation_plays_and_pauses(visit: Callable[..., Visit]) -> None:
