@@ -63,6 +63,24 @@ def false_equivalence(shape: str, n: int, margin: float, repetitions: int) -> fl
     return float(np.mean([p < 0.05 for p in p_values]))
 
 
+def splits_coverage(share: float, seeds: int, repetitions: int, resampled: bool) -> float:
+    """Return how often the 95 % interval over seeds holds the true mean over splits.
+
+    `share` of the variance of the differences is due to the split: one for all seeds, or each seed's own.
+    """
+    rng, held = np.random.default_rng([int(100 * share), seeds, resampled]), 0
+    for _ in range(repetitions):
+        luck_S = np.sqrt(share) * rng.normal(size=seeds if resampled else 1)
+        drawn_S = np.rint(SD * (luck_S + np.sqrt(1 - share) * rng.normal(size=seeds))) * POINT
+        interval = SubsetMeans.of(drawn_S, rng).interval(0.05)
+        held += interval is not None and _holds(interval, 0.0)
+    return held / repetitions
+
+
+SPLIT_SHARES = (0.0, 0.05, 0.1, 0.25, 0.5)
+"""Of the variance of differences, those that are simulated."""
+
+
 def _additive(rng: np.random.Generator, seeds: int) -> npt.NDArray[np.int8]:
     """Luck of each seed and of each image, which add up, on 1,000 images."""
     chance_SN = 0.25 + rng.normal(0, 0.03, (seeds, 1)) + rng.normal(0, 0.08, (1, 1000))
@@ -166,19 +184,31 @@ def main() -> None:
     for contrasts, most in itertools.product((1, 3, 7), (30, 100)):
         share = false_alarms(contrasts, most, 10_000)
         print(f"false alarms, {contrasts} contrasts, {most} seeds at most: {100 * share:.2f} %", flush=True)
+    over_splits = {
+        seeds: [splits_coverage(share, seeds, many, resampled=False) for share in SPLIT_SHARES] for seeds in (10, 30)
+    }
+    for seeds, shares in over_splits.items():
+        print(f"one split, {seeds:<24}", "  ".join(f"{100 * share:.1f} %" for share in shares), flush=True)
+    shares = [splits_coverage(share, 30, many, resampled=True) for share in SPLIT_SHARES]
+    print(f"each its own split, 30 {'':12}", "  ".join(f"{100 * share:.1f} %" for share in shares), flush=True)
     effects = (0.0, 0.25, 0.5, 0.75, 1.0)
     ends = {effect: stopped(effect, 0.5, 30, 10_000 if effect in (0.5, 1.0) else 2000) for effect in effects}
     for effect, end in ends.items():
         print(f"true difference {effect} SD, what matters 0.5 SD: {end}", flush=True)
-    draw(over_seeds, over_images, ends)
+    draw(over_seeds, over_images, over_splits, ends)
 
 
-def draw(over_seeds: dict[str, list[float]], over_images: dict[str, list[float]], ends: dict[float, Stopped]) -> None:
+def draw(
+    over_seeds: dict[str, list[float]],
+    over_images: dict[str, list[float]],
+    over_splits: dict[int, list[float]],
+    ends: dict[float, Stopped],
+) -> None:
     """Draw docs/statistics.png."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure = Figure(figsize=(9.6, 7), layout="constrained")
+    panels = figure.subplots(2, 2).flat
     for panel, title, xs, found in (
         (panels[0], "over seeds", (6, 10, 20, 30), over_seeds),
         (panels[1], "over seeds and images", (10, 30), over_images),
@@ -188,15 +218,22 @@ def draw(over_seeds: dict[str, list[float]], over_images: dict[str, list[float]]
             panel.plot(xs, [100 * share for share in shares], "o-", label=name)
         panel.set(title=f"Coverage {title}, %", xlabel="seeds", ylim=(80, 100), xticks=xs)
         panel.legend(fontsize=8, loc="lower right")
+    panels[2].axhline(95, color="#222222", linewidth=0.8)
+    for seeds, shares in over_splits.items():
+        xs = [100 * share for share in SPLIT_SHARES]
+        panels[2].plot(xs, [100 * share for share in shares], "o-", label=f"{seeds} seeds, one split")
+    panels[2].set(title="Coverage of the mean over splits, %", xlabel="variance that is due to the split, %")
+    panels[2].set(ylim=(0, 100), xticks=xs)
+    panels[2].legend(fontsize=8, loc="lower left")
     for outcome in ("better", "equivalent"):
-        panels[2].plot(list(ends), [100 * end.shares.get(outcome, 0.0) for end in ends.values()], "o-", label=outcome)
+        panels[3].plot(list(ends), [100 * end.shares.get(outcome, 0.0) for end in ends.values()], "o-", label=outcome)
     without = [100 * end.fixed for end in ends.values()]
-    panels[2].plot(list(ends), without, "--", color="#222222", label="better, without looks")
-    panels[2].set_xticks(list(ends), [f"{effect}\n{end.seeds:.0f} seeds" for effect, end in ends.items()])
-    panels[2].set(
+    panels[3].plot(list(ends), without, "--", color="#222222", label="better, without looks")
+    panels[3].set_xticks(list(ends), [f"{effect}\n{end.seeds:.0f} seeds" for effect, end in ends.items()])
+    panels[3].set(
         title="Sweeps with looks, at most 30 seeds, %", xlabel="true difference in SD, and mean seeds", ylim=(-2, 102)
     )
-    panels[2].legend(fontsize=8, loc="center right")
+    panels[3].legend(fontsize=8, loc="center right")
     figure.savefig(Path(__file__).with_name("statistics.png"), dpi=110)
 
 
