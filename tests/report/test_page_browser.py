@@ -147,9 +147,7 @@ def test_variants_and_seeds_can_be_chosen_and_compared_side_by_side(visit: Calla
     assert left["x"] + left["width"] <= right["x"]
 
 
-def test_a_seed_with_a_split_of_its_own_shows_its_own_probe_images(
-    visit: Callable[..., Visit], tmp_path: Path
-) -> None:
+def test_a_seed_with_a_split_of_its_own_shows_its_own_probe_images(visit: Callable[..., Visit], tmp_path: Path) -> None:
     content = content_of(["attention", "attention-relu"], range(2))
     others = {
         trial_id: dataclasses.replace(
