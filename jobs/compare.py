@@ -13,7 +13,7 @@ from catdog.config.sweep_options import check_run_name, check_store
 from catdog.errors import UserError
 from catdog.formatting import counted
 from catdog.runs.status import RunStatus, open_run
-from catdog.storage import StoreLocation, open_target
+from catdog.storage import Store, StoreLocation, open_target
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,19 @@ def main(arguments: Sequence[str]) -> int:
     if not runs and {"-h", "--help"}.isdisjoint(rest):
         raise UserError("usage: compare.py RUN [RUN ...] [options]; see compare.py --help")
     options = parse(Options, rest, "Compare effects across runs, from the store alone.", "compare.py RUN [RUN ...]")
-    for run in runs:
-        check_run_name(run)
-        if runs.count(run) > 1:
-            raise UserError(f"run {run}: named {runs.count(run)} times; keep one")
+    if twice := next((run for run in runs if runs.count(run) > 1), None):
+        raise UserError(f"RUN {twice}: given {runs.count(twice)} times; keep one")
     from catdog.analysis.across_sets import compare_sets
     from catdog.analysis.predictions import read_predictions
     from catdog.analysis.sets import check_sets, sets_of
     from catdog.report.across_sets import build_files, print_across_sets
     from catdog.report.terminal import place_of
 
-    store, target = StoreLocation.of(options.store).open(), open_target("--out", options.out)
-    statuses = [open_run(store, run) for run in runs]
+    store = StoreLocation.of(options.store).open()
+    statuses = [_opened(store, run) for run in runs]
+    check_sets([one for status in statuses for one in sets_of(status, None)])  # before hundreds of files are read
+    target = open_target("--out", options.out)
     sets = [one for status in statuses for one in sets_of(status, read_predictions(store, status))]
-    check_sets(sets)
     found, console = compare_sets(sets), output_console()
     print_across_sets(console, found)
     for line in filter(None, map(_missing, statuses)):
@@ -60,6 +59,14 @@ def main(arguments: Sequence[str]) -> int:
         target.put(name, data)
         console.print(f"{name:>16}  {place_of(target.url, name)}", soft_wrap=True)
     return ExitCode.of(all(status.is_complete for status in statuses))
+
+
+def _opened(store: Store, run: str) -> RunStatus:
+    try:
+        check_run_name(run)
+        return open_run(store, run)
+    except UserError as error:
+        raise UserError(str(error).replace("--run", "RUN")) from None  # here it is no option
 
 
 def _missing(run_status: RunStatus) -> str | None:
