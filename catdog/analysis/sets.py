@@ -8,6 +8,7 @@ which `attention` is compared with `baseline`. A variant without such a referenc
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from catdog.analysis.predictions import Predictions
 from catdog.errors import UserError
@@ -37,19 +38,19 @@ class ComparedSet:
         """Return the name of the run."""
         return self.manifest.run
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Return the run's name, and the settings that are the set's own."""
         settings = self.manifest.spec(self.reference).settings
         items = self.reference.partition(":")[2].split(",")
         return " ".join([self.run, *(item for item in items if item.partition("=")[0] in settings)])
 
-    @property
+    @cached_property
     def head(self) -> str:
         """Return the name that the reference has in all sets."""
         return self.manifest.spec(self.reference).head_label
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         """Return what identifies the trials of the set, besides their heads and seeds."""
         return self.manifest.identity.of(self.manifest.spec(self.reference))

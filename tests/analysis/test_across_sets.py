@@ -247,6 +247,30 @@ def test_runs_must_have_one_reference_and_be_different_sets(labels: list[str], o
         compared(a_run("a", labels), a_run("b", other))
 
 
+@pytest.mark.slow
+def test_one_comparison_in_twenty_raises_a_false_alarm_on_any_set_or_on_all() -> None:
+    """Three equal variants on three sets; then se is better on two of them, so that one set decides about all."""
+    rng, labels, repetitions = np.random.default_rng(3), ["baseline", "se", "gem", "max"], 400
+    any_set, on_all = 0, 0
+    for _ in range(repetitions):
+        luck = rng.normal(0, 1, (3, 3, 8)).round(2)
+        found = [
+            compared(
+                *(
+                    a_run(
+                        f"run-{i}", labels, recipe=with_batches_of(8 + i), se=se + gain * (i < 2), gem=gem, max=largest
+                    )
+                    for i, (se, gem, largest) in enumerate(luck)
+                )
+            )
+            for gain in (0.0, 5.0)
+        ]
+        any_set += any(effect.outcome != "undecided" for one in found[0] for effect in one.effects)
+        on_all += found[1][0].outcome != "undecided"
+    assert any_set / repetitions <= 0.05 + 2.5 * (0.05 * 0.95 / repetitions) ** 0.5
+    assert on_all / repetitions <= 0.05
+
+
 def differences_SN(luck_N: npt.NDArray[np.float64], rng: np.random.Generator, seeds: int) -> npt.NDArray[np.int8]:
     draw_SN = rng.random((seeds, len(luck_N)))
     return (draw_SN < 0.3 + luck_N).astype(np.int8) - (draw_SN > 0.55 + luck_N).astype(np.int8)
