@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from catdog.analysis.across_sets import moments_over_sets
 from catdog.analysis.intervals import Interval, two_way_interval
 from catdog.analysis.questions import Equivalence
 from catdog.analysis.sequential import Walk
@@ -121,6 +122,37 @@ def images_coverage(scenario: str, seeds: int, repetitions: int) -> float:
     return float(np.mean([interval is None or _holds(interval, 0.0) for interval in intervals]))
 
 
+SETS = (3, 2, 1)
+"""Six sets on three datasets."""
+
+
+def sets_coverage(images: float, seeds: int, repetitions: int, jointly: bool = True) -> float:
+    """Return how often the 95 % interval of the mean over sets holds the true mean, over other seeds and images.
+
+    An image favours a variant alike on all sets of its dataset, with standard deviation `images`. With `jointly` false,
+    sets are taken for independent, which they are not.
+    """
+    rng, held = np.random.default_rng(seeds), 0
+    for _ in range(repetitions):
+        groups = [_sets_on_the_same_images(rng, sets, images, seeds) for sets in SETS]
+        if not jointly:
+            groups = [[one_SN] for group in groups for one_SN in group]
+        moments = moments_over_sets(groups)
+        interval = moments and moments.interval()
+        held += interval is None or _holds(interval, 0.0)
+    return held / repetitions
+
+
+def _sets_on_the_same_images(
+    rng: np.random.Generator, sets: int, images: float, seeds: int
+) -> list[npt.NDArray[np.int8]]:
+    """Luck of each set's seeds and of the images that they share, which add up, on 400 images."""
+    luck_N = rng.normal(0, images, 400)
+    chances_SN = (0.25 + rng.normal(0, 0.02, (seeds, 1)) + luck_N for _ in range(sets))
+    draws = ((rng.random((seeds, 400)), chance_SN) for chance_SN in chances_SN)
+    return [(draw < chance).astype(np.int8) - (draw > 0.5 + chance).astype(np.int8) for draw, chance in draws]
+
+
 def false_alarms(contrasts: int, most: int, repetitions: int) -> float:
     """Return in how many sweeps of equal variants, looked at as planned, any contrast of a family is called different.
 
@@ -176,6 +208,10 @@ def main() -> None:
     over_images = {name: [images_coverage(name, n, many) for n in (10, 30)] for name in SCENARIOS}
     for name, shares in {**over_seeds, **over_images}.items():
         print(f"{name:35}", "  ".join(f"{100 * share:.1f} %" for share in shares), flush=True)
+    for images, jointly in itertools.product((0.0, 0.08), (True, False)):
+        shares = [sets_coverage(images, n, many, jointly) for n in (10, 30)]
+        how = f"mean over sets, images' luck {images}, {'jointly' if jointly else 'as if independent'}"
+        print(f"{how:60}", "  ".join(f"{100 * share:.1f} %" for share in shares), flush=True)
     for shape in SHAPES:
         shares = [false_equivalence(shape, n, 0.2, many) for n in numbers]
         print(

@@ -127,6 +127,7 @@ def test_no_test_imports_from_another() -> None:
         ("sweep", ["demo", "--dry-run"], {"torch", "ray", "matplotlib"}),
         ("status", ["--run", "nothing-there"], {"torch", "ray", "matplotlib"}),
         ("aggregate", ["--run", "nothing-there"], {"torch", "ray"}),
+        ("compare", ["nothing-there"], {"torch", "ray"}),
         ("publish", ["--run", "nothing-there"], {"torch", "ray"}),
     ],
 )

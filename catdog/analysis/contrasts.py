@@ -5,8 +5,9 @@ primary contrast is tested alone at 5 %, the others together (Holm), and equival
 generalises to other seeds, "on new images" to other images as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +30,19 @@ from catdog.runs.manifest import Manifest
 from catdog.runs.status import RunStatus
 
 Array = npt.NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 
 RESAMPLING_SEED = 0
-Scores = Mapping[int, float]
-"""Test accuracies in percent, by seed."""
+Scores = tuple[Mapping[int, float], set[int]]
+"""A variant's test accuracies in percent, by seed, and the seeds whose trials diverged."""
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """The pairs of a contrast, accuracies in percent."""
 
     seeds: tuple[int, ...]
+    """Complete on both sides."""
     ours_S: Array
     theirs_S: Array
     evidence: Evidence
@@ -49,17 +52,18 @@ class _Sample:
     """How many these are."""
     looked: Looked | None
 
+    def answer(self, question: Question, level: float) -> tuple[Interval | None, str | None, bool]:
+        """Return a question's interval, its answer at a level, and whether diverged trials would not change that."""
+        interval, also = self.evidence.interval(question, level), self.evidence_with_diverged
+        says = question.answer(interval)
+        return interval, says, says is None or also is None or question.answer(also.interval(question, level)) == says
+
 
 def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Contrast]:
     """Return each variant's contrast with the reference, in planned order."""
     names, declared = names_by_label(run_status.manifest), run_status.manifest.declaration
     reference, effect = names[declared.reference], declared.smallest_effect
-    chance = 0.0 if predictions is None else 100 / len(predictions.classes)
-    samples = {
-        label: sample
-        for label, name in names.items()
-        if name != reference and (sample := _sample(run_status, label, name, reference, chance)) is not None
-    }
+    samples = paired(run_status, predictions, declared.reference, [one for one in names if one != declared.reference])
     differences = _answers(Difference(), samples, declared.primary)
     equivalences = {} if effect is None else _answers(Equivalence(effect), samples, declared.primary)
     return [
@@ -83,9 +87,23 @@ def names_by_label(manifest: Manifest) -> dict[str, str]:
     return {manifest.spec(name).label: name for name in manifest.variants}
 
 
-def _sample(run_status: RunStatus, label: str, name: str, reference: str, chance: float) -> _Sample | None:
+def paired(
+    run_status: RunStatus, predictions: Predictions | None, reference: str, labels: Sequence[str]
+) -> dict[str, Sample]:
+    """Return the pairs of each of these variants and a reference, by label; those that have none are left out."""
+    names, chance = names_by_label(run_status.manifest), 0.0 if predictions is None else 100 / len(predictions.classes)
+    theirs = _scores(run_status, names[reference])
+    found = {
+        one: _sample(run_status, one, reference, _scores(run_status, names[one]), theirs, chance) for one in labels
+    }
+    return {label: sample for label, sample in found.items() if sample is not None}
+
+
+def _sample(
+    run_status: RunStatus, label: str, reference: str, our_scores: Scores, their_scores: Scores, chance: float
+) -> Sample | None:
     """Return the pairs of a contrast; None if there are none."""
-    (ours, our_diverged), (theirs, their_diverged) = (_scores(run_status, one) for one in (name, reference))
+    (ours, our_diverged), (theirs, their_diverged) = our_scores, their_scores
     ended = tuple(sorted((ours.keys() | our_diverged) & (theirs.keys() | their_diverged)))
     looked = _looked(run_status, label, len(ended))
     if looked is not None and looked.seeds:
@@ -94,7 +112,7 @@ def _sample(run_status: RunStatus, label: str, name: str, reference: str, chance
     if not seeds:
         return None
     # One random stream per contrast, so that its figures do not depend on the other contrasts.
-    rng = np.random.default_rng([RESAMPLING_SEED, *f"{label} - {run_status.manifest.declaration.reference}".encode()])
+    rng = np.random.default_rng([RESAMPLING_SEED, *f"{label} - {reference}".encode()])
 
     def evidence(of: tuple[int, ...]) -> Evidence:
         differences = np.array([ours.get(seed, chance) - theirs.get(seed, chance) for seed in of])
@@ -103,7 +121,7 @@ def _sample(run_status: RunStatus, label: str, name: str, reference: str, chance
         ends = [sum(seed in counted for seed in of) for counted in looked.seeds]
         return LookEvidence(differences, ends, looked.planned, looked.next is None, rng)
 
-    return _Sample(
+    return Sample(
         seeds,
         np.array([ours[seed] for seed in seeds]),
         np.array([theirs[seed] for seed in seeds]),
@@ -131,14 +149,13 @@ def _looked(run_status: RunStatus, label: str, pairs: int) -> Looked | None:
     )
 
 
-def _scores(run_status: RunStatus, name: str) -> tuple[Scores, set[int]]:
-    """Return a variant's test accuracies by seed, and the seeds whose trials diverged."""
+def _scores(run_status: RunStatus, name: str) -> Scores:
     of_variant = [result for result in run_status.finished.values() if result.variant == name]
     scores = {one.seed: one.test_accuracy for one in of_variant if one.test_accuracy is not None}
     return scores, {one.seed for one in of_variant if one.status == "diverged"}
 
 
-def _answers(question: Question, samples: Mapping[str, _Sample], primary: str | None) -> dict[str, Answer]:
+def _answers(question: Question, samples: Mapping[str, Sample], primary: str | None) -> dict[str, Answer]:
     """Answer a question for every contrast, the primary one alone, the others as a family.
 
     Those that were added after the first look are another family: they do not change what was decided.
@@ -146,22 +163,28 @@ def _answers(question: Question, samples: Mapping[str, _Sample], primary: str | 
     kinds: dict[tuple[bool, bool], list[str]] = {}
     for label, sample in samples.items():
         kinds.setdefault((label == primary, sample.looked is None), []).append(label)
-    found = {}
-    for family in kinds.values():
-        p_values = [samples[label].evidence.p(question) for label in family]
-        for label, p, adjusted, level in zip(family, p_values, holm(p_values), holm_levels(p_values), strict=True):
-            interval = samples[label].evidence.interval(question, level)
-            says, also = question.answer(interval), samples[label].evidence_with_diverged
-            stands = says is None or also is None or question.answer(also.interval(question, level)) == says
-            found[label] = Answer(p, adjusted, level, interval, says, stands)
-    return found
+    return {
+        label: answer
+        for family in kinds.values()
+        for label, answer in answer_family({label: (question, samples[label]) for label in family}).items()
+    }
+
+
+def answer_family(asked: Mapping[Key, tuple[Question, Sample]]) -> dict[Key, Answer]:
+    """Answer the questions of a family, Holm-adjusted."""
+    p_values = [sample.evidence.p(question) for question, sample in asked.values()]
+    answers = {}
+    for key, p, adjusted, level in zip(asked, p_values, holm(p_values), holm_levels(p_values), strict=True):
+        question, sample = asked[key]
+        answers[key] = Answer(p, adjusted, level, *sample.answer(question, level))
+    return answers
 
 
 def _contrast(
     name: str,
     reference: str,
     is_primary: bool,
-    sample: _Sample | None,
+    sample: Sample | None,
     difference: Answer | None,
     equivalence: Answer | None,
     smallest_effect: float | None,
@@ -169,8 +192,9 @@ def _contrast(
 ) -> Contrast:
     if sample is None:
         nothing = np.empty(0)
-        sample = _Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, 0, None)
+        sample = Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, 0, None)
     differences = sample.ours_S - sample.theirs_S
+    images_SN = None if predictions is None else image_differences(predictions, name, reference, sample.seeds)
     return Contrast(
         variant=name,
         reference=reference,
@@ -184,22 +208,26 @@ def _contrast(
         probability_of_improvement=probability_of_improvement(sample.ours_S, sample.theirs_S),
         correlation=correlation(sample.ours_S, sample.theirs_S),
         interval_new_images=None
-        if predictions is None or difference is None
-        else _new_images(predictions, name, reference, sample.seeds, sample.evidence.alpha(difference.level)),
+        if images_SN is None or difference is None
+        else two_way_interval(images_SN, sample.evidence.alpha(difference.level)),
         detectable=detectable_difference(differences),
         diverged=sample.diverged,
         looked=sample.looked,
     )
 
 
-def _new_images(
-    predictions: Predictions, name: str, reference: str, seeds: tuple[int, ...], alpha: float
-) -> Interval | None:
+def image_differences(
+    predictions: Predictions, name: str, reference: str, seeds: Sequence[int]
+) -> npt.NDArray[np.int8] | None:
+    """Return the difference on each test image (S, N): 1 where only the variant is right, -1 where only the reference.
+
+    None if a seed has no predictions.
+    """
     ours_SN, theirs_SN = (_correct(predictions, one, seeds) for one in (name, reference))
-    return None if ours_SN is None or theirs_SN is None else two_way_interval(ours_SN - theirs_SN, alpha)
+    return None if ours_SN is None or theirs_SN is None else ours_SN - theirs_SN
 
 
-def _correct(predictions: Predictions, label: str, seeds: tuple[int, ...]) -> npt.NDArray[np.int8] | None:
+def _correct(predictions: Predictions, label: str, seeds: Sequence[int]) -> npt.NDArray[np.int8] | None:
     """Return which test images the trials of these seeds got right (S, N); None if a seed has no predictions."""
     rows = {seed: row for row, seed in enumerate(predictions.seeds[label])}
     if not set(seeds) <= rows.keys():

@@ -64,20 +64,45 @@ def t_interval(values: Array) -> Interval | None:
     return Interval(float(low), float(high))
 
 
+@dataclass(frozen=True)
+class Moments:
+    """A mean over seeds and images as a share of the images, the variance of this mean, and its degrees of freedom."""
+
+    mean: float
+    variance: float
+    freedom: float
+
+    def interval(self, alpha: float = 1 - CONFIDENCE) -> Interval | None:
+        """Return the interval of the mean at 1 − `alpha`, in percentage points; None at level 0."""
+        if not alpha:
+            return None
+        half = scipy.stats.t.ppf(1 - alpha / 2, self.freedom) * math.sqrt(self.variance)
+        return Interval(float(100 * (self.mean - half)), float(100 * (self.mean + half)))
+
+
 def two_way_interval(differences_SN: npt.NDArray[np.int8], alpha: float = 1 - CONFIDENCE) -> Interval | None:
     """Return the interval at 1 − `alpha` of the mean over other seeds *and* images, in percentage points.
 
-    `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. Seeds, images and their
-    interaction each have a variance; their mean squares give that of the mean and its degrees of freedom. None for
-    fewer than three seeds, at level 0, or if all differences are 0.
+    `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. None for fewer than three
+    seeds, at level 0, or if all differences are 0.
+    """
+    found = two_way_moments(differences_SN)
+    return None if found is None else found.interval(alpha)
+
+
+def two_way_moments(differences_SN: npt.NDArray[np.int8] | Array) -> Moments | None:
+    """Return the moments of the mean of paired differences of right answers, each from -1 to 1.
+
+    Seeds, images and their interaction each have a variance; their mean squares give that of the mean and its degrees
+    of freedom. None for fewer than three seeds, or if all differences are 0.
     """
     seeds, images = differences_SN.shape
-    if seeds < FEWEST_FOR_AN_INTERVAL or images < 2 or not differences_SN.any() or not alpha:
+    if seeds < FEWEST_FOR_AN_INTERVAL or images < 2 or not differences_SN.any():
         return None
     by_seed_S, by_image_N = differences_SN.mean(axis=1), differences_SN.mean(axis=0)
     mean = float(by_seed_S.mean())
     squares = np.array([images * ((by_seed_S - mean) ** 2).sum(), seeds * ((by_image_N - mean) ** 2).sum()])
-    total = float(np.abs(differences_SN).sum(dtype=np.int64)) - seeds * images * mean**2  # their squares are 0 or 1
+    total = float(np.square(differences_SN).sum(dtype=np.float64)) - seeds * images * mean**2
     freedoms = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
     of_seeds, of_images, of_both = np.array([*squares, total - squares.sum()]) / freedoms
     if of_images > of_both:
@@ -87,8 +112,17 @@ def two_way_interval(differences_SN: npt.NDArray[np.int8], alpha: float = 1 - CO
         variance, freedom = of_both, freedoms[2]
     else:  # images make no difference beyond chance
         variance, freedom = of_seeds, freedoms[0]
-    half = scipy.stats.t.ppf(1 - alpha / 2, freedom) * math.sqrt(variance / (seeds * images))
-    return Interval(float(100 * (mean - half)), float(100 * (mean + half)))
+    return Moments(mean, max(0.0, float(variance)) / (seeds * images), float(freedom))  # rounding may leave less than 0
+
+
+def weighted_moments(parts: Sequence[tuple[float, Moments]]) -> Moments:
+    """Return the moments of a sum of independent means with weights: variances add (Satterthwaite 1946)."""
+    mean, variances = (
+        sum(weight * one.mean for weight, one in parts),
+        [weight**2 * one.variance for weight, one in parts],
+    )
+    squares = sum(variance**2 / one.freedom for variance, (_, one) in zip(variances, parts, strict=True))
+    return Moments(mean, sum(variances), sum(variances) ** 2 / squares if squares else math.inf)
 
 
 def std_interval(values: Sequence[float] | Array) -> Interval | None:

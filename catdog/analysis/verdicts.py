@@ -99,8 +99,7 @@ class Contrast:
         """Return `better`, `worse` or `equivalent`, joined by a comma if two hold; else `undecided`."""
         if self.looked is not None and self.looked.outcome not in (UNDECIDED, HOPELESS):
             return self.looked.outcome
-        answers = [answer for answer in (self.difference, self.equivalence) if answer is not None and answer.stands]
-        return ", ".join(answer.says for answer in answers if answer.says is not None) or UNDECIDED
+        return outcome_of(self.difference, self.equivalence)
 
     @property
     def words(self) -> str:
@@ -137,10 +136,9 @@ class Contrast:
         if self.equivalence is not None:
             figures += f"; equivalence: {_figures('90 %', self.equivalence)}"
         figures += "."
-        withheld = [one.says for one in (self.difference, self.equivalence) if one and one.says and not one.stands]
+        withheld = withheld_words(self.diverged, self.difference, self.equivalence)
         if withheld:
-            diverged = counted(self.diverged, "diverged seed")
-            figures += f" It is not called {' or '.join(withheld)}: with {diverged} at chance accuracy it would not be."
+            figures += f" It is {withheld}."
         if self.looked is not None:
             figures += _stopping(self.looked)
         elif withheld:
@@ -172,6 +170,21 @@ class Contrast:
         if self.interval_new_images.excludes_zero:
             return ", and on new images like these"
         return "; whether on new images, too, is open"
+
+
+def outcome_of(*answers: Answer | None) -> str:
+    """Return what those say that stand, joined by a comma; else `undecided`."""
+    stand = [answer.says for answer in answers if answer is not None and answer.stands and answer.says is not None]
+    return ", ".join(stand) or UNDECIDED
+
+
+def withheld_words(diverged: int, *answers: Answer | None) -> str | None:
+    """Return what is not said because of diverged seeds; None if nothing is withheld."""
+    withheld = [answer.says for answer in answers if answer and answer.says and not answer.stands]
+    if not withheld:
+        return None
+    seeds = counted(diverged, "diverged seed")
+    return f"not called {' or '.join(withheld)}: with {seeds} at chance accuracy it would not be"
 
 
 def pairing_line(contrasts: Sequence[Contrast]) -> str | None:
@@ -240,9 +253,14 @@ def _p_values(name: str, answer: Answer | None) -> dict[str, float | None]:
 
 
 def _figures(confidence: str, answer: Answer) -> str:
-    p = format_p(answer.p_adjusted)
-    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    p = p_words(answer.p_adjusted)
     return p if answer.interval is None else f"{confidence} interval {_range(answer.interval)}, {p}"
+
+
+def p_words(value: float) -> str:
+    """Return a p as `p = 0.083`, or `p < 0.001`."""
+    p = format_p(value)
+    return f"p {p}" if p.startswith("<") else f"p = {p}"
 
 
 def _range(interval: Interval) -> str:

@@ -56,6 +56,13 @@ class VariantSpec:
         return self.short_label or self.label
 
     @property
+    def head_label(self) -> str:
+        """Return the label without the recipe's settings: the name and the head's parameters."""
+        items = filter(None, self.label.partition(":")[2].split(","))
+        own = [item for item in items if item.partition("=")[0] not in self.settings]
+        return f"{self.name}:{','.join(own)}" if own else self.name
+
+    @property
     def model(self) -> tuple[object, ...]:
         """Return what two variants have in common if they are the same model under two names."""
         arguments = dict(self.arguments)

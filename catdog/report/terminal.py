@@ -31,7 +31,7 @@ def print_outcome(
     run, run_status = RunPaths(run_status.manifest.run), run_status.with_short_labels()
 
     def in_report(name: str) -> str:
-        return _place(url, run.report(name)) if report_url is None else _place(report_url, name)
+        return place_of(url, run.report(name)) if report_url is None else place_of(report_url, name)
 
     _print_comparison(console, table)
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
@@ -51,7 +51,7 @@ def print_outcome(
         "report": in_report("report.html"),
         "table": in_report("table.md"),
         "all trials": in_report("trials.csv"),
-        "contact sheets": _place(url, f"{run.trials}*/seed-*/snapshots/epoch-*.png"),
+        "contact sheets": place_of(url, f"{run.trials}*/seed-*/snapshots/epoch-*.png"),
     }
     for name, place in places.items():
         console.print(f"{name:>16}  {place}", soft_wrap=True)
@@ -116,7 +116,7 @@ def other_tasks(table: pd.DataFrame) -> NumbersTable | None:
     return NumbersTable(columns, optional=()) if found else None
 
 
-def _place(url: str, key: str) -> str:
+def place_of(url: str, key: str) -> str:
     """Return where an object is: its url, or its path from the current folder."""
     if "://" in url:
         return f"{url}/{key}"

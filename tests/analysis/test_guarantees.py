@@ -35,6 +35,16 @@ def test_the_interval_over_seeds_and_images_is_neither_too_narrow_nor_too_wide(s
     assert SIMULATE["images_coverage"](scenario, seeds, REPETITIONS) == pytest.approx(0.95, abs=0.015 + ERROR)
 
 
+@pytest.mark.parametrize("images", [0.0, 0.08])
+@pytest.mark.parametrize("seeds", [10, 30])
+def test_the_interval_of_a_mean_over_sets_holds_it_where_sets_share_their_images(images: float, seeds: int) -> None:
+    assert SIMULATE["sets_coverage"](images, seeds, REPETITIONS) == pytest.approx(0.95, abs=0.015 + ERROR)
+
+
+def test_taking_sets_that_share_their_images_for_independent_would_hold_it_too_rarely() -> None:
+    assert SIMULATE["sets_coverage"](0.08, 30, REPETITIONS, jointly=False) < 0.92
+
+
 @pytest.mark.parametrize("n", [6, 30])
 def test_variants_that_differ_by_what_matters_are_seldom_called_equivalent(n: int) -> None:
     assert SIMULATE["false_equivalence"]("normal", n, 0.2, REPETITIONS) <= 0.05 + ERROR

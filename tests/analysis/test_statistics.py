@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from catdog.analysis.intervals import Interval, std_interval, t_interval, two_way_interval, variance_share
+from catdog.analysis.intervals import (
+    Interval,
+    Moments,
+    std_interval,
+    t_interval,
+    two_way_interval,
+    variance_share,
+    weighted_moments,
+)
 from catdog.analysis.power import detectable_difference
 from catdog.analysis.significance import (
     correlation,
@@ -71,6 +79,29 @@ def test_the_interval_over_seeds_and_images_has_the_spread_of_both_directions() 
     assert interval is not None
     expected = 100 * math.sqrt(rows_S.var() / 40 + columns_N.var() / 60)
     assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_interval_over_seeds_and_images_is_what_it_was_to_the_last_digit() -> None:
+    generator = rng(7)
+    luck_N, found = generator.normal(0, 0.3, 200), []
+    for scale in (0.3, 0.0):
+        ours_SN, theirs_SN = generator.random((5, 200)) < 0.3 + scale * luck_N, generator.random((5, 200)) < 0.25
+        found.append(two_way_interval(ours_SN.astype(np.int8) - theirs_SN.astype(np.int8)))
+    assert found == [
+        Interval(-2.0801915207379675, 13.280191520737969),
+        Interval(-2.065310698436975, 10.265310698436975),
+    ]
+
+
+def test_variances_of_independent_means_add_up() -> None:
+    one, other = Moments(0.02, 0.004, 9), Moments(-0.01, 0.001, 199)
+    both = weighted_moments([(0.75, one), (0.25, other)])
+    assert (both.mean, both.variance) == pytest.approx((0.0125, 0.5625 * 0.004 + 0.0625 * 0.001))
+    assert 9 < both.freedom < 208
+    alone = weighted_moments([(1.0, one)])
+    assert (alone.mean, alone.variance, alone.freedom) == pytest.approx((one.mean, one.variance, one.freedom))
+    sure = weighted_moments([(0.5, Moments(0.02, 0.0, 9)), (0.5, Moments(0.04, 0.0, 9))])
+    assert sure.interval() == Interval(3.0, 3.0)
 
 
 @pytest.mark.parametrize("values", [[], [0.3], [0.3, 0.5], [0.3, 0.3, 0.3]])

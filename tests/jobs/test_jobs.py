@@ -8,11 +8,14 @@ import pytest
 
 from catdog.cli import run_job
 from catdog.storage import StoreLocation
-from jobs import aggregate, prepare, status, study, sweep
+from jobs import aggregate, compare, prepare, status, study, sweep
 from tests.helpers.pets import make_pets
 from tests.helpers.project import ROOT
 
-JOBS = {"sweep": sweep.main, "status": status.main, "aggregate": aggregate.main, "prepare": prepare.main}
+JOBS = {
+    "sweep": sweep.main, "status": status.main, "aggregate": aggregate.main, "compare": compare.main,
+    "prepare": prepare.main,
+}  # fmt: skip
 
 
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback() -> None:

@@ -1,0 +1,83 @@
+"""The forest plot of a comparison across sets: a panel per contender, a row per set."""
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+
+from catdog.analysis.across_sets import AcrossSets, Effect
+from catdog.report.plot_style import Axes, Figure, default_style
+
+MOST_IN_A_ROW = 6
+BLUE, GREY = "#33638d", "#e4e4e4"
+NAME_WIDTH, TITLE_WIDTH = 36, 28
+"""Letters in a line; nothing is cut."""
+PANEL_WIDTH, LEAST_WIDTH, LINE_HEIGHT, LETTER = 2.3, 5.5, 0.17, 0.075
+"""Inches."""
+
+
+@default_style({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False})
+def forest_plot(found: Sequence[AcrossSets]) -> bytes:
+    """Return a PNG: the effect of each contender on each set, with its 95 % interval, and their mean if any."""
+    sets = found[0].sets
+    names = [_in_lines(name, NAME_WIDTH) for name in sets]
+    titles = [_in_lines(one.title, TITLE_WIDTH) for one in found]
+    rows, columns = math.ceil(len(found) / MOST_IN_A_ROW), min(MOST_IN_A_ROW, len(found))
+    has_mean = any(one.mean for one in found)
+    lines, above = (max(text.count("\n") + 1 for text in texts) for texts in (names, titles))
+    height = 0.4 + LINE_HEIGHT * (above + (len(names) + has_mean) * (lines + 0.7))
+    beside = LETTER * max(len(line) for name in names for line in name.splitlines())
+    width = max(LEAST_WIDTH, 0.5 + beside + PANEL_WIDTH * columns)
+    figure = Figure(figsize=(width, 0.7 + rows * height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    most = max(effect.n for one in found for effect in one.effects)
+    for panel, one, title in zip(panels, found, titles, strict=False):
+        _draw(panel, one, most)
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelbottom=True)
+        panel.set_yticks(range(len(sets) + has_mean), [*names, *(["mean of the sets"] * has_mean)])
+        panel.set_ylim(len(sets) + has_mean - 0.4, -0.6)
+    for panel in panels[len(found) :]:
+        panel.set_visible(False)
+    figure.supxlabel(textwrap.fill(_caption(found, has_mean), int(14 * width)), fontsize=8.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _in_lines(label: str, width: int) -> str:
+    """Return a label in lines that end where an item of it ends, if they can."""
+    return textwrap.fill(re.sub("([:,])", r"\1 ", label), width).replace(": ", ":").replace(", ", ",")
+
+
+def _draw(panel: Axes, one: AcrossSets, most: int) -> None:
+    panel.axvline(0, color="#222222", linewidth=0.8, zorder=1)
+    for effect in one.effects:
+        row = one.sets.index(effect.of.name)
+        if effect.of.smallest_effect is not None:
+            margin = effect.of.smallest_effect
+            panel.barh(row, 2 * margin, left=-margin, height=1, color=GREY, zorder=0)
+        if effect.mean is not None:
+            if effect.interval is not None:
+                panel.plot([effect.interval.low, effect.interval.high], [row, row], color=BLUE, linewidth=1.5)
+            size = 4 + 5 * math.sqrt(effect.n / most)
+            panel.plot(effect.mean, row, "o", markersize=size, color=BLUE, mfc=_face(effect), mew=1.2)
+    if one.mean is not None and (interval := one.mean.interval()) is not None:
+        panel.plot([interval.low, interval.high], [len(one.sets)] * 2, color="#222222", linewidth=1.5)
+        panel.plot(100 * one.mean.mean, len(one.sets), "D", markersize=7, color="#222222")
+
+
+def _face(effect: Effect) -> str:
+    """Return the colour inside a marker: filled if the adjusted p says better or worse."""
+    return BLUE if effect.outcome.startswith(("better", "worse")) else "white"
+
+
+def _caption(found: Sequence[AcrossSets], has_mean: bool) -> str:
+    text = (
+        f"Difference from {found[0].reference} on Test in points, with the 95 % interval over seeds of each set alone. "
+        "Filled: better or worse after correction for all sets and variants shown. Larger: more pairs."
+    )
+    if any(effect.of.smallest_effect for one in found for effect in one.effects):
+        text += " Grey: smaller than what matters."
+    return text + (" Diamond: the mean of the sets, with its interval over seeds and images." if has_mean else "")

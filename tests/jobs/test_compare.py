@@ -1,0 +1,99 @@
+"""jobs/compare.py on runs in a store: what it prints and writes, its exit codes, and mistakes."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from catdog.analysis.across_sets import compare_sets
+from catdog.analysis.sets import sets_of
+from catdog.cli import run_job
+from catdog.config.recipe import Recipe
+from catdog.report.forest_plot import forest_plot
+from catdog.storage import LocalStore, MemoryStore
+from jobs import compare
+from tests.helpers.made_runs import make_run
+
+SMALL = {"epochs": 1, "classes": 3, "test_images": 60}
+R50 = "backbone=resnet50"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two sets of one run, one of another, and a run that is not complete."""
+    folder, effect = tmp_path_factory.mktemp("store"), {"se": 12.0, f"se:{R50}": 12.0}
+    labels = ("baseline", "se", f"baseline:{R50}", f"se:{R50}", "gem")
+    make_run(LocalStore(folder), labels, range(8), run="pets", effect=effect, **SMALL)  # type: ignore[arg-type]
+    recipe = Recipe(precision="float32", image_size=64)
+    make_run(LocalStore(folder), labels[:2], range(8), run="small", effect=effect, recipe=recipe, **SMALL)  # type: ignore[arg-type]
+    recipe, failed = Recipe(precision="float32"), [("se", 1)]
+    make_run(LocalStore(folder), labels[:2], range(2), run="torn", recipe=recipe, failed=failed, **SMALL)  # type: ignore[arg-type]
+    return str(folder)
+
+
+def test_the_sentences_come_first_then_the_numbers_and_the_files(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_job(compare.main, ["pets", "small", "--store", store]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("se is better than baseline on all 3 sets.\n  From +")
+    assert "gem, which ran on 1 of the 3 sets, against baseline: undecided on pets.\n" in printed
+    assert "compare/across.png" in printed
+    effects, all_sets = (pd.read_csv(f"compare/{name}.csv") for name in ("across", "across_all"))
+    assert list(effects) == [
+        "set", "run", "dataset", "backbone", "variant", "reference", "n", "difference", "difference_low",
+        "difference_high", "p", "p_adjusted", "outcome", "smallest_effect",
+    ]  # fmt: skip
+    assert list(all_sets) == [
+        "variant", "sets", "better", "worse", "equivalent", "undecided", "p_all", "p_all_adjusted", "mean", "mean_low",
+        "mean_high", "sentence",
+    ]  # fmt: skip
+    assert list(zip(effects["set"], effects["backbone"], effects["variant"], strict=True)) == [
+        ("pets", "timm/tf_efficientnet_lite0", "se"), (f"pets {R50}", "resnet50", "se"), ("small", "resnet34", "se"),
+        ("pets", "timm/tf_efficientnet_lite0", "gem"),
+    ]  # fmt: skip
+    assert all_sets["sentence"][0] == "se is better than baseline on all 3 sets."
+    assert (all_sets["sets"].tolist(), all_sets["undecided"].tolist()) == ([3, 1], [0, 1])
+    assert Path("compare/across.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_is_not_complete_is_named(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job(compare.main, ["torn", "--store", store, "--out", str(tmp_path)]) == 1
+    assert "  run torn: 1 of 4 trials failed or are missing\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "usage: compare.py RUN [RUN ...] [options]"),
+        (["pets", "pets"], "RUN pets: given 2 times; keep one"),
+        (["no-run"], "RUN no-run: there is no such run in"),
+        (["no/run"], "RUN no/run: use 1 to 100 letters"),
+        (["pets", "--out", ""], "--out: empty; give the folder"),
+        (["pets", "--out", "/proc/nowhere"], "--out /proc/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], problem: str, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_job(compare.main, [*arguments, "--store", store]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {problem}")
+    assert error.count("\n") == 1
+
+
+def test_the_forest_plot_has_room_for_many_panels_and_is_drawn_alike_again() -> None:
+    labels = ("baseline", "se", "gem", "max", "eca", "ep", "multi-task")
+    run_status = make_run(MemoryStore(), labels, range(6), smallest_effect=1.0, **SMALL)  # type: ignore[arg-type]
+    found = compare_sets(sets_of(run_status, None))
+    png = forest_plot(found)
+    assert png == forest_plot(found)
+    assert len(found) == 6
+    narrow, tall = (png_size(forest_plot(ones)) for ones in (found[:1], [*found, *found[:1]]))
+    assert narrow[0] < png_size(png)[0] == tall[0]
+    assert tall[1] > png_size(png)[1]
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
