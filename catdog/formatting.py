@@ -26,16 +26,16 @@ def format_accuracy(mean: float | None, std: float | None = None) -> str:
     return f"{mean:.2f}" if std is None or math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
 
 
-def format_points(value: float) -> str:
-    """Return a signed difference in percentage points; zero has no sign."""
-    size = format_size(value)
+def format_points(value: float, digits: int = 2) -> str:
+    """Return a signed difference, of percentage points if to two decimals; zero has no sign."""
+    size = format_size(value, digits)
     return size if not float(size) else f"{'−' if value < 0 else '+'}{size}"
 
 
-def format_size(value: float) -> str:
-    """Return the size of a difference to two decimals, or to as many as its first digit needs: only zero is `0.00`."""
+def format_size(value: float, digits: int = 2) -> str:
+    """Return a difference's size to `digits` decimals, or as many as its first digit needs; only zero is `0.00`."""
     size = abs(round(value, 9))  # anything smaller is rounding error of means of counts
-    return f"{size:.{2 if size >= 0.005 or not size else -math.floor(math.log10(size))}f}"
+    return f"{size:.{digits if size >= 0.5 * 10**-digits or not size else -math.floor(math.log10(size))}f}"
 
 
 def format_p(value: float) -> str:
@@ -43,9 +43,9 @@ def format_p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def format_range(low: float, high: float) -> str:
-    """Return an interval of differences in percentage points: `−0.06 to +0.22`."""
-    return f"{format_points(low)} to {format_points(high)}"
+def format_range(low: float, high: float, digits: int = 2) -> str:
+    """Return an interval of differences: `−0.06 to +0.22`."""
+    return f"{format_points(low, digits)} to {format_points(high, digits)}"
 
 
 def format_count(n: int, planned: int) -> str:

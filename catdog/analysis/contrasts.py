@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from catdog.analysis.evidence import Evidence, FixedEvidence, LookEvidence, Question
+from catdog.analysis.evidence import Evidence, FixedEvidence, Question, evidence_of
 from catdog.analysis.intervals import Interval, summarise, two_way_interval
 from catdog.analysis.power import detectable_difference
 from catdog.analysis.predictions import Predictions
@@ -48,9 +48,14 @@ class Sample:
     evidence: Evidence
     evidence_with_diverged: Evidence | None
     """With the seeds of which a trial diverged, its accuracy that of chance; None if there are none."""
-    diverged: int
-    """How many these are."""
+    ended: tuple[int, ...]
+    """The seeds, with those of which a trial diverged."""
     looked: Looked | None
+
+    @property
+    def diverged(self) -> int:
+        """Return how many seeds are left out because a trial diverged."""
+        return len(self.ended) - len(self.seeds)
 
     def answer(self, question: Question, level: float) -> tuple[Interval | None, str | None, bool]:
         """Return a question's interval, its answer at a level, and whether diverged trials would not change that."""
@@ -116,10 +121,7 @@ def _sample(
 
     def evidence(of: tuple[int, ...]) -> Evidence:
         differences = np.array([ours.get(seed, chance) - theirs.get(seed, chance) for seed in of])
-        if looked is None:
-            return FixedEvidence(SubsetMeans.of(differences, rng))
-        ends = [sum(seed in counted for seed in of) for counted in looked.seeds]
-        return LookEvidence(differences, ends, looked.planned, looked.next is None, rng)
+        return evidence_of(differences, of, looked, rng)
 
     return Sample(
         seeds,
@@ -127,7 +129,7 @@ def _sample(
         np.array([theirs[seed] for seed in seeds]),
         evidence(seeds),
         evidence(ended) if len(ended) > len(seeds) else None,
-        len(ended) - len(seeds),
+        ended,
         looked,
     )
 
@@ -192,7 +194,7 @@ def _contrast(
 ) -> Contrast:
     if sample is None:
         nothing = np.empty(0)
-        sample = Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, 0, None)
+        sample = Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, (), None)
     differences = sample.ours_S - sample.theirs_S
     images_SN = None if predictions is None else image_differences(predictions, name, reference, sample.seeds)
     return Contrast(
@@ -211,7 +213,7 @@ def _contrast(
         if images_SN is None or difference is None
         else two_way_interval(images_SN, sample.evidence.alpha(difference.level)),
         detectable=detectable_difference(differences),
-        diverged=sample.diverged,
+        ended=sample.ended,
         looked=sample.looked,
     )
 

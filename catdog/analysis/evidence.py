@@ -10,6 +10,7 @@ from catdog.analysis.intervals import Interval
 from catdog.analysis.questions import Difference, Equivalence
 from catdog.analysis.sequential import Walk
 from catdog.analysis.sign_flips import SubsetMeans
+from catdog.analysis.verdicts import Looked
 
 Array = npt.NDArray[np.float64]
 Question = Difference | Equivalence
@@ -78,3 +79,11 @@ class LookEvidence:
 
 
 Evidence = FixedEvidence | LookEvidence
+
+
+def evidence_of(differences: Array, seeds: Sequence[int], looked: Looked | None, rng: np.random.Generator) -> Evidence:
+    """Return what the differences (n,) of pairs with these seeds say."""
+    if looked is None:
+        return FixedEvidence(SubsetMeans.of(differences, rng))
+    ends = [sum(seed in counted for seed in seeds) for counted in looked.seeds]
+    return LookEvidence(differences, ends, looked.planned, looked.next is None, rng)

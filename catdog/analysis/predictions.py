@@ -3,6 +3,7 @@
 Shapes: S trials of a variant (its seeds), N test images, K classes.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.runs.artifacts import SplitPredictions, read_predictions_npz
+from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus
 from catdog.runs.trial_files import Track, read_files
 from catdog.storage import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Predictions:
     """Seeds of the trials included, by variant."""
     predicted_SN: Mapping[str, npt.NDArray[np.int16]]
     """By variant; one row per entry of `seeds`."""
+    log_losses: Mapping[str, Mapping[int, float]]
+    """Test log-loss in nats, by variant and seed; without trials whose logits float16 could not hold."""
 
     def correct_SN(self, label: str) -> npt.NDArray[np.bool_]:
         """Return which test images each trial got right."""
@@ -54,12 +60,20 @@ def read_predictions(
 ) -> Predictions | None:
     """Read the predictions of all complete trials, in parallel; None if there are none."""
     found: dict[str, dict[int, npt.NDArray[np.int16]]] = {label: {} for label in run_status.manifest.variants}
+    log_losses: dict[str, dict[int, float]] = {label: {} for label in found}
     last: SplitPredictions | None = None
     for result, test in read_files(
         store, run_status.finished, "predictions.npz", lambda data: read_predictions_npz(data, "test"), track
     ):
         found[result.variant][result.seed] = test.predicted_N
         last = test
+        if test.log_loss is not None:
+            log_losses[result.variant][result.seed] = test.log_loss
+        else:
+            where = RunPaths(run_status.manifest.run).trial(
+                run_status.manifest.spec(result.variant).folder, result.seed
+            )
+            logger.warning("%s: float16 could not hold its logits; its log-loss is left out", where.predictions)
     if last is None:
         return None
     return Predictions(
@@ -71,4 +85,5 @@ def read_predictions(
             label: np.array(list(rows.values()), dtype=np.int16).reshape(len(rows), len(last.images_N))
             for label, rows in found.items()
         },
+        log_losses=log_losses,
     )

@@ -11,6 +11,7 @@ import pandas as pd
 
 from catdog.analysis.contrasts import compare
 from catdog.analysis.localization import attention_table
+from catdog.analysis.log_loss import with_log_losses
 from catdog.analysis.predictions import Predictions, read_predictions
 from catdog.analysis.tables import comparison_table, trials_table
 from catdog.analysis.verdicts import Contrast
@@ -63,7 +64,7 @@ def read_content(store: Store, run_status: RunStatus, track: Track = lambda obje
         run_status=run_status,
         trials=trials_table(run_status),
         table=comparison_table(run_status),
-        contrasts=compare(run_status, predictions),
+        contrasts=with_log_losses(compare(run_status, predictions), run_status.manifest, predictions),
         attention=attention_table(store, run_status),
         predictions=predictions,
         histories=_read_histories(store, run_status, track),

@@ -51,6 +51,28 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class LogLoss:
+    """The Test log-losses of a contrast, in nats: a secondary endpoint, from which no verdict comes."""
+
+    n: int
+    """Pairs: those of the contrast whose log-losses are both known."""
+    ours: float
+    """Mean over the pairs, as `theirs`."""
+    theirs: float
+    p: float
+    """Of no difference, two-sided; unadjusted, as the interval is."""
+    interval: Interval | None
+    """95 % interval of the mean difference, over seeds."""
+    says: str | None
+    """`lower` or `higher` if p is below 5 %, and also with trials left out at the log-loss of chance."""
+
+    @property
+    def mean(self) -> float:
+        """Return ours minus theirs: below zero is better."""
+        return self.ours - self.theirs
+
+
+@dataclass(frozen=True)
 class Contrast:
     """A variant's test accuracy minus the reference's, seed by seed, in percentage points."""
 
@@ -74,15 +96,22 @@ class Contrast:
     """95 % interval of the mean, over seeds and test images, adjusted as that over seeds."""
     detectable: float | None
     """The true difference that n pairs detect with 80 % power, tested alone."""
-    diverged: int
-    """Seeds that are left out because a trial diverged."""
+    ended: tuple[int, ...]
+    """`seeds`, and those that are left out because a trial diverged."""
     looked: Looked | None = None
     """None if the number of seeds was settled before."""
+    log_loss: LogLoss | None = None
+    """None if no pair has one, and before the first look."""
 
     @property
     def n(self) -> int:
         """Return the number of pairs."""
         return len(self.seeds)
+
+    @property
+    def diverged(self) -> int:
+        """Return how many seeds are left out because a trial diverged."""
+        return len(self.ended) - self.n
 
     @property
     def interval(self) -> Interval | None:
@@ -223,6 +252,7 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
                 **_p_values("p_equivalence", contrast.equivalence),
                 "diverged": contrast.diverged,
                 **({"looked_after": contrast.looked and contrast.looked.after} if may_stop else {}),
+                **_log_loss(contrast.log_loss),
             }
             for contrast in contrasts
         ]
@@ -250,6 +280,11 @@ def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
 def _p_values(name: str, answer: Answer | None) -> dict[str, float | None]:
     p, adjusted = (None, None) if answer is None else (answer.p, answer.p_adjusted)
     return {name: p, f"{name}_adjusted": adjusted}
+
+
+def _log_loss(found: LogLoss | None) -> dict[str, float | None]:
+    mean, interval, p = (None, None, None) if found is None else (found.mean, found.interval, found.p)
+    return {"log_loss": mean, **_bounds("log_loss", interval), "p_log_loss": p}
 
 
 def _figures(confidence: str, answer: Answer) -> str:

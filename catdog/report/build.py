@@ -2,13 +2,15 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 
 import pandas as pd
 
+from catdog.analysis.log_loss import log_loss_figures, log_loss_line
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import side_columns, summary, tie_lines
-from catdog.analysis.verdicts import contrasts_table
+from catdog.analysis.verdicts import Contrast, contrasts_table
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural, printable
 from catdog.report.figures import accuracy_figure
@@ -102,6 +104,7 @@ def _not_a_formula(cell: object) -> object:
 def table_markdown(content: ReportContent) -> str:
     """Return table.md: verdicts, comparison table, trials not in the averages, and how the run was made."""
     run_status, manifest, side = content.run_status, content.run_status.manifest, side_columns(content.table)
+    contrasts = sorted(content.contrasts, key=lambda one: not one.is_primary)
     lines = [
         f"# {markdown(manifest.run)}",
         "",
@@ -109,11 +112,9 @@ def table_markdown(content: ReportContent) -> str:
         "run is a maximum over n, chosen by validation."
         + (f" {manifest.data.note}" if manifest.data and manifest.data.note else ""),
         "",
-        *(
-            f"- **{markdown(contrast.words)}** {markdown(contrast.figures)}"
-            for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)
-        ),
-        *(["", " ".join(map(markdown, manifest.declared_lines)), ""] if content.contrasts else []),
+        *(f"- **{markdown(contrast.words)}** {markdown(contrast.figures)}" for contrast in contrasts),
+        *(["", " ".join(map(markdown, manifest.declared_lines)), ""] if contrasts else []),
+        *_log_losses(contrasts),
         "| variant | n | Validation | Test | best run: Validation | its Test |"
         + "".join(f" {one} |" for one in side.values()),
         "|---|---:|---:|---:|---:|---:|" + "---:|" * len(side),
@@ -154,6 +155,17 @@ def table_markdown(content: ReportContent) -> str:
     )
     lines += [""]
     return "\n".join(lines)
+
+
+def _log_losses(contrasts: Sequence[Contrast]) -> list[str]:
+    """Return the lines on the secondary endpoint; none without predictions."""
+    lines = [
+        log_loss_line(one) or f"{one.variant} − {one.reference}: {figures}."
+        for one in contrasts
+        if (figures := log_loss_figures(one))
+    ]
+    title = "Secondary endpoint, Test log-loss (below zero is better; no verdict comes from it):"
+    return [title, "", *(f"- {markdown(line)}" for line in lines), ""] if lines else []
 
 
 def _attention(table: pd.DataFrame, manifest: Manifest) -> list[str]:

@@ -18,6 +18,7 @@ import jinja2
 import markupsafe
 import pandas as pd
 
+from catdog.analysis.log_loss import log_loss_line
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns, tie_lines
@@ -89,6 +90,8 @@ def build_page(
         comparison=tables.comparison(content),
         ties=tie_lines(content.table),
         contrasts=tables.contrasts(content.contrasts) if content.contrasts else None,
+        log_losses=tables.log_losses(content.contrasts),
+        log_loss_lines=[line for one in content.contrasts if (line := log_loss_line(one))],
         accuracies=_accuracies(content),
         differences=_differences(content),
         curves=_curves(content),

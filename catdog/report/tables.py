@@ -12,6 +12,7 @@ import pandas as pd
 
 from catdog.analysis.contrasts import names_by_label
 from catdog.analysis.intervals import Interval
+from catdog.analysis.log_loss import DIGITS
 from catdog.analysis.mask_lifts import BLIND, mask_verdicts
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
@@ -118,6 +119,25 @@ def contrasts(found: Sequence[Contrast]) -> Table:
     )  # fmt: skip
     primary = frozenset(row[0] for row, one in zip(rows, found, strict=True) if one.is_primary)
     return Table("Differences of Test accuracy in points, paired by seed", columns, rows, strong=primary)
+
+
+def log_losses(found: Sequence[Contrast]) -> Table | None:
+    """Return the secondary endpoint of the contrasts, one row each; None if no contrast has it."""
+    rows = tuple(
+        (
+            f"{one.variant} − {one.reference}",
+            format_points(loss.mean, DIGITS),
+            NOTHING if loss.interval is None else format_range(loss.interval.low, loss.interval.high, DIGITS),
+            p_value(loss.p),
+            number(loss.ours, DIGITS),
+            number(loss.theirs, DIGITS),
+            str(loss.n),
+        )
+        for one in found
+        if (loss := one.log_loss) is not None
+    )
+    columns = ("Contrast", "Difference", "95 % interval", "Unadjusted p", "Log-loss", "of the reference", "n")
+    return Table("Secondary endpoint: Test log-loss in nats, paired by seed", columns, rows) if rows else None
 
 
 def health(content: ReportContent) -> Table | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
+from catdog.analysis.log_loss import log_loss_line
 from catdog.analysis.tables import side_columns, tie_lines
 from catdog.analysis.verdicts import Contrast
 from catdog.formatting import NumbersTable, counted, format_accuracy, format_count
@@ -37,6 +38,8 @@ def print_outcome(
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.words, style="bold")
         console.print(f"  {contrast.figures}", soft_wrap=True)
+        if line := log_loss_line(contrast):
+            console.print(f"  {line}", soft_wrap=True)
     missing = missing_trials(run_status)
     for line in missing[:MOST_MISSING]:
         console.print(f"  {line}", soft_wrap=True)

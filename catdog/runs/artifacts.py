@@ -102,9 +102,20 @@ class SplitPredictions:
         """Return the percentage of images classified correctly."""
         return float(100 * (self.predicted_N == self.labels_N).mean())
 
+    @property
+    def log_loss(self) -> float | None:
+        """Return minus the mean log-probability of the true class, in nats; None if a logit may have been clipped.
+
+        All forms of the file give the same: that of log-probabilities in float16, as the smaller ones keep them.
+        """
+        kept_N = _in_float16(self.log_probability_N)
+        return None if (kept_N < MAY_BE_CLIPPED).any() else -float(kept_N.mean(dtype=np.float64))
+
 
 MOST_LOGITS = 2**22
 """The most logits kept of a split, 8 MB: images × classes. Of a larger split, predictions.npz has no logits."""
+MAY_BE_CLIPPED = float(np.finfo(np.float16).min) / 2
+"""A log-probability below this may come from a logit that float16 could not hold."""
 
 
 def predictions_npz(classes: Sequence[str], splits: Mapping[str, SplitLogits]) -> bytes:
@@ -135,7 +146,11 @@ def published_predictions_npz(splits: Mapping[str, SplitPredictions]) -> bytes:
 def _without_logits(
     split: str, predicted_N: npt.NDArray[np.int16], log_probability_N: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
-    return {f"{split}_predicted": predicted_N, f"{split}_log_probability": log_probability_N.astype(np.float16)}
+    return {f"{split}_predicted": predicted_N, f"{split}_log_probability": _in_float16(log_probability_N)}
+
+
+def _in_float16(log_probability_N: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    return log_probability_N.clip(np.finfo(np.float16).min).astype(np.float16)
 
 
 def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
