@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import html
+import io
 import json
 import re
 import subprocess
@@ -14,14 +15,18 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from catdog.analysis.intervals import Interval
 from catdog.analysis.run_data import ReportContent, read_content
+from catdog.analysis.verdicts import LogLoss
 from catdog.config.recipe import Recipe
 from catdog.formatting import colour_map
 from catdog.report.build import table_markdown
 from catdog.report.mask_gallery import build_gallery, quantise
 from catdog.report.page import build_page
 from catdog.report.tables import attention, health, health_warnings, seed_list
+from catdog.report.terminal import print_outcome
 from catdog.runs.places import HEAD
 from catdog.storage import MemoryStore
 from catdog.trial.contact_sheet import colour_scale, paint_mask
@@ -69,6 +74,31 @@ def test_all_tables_and_figures_are_there(content: ReportContent, page: bytes) -
     figures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page.decode())
     assert len(figures) == len(re.findall("<figure>", page.decode())) == 6 + 4
     assert all(base64.b64decode(data).startswith(b"<svg") for data, _ in figures)
+
+
+def test_the_secondary_endpoint_stands_below_the_contrasts_and_what_it_adds_is_said(small: ReportContent) -> None:
+    (contrast,) = small.contrasts
+    found = LogLoss(3, 0.4707, 0.493, 0.031, Interval(-0.04, -0.00001), "lower")
+    content = dataclasses.replace(small, contrasts=[dataclasses.replace(contrast, log_loss=found)])
+    figures = "−0.0223 nats, n = 3 pairs; 95 % interval −0.0400 to −0.00001, unadjusted p = 0.031"
+    line = (
+        "multi-attention against baseline: undecided by accuracy, but Test log-loss, a secondary endpoint, is lower "
+        f"({figures})."
+    )
+    text, markdown, console = text_of(build_page(content)), table_markdown(content), Console(file=io.StringIO())
+    table = "n multi-attention − baseline −0.0223 −0.0400 to −0.00001 0.031 0.4707 0.4930 3"
+    assert (
+        text.index("Secondary endpoint: Test log-loss in nats, paired by seed") < text.index(table) < text.index(line)
+    )
+    assert f"\n- {line}\n" in markdown
+    print_outcome(console, "results", small.run_status, small.table, content.contrasts)
+    assert f"\n  {line}\n" in console.file.getvalue()  # type: ignore[attr-defined]
+    silent = dataclasses.replace(contrast, log_loss=dataclasses.replace(found, says=None))
+    content = dataclasses.replace(small, contrasts=[silent])
+    assert line not in text_of(build_page(content))
+    assert f"\n- multi-attention − baseline: {figures}.\n" in table_markdown(content)
+    nothing = dataclasses.replace(small, contrasts=[dataclasses.replace(contrast, log_loss=None)])
+    assert "Secondary endpoint" not in text_of(build_page(nothing)) + table_markdown(nothing)
 
 
 def test_trials_left_out_of_the_averages_are_listed_and_announced(page: bytes) -> None:

@@ -127,6 +127,23 @@ def test_the_published_form_of_predictions_reads_alike_and_is_smaller() -> None:
     assert published_predictions_npz({"test": small}) == small_npz
 
 
+def test_the_log_loss_is_the_same_of_all_forms_and_of_clipped_logits_there_is_none() -> None:
+    names, labels = np.array([f"image_{i}" for i in range(50)]), np.ones(50, np.int16)
+    logits = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float16)
+    for clipped in (None, (np.inf, 0), (np.inf, -np.inf), (0, -np.inf), (60_000, 0)):
+        if clipped is not None:
+            logits[7] = clipped
+        whole = read_predictions_npz(
+            predictions_npz(["one", "two"], {"test": SplitLogits(names, labels, logits)}), "test"
+        )
+        small = read_predictions_npz(published_predictions_npz({"test": whole}), "test")
+        assert whole.log_loss == small.log_loss
+        if clipped is None:
+            assert whole.log_loss == pytest.approx(np.log1p(np.exp(-np.diff(logits.astype(float)))).mean(), abs=1e-4)
+        else:
+            assert whole.log_loss is None
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_of_a_split_with_more_than_four_million_logits_a_trial_keeps_none(more: int) -> None:
     images, classes = 64, MOST_LOGITS // 64 + more
