@@ -1,8 +1,9 @@
 """Effects across sets: backbones, datasets and recipes on which the same variants were compared.
 
-Each set has its own pairs, test and interval; p is adjusted over all of them (Holm). That a variant is better on *all*
-sets is one claim, which no set may contradict: its p is the largest of the sets' p, without a correction for their
-number (an intersection-union test, Berger 1982). No figure here speaks of other sets.
+Each set has its own pairs, test and interval; p is adjusted over all of them (Holm), for the primary contender apart
+from the others. That a variant is better on *all* sets is one claim, which no set may contradict: its p is the largest
+of the sets' p, without a correction for their number (an intersection-union test, Berger 1982). No figure here speaks
+of other sets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ class Effect:
     pairs: Sample | None
     """None if they have no seed in common."""
     difference: Answer | None
-    """Adjusted over all sets and contenders; so is `equivalence`."""
+    """Adjusted over all sets of the primary contender, or of all others; so is `equivalence`."""
     equivalence: Answer | None
 
     @property
@@ -57,7 +58,7 @@ class Effect:
 
     @property
     def p_adjusted(self) -> float | None:
-        """Return the same, adjusted over all sets and contenders."""
+        """Return the same, adjusted over all sets."""
         return None if self.difference is None else self.difference.p_adjusted
 
     @property
@@ -101,7 +102,8 @@ class AcrossSets:
 
 def compare_sets(sets: Sequence[ComparedSet]) -> list[AcrossSets]:
     """Return each contender's effects, those of the primary contender first."""
-    primary, found = _primary(sets), _effects(sets)
+    primary = _primary(sets)
+    found = _effects(sets, primary)
     names = sorted(dict.fromkeys(one.contender for one in found), key=lambda name: name != primary)
     effects = {name: tuple(one for one in found if one.contender == name) for name in names}
     different = _on_all({name: [(Difference(), one) for one in ones] for name, ones in effects.items()}, primary)
@@ -126,15 +128,19 @@ def compare_sets(sets: Sequence[ComparedSet]) -> list[AcrossSets]:
     ]
 
 
-def _effects(sets: Sequence[ComparedSet]) -> list[Effect]:
-    """Return the effects of all contenders on all sets, tested as one family."""
+def _effects(sets: Sequence[ComparedSet], primary: str | None) -> list[Effect]:
+    """Return the effects of all contenders on all sets: those of the primary one are a family, as the others are."""
     pairs: dict[tuple[str, str], Sample] = {}
     for one in sets:
         found = paired(one.run_status, one.predictions, one.reference, list(one.contenders.values()))
         pairs |= {(one.name, name): found[label] for name, label in one.contenders.items() if label in found}
     margins = {one.name: Equivalence(one.smallest_effect) for one in sets if one.smallest_effect is not None}
-    differences = answer_family({key: (Difference(), sample) for key, sample in pairs.items()})
-    equivalences = answer_family({key: (margins[key[0]], one) for key, one in pairs.items() if key[0] in margins})
+    differences: dict[tuple[str, str], Answer] = {}
+    equivalences: dict[tuple[str, str], Answer] = {}
+    for is_primary in (True, False):
+        family = {key: sample for key, sample in pairs.items() if (key[1] == primary) == is_primary}
+        differences |= answer_family({key: (Difference(), sample) for key, sample in family.items()})
+        equivalences |= answer_family({key: (margins[key[0]], one) for key, one in family.items() if key[0] in margins})
     return [
         Effect(one, name, pairs.get(key := (one.name, name)), differences.get(key), equivalences.get(key))
         for one in sets

@@ -47,7 +47,7 @@ def figures(one: AcrossSets) -> list[str]:
         )
     claimed = set(one.outcome.split(", ")) - {UNDECIDED}
     if alone := [effect for effect in one.effects if not claimed <= set(effect.outcome.split(", "))]:
-        lines.append(f"Set by set, corrected for all rows of the table, that stays open on {_names(alone)}.")
+        lines.append(f"Set by set, corrected for the number of tests, that stays open on {_names(alone)}.")
     answers = [(effect.of.name, _diverged(effect), effect.difference, effect.equivalence) for effect in one.effects]
     answers += [(place, sum(map(_diverged, one.effects)), one.difference, one.equivalence)] if len(one.sets) > 1 else []
     withheld = {where: withheld_words(diverged, *asked) for where, diverged, *asked in answers}

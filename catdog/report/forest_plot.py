@@ -76,7 +76,7 @@ def _face(effect: Effect) -> str:
 def _caption(found: Sequence[AcrossSets], has_mean: bool) -> str:
     text = (
         f"Difference from {found[0].reference} on Test in points, with the 95 % interval over seeds of each set alone. "
-        "Filled: better or worse after correction for all sets and variants shown. Larger: more pairs."
+        "Filled: better or worse after correction for the number of tests. Larger: more pairs."
     )
     if any(effect.of.smallest_effect for one in found for effect in one.effects):
         text += " Grey: smaller than what matters."
