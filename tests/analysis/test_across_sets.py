@@ -249,10 +249,10 @@ def test_runs_must_have_one_reference_and_be_different_sets(labels: list[str], o
 
 
 @pytest.mark.slow
-def test_one_comparison_in_twenty_raises_a_false_alarm_on_any_set_or_on_all() -> None:
+def test_one_comparison_in_twenty_raises_a_false_alarm_of_a_family_on_any_set_or_on_all() -> None:
     """Three equal variants on three sets; then se is better on two of them, so that one set decides about all."""
     rng, labels, repetitions = np.random.default_rng(3), ["baseline", "se", "gem", "max"], 400
-    any_set, on_all = 0, 0
+    any_set, on_all = {True: 0, False: 0}, 0
     for _ in range(repetitions):
         luck = rng.normal(0, 1, (3, 3, 8)).round(2)
         found = [
@@ -266,9 +266,11 @@ def test_one_comparison_in_twenty_raises_a_false_alarm_on_any_set_or_on_all() ->
             )
             for gain in (0.0, 5.0)
         ]
-        any_set += any(effect.outcome != "undecided" for one in found[0] for effect in one.effects)
+        for primary in any_set:
+            family = [one for one in found[0] if one.is_primary == primary]
+            any_set[primary] += any(effect.outcome != "undecided" for one in family for effect in one.effects)
         on_all += found[1][0].outcome != "undecided"
-    assert any_set / repetitions <= 0.05 + 2.5 * (0.05 * 0.95 / repetitions) ** 0.5
+    assert max(any_set.values()) / repetitions <= 0.05 + 2.5 * (0.05 * 0.95 / repetitions) ** 0.5
     assert on_all / repetitions <= 0.05
 
 

@@ -45,6 +45,12 @@ def test_taking_sets_that_share_their_images_for_independent_would_hold_it_too_r
     assert SIMULATE["sets_coverage"](0.08, 30, REPETITIONS, jointly=False) < 0.92
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_only_with_a_split_for_each_seed_does_the_interval_hold_the_mean_over_splits(share: float) -> None:
+    assert SIMULATE["splits_coverage"](share, 30, REPETITIONS, resampled=True) >= 0.95 - ERROR
+    assert SIMULATE["splits_coverage"](share, 30, REPETITIONS, resampled=False) <= 0.7, "by as much as is documented"
+
+
 @pytest.mark.parametrize("n", [6, 30])
 def test_variants_that_differ_by_what_matters_are_seldom_called_equivalent(n: int) -> None:
     assert SIMULATE["false_equivalence"]("normal", n, 0.2, REPETITIONS) <= 0.05 + ERROR
