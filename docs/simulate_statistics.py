@@ -258,8 +258,8 @@ def draw(
         panel.axhline(95, color="#222222", linewidth=0.8)
         for name, shares in found.items():
             panel.plot(xs, [100 * share for share in shares], "o-", label=name)
-        panel.set(title=f"Coverage {title}, %", xlabel="seeds", ylim=(80, 100), xticks=xs)
-        panel.legend(fontsize=8, loc="lower right")
+        panel.set(title=f"Coverage {title}, %", xlabel="seeds", ylim=(75, 100), xticks=xs)
+        panel.legend(fontsize=8, loc="lower left")
     panels[2].axhline(95, color="#222222", linewidth=0.8)
     for seeds, shares in over_splits.items():
         xs = [100 * share for share in SPLIT_SHARES]
