@@ -48,9 +48,9 @@ def examine(config: SweepConfig, wait_seconds: float, report_progress: ReportPro
             yield Check("cluster", "fault", first_line(error))
             return
         yield from check_cluster(cluster)
-        yield from check_nodes(location, cluster, _cache_bytes(config, dataset), wait_seconds, report_progress)
-        if data.status == "fault":
-            return
+        able = yield from check_nodes(location, cluster, _cache_bytes(config, dataset), wait_seconds, report_progress)
+        if not able or data.status == "fault":
+            return  # a short trial would wait for a node for ever
         store = location.open()
         run = resolve_run(config, store, lambda: prepare_dataset(config, store, report_progress), cluster.precision)
         yield from check_canary(config, location, run.identity, cluster, report_progress)

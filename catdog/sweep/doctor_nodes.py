@@ -6,9 +6,10 @@ import math
 import os
 import platform
 import shutil
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,14 @@ from catdog.runs.provenance import package_versions
 from catdog.storage import StoreLocation
 from catdog.sweep.canary import run_canary
 from catdog.sweep.cluster import Cluster
+from catdog.sweep.placement import Resources
 from catdog.sweep.ray_internals import dashboard_url
 from catdog.system.private_folders import node_cache
 from catdog.trial.context import RunContext
 from catdog.trial.device import CONTEXT_BYTES, working_gpu
+
+TYPE = "type "
+"""Begins the name of the finding on a type of nodes of which none is up."""
 
 
 @dataclass(frozen=True)
@@ -116,35 +121,56 @@ def check_nodes(
     needed_bytes: int,
     wait_seconds: float,
     report_progress: ReportProgress,
-) -> Iterator[Check]:
-    """Compare every node that is up, and one of every type that is not, with the driver."""
-    mine = package_versions()
-    # A process that has used a GPU cannot change to another: each serves once.
-    probe = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(report_node)
-    waiting: dict[str, Any] = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            # A process sees a GPU only if it requested at least a fraction of one.
-            gpus = 0.001 if node["Resources"].get("GPU") else 0
-            options = {"scheduling_strategy": pinned, "num_gpus": gpus}
-            waiting[f"node {node['NodeManagerAddress']}"] = probe.options(**options).remote(location, gpus > 0)
-    for group in cluster.autoscaler.groups:
-        if not any(group.matches(node["Resources"]) for node in ray.nodes() if node["Alive"]):
-            report_progress(f"starting a node of type {group.name}")
-            task = ray.remote(max_retries=0, max_calls=1, **group.task_options)(report_node)
-            waiting[f"type {group.name}"] = task.remote(location, group.resources.get("GPU", 0) > 0)
-    for name, pending in waiting.items():
+) -> Generator[Check, None, bool]:
+    """Compare every node that is up, and one of every type that is not, with the driver.
+
+    All of them have `wait_seconds` together. A type that does not come is a fault only if none for a trial does: until
+    then others take its place. Returns whether any node answered that has room for a trial.
+    """
+    deadline, mine, silent, able = time.monotonic() + wait_seconds, package_versions(), [], False
+    for name, resources, pending in _ask_nodes(location, cluster, report_progress):
         try:
-            report: NodeReport = ray.get(pending, timeout=wait_seconds)
+            report: NodeReport = ray.get(pending, timeout=max(0.0, deadline - time.monotonic()))
         except ray.exceptions.GetTimeoutError:
             ray.cancel(pending, force=True)
-            yield Check(name, "fault", f"no worker answered within {wait_seconds:.0f} s", "see ray status and quotas")
+            silent.append(name)
             continue
         except ray.exceptions.RayError as error:
             yield Check(name, "fault", first_line(error), "see the worker's log")
             continue
-        yield _compare(name, report, mine, needed_bytes)
+        check = _compare(name, report, mine, needed_bytes)
+        able |= cluster.trial_resources.trials_on(resources) > 0
+        yield check
+    for name in silent:
+        may_lack = able and name.startswith(TYPE)
+        remedy = "see ray status and quotas"
+        finding = f"no worker answered within {wait_seconds:.0f} s{', others did' if may_lack else ''}"
+        yield Check(name, "warning" if may_lack else "fault", finding, remedy)
+    return able
+
+
+def _ask_nodes(
+    location: StoreLocation, cluster: Cluster, report_progress: ReportProgress
+) -> list[tuple[str, Resources, Any]]:
+    """Ask all nodes that are up, and one of every type that is not, for a report: a name, resources, and the answer."""
+    # A process that has used a GPU cannot change to another: each serves once.
+    probe = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(report_node)
+    asked: list[tuple[str, Resources, Any]] = []
+    present = [node for node in ray.nodes() if node["Alive"]]
+    for node in present:
+        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # A process sees a GPU only if it requested at least a fraction of one.
+        gpus = 0.001 if node["Resources"].get("GPU") else 0
+        options = {"scheduling_strategy": pinned, "num_gpus": gpus}
+        answer = probe.options(**options).remote(location, gpus > 0)
+        asked.append((f"node {node['NodeManagerAddress']}", node["Resources"], answer))
+    for group in cluster.autoscaler.groups:
+        if not any(group.matches(node["Resources"]) for node in present):
+            report_progress(f"starting a node of type {group.name}")
+            task = ray.remote(max_retries=0, max_calls=1, **group.task_options)(report_node)
+            answer = task.remote(location, group.resources.get("GPU", 0) > 0)
+            asked.append((f"{TYPE}{group.name}", group.resources, answer))
+    return asked
 
 
 def _compare(name: str, report: NodeReport, mine: dict[str, str], needed_bytes: int) -> Check:

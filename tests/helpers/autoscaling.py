@@ -43,7 +43,7 @@ class FakeAutoscalingCluster:
     """A head without GPUs and with `head_cpus` CPUs, and nodes of the given types on demand.
 
     `node_types` maps a name to {"resources": {"CPU": 1, ...}, "max_workers": 2};
-    `environment` applies to all processes, drivers included.
+    `environment` applies to all processes, drivers included. `most`: how many nodes there may be at once, of all types.
     """
 
     def __init__(
@@ -52,11 +52,15 @@ class FakeAutoscalingCluster:
         environment: Mapping[str, str] | None = None,
         include_dashboard: bool = False,
         head_cpus: int = 0,
+        most: int | None = None,
+        provider: str = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
     ) -> None:
         self._types = node_types
         self._environment = dict(environment or {})
         self._include_dashboard = include_dashboard
         self._head_cpus = head_cpus
+        self._provider = provider
+        self._most = sum(kind["max_workers"] for kind in node_types.values()) if most is None else most
         self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: Ray's sockets live in it
         self._ports = dict(zip(("gcs", "dashboard", "client"), _free_ports(3), strict=True))
         self._token = secrets.token_hex(32)
@@ -194,12 +198,12 @@ class FakeAutoscalingCluster:
         }
         return {
             "cluster_name": self._folder.name,
-            "max_workers": sum(kind["max_workers"] for kind in self._types.values()),
+            "max_workers": self._most,
             "idle_timeout_minutes": 0.1,
             "upscaling_speed": 100.0,
             "provider": {
                 "type": "external",
-                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                "module": self._provider,
                 "gcs_address": self.address,
                 "launch_multiple": True,
                 "head_node_id": HEAD_ID,

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.placement import AutoscalerLimits, autoscaler_limits
 from catdog.trial.device import SIMULATED_GPUS
 from tests.helpers.autoscaling import FakeAutoscalingCluster
+from tests.helpers.project import ROOT
+from tests.helpers.refusing_provider import RECORD, REFUSED
 from tests.helpers.s3_servers import s3_variables
 from tests.helpers.sweeps import SMALL, small, start_job
 
+CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 GPU_TYPE = {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}
 CPU_TYPE = {"resources": {"CPU": 2}, "max_workers": 1}
 SECONDS_TO_WAIT = 300
@@ -166,6 +170,62 @@ def test_the_doctor_starts_and_checks_a_node_of_each_type(cluster: FakeAutoscali
     for words in ("up to 2 of gpu, up to 1 of cpu", "type gpu  ", "type cpu  ", "canary baseline"):
         assert any(line.startswith("ok") and words in line for line in lines), (words, output)
     cluster.wait_for_nodes(0)
+
+
+@pytest.mark.slow
+def test_the_doctor_waits_for_all_types_at_once_and_calls_one_that_is_refused_a_fault_only_if_a_trial_needs_it(
+    s3_server: str, s3_store: str, tmp_path: Path
+) -> None:
+    kinds = {"small": {"CPU": 1, "left": 1}, "large": {"CPU": 2}, "larger": {"CPU": 3}}
+    types = {name: {"resources": resources, "max_workers": 1} for name, resources in kinds.items()}
+    hold = (
+        "import ray, time\n"
+        "ray.init(logging_level='ERROR', log_to_driver=False)\n"
+        "ray.get(ray.remote(num_cpus=0, resources={'left': 1})(lambda: time.sleep(600)).remote())\n"
+    )
+    with FakeAutoscalingCluster(types, s3_variables(s3_server, tmp_path), most=1) as cluster:
+        holder = subprocess.Popen([sys.executable, "-c", hold], env=os.environ | cluster.environment)
+        cluster.wait_for_nodes(1)
+        arguments = (*SMALL, "--variants", "baseline", "--wait-seconds", "20")
+        for cpus, code, word, canaries in (("1", 0, "warning", 1), ("2", 2, "FAULT", 0)):
+            options = (*arguments, "--cpus-per-trial", cpus)
+            process = start_job(s3_store, *options, environment=cluster.environment, job="doctor")
+            output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
+            assert process.returncode == code, output
+            lines = output.splitlines()
+            for name in ("large", "larger"):
+                assert any(line.startswith(word) and f"type {name} " in line for line in lines), output
+            assert sum("canary baseline" in line for line in lines) == canaries, output
+        holder.terminate()
+        holder.wait()
+
+
+@pytest.mark.slow
+def test_another_type_is_started_for_one_that_is_refused_even_a_larger_one(tmp_path: Path) -> None:
+    """As cluster.yaml starts the head: with deploy/ray_fallback on its path."""
+    start = next(command for command in CLUSTER["head_start_ray_commands"] if "ray start" in command)
+    assert "PYTHONPATH=~/environment/ray_fallback ray start --head" in start
+    assert CLUSTER["file_mounts"]["~/environment/ray_fallback"] == "deploy/ray_fallback"
+    record = tmp_path / "launches"
+    environment = {
+        "PYTHONPATH": f"{ROOT / 'deploy/ray_fallback'}{os.pathsep}{ROOT}",
+        REFUSED: "fitting",
+        RECORD: str(record),
+    }
+    types = {name: {"resources": {"CPU": cpus}, "max_workers": 2} for name, cpus in (("fitting", 1), ("larger", 4))}
+    script = (
+        "import ray\n"
+        "ray.init(logging_level='ERROR', log_to_driver=False)\n"
+        "ray.get(ray.remote(num_cpus=1)(lambda: 'it ran').remote())\n"
+    )
+    provider = "tests.helpers.refusing_provider.RefusingProvider"
+    with FakeAutoscalingCluster(types, environment, provider=provider) as cluster:
+        process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | cluster.environment)
+        process.wait(timeout=SECONDS_TO_WAIT)
+    assert process.returncode == 0
+    asked = record.read_text().split()
+    assert (asked[0], asked[-1]) == ("fitting", "larger"), asked
+    assert asked.count("fitting") <= 2, "it is not asked for again at once"
 
 
 def test_the_nodes_that_can_start_are_read_from_the_autoscalers_configuration(

@@ -195,7 +195,8 @@ def test_nodes_install_the_versions_in_the_lock_file() -> None:
     assert re.search(r"uv/([\d.]+)/", setup)[1] == re.search(r"uv==([\d.]+)", dockerfile)[1]  # type: ignore[index]
     assert f"FROM rayproject/ray:{LOCK['ray']}-py{python[1].replace('.', '')}-gpu\n" in dockerfile
     for remote, local in CLUSTER["file_mounts"].items():
-        assert local.startswith("~") or (remote in setup and (ROOT / local).is_file())
+        used = "\n".join([setup, *CLUSTER["head_start_ray_commands"]])
+        assert local.startswith("~") or (remote in used and (ROOT / local).exists())
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for commands in (setup, dockerfile):
         options = re.search(r"uv pip install (?s:.*?)-r (\S+) --extra (\w+) -c (\S+)", commands)
