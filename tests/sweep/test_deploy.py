@@ -8,8 +8,10 @@ provider runs them against moto's EC2 and IAM. No machine is started: setup over
 import copy
 import importlib.resources
 import json
+import os
 import re
 import subprocess
+import sys
 import time
 import tomllib
 import urllib.request
@@ -184,6 +186,16 @@ def test_the_setup_of_nodes_is_exactly_what_cluster_yaml_says() -> None:
         assert prepared[commands] == CLUSTER[commands]
     assert "--disable-usage-stats" in CLUSTER["head_start_ray_commands"][-1]
     assert "--dashboard-host" not in CLUSTER["head_start_ray_commands"][-1]  # the default is loopback
+
+
+def test_what_aws_did_not_grant_is_asked_for_again_after_two_minutes() -> None:
+    variables = dict(re.findall(r"(RAY_\w+)=(\S+)", CLUSTER["head_start_ray_commands"][-1]))
+    show = (
+        "from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig\n"
+        "print(InstanceReconcileConfig().request_status_timeout_s)"
+    )
+    command = [sys.executable, "-c", show]
+    assert subprocess.run(command, env=os.environ | variables, check=True, capture_output=True).stdout == b"120\n"
 
 
 def test_nodes_install_the_versions_in_the_lock_file() -> None:
