@@ -10,6 +10,7 @@ import importlib.resources
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -188,6 +189,35 @@ def test_the_setup_of_nodes_is_exactly_what_cluster_yaml_says() -> None:
     assert "--dashboard-host" not in CLUSTER["head_start_ray_commands"][-1]  # the default is loopback
 
 
+def test_a_worker_without_ray_ends_itself_and_one_with_ray_does_not(tmp_path: Path) -> None:
+    start = CLUSTER["worker_start_ray_commands"][-1]
+    assert "bash ~/environment/worker_watchdog.sh " in start
+    assert all(node_config(one)["InstanceInitiatedShutdownBehavior"] == "terminate" for one in WORKERS)
+    sudo = tmp_path / "bin" / "sudo"
+    sudo.parent.mkdir()
+    sudo.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/ended\n')
+    sudo.chmod(0o755)
+    ray = tmp_path / "ray-of-a-test"
+    shutil.copy("/bin/sleep", ray)
+    environment = os.environ | {"PATH": f"{sudo.parent}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    command = ["bash", str(ROOT / "deploy" / "worker_watchdog.sh"), "0.02", ray.name]
+    with subprocess.Popen([ray, "600"]) as running:
+        watchdogs = [subprocess.Popen(command, env=environment) for _ in range(2)]
+        try:
+            while all(one.poll() is None for one in watchdogs):
+                time.sleep(0.1)
+            time.sleep(2)  # a hundred looks
+            (watchdog,) = [one for one in watchdogs if one.poll() is None]  # the other found this one
+            assert not (tmp_path / "ended").exists()
+            running.terminate()
+            running.wait()
+            assert watchdog.wait(timeout=60) == 0
+        finally:
+            for process in (running, *watchdogs):
+                process.kill()
+    assert (tmp_path / "ended").read_text() == "shutdown --poweroff now\n"
+
+
 def test_what_aws_did_not_grant_is_asked_for_again_after_two_minutes() -> None:
     variables = dict(re.findall(r"(RAY_\w+)=(\S+)", CLUSTER["head_start_ray_commands"][-1]))
     show = (
@@ -207,7 +237,7 @@ def test_nodes_install_the_versions_in_the_lock_file() -> None:
     assert re.search(r"uv/([\d.]+)/", setup)[1] == re.search(r"uv==([\d.]+)", dockerfile)[1]  # type: ignore[index]
     assert f"FROM rayproject/ray:{LOCK['ray']}-py{python[1].replace('.', '')}-gpu\n" in dockerfile
     for remote, local in CLUSTER["file_mounts"].items():
-        used = "\n".join([setup, *CLUSTER["head_start_ray_commands"]])
+        used = "\n".join([setup, *CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]])
         assert local.startswith("~") or (remote in used and (ROOT / local).exists())
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for commands in (setup, dockerfile):
