@@ -71,13 +71,19 @@ def contact_sheet(
     predicted_P: npt.NDArray[np.int64],
     title: str,
 ) -> bytes:
-    """Return the sheet of one epoch as PNG bytes; `masks` are (P, M, H, W) by place."""
+    """Return the sheet of one epoch as PNG bytes; `masks` are (P, M, H, W) by place.
+
+    Of a title that is too long, what stands before its first ` · ` is shortened.
+    """
     lines, step, count = _lines(masks), CELL + GAP, len(predicted_P)
     width = max(GAP + (1 + max(map(len, lines))) * step, 2 * step + GAP)
     sheet = Image.new("RGB", (width, TITLE + count * len(lines) * (step + CAPTION)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT)
-    pen.text((GAP, 6), _fitting(title, width - 2 * GAP, pen, font), _INK, font)
+    name, dot, rest = title.partition(" · ")
+    room = width - 2 * GAP
+    title = _fitting(name, room - int(pen.textlength(dot + rest, font)), pen, font) + dot + rest
+    pen.text((GAP, 6), _fitting(title, room, pen, font), _INK, font)
     for row in range(count):
         top = TITLE + row * len(lines) * (step + CAPTION)
         _draw_image(sheet, pen, top, probes, row, int(predicted_P[row]))

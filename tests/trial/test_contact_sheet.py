@@ -165,6 +165,14 @@ def test_long_titles_and_names_are_shortened_to_fit(num_masks: int) -> None:
     assert np.all(sheet[:TITLE, -GAP:] == 255)
 
 
+def test_a_long_label_is_shortened_before_the_accuracy_is() -> None:
+    masks, end = random_masks(1, 1), " · seed 0 · epoch 3 · validation 86.5 %"
+    titles = [f"attention-softmax{end}", f"attention-softsign{end}", f"attention-softmax{end.replace('6.5', '7.5')}"]
+    cut, other, accuracy = (pixels(draw(probes(1), masks, np.array([0]), title)) for title in titles)
+    assert np.array_equal(cut, other), "where the labels differ they are cut"
+    assert not np.array_equal(cut, accuracy)
+
+
 def test_the_colours_are_those_of_viridis() -> None:
     viridis = np.round(matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255)
     assert colour_map().shape == (256, 3)
