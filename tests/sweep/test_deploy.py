@@ -545,11 +545,28 @@ def test_the_manifest_scales_gpus_from_zero_keeps_trials_off_the_head_and_cleans
     cluster = spec["rayClusterSpec"]
     assert spec["shutdownAfterJobFinishes"] is True
     assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["autoscalerOptions"]["version"] == "v2"
+    assert spec["backoffLimit"] == 1, "a typo pays for two clusters, not four"
+    assert spec["activeDeadlineSeconds"] > 0
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     (workers,) = cluster["workerGroupSpecs"]
     assert (workers["minReplicas"], workers["replicas"]) == (0, 0)
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_manifests_service_account_may_assume_its_role(aws: str) -> None:
+    role = SERVICE_ACCOUNT["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].rpartition("/")[2]
+    created = boto3.client("iam").create_role(
+        RoleName=role, AssumeRolePolicyDocument=json.dumps(deployed("iam-trust-kubernetes.json"))
+    )
+    (statement,) = created["Role"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+    assert "oidc-provider" in statement["Principal"]["Federated"]
+    subject = f"system:serviceaccount:default:{SERVICE_ACCOUNT['metadata']['name']}"
+    assert subject in statement["Condition"]["StringEquals"].values()
+    commands = (ROOT / "deploy" / "rayjob.yaml").read_text()
+    assert f"--role-name {role} --policy-name store" in commands
 
 
 def test_the_manifest_runs_the_image_of_the_dockerfile_at_the_version_in_the_lock_file() -> None:
