@@ -36,7 +36,7 @@ def lambda_figure(table: pd.DataFrame) -> bytes:
 def scatter_figure(table: pd.DataFrame) -> bytes:
     """Return a PNG: for each variant, the standard deviation of Test accuracy by source of randomness."""
     variants = list(dict.fromkeys(table["variant"]))
-    figure = Figure(figsize=(1 + 3 * len(variants), 3.2), layout="constrained")
+    figure = Figure(figsize=(2 + 3 * len(variants), 3.6), layout="constrained")
     panels = figure.subplots(1, len(variants), sharex=True, sharey=True, squeeze=False)
     for panel, variant in zip(panels[0], variants, strict=True):
         rows = table[table["variant"] == variant]
@@ -52,9 +52,11 @@ def scatter_figure(table: pd.DataFrame) -> bytes:
         panel.set_xlabel("std of Test accuracy, points")
         panel.grid(axis="x", alpha=0.3)
         panel.set_yticks(places, rows["vary"])
-    panels[0][0].invert_yaxis()
+    panels[0][0].set_ylim(table["vary"].nunique() - 0.5, -0.7)
     panels[0][0].set_xlim(left=0)
-    figure.suptitle(f"What the seed changes, with 95 % intervals and ranks (n = {_counts(table['n'])})", fontsize=10)
+    figure.suptitle(
+        f"What the seed changes, with 95 % intervals\nand the ranks of sources (n = {_counts(table['n'])})", fontsize=10
+    )
     return _png(figure)
 
 
