@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, are_equal
+from catdog.analysis.intervals import DIGITS, FEWEST_FOR_AN_INTERVAL, are_equal
 
 Array = npt.NDArray[np.float64]
 SIGNIFICANCE = 0.05
@@ -53,7 +53,8 @@ def rank_intervals(samples: Sequence[Array]) -> list[tuple[int, int]]:
     with Holm's method (Mogstad 2024). Assumes normal samples.
     """
     pairs = list(itertools.combinations(range(len(samples)), 2))
-    adjusted = holm([_variances_p(samples[one], samples[other]) for one, other in pairs])
+    step = _smallest_step(samples)
+    adjusted = holm([_variances_p(samples[one], samples[other], step) for one, other in pairs])
     behind, before = [0] * len(samples), [0] * len(samples)
     for (one, other), p in zip(pairs, adjusted, strict=True):
         if p < SIGNIFICANCE:
@@ -63,14 +64,22 @@ def rank_intervals(samples: Sequence[Array]) -> list[tuple[int, int]]:
     return [(1 + more, len(samples) - less) for more, less in zip(behind, before, strict=True)]
 
 
-def _variances_p(first: Array, second: Array) -> float:
-    """Return the two-sided p of equal variances; 1 if either has fewer than two values."""
-    if min(len(first), len(second)) < 2 or (are_equal(first) and are_equal(second)):
+def _variances_p(first: Array, second: Array, step: float) -> float:
+    """Return the two-sided p of equal variances; 1 if either has fewer than two values.
+
+    Values that tie may still differ by less than a `step`: their variance is taken for that of rounding to it.
+    """
+    if min(len(first), len(second)) < 2 or not step:
         return 1.0
-    if are_equal(first) or are_equal(second):
-        return 0.0
-    below = scipy.stats.f.cdf(np.var(first, ddof=1) / np.var(second, ddof=1), len(first) - 1, len(second) - 1)
+    ours, theirs = (max(float(np.var(one, ddof=1)), step**2 / 12) for one in (first, second))
+    below = scipy.stats.f.cdf(ours / theirs, len(first) - 1, len(second) - 1)
     return float(2 * min(below, 1 - below))
+
+
+def _smallest_step(samples: Sequence[Array]) -> float:
+    """Return the smallest distance of two values of any sample; 0 if all are equal."""
+    steps = np.diff(np.sort(np.concatenate(samples)))
+    return float(min(steps[steps >= 10.0**-DIGITS], default=0.0))
 
 
 def probability_of_improvement(ours: Array, theirs: Array) -> float | None:
