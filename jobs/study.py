@@ -21,13 +21,14 @@ from rich.console import Console
 
 from catdog.analysis.studies import lambda_table, scatter_lines, scatter_table
 from catdog.cli import ExitCode, given_options, output_console, parse_sweep, run_job
-from catdog.config.presets import lambda_config, scatter_configs
+from catdog.config.presets import ALL, lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig, require_all_seeds
-from catdog.data.prepare import find_dataset
+from catdog.data.prepare import DatasetInfo, find_dataset, prepare_dataset
 from catdog.errors import UserError
+from catdog.runs.manifest import read_manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
-from catdog.storage import StoreLocation
+from catdog.storage import Store, StoreLocation
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,7 +65,11 @@ def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Consol
     from catdog.report.build import csv_bytes
     from catdog.report.study_figures import scatter_figure
 
-    configs = _scatter(config)
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    dataset, _ = find_dataset(config, store)
+    if dataset is None and not config.dry_run:  # only the images tell whether Validation came with them
+        dataset = prepare_dataset(config, store, functools.partial(console.print, soft_wrap=True))
+    configs = _scatter(config, store, dataset)
     run_statuses = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
     done = {purpose: run_status for purpose, run_status in run_statuses.items() if run_status is not None}
     if not done:
@@ -92,9 +97,12 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     from catdog.sweep.lease import release_dead
 
     config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
-    configs = [lambda_config(config)] if arguments[0] == "lambda" else _scatter(config).values()
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    if arguments[0] == "lambda":
+        configs = [lambda_config(config)]
+    else:
+        configs = [*_scatter(config, store, find_dataset(config, store)[0]).values()]
     for one in configs:
-        store = StoreLocation.of(one.store, one.store_patience).open()
         release_dead(store, one.run_name)
         if not interrupted and store.exists(RunPaths(one.run_name).manifest):
             run_status = open_run(store, one.run_name)
@@ -102,10 +110,16 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
             print_outcome(output_console(), store.url, run_status, content.table, content.contrasts)
 
 
-def _scatter(config: SweepConfig) -> dict[str, SweepConfig]:
-    """Return the sweeps of a scatter study; a dataset that is yet to be downloaded has no validation images."""
-    dataset, _ = find_dataset(config, StoreLocation.of(config.store, config.store_patience).open())
-    return scatter_configs(config, has_validation=dataset is not None and dataset.has_validation)
+def _scatter(config: SweepConfig, store: Store, dataset: DatasetInfo | None) -> dict[str, SweepConfig]:
+    """Return the sweeps of a scatter study.
+
+    The split is no source if the dataset came with its validation images, nor in a study that was begun without it.
+    """
+    configs = scatter_configs(config, with_split=dataset is None or not dataset.has_validation)
+    begun = read_manifest(store, configs[ALL].run_name)
+    if begun is not None and not begun.identity.recipe.resample_split:
+        return scatter_configs(config, with_split=False)
+    return configs
 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:

@@ -92,18 +92,18 @@ def lambda_config(config: SweepConfig) -> SweepConfig:
     return dataclasses.replace(config, run=config.run or f"{config.preset_name}-lambda", variants=labels, grid=())
 
 
-def scatter_configs(config: SweepConfig, has_validation: bool) -> dict[str, SweepConfig]:
+def scatter_configs(config: SweepConfig, with_split: bool) -> dict[str, SweepConfig]:
     """Return the sweeps of a scatter study, keyed by what varies with the seed; in the last one, everything.
 
-    The split is none of them if the dataset came with its validation images.
+    The split is one of the sources only `with_split`.
     """
     base = config.run or f"{config.preset_name}-scatter"
-    sources: tuple[Vary, ...] = (*PURPOSES, ALL) if has_validation else (*PURPOSES, "split", ALL)
+    sources: tuple[Vary, ...] = (*PURPOSES, "split", ALL) if with_split else (*PURPOSES, ALL)
     return {
         source: dataclasses.replace(
             config,
             run=f"{base}-{source}",
-            recipe=dataclasses.replace(config.recipe, vary=source, resample_split=source == ALL and not has_validation),
+            recipe=dataclasses.replace(config.recipe, vary=source, resample_split=source == ALL and with_split),
         )
         for source in sources
     }

@@ -17,6 +17,7 @@ from catdog.cli import run_job
 from catdog.config.presets import LAMBDAS, lambda_config, preset_config, scatter_configs
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variants
+from catdog.data.prepare import DatasetInfo
 from catdog.errors import UserError
 from catdog.report.study_figures import lambda_figure, scatter_figure
 from catdog.storage import MemoryStore
@@ -33,15 +34,24 @@ def test_a_lambda_study_is_one_sweep_of_seven_lambdas() -> None:
 
 
 def test_a_scatter_study_is_one_sweep_per_source_of_randomness_and_one_for_all() -> None:
-    configs = scatter_configs(preset_config("demo"), has_validation=False)
+    configs = scatter_configs(preset_config("demo"), with_split=True)
     assert {source: config.run_name for source, config in configs.items()} == {
         source: f"demo-scatter-{source}" for source in ("init", "order", "augment", "dropout", "split", "all")
     }
     assert [config.recipe.vary for config in configs.values()] == list(configs)
     assert [source for source, config in configs.items() if config.recipe.resamples_split] == ["split", "all"]
-    fewer = scatter_configs(preset_config("demo"), has_validation=True)
+    fewer = scatter_configs(preset_config("demo"), with_split=False)
     assert list(fewer) == ["init", "order", "augment", "dropout", "all"]
     assert not any(config.recipe.resamples_split for config in fewer.values())
+
+
+def test_a_scatter_study_that_was_begun_without_the_split_goes_on_without_it() -> None:
+    store, config = MemoryStore(), preset_config("demo")
+    given = DatasetInfo("mine", "0" * 16, trainval_images=100, has_validation=True)
+    assert list(study._scatter(config, store, given)) == ["init", "order", "augment", "dropout", "all"]
+    assert "split" in study._scatter(config, store, None)
+    make_run(store, ("baseline",), range(1), run="demo-scatter-all")
+    assert list(study._scatter(config, store, None)) == ["init", "order", "augment", "dropout", "all"]
 
 
 def test_the_lambda_table_is_sorted_by_lambda_and_leaves_other_variants_out() -> None:
@@ -111,6 +121,9 @@ def test_ranks_are_certain_where_variances_differ_much_and_open_where_they_do_no
     assert rank_intervals([rng.normal(0, std, 60) for std in deviations]) == [(3, 4), (3, 4), (1, 1), (2, 2)]
     assert rank_intervals([np.ones(5), rng.normal(0, 1, 5), np.ones(5)]) == [(2, 3), (1, 1), (2, 3)]
     assert rank_intervals([np.ones(1), np.array([1.0, 2.0])]) == [(1, 2), (1, 2)]
+    tied, apart = np.array([90.0, 90.0]), np.array([90.0, 90.5])
+    assert rank_intervals([tied, apart, tied]) == [(1, 3)] * 3, "two values can tie by luck"
+    assert rank_intervals([np.repeat(tied, 10), np.arange(90.0, 100.0, 0.5)]) == [(2, 2), (1, 1)], "twenty do not"
     wrong = 0
     for _ in range(1000):
         ranks = rank_intervals(list(rng.normal(0, 1, (5, 10))))

@@ -218,7 +218,7 @@ def test_studies_are_named_after_the_run_or_else_the_preset(run: str | None) -> 
     weights = [spec.arguments["lambda_divergence"] for spec in of_lambda.variant_specs]
     assert weights == pytest.approx([0, *(10.0**exponent for exponent in range(-6, 0))])
     assert of_lambda.recipe == config.recipe
-    for source, of_scatter in scatter_configs(config, has_validation=False).items():
+    for source, of_scatter in scatter_configs(config, with_split=True).items():
         assert of_scatter.run_name == f"{run or 'pets-frozen-scatter'}-{source}"
         assert of_scatter.recipe == dataclasses.replace(config.recipe, vary=source, resample_split=source == "all")
         assert of_scatter.variants == config.variants
