@@ -149,10 +149,11 @@ def _coverage(pixels: int, cells: int) -> npt.NDArray[np.float32]:
 def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     """Return attention.csv: one row per split with trimaps and variant with masks. Means over trials, in percent.
 
-    Column `part` names the split; `*_lift_*` are points above a mask that ignores the image. A run with masks at other
-    places than the head has a row for each, and a column `place`. The table is empty without trimaps or maps. Variants
-    without masks have a row for Grad-CAM if their trials have its maps. What trials of earlier versions lack (PxAP,
-    deletion) has columns only if some trials of the run have it.
+    Column `part` names the split; `images` and `breeds` are the fewest of a trial, whose seed may have Validation
+    images of its own; `*_lift_*` are points above a mask that ignores the image. A run with masks at other places than
+    the head has a row for each, and a column `place`. The table is empty without trimaps or maps. Variants without
+    masks have a row for Grad-CAM if their trials have its maps. What trials of earlier versions lack (PxAP, deletion)
+    has columns only if some trials of the run have it.
     """
     histories = read_files(store, run_status.finished, "history.csv", read_history)
     chosen = {(result.variant, result.seed): epoch_row(history, result.best_epoch) for result, history in histories}
@@ -172,7 +173,10 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
                 values = [measured[one] | _health(chosen[one], place) for one in trial_ids if one in measured]
                 if values:
                     name = maps.variant.format(label)
-                    counts = {"trials": len(values), **{count: values[0][count] for count in ("images", "breeds")}}
+                    counts = {
+                        "trials": len(values),
+                        **{count: _fewest(values, count) for count in ("images", "breeds")},
+                    }
                     added = lift_columns(name if place == HEAD else f"{name} at {place}", maps.noun, values)
                     row = {"variant": name, "part": split, "place": place, **counts, **_means(values), **added}
                     rows.append(row)
@@ -199,6 +203,10 @@ def _measured(
     return found or {
         one: unmeasured | {"images": by[split].images} | deleted(one) for one, by in deletions.items() if split in by
     }
+
+
+def _fewest(values: Sequence[Mapping[str, Any]], count: str) -> int | None:
+    return min((one[count] for one in values if one[count] is not None), default=None)
 
 
 def _means(values: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

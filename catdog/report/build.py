@@ -105,11 +105,12 @@ def table_markdown(content: ReportContent) -> str:
     """Return table.md: verdicts, comparison table, trials not in the averages, and how the run was made."""
     run_status, manifest, side = content.run_status, content.run_status.manifest, side_columns(content.table)
     contrasts = sorted(content.contrasts, key=lambda one: not one.is_primary)
+    own_images = ", each seed's on images of its own" if manifest.identity.recipe.resamples_split else ""
     lines = [
         f"# {markdown(manifest.run)}",
         "",
         f"{markdown(manifest.setting)}. Accuracy in percent, mean ± sample standard deviation over n seeds. The best "
-        "run is a maximum over n, chosen by validation."
+        f"run is a maximum over n, chosen by validation{own_images}."
         + (f" {manifest.data.note}" if manifest.data and manifest.data.note else ""),
         "",
         *(f"- **{markdown(contrast.words)}** {markdown(contrast.figures)}" for contrast in contrasts),

@@ -68,6 +68,7 @@ def build_page(
     gallery = build_gallery(content)
     labels = [manifest.spec(name).label for name in manifest.variants]
     script, style = _asset("page.js"), _asset("page.css")
+    resampled = manifest.identity.recipe.resamples_split
     page = _template().render(
         policy=_policy(script, style),
         script=markupsafe.Markup(script),
@@ -100,10 +101,10 @@ def build_page(
         tuned=manifest.tuning and tables.tuned(manifest.tuning),
         tuning_curves=_tuning_curves(manifest.tuning) if manifest.tuning else [],
         gallery=gallery,
-        resampled=manifest.identity.recipe.resamples_split,
+        resampled=resampled,
         health=tables.health(content),
         warnings=tables.health_warnings(content),
-        attention=tables.attention(content.attention, plural(manifest.class_noun)),
+        attention=tables.attention(content.attention, plural(manifest.class_noun), resampled),
         lifts=tables.lifts(content.attention),
         mask_verdicts=mask_verdicts(content.attention),
         grad_cams=_grad_cams(content),

@@ -184,8 +184,11 @@ def health_warnings(content: ReportContent) -> list[str]:
     return lines
 
 
-def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
-    """Return where the masks look, on Validation and Test images with a trimap; None if `frame` is empty."""
+def attention(frame: pd.DataFrame, nouns: str, resampled: bool = False) -> Table | None:
+    """Return where the masks look, on Validation and Test images with a trimap; None if `frame` is empty.
+
+    With `resampled`, each seed has Validation images of its own.
+    """
     if frame.empty:
         return None
     measures = {name: title for name, title in MEASURES.items() if name in frame and frame[name].notna().any()}
@@ -207,11 +210,14 @@ def attention(frame: pd.DataFrame, nouns: str) -> Table | None:
         for row in frame.to_dict("records")
     )
     splits = frame.drop_duplicates("part").to_dict("records")
+    parts = {"validation": "validation, the fewest of a seed" if resampled else "validation", "test": "test"}
     if frame["pointing"].notna().any():
-        counts = " and ".join(f"{row['images']} images of {row['breeds']} {nouns} ({row['part']})" for row in splits)
+        counts = " and ".join(
+            f"{row['images']} images of {row['breeds']} {nouns} ({parts[row['part']]})" for row in splits
+        )
         measured = f"against the trimaps of {counts}; in percent"
     else:
-        counts = " and ".join(f"{row['images']} images ({row['part']})" for row in splits)
+        counts = " and ".join(f"{row['images']} images ({parts[row['part']]})" for row in splits)
         measured = f"on {counts} without trimaps"
     measured += "; deletion in natural log-odds" if "deletion" in measures else ""
     titles = (title for name in measures for title in (measures[name], "above uniform, Gaussian"))

@@ -1,5 +1,6 @@
 """Mask localization: each measure against hand-counted values, and the table of a run's variants."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catdog.analysis.localization import Outlines, attention_table, gaussian_mask, measure, uniform_mask
-from catdog.runs.artifacts import read_attention_npz
+from catdog.config.recipe import Recipe
+from catdog.runs.artifacts import Localization, localization_json, read_attention_npz
 from catdog.runs.history import read_history
+from catdog.runs.paths import RunPaths
+from catdog.runs.status import open_run
 from catdog.storage import MemoryStore
-from tests.helpers.made_runs import make_run, put_trimaps
+from tests.helpers.made_runs import add_files, make_run, put_trimaps
 
 HALF = np.zeros((1, 8, 8), dtype=bool)
 HALF[:, :, :4] = True
@@ -142,6 +146,17 @@ def test_the_table_has_a_row_for_each_variant_with_masks_and_each_split() -> Non
         chosen.append(history.loc[history["epoch"] == result.best_epoch, "mask_overlap"].item())
     assert table.loc[table["variant"] == "multi-attention", "overlap"].tolist() == pytest.approx([np.mean(chosen)] * 2)
     assert "place" not in table
+
+
+def test_the_table_counts_the_fewest_images_of_a_seed_whose_validation_images_are_its_own() -> None:
+    store, recipe = MemoryStore(), Recipe(precision="float32", resample_split=True)
+    make_run(store, ["attention", "se"], range(2), recipe=recipe, epochs=1, test_images=60, classes=3)
+    test = Localization(50, 3, 75.0, 30.0, -17.5, 43.0, 2.0, -15.0)
+    for seed, images in enumerate((9, 7)):
+        splits = {"validation": dataclasses.replace(test, images=images), "test": test}
+        add_files(store, RunPaths("made").trial("attention", seed), {"localization.json": localization_json(splits)})
+    table = attention_table(store, open_run(store, "made"))
+    assert table[["part", "trials", "images"]].to_numpy().tolist() == [["validation", 2, 7], ["test", 2, 50]]
 
 
 def test_every_place_has_a_row_measured_on_its_own_grid() -> None:
