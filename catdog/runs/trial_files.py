@@ -84,7 +84,7 @@ def find_damage(
     """Return what is wrong with the files of damaged trials, reading them in parallel; `keys` exist.
 
     Files of one name are about the same images in all trials, or in those of a seed whose split is its own: one that
-    differs from most is damaged.
+    differs from most is damaged, and all are if there is no majority.
     """
     owners = {
         f"{where.folder}/{name}": (name, result)
@@ -109,9 +109,10 @@ def find_damage(
                 group = result.seed if split == "validation" and recipe.resamples_split else None
                 alike.setdefault(group, {})[where] = checks[key].images.get(split)
         for about in alike.values():
-            usual = Counter(images for where, images in about.items() if where not in damage).most_common(1)
+            votes = Counter(images for where, images in about.items() if where not in damage)
+            usual = [images for images, count in votes.items() if count == max(votes.values())]
             for where, images in about.items():
-                if usual and images != usual[0][0]:
+                if usual and usual != [images]:
                     wrong = "it is about other images than most trials"
                     damage.setdefault(where, f"{where.folder}/{name} is damaged: {wrong}")
     return damage

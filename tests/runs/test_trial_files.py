@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from catdog.analysis.run_data import read_content
 from catdog.analysis.tables import comparison_table
+from catdog.config.recipe import Recipe
 from catdog.errors import UserError
 from catdog.runs.history import HEALTH
 from catdog.runs.paths import RunPaths
@@ -234,6 +235,18 @@ def test_whatever_a_store_holds_a_report_is_built_or_one_line_says_why(
         table = comparison_table(run_status)
         assert (table["n"] <= len(SEEDS)).all()
         assert len(read_content(store, run_status).contrasts) == 1
+
+
+def test_of_two_trials_about_other_images_neither_is_believed() -> None:
+    store, recipe = MemoryStore(), Recipe(precision="float32", resample_split=True)
+    make_run(store, ["attention", "multi-attention"], range(2), recipe=recipe, epochs=1, test_images=40, classes=5)
+    content = arrays(store, "predictions.npz")
+    images = np.array([f"another_{i}" for i in range(len(content["validation_images"]))])
+    put_sealed(store, "predictions.npz", npz_bytes(**{**content, "validation_images": images}))
+    missing = {
+        (one.planned.variant.label, one.planned.seed) for one in open_run(store, "made").trials if not one.result
+    }
+    assert missing == {("attention", 1), ("multi-attention", 1)}
 
 
 def test_a_contact_sheet_that_is_no_png_is_left_out_of_the_report(
