@@ -197,9 +197,10 @@ def _largest_p(asked: Sequence[tuple[Question, Effect]]) -> float:
 def _mean(effects: Sequence[Effect]) -> Moments | None:
     """Return the moments of the mean over sets; None for few sets, or without all predictions.
 
-    Nor where sets share only some of their test images (`--limit-images`): how far they vary together is unknown.
+    Nor where sets share only some of their test images (`--limit-images`): how far they vary together is unknown. Nor
+    where a run has looks: it may have ended because its mean was large.
     """
-    if len(effects) < FEWEST_SETS_FOR_A_MEAN:
+    if len(effects) < FEWEST_SETS_FOR_A_MEAN or any(one.of.manifest.declaration.looks for one in effects):
         return None
     groups: dict[tuple[str, ...], list[npt.NDArray[np.int8]]] = {}
     datasets: dict[tuple[str, ...], set[str]] = {}

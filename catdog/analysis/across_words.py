@@ -34,7 +34,8 @@ def figures(one: AcrossSets) -> list[str]:
     means = [effect.mean for effect in one.effects if effect.mean is not None]
     if not means:
         return ["On no set have they a seed in common that is complete."]
-    sizes = format_points(means[0]) if len(means) == 1 else f"From {format_range(min(means), max(means))}"
+    least, most = format_points(min(means)), format_points(max(means))
+    sizes = least if least == most else f"From {least} to {most}"
     adjusted, place = "" if one.is_primary else "Holm-adjusted ", _all_sets(one)
     text = f"{sizes} points; better or worse on {place}: {adjusted}{p_words(one.difference.p_adjusted)}"
     if one.equivalence is not None:

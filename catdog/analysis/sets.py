@@ -87,7 +87,7 @@ def sets_of(run_status: RunStatus, predictions: Predictions | None) -> list[Comp
 
 
 def check_sets(sets: Sequence[ComparedSet]) -> None:
-    """Raise `UserError` unless all sets have the same reference, and no two are one with other seeds."""
+    """Raise `UserError` unless all sets have the same reference, and no two are one set."""
     for one, other in itertools.combinations(sets, 2):
         if one.head != other.head:
             raise UserError(
@@ -96,6 +96,6 @@ def check_sets(sets: Sequence[ComparedSet]) -> None:
             )
         if one.run != other.run and not one.identity.differences(other.identity):
             raise UserError(
-                f"{one.name} and {other.name}: are one set (dataset, backbone and recipe) with other seeds: sweep all "
-                "seeds as one run, or leave one out"
+                f"{one.name} and {other.name}: are the same set (dataset, backbone and recipe): sweep all seeds as one "
+                "run, or leave one out"
             )

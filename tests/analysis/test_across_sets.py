@@ -1,5 +1,6 @@
 """Effects across sets: what a set is, what is said of one and of all, and the mean over sets that share images."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from catdog.analysis.sets import ComparedSet, check_sets, sets_of
 from catdog.analysis.significance import holm
 from catdog.config.recipe import Recipe
 from catdog.errors import UserError
-from catdog.formatting import format_range
+from catdog.formatting import format_points, format_range
 from catdog.runs.declaration import Declaration
 from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.results import Status, TrialResult
@@ -151,9 +152,9 @@ def test_a_set_is_tested_as_the_run_itself_and_p_is_adjusted_over_all_sets() -> 
 def test_one_sentence_says_on_which_sets_a_variant_is_better(effects: list[tuple[float, ...]], said: str) -> None:
     (found,) = compared(*runs_of_se(*effects))
     assert sentence(found) == said
-    if len(effects) > 1:
-        means = [float(np.mean(effect)) for effect in effects]
-        assert figures(found)[0].startswith(f"From {format_range(min(means), max(means))} points; ")
+    means = [float(np.mean(effect)) for effect in effects]
+    sizes = f"From {format_range(min(means), max(means))}" if len(set(means)) > 1 else format_points(means[0])
+    assert figures(found)[0].startswith(f"{sizes} points; ")
 
 
 @pytest.mark.parametrize(
@@ -238,8 +239,8 @@ PLAIN, OF_R50 = ["baseline", "se"], [f"baseline:{R50}", f"se:{R50}"]
     ("labels", "other", "problem"),
     [
         (PLAIN, ["gem", "se"], "runs a and b: their references differ (baseline, gem)"),
-        (PLAIN, ["baseline", "gem"], "a and b: are one set (dataset, backbone and recipe) with other seeds"),
-        ([*PLAIN, *OF_R50], OF_R50, f"a {R50} and b {R50}: are one set"),
+        (PLAIN, ["baseline", "gem"], "a and b: are the same set (dataset, backbone and recipe): sweep all seeds"),
+        ([*PLAIN, *OF_R50], OF_R50, f"a {R50} and b {R50}: are the same set"),
         (["baseline"], PLAIN, "run a: has no variant besides baseline"),
     ],
 )
@@ -305,6 +306,10 @@ def test_a_mean_is_of_five_sets_at_least_whose_predictions_are_known() -> None:
     assert all_five.mean is not None
     assert 100 * all_five.mean.mean == pytest.approx(np.mean([effect.mean for effect in all_five.effects]))
     assert figures(all_five)[1].startswith("The mean of these 5 sets is +")
+    declared = (dataclasses.replace(sets[0].manifest.declaration, looks=(3, 6), seeds=tuple(range(6))),)
+    looked = dataclasses.replace(sets[0].manifest, declared=declared)
+    early = dataclasses.replace(sets[0], run_status=dataclasses.replace(sets[0].run_status, manifest=looked))
+    assert compare_sets([early, *sets[1:]])[0].mean is None, "a mean that may have ended its run is biased"
     unread = [ComparedSet(one.run_status, None, one.reference, one.contenders) for one in sets[:1]]
     assert compare_sets([*unread, *sets[1:]])[0].mean is None
     assert compare_sets([*sets, overlapping])[0].mean is None, "some of its test images are those of the others"
