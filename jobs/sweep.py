@@ -23,6 +23,7 @@ from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, all_looks
 from catdog.runs.looks import Look
+from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
@@ -84,9 +85,9 @@ def main(arguments: Sequence[str]) -> int:
     if config.dry_run:
         from catdog.sweep.plan import print_plan
 
-        print_plan(console, config)
+        planned = print_plan(console, config)
         if config.detect is not None:
-            print_power(console, config)
+            print_power(console, config, planned)
         return ExitCode.COMPLETE
     from catdog.sweep.run import run_sweep
 
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     return report(config, run_status, console)
 
 
-def print_power(console: Console, config: Options) -> None:
+def print_power(console: Console, config: Options, planned: Identity) -> None:
     """Print how many seeds `--detect` takes, by the scatter of an earlier run if there is one."""
     from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
 
@@ -108,7 +109,7 @@ def print_power(console: Console, config: Options) -> None:
         f"--scatter-of {config.scatter_of}: there is no such run in {store.url}; check it and --store",
     )
     lines = (
-        plan_lines(question, open_run(store, there[0]), config.hourly_price)
+        plan_lines(question, open_run(store, there[0]), config.hourly_price, planned)
         if there
         else any_scatter_lines(question, len(config.variant_specs) - 1)
     )

@@ -1,5 +1,6 @@
 """How many seeds a sweep needs to find a difference: from the scatter of an earlier run, or for any scatter."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from catdog.analysis.stopping import stop_of
 from catdog.analysis.verdicts import Contrast
 from catdog.errors import UserError
 from catdog.formatting import counted, format_size
+from catdog.runs.manifest import Identity
 from catdog.runs.status import RunStatus
 
 SPREADS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
@@ -36,8 +38,13 @@ class Question:
     """Of at most so many seeds, after how many the sweep may stop; None if it runs all of them."""
 
 
-def plan_lines(question: Question, run_status: RunStatus, hourly_price: float | None) -> Iterator[str]:
-    """Yield how many seeds each contrast of a run needs by its own scatter, and what all of them cost."""
+def plan_lines(
+    question: Question, run_status: RunStatus, hourly_price: float | None, planned: Identity
+) -> Iterator[str]:
+    """Yield how many seeds each contrast of a run needs by its own scatter, and what all of them cost.
+
+    `planned` is the identity of the sweep that is planned.
+    """
     contrasts = compare(run_status, None)
     if not contrasts:
         raise UserError(f"--detect: run {run_status.manifest.run} has one variant, and nothing to compare it with")
@@ -46,6 +53,10 @@ def plan_lines(question: Question, run_status: RunStatus, hourly_price: float | 
         f"to find a difference of {format_size(question.effect)} points with power {question.power:g}, by the paired "
         f"differences of run {run_status.manifest.run}:"
     )
+    known = run_status.manifest.identity
+    recipe = dataclasses.replace(planned.recipe, precision=known.recipe.precision)  # which a run settles when it starts
+    if changed := known.differences(dataclasses.replace(known, recipe=recipe)):
+        yield f"  its recipe was another ({'; '.join(changed)}), so the planned differences may scatter more or less"
     needed = [_needed(question, contrast, others) for contrast in contrasts]
     yield from (f"  {text}" for _, text in needed)
     seeds = [most for most, _ in needed if most is not None]

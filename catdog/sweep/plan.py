@@ -249,8 +249,11 @@ def units_per_trial(config: SweepConfig) -> float:
     return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
 
 
-def print_plan(console: Console, config: SweepConfig) -> None:
-    """Print what the sweep would do, and refuse what it would refuse. Starts nothing, leaves nothing behind."""
+def print_plan(console: Console, config: SweepConfig) -> Identity:
+    """Print what the sweep would do, and refuse what it would refuse; returns the identity of its run.
+
+    Starts nothing, leaves nothing behind.
+    """
     store = StoreLocation.of(config.store).open()
     check_dataset(config).check()
     here, _ = find_dataset(config, store)
@@ -289,6 +292,7 @@ def print_plan(console: Console, config: SweepConfig) -> None:
     for name, value in rows.items():
         console.print(f"{name:>16}  {value}", soft_wrap=True)
     console.print("nothing was started (--dry-run)")
+    return run.identity
 
 
 def _cached_features(config: SweepConfig, dataset: DatasetInfo, store: Store) -> dict[str, str]:
