@@ -21,8 +21,8 @@ PANEL_WIDTH, LEAST_WIDTH, LINE_HEIGHT, LETTER = 2.3, 5.5, 0.17, 0.075
 def forest_plot(found: Sequence[AcrossSets]) -> bytes:
     """Return a PNG: the effect of each contender on each set, with its 95 % interval, and their mean if any."""
     sets = found[0].sets
-    names = [_in_lines(name, NAME_WIDTH) for name in sets]
-    titles = [_in_lines(one.title, TITLE_WIDTH) for one in found]
+    names = [in_lines(name, NAME_WIDTH) for name in sets]
+    titles = [in_lines(one.title, TITLE_WIDTH) for one in found]
     rows, columns = math.ceil(len(found) / MOST_IN_A_ROW), min(MOST_IN_A_ROW, len(found))
     has_mean = any(one.mean for one in found)
     lines, above = (max(text.count("\n") + 1 for text in texts) for texts in (names, titles))
@@ -46,7 +46,7 @@ def forest_plot(found: Sequence[AcrossSets]) -> bytes:
     return buffer.getvalue()
 
 
-def _in_lines(label: str, width: int) -> str:
+def in_lines(label: str, width: int) -> str:
     """Return a label in lines that end where an item of it ends, if they can."""
     return textwrap.fill(re.sub("([:,])", r"\1 ", label), width).replace(": ", ":").replace(", ", ",")
 

@@ -5,9 +5,12 @@ import io
 import numpy as np
 import pandas as pd
 
+from catdog.report.forest_plot import in_lines
 from catdog.report.plot_style import Figure, default_style
 
 BLUE, RED = "#33638d", "#c0392b"
+TITLE_WIDTH = 36
+"""Letters in a line."""
 
 
 @default_style({})
@@ -47,8 +50,8 @@ def scatter_figure(table: pd.DataFrame) -> bytes:
             if np.isfinite(row["rank_low"]) and np.isfinite(row["test_std"]):
                 ranks = sorted({int(row["rank_low"]), int(row["rank_high"])})
                 where = (row["test_std"], place - 0.12)
-                panel.annotate(f"rank {'–'.join(map(str, ranks))}", where, ha="center", va="bottom", fontsize=7)
-        panel.set_title(variant, fontsize=10)
+                panel.annotate(f"rank {'–'.join(map(str, ranks))}", where, va="bottom", fontsize=7)
+        panel.set_title(in_lines(variant, TITLE_WIDTH), fontsize=10)
         panel.set_xlabel("std of Test accuracy, points")
         panel.grid(axis="x", alpha=0.3)
         panel.set_yticks(places, rows["vary"])
