@@ -109,7 +109,7 @@ class SplitPredictions:
         All forms of the file give the same: that of log-probabilities in float16, as the smaller ones keep them.
         """
         kept_N = _in_float16(self.log_probability_N)
-        return None if (kept_N < MAY_BE_CLIPPED).any() else -float(kept_N.mean(dtype=np.float64))
+        return None if (kept_N < MAY_BE_CLIPPED).any() else 0.0 - float(kept_N.mean(dtype=np.float64))
 
 
 MOST_LOGITS = 2**22

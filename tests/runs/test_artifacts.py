@@ -142,6 +142,9 @@ def test_the_log_loss_is_the_same_of_all_forms_and_of_clipped_logits_there_is_no
             assert whole.log_loss == pytest.approx(np.log1p(np.exp(-np.diff(logits.astype(float)))).mean(), abs=1e-4)
         else:
             assert whole.log_loss is None
+    sure = np.full((50, 2), (0, 100), np.float16)
+    data = predictions_npz(["one", "two"], {"test": SplitLogits(names, labels, sure)})
+    assert str(read_predictions_npz(data, "test").log_loss) == "0.0", "zero has no sign"
 
 
 @pytest.mark.parametrize("more", [0, 1])
