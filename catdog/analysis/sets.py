@@ -96,6 +96,6 @@ def check_sets(sets: Sequence[ComparedSet]) -> None:
             )
         if one.run != other.run and not one.identity.differences(other.identity):
             raise UserError(
-                f"{one.name} and {other.name}: are the same set (dataset, backbone and recipe): sweep all seeds as one "
+                f"{one.name} and {other.name}: are the same set (dataset, backbone and recipe): sweep them as one "
                 "run, or leave one out"
             )
