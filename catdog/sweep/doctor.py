@@ -10,7 +10,14 @@ from pathlib import Path
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets.base import pack_key
 from catdog.data.datasets.registry import check_dataset, find_entry
-from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset, prepare_dataset
+from catdog.data.prepare import (
+    DatasetInfo,
+    check_split,
+    expected_dataset,
+    find_dataset,
+    prepare_dataset,
+    second_tasks,
+)
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import ReportProgress
 from catdog.runs.provenance import package_versions
@@ -107,6 +114,8 @@ def _check_data(config: SweepConfig, location: StoreLocation) -> tuple[Check, Da
         store = location.open()
         dataset, source = find_dataset(config, store)
         expected = dataset or expected_dataset(config)  # raises if it cannot come
+        second_tasks(config, expected)
+        check_split(config.recipe, expected.title or expected.name, expected.has_validation)
     except (UserError, StoreError) as error:
         return Check("data", "fault", first_line(error)), None
     if dataset is None:

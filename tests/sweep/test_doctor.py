@@ -1,6 +1,7 @@
 """The doctor: one line per check, a remedy for each fault, and how --dry-run uses its measurements."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from catdog.cli import output_console, run_job
 from catdog.config.presets import PRESETS
 from catdog.runs.cost import Canary, CanaryStep
 from catdog.runs.manifest import Identity
+from catdog.storage import StoreLocation
+from catdog.sweep.doctor import _check_data
 from catdog.trial.device import SIMULATED_GPUS
 from jobs import doctor, sweep
 from tests.helpers.project import ROOT
@@ -71,6 +75,28 @@ def test_images_that_are_not_there_are_one_fault_and_the_cluster_is_checked_all_
     assert "FAULT    data " in said.out
     assert "same packages, store writable" in said.out
     assert said.out.endswith("the sweep would fail: 1 check failed\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "finding"),
+    [
+        ({"resample_split": True}, "--resample-split: photos came with its validation images, which stay"),
+        ({"second_task": "sex"}, "--second-task sex: no group column of photos: "),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_images_is_a_fault_of_the_data(
+    settings: dict[str, object], finding: str, tmp_path: Path
+) -> None:
+    for split, kind in itertools.product(("train", "val", "test"), ("cats", "dogs")):
+        image = tmp_path / "photos" / split / kind / "1.png"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (len(split), len(kind), ord(kind[0]))).save(image)
+    recipe = dataclasses.replace(PRESETS["demo"].recipe, dataset=f"folder:{tmp_path}/photos", **settings)  # type: ignore[arg-type]
+    check, _ = _check_data(
+        dataclasses.replace(PRESETS["demo"], recipe=recipe), StoreLocation.of(str(tmp_path / "store"))
+    )
+    assert (check.name, check.status) == ("data", "fault")
+    assert check.finding.startswith(finding)
 
 
 def test_checks_that_need_no_cluster_run_before_one_is_started(
@@ -133,6 +159,8 @@ from catdog.config.presets import PRESETS
 from catdog.storage import StoreLocation
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.doctor_nodes import check_nodes
+from catdog.storage import StoreLocation
+from catdog.sweep.doctor import _check_data
 from catdog.trial.device import working_gpu
 ray.init("local", num_cpus=1, num_gpus=2, include_dashboard=False, object_store_memory=128 << 20)
 location = StoreLocation.of(sys.argv[1])
