@@ -173,13 +173,17 @@ def _titles(effects: Mapping[str, Sequence[Effect]]) -> dict[str, str]:
 
 
 def _on_all(asked: Mapping[str, Sequence[tuple[Question, Effect]]], primary: str | None) -> dict[str, Answer]:
-    """Answer for each contender what is asked of all its sets: the primary one at 5 % alone, the others by Holm."""
-    answers = {}
-    for family in ([name for name in asked if name == primary], [name for name in asked if name != primary]):
+    """Answer for each contender what is asked of all its sets: the primary one at 5 % alone, the others by Holm.
+
+    Of a set without pairs nothing can be said, nor of all: such a contender is none of the family.
+    """
+    answers = dict.fromkeys(asked, Answer(1.0, 1.0, SIGNIFICANCE, None, None, True))
+    tested = [name for name, ones in asked.items() if all(effect.pairs for _, effect in ones)]
+    for family in ([name for name in tested if name == primary], [name for name in tested if name != primary]):
         p_values = [_largest_p(asked[name]) for name in family]
         for name, p, adjusted, level in zip(family, p_values, holm(p_values), holm_levels(p_values), strict=True):
             found = [effect.pairs.answer(question, level) for question, effect in asked[name] if effect.pairs]
-            says = {one for _, one, _ in found} if len(found) == len(asked[name]) else set()
+            says = {one for _, one, _ in found}
             answers[name] = Answer(
                 p, adjusted, level, None, says.pop() if len(says) == 1 else None, all(stands for *_, stands in found)
             )
@@ -187,11 +191,11 @@ def _on_all(asked: Mapping[str, Sequence[tuple[Question, Effect]]], primary: str
 
 
 def _largest_p(asked: Sequence[tuple[Question, Effect]]) -> float:
-    """Return the p of the claim that the same is true of all sets; 1 if one has no pairs, or their signs differ."""
+    """Return the p of the claim that the same is true of all sets, which have pairs; 1 if their signs differ."""
     signs = {np.sign(effect.mean or 0.0) for question, effect in asked if isinstance(question, Difference)}
     if len(signs) > 1:
         return 1.0
-    return max(1.0 if effect.pairs is None else effect.pairs.evidence.p(question) for question, effect in asked)
+    return max(effect.pairs.evidence.p(question) for question, effect in asked if effect.pairs)
 
 
 def _mean(effects: Sequence[Effect]) -> Moments | None:

@@ -209,6 +209,17 @@ def test_of_several_contenders_the_primary_is_tested_alone_and_the_others_togeth
     assert not any(one.is_primary for one in others), "the runs' primary contrasts differ"
 
 
+def test_a_variant_without_pairs_makes_the_others_no_less_certain() -> None:
+    run = a_run("a", ["baseline", "se", "gem", "max"], se=UP, gem=UP, max=(NAN,) * 8)
+    contrasts = {one.variant: one for one in compare(run, None)}
+    *tested, untested = compared(run)
+    for one in tested:
+        answer = contrasts[one.title].difference
+        assert answer is not None
+        assert (one.difference.p_adjusted, one.outcome) == (answer.p_adjusted, "better")
+    assert (untested.title, untested.outcome, untested.difference.p_adjusted) == ("max", "undecided", 1.0)
+
+
 def test_a_variant_that_ran_on_fewer_sets_is_said_to() -> None:
     further = a_run("c", ["baseline", "se", "gem"], se=UP, gem=UP)
     se, gem = compared(*runs_of_se(UP, UP), further)
