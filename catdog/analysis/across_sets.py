@@ -6,6 +6,7 @@ of the sets' p, without a correction for their number (an intersection-union tes
 of other sets.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -206,26 +207,39 @@ def _mean(effects: Sequence[Effect]) -> Moments | None:
     """
     if len(effects) < FEWEST_SETS_FOR_A_MEAN or any(one.of.manifest.declaration.looks for one in effects):
         return None
-    groups: dict[tuple[str, ...], list[npt.NDArray[np.int8]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[Sequence[int], npt.NDArray[np.int8]]]] = {}
     datasets: dict[tuple[str, ...], set[str]] = {}
     for effect in effects:
         differences_SN = effect.image_differences_SN
-        if differences_SN is None or effect.of.predictions is None:
+        if differences_SN is None or effect.of.predictions is None or effect.pairs is None:
             return None
         images = tuple(effect.of.predictions.images_N.tolist())
-        groups.setdefault(images, []).append(differences_SN)
+        groups.setdefault(images, []).append((effect.pairs.seeds, differences_SN))
         datasets.setdefault(images, set()).add(effect.of.identity.fingerprint)
     if sum(map(len, datasets.values())) > len(set().union(*datasets.values())):
         return None
-    return moments_over_sets(groups.values())
+    return moments_over_sets([_joined_by_seed(group) for group in groups.values()])
+
+
+def _joined_by_seed(group: Sequence[tuple[Sequence[int], npt.NDArray[np.int8]]]) -> list[npt.NDArray[np.int8]]:
+    """Return the differences (S, N) of sets: first of the seeds that all of them have, then of those that no other has.
+
+    A seed may be the same luck on every set: one that only some of them have would stand beside another seed.
+    """
+    sets, joined = Counter(seed for seeds, _ in group for seed in seeds), []
+    for seeds, differences_SN in group:
+        shared = [row for row, seed in enumerate(seeds) if sets[seed] == len(group)]
+        own = [row for row, seed in enumerate(seeds) if sets[seed] == 1 < len(group)]
+        joined.append(differences_SN[[*shared, *own]])
+    return joined
 
 
 def moments_over_sets(groups: Iterable[Sequence[npt.NDArray[np.int8]]]) -> Moments | None:
     """Return the moments of the mean over sets, over other seeds and other images of these sets.
 
-    Each group holds the differences (S, N) of sets with the same N test images, for as many seeds as the one with the
-    fewest: an image that favours a variant on one of them may favour it on all. Other groups are independent. None if
-    those of any group are all 0, or of fewer than three seeds.
+    Each group holds the differences (S, N) of sets with the same N test images, row by row of the same seed if they
+    share it, for as many rows as the one with the fewest: an image that favours a variant on one of them may favour it
+    on all. Other groups are independent. None if those of any group are all 0, or of fewer than three seeds.
     """
     groups = list(groups)
     sets, parts = sum(map(len, groups)), []

@@ -260,6 +260,26 @@ def test_runs_must_have_one_reference_and_be_different_sets(labels: list[str], o
         compared(a_run("a", labels), a_run("b", other))
 
 
+def test_the_mean_joins_the_pairs_of_a_seed_that_all_sets_have() -> None:
+    store, sets = MemoryStore(), []
+    for size in range(8, 13):
+        small = {"epochs": 1, "classes": 3, "effect": {"se": 4.0}, "test_images": 60}
+        run = make_run(
+            store, ("baseline", "se"), range(6), run=f"run-{size}", recipe=with_batches_of(size),
+            missing=[("se", size - 8)] if size < 10 else [], **small,  # type: ignore[arg-type]
+        )  # fmt: skip
+        sets += sets_of(run, read_predictions(store, run))
+    (found,) = compare_sets(sets)
+    assert [effect.n for effect in found.effects] == [5, 5, 6, 6, 6]
+    assert found.mean is not None
+    of_seeds = []
+    for effect in found.effects:
+        assert effect.pairs is not None
+        differences = dict(zip(effect.pairs.seeds, effect.pairs.ours_S - effect.pairs.theirs_S, strict=True))
+        of_seeds.append([differences[seed] for seed in range(2, 6)])
+    assert 100 * found.mean.mean == pytest.approx(np.mean(of_seeds))
+
+
 @pytest.mark.slow
 def test_one_comparison_in_twenty_raises_a_false_alarm_of_a_family_on_any_set_or_on_all() -> None:
     """Three equal variants on three sets; then se is better on two of them, so that one set decides about all."""
