@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     for option in given_options(rest):
         if option in SET_BY_STUDY[study]:
             raise UserError(f"{option}: the study {study} sets it; leave the option out")
+    require_all_seeds(config)
     return STUDIES[study](config, ("python", "jobs/study.py", *arguments), output_console())
 
 
@@ -127,7 +128,6 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
     from catdog.report.terminal import print_outcome
     from catdog.sweep.plan import print_plan
 
-    require_all_seeds(config)
     if config.dry_run:
         print_plan(console, config)
         return None
