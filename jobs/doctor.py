@@ -1,6 +1,7 @@
 """Check everything a sweep needs before spending a night on it: one line each, with the remedy.
 
     python jobs/doctor.py PRESET [options of sweep.py] [--json] [--wait-seconds S]
+    python jobs/doctor.py PRESET [options of sweep.py] [--json] --cluster cluster.yaml      # before ray up
 
 The exit code is 0 if nothing stands in the way, else 2.
 """
@@ -30,6 +31,8 @@ class Options(SweepConfig):
     """Print each finding as a line of JSON."""
     wait_seconds: float = 900.0
     """How long to wait for a node that the autoscaler has to start."""
+    cluster: str | None = None
+    """The file for `ray up`, on AWS: check the account for it instead of a cluster; starts nothing and is free."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,10 +49,15 @@ def main(arguments: Sequence[str]) -> int:
     def print_line(text: str) -> None:
         console.print(text, soft_wrap=True)
 
-    from catdog.sweep.doctor import examine
+    from catdog.sweep.doctor import examine, examine_before
 
+    report_progress = (lambda message: None) if options.json else print_line
+    if options.cluster is None:
+        checks = examine(options, options.wait_seconds, report_progress)
+    else:
+        checks = examine_before(options, options.cluster)
     faults = 0
-    for check in examine(options, options.wait_seconds, (lambda message: None) if options.json else print_line):
+    for check in checks:
         print_line(check.as_json() if options.json else check.line)
         faults += check.status == "fault"
     if not options.json:

@@ -1,10 +1,11 @@
 """Checks before an overnight sweep: one finding each, with the remedy.
 
 The first checks need only this machine, the later ones the cluster: every node that is up, one node of each type that
-the autoscaler could start (which starts it), then a short trial of every variant on a worker.
+the autoscaler could start (which starts it), then a short trial of every variant on a worker. Before there is one, the
+account's are in their place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from catdog.config.sweep_options import SweepConfig
@@ -23,8 +24,11 @@ from catdog.formatting import ReportProgress
 from catdog.runs.provenance import package_versions
 from catdog.runs.weights_digest import weights_digest
 from catdog.storage import StoreLocation
+from catdog.storage.aws_account import AwsAccount
 from catdog.storage.node_cache import is_stored
 from catdog.sweep.cluster import Cluster
+from catdog.sweep.cluster_file import read_cluster_file
+from catdog.sweep.doctor_account import check_account
 from catdog.sweep.doctor_nodes import Check, check_canary, check_cluster, check_nodes
 from catdog.sweep.feature_cache import feature_bytes
 from catdog.sweep.plan import resolve_run
@@ -36,18 +40,10 @@ WORKING_DIR_BYTES = 5_000_000
 
 def examine(config: SweepConfig, wait_seconds: float, report_progress: ReportProgress) -> Iterator[Check]:
     """Yield findings as they are made; after a fault, the checks that depend on it are skipped."""
-    check_dataset(config)
-    yield _check_versions()
-    yield from _check_working_dir()
     location = StoreLocation.of(config.store)
-    store_checks = list(_check_store(location))
-    yield from store_checks
-    weights = _check_weights(config)
-    yield weights
-    if any(check.status == "fault" for check in (*store_checks, weights)):
+    data, dataset = yield from _check_here(config, location)
+    if data is None:
         return
-    data, dataset = _check_data(config, location)
-    yield data
     with Cluster(config, location, report_progress) as cluster:
         try:
             cluster.start()
@@ -61,6 +57,31 @@ def examine(config: SweepConfig, wait_seconds: float, report_progress: ReportPro
         store = location.open()
         run = resolve_run(config, store, lambda: prepare_dataset(config, store, report_progress), cluster.precision)
         yield from check_canary(config, location, run.identity, cluster, report_progress)
+
+
+def examine_before(config: SweepConfig, cluster_file: str) -> Iterator[Check]:
+    """Yield the findings that can be made before `ray up`, on this machine and on the account of a cluster.yaml."""
+    cluster, location = read_cluster_file(cluster_file), StoreLocation.of(config.store)
+    yield from _check_here(config, location)
+    yield from check_account(cluster, AwsAccount(cluster.region), location.url)
+
+
+def _check_here(
+    config: SweepConfig, location: StoreLocation
+) -> Generator[Check, None, tuple[Check | None, DatasetInfo | None]]:
+    """Check this machine; returns the finding on the data, or None after a fault before, and what is known of them."""
+    check_dataset(config)
+    yield _check_versions()
+    yield from _check_working_dir()
+    store_checks = list(_check_store(location))
+    yield from store_checks
+    weights = _check_weights(config)
+    yield weights
+    if any(check.status == "fault" for check in (*store_checks, weights)):
+        return None, None
+    data, dataset = _check_data(config, location)
+    yield data
+    return data, dataset
 
 
 def _check_versions() -> Check:

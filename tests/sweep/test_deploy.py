@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from catdog.errors import NotFoundError, UserError
 from catdog.storage import StoreLocation
 from tests.helpers.project import ROOT
+from tests.helpers.s3_servers import start_authorization
 
 CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 HEAD = CLUSTER["head_node_type"]
@@ -289,12 +289,6 @@ def authorization(aws: str) -> Iterator[Callable[..., dict[str, str]]]:
     moto evaluates actions and resources but not conditions, so conditions are left out.
     """
 
-    def start_after(requests: str) -> None:
-        request = urllib.request.Request(
-            f"{aws}/moto-api/reset-auth", data=requests.encode(), headers={"Content-Type": "text/plain"}
-        )
-        urllib.request.urlopen(request).close()
-
     def restrict(*names: str) -> dict[str, str]:
         iam = boto3.client("iam")
         user = f"user-{time.time_ns()}"
@@ -305,11 +299,11 @@ def authorization(aws: str) -> Iterator[Callable[..., dict[str, str]]]:
                 statement.pop("Condition", None)
             iam.put_user_policy(UserName=user, PolicyName=Path(name).stem, PolicyDocument=json.dumps(policy))
         key = iam.create_access_key(UserName=user)["AccessKey"]
-        start_after("0")
+        start_authorization(aws, after="0")
         return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
     yield restrict
-    start_after("inf")
+    start_authorization(aws, after="inf")
 
 
 def launch(provider: AWSNodeProvider, cluster: dict[str, Any], node_type: str) -> str:
