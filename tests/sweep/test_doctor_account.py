@@ -3,6 +3,8 @@
 moto does not know EC2's quotas, nor the simulation of policies: where a test needs their answers, it gives them.
 """
 
+import fnmatch
+import functools
 import inspect
 import json
 import re
@@ -27,7 +29,6 @@ from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import start_authorization
 
 REGION = "us-west-2"
-ALLOWED = {"EvaluationResults": [{"EvalActionName": "s3:GetObject", "EvalDecision": "allowed"}]}
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -81,24 +82,54 @@ def all_workers(**parameters: Any) -> Change:
     return change
 
 
-def examine(
-    path: str, store: str = "results", quota: float = 64, simulated: dict[str, Any] = ALLOWED
-) -> dict[str, Check]:
-    """Return the findings by name, on an account with this quota and this answer to the simulation of policies."""
-    account = AwsAccount(REGION)
-    for service, operation, answer in (
-        ("service-quotas", "GetServiceQuota", {"Quota": {"QuotaCode": SPOT_QUOTA, "Value": quota}}),
-        ("iam", "SimulatePrincipalPolicy", simulated),
-    ):
-        reply = (AWSResponse("", 200, {}, None), answer)
-        account.client(service).meta.events.register(
-            f"before-call.{service}.{operation}", lambda reply=reply, **_: reply
+def simulate(policy: dict[str, Any], request: dict[str, str]) -> dict[str, Any]:
+    """Return what AWS answers to a simulation on one resource, for a role with this policy only."""
+    context = {
+        request[f"ContextEntries.member.{n}.ContextKeyName"]: request[
+            f"ContextEntries.member.{n}.ContextKeyValues.member.1"
+        ]
+        for n in range(1, 9)
+        if f"ContextEntries.member.{n}.ContextKeyName" in request
+    }
+
+    def allows(statement: dict[str, Any], action: str) -> bool:
+        conditions = statement.get("Condition", {}).get("StringLikeIfExists", {})
+        return (
+            action in statement["Action"]
+            and fnmatch.fnmatchcase(request["ResourceArns.member.1"], statement["Resource"])
+            and all(fnmatch.fnmatchcase(context.get(key, value), value) for key, value in conditions.items())
         )
+
+    actions = [value for key, value in request.items() if key.startswith("ActionNames.member.")]
+    return {
+        "EvaluationResults": [
+            {"EvalActionName": action, "EvalDecision": "allowed" if able else "implicitDeny"}
+            for action in actions
+            for able in [any(allows(statement, action) for statement in policy["Statement"])]
+        ]
+    }
+
+
+def examine(path: str, store: str = "results", quota: float = 64, allowed: str = "") -> dict[str, Check]:
+    """Return the findings by name, where the quota is this and the roles have deploy/iam-policy.json for `allowed`."""
+    account = AwsAccount(REGION)
+    bucket, _, prefix = allowed.removeprefix("s3://").partition("/")
+    text = (ROOT / "deploy" / "iam-policy.json").read_text().replace("BUCKET", bucket).replace("PREFIX", prefix)
+    answers = {
+        "service-quotas.GetServiceQuota": lambda request: {"Quota": {"QuotaCode": SPOT_QUOTA, "Value": quota}},
+        "iam.SimulatePrincipalPolicy": functools.partial(simulate, json.loads(text)),
+    }
+    for operation, answer in answers.items():
+
+        def reply(params: dict[str, Any], answer: Any = answer, **_: object) -> tuple[AWSResponse, dict[str, Any]]:
+            return AWSResponse("", 200, {}, None), answer(params["body"])
+
+        account.client(operation.partition(".")[0]).meta.events.register(f"before-call.{operation}", reply)
     return {check.name: check for check in check_account(read_cluster_file(path), account, store)}
 
 
 def test_an_account_that_is_ready_has_an_ok_for_everything(aws: Any, s3_bucket: str, tmp_path: Path) -> None:
-    checks = examine(write_cluster(tmp_path), f"{s3_bucket}/team")
+    checks = examine(write_cluster(tmp_path), f"{s3_bucket}/team", allowed=f"{s3_bucket}/team")
     for name, words in {
         "token": "~/.ray/auth_token goes to every node",
         "file_mounts": "all here: pyproject.toml, ",
@@ -217,10 +248,10 @@ def test_a_profile_without_a_role_and_a_role_without_rights_are_faults(
     aws: Any, s3_bucket: str, tmp_path: Path
 ) -> None:
     path = write_cluster(tmp_path)
-    denied = {"EvaluationResults": [{"EvalActionName": "s3:PutObject", "EvalDecision": "implicitDeny"}]}
-    check = examine(path, f"{s3_bucket}/team", simulated=denied)["policy doctor-worker"]
+    check = examine(path, f"{s3_bucket}/team", allowed=f"{s3_bucket}/other")["policy doctor-worker"]
     assert check.status == "fault"
-    assert f"does not allow s3:PutObject, s3:PutObject on {s3_bucket}/team/ → write bucket" in check.line
+    actions = "s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket"
+    assert f"does not allow {actions} on {s3_bucket}/team/ → write bucket and prefix" in check.line
     aws.remove_role_from_instance_profile(InstanceProfileName="doctor-worker", RoleName="doctor-worker")
     check = examine(path)["role doctor-worker"]
     aws.add_role_to_instance_profile(InstanceProfileName="doctor-worker", RoleName="doctor-worker")
