@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
+from catdog.cli import ExitCode, given_options, output_console, parse_with_preset, run_job
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import counted
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     """Print the findings; returns the exit code."""
     about = "Check everything that a sweep needs, before a night is spent on it."
     options = parse_with_preset(Options, arguments, about, "doctor.py")
+    if options.cluster is not None and "--wait-seconds" in given_options(arguments):
+        raise UserError("--wait-seconds: with --cluster no node is started; leave it out")
     console = output_console()
 
     def print_line(text: str) -> None:

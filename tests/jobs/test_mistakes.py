@@ -205,6 +205,7 @@ OPTIONS = {
     "unknown tracker": Mistake("sweep demo --tracker paper", "'paper' for argument '--tracker'", "'mlflow'"),
     "limit without a price": Mistake("sweep demo --max-cost 5", "--max-cost 5", "needs --hourly-price"),
     "negative seconds": Mistake("sweep demo --checkpoint-seconds -1", "--checkpoint-seconds -1", "from 0"),
+    "wait for no node": Mistake("doctor demo --cluster c.yaml --wait-seconds 9", "--wait-seconds", "leave it out"),
     "wait for nan seconds": Mistake("doctor demo --wait-seconds nan", "--wait-seconds nan", "from 0"),
     "folder for drawn pets": Mistake("sweep demo --data-root /tmp", "--data-root /tmp", "leave the option out"),
     "empty store": Mistake("sweep demo --store ''", "--store: empty", "give a folder or s3://bucket/prefix"),
