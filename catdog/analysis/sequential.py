@@ -75,15 +75,19 @@ class Walk:
         return [min(1.0, (1 + self.two_sided) * float(t[zero + s])) for t, s in zip(self.tails_KS, sums, strict=True)]
 
     def nominal_levels(self, level: float) -> list[float]:
-        """Return, for each look, the largest p of it alone that rejects: all looks together reject `level` at most."""
-        shares_S, done, rejected, levels = _at_zero(self.counts), 0, 0.0, []
+        """Return, for each look, the largest p of it alone that rejects: all looks together reject `level` at most.
+
+        What a look cannot spend, because sums are whole, is not handed on to the next: with it, a larger level could
+        reject less. So a level rejects exactly if it is above `p`.
+        """
+        shares_S, done, before, levels = _at_zero(self.counts), 0, 0.0, []
         for end, fraction, tail_S in zip(self.ends, self.fractions, self.tails_KS, strict=True):
             shares_S, done = _flipped(shares_S, self.counts[done:end]), end
             left = (1 + self.two_sided) * np.cumsum(shares_S[::-1])
-            beyond = int(np.searchsorted(left, spent(fraction, level) - rejected, side="right"))
-            beyond = min(beyond, len(shares_S) // 2)
+            may_spend = spent(fraction, level)
+            beyond = int(np.searchsorted(left, may_spend - before, side="right"))
+            beyond, before = min(beyond, len(shares_S) // 2), may_spend
             if beyond:
-                rejected += float(left[beyond - 1])
                 shares_S[-beyond:] = 0.0
                 if self.two_sided:
                     shares_S[:beyond] = 0.0

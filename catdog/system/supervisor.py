@@ -48,10 +48,10 @@ def raise_on_signals() -> threading.Event:
 
     Returns an event that is set from the first signal on.
     """
-    received = threading.Event()
+    received, first = threading.Event(), iter([True])
 
     def interrupt(*_: object) -> None:
-        if not received.is_set():
+        if next(first, False):  # without a lock: a signal may come while `set` holds the event's, and wait for it
             received.set()
             raise KeyboardInterrupt
 

@@ -70,6 +70,18 @@ def test_a_signal_to_the_job_or_its_group_ends_it_with_130_and_one_line(number: 
     assert end(process) == (130, LAST_WORD + "\n")
 
 
+def test_a_signal_while_another_is_being_handled_is_ignored() -> None:
+    """An event is set under a lock, for which the second handler, above the first in the same thread, would wait."""
+    again = (
+        "def notify_all(self):\n    os.kill(os.getpid(), signal.SIGTERM)\nthreading.Condition.notify_all = notify_all"
+    )
+    process = start(f"{again}\nprint('ready', flush=True)\ntime.sleep(60)", "import threading")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert end(process) == (130, LAST_WORD + "\n")
+
+
 def test_a_signal_while_the_job_ends_changes_nothing() -> None:
     process = start(
         "try:\n    time.sleep(60)\nfinally:\n    print('ending', flush=True)\n    time.sleep(1)\n    print('ended')"
