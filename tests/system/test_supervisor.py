@@ -73,7 +73,8 @@ def test_a_signal_to_the_job_or_its_group_ends_it_with_130_and_one_line(number: 
 def test_a_signal_while_another_is_being_handled_is_ignored() -> None:
     """An event is set under a lock, for which the second handler, above the first in the same thread, would wait."""
     again = (
-        "def notify_all(self):\n    os.kill(os.getpid(), signal.SIGTERM)\nthreading.Condition.notify_all = notify_all"
+        "def enter(self):\n    self._lock.acquire()\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "threading.Condition.__enter__ = enter"
     )
     process = start(f"{again}\nprint('ready', flush=True)\ntime.sleep(60)", "import threading")
     assert process.stdout is not None
