@@ -116,7 +116,7 @@ class Recipe:
     flip: bool = True
     """Mirror half of the training images."""
     split_seed: int = 0
-    """Seed for splitting trainval into train and validation; the same for all trials."""
+    """Seed for splitting trainval into train and validation: one split for all trials, unless --resample-split."""
     resample_split: bool = False
     """Split trainval anew for every seed, so that the luck of one split is not in all trials; Test stays."""
     limit_images: int | None = None
