@@ -61,6 +61,10 @@ class DivergedError(CatdogError):
         self.epoch = epoch
 
 
+class PausedError(CatdogError):
+    """The trial was asked to stop: its checkpoint is stored, and it resumes from there."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, at most 300 characters, or its class name if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

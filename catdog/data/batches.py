@@ -7,6 +7,7 @@ an epoch needs (order, crops, labels) is drawn and sent to the device before its
 host, unless the images or features themselves stay there.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -23,6 +24,9 @@ ASPECT_RATIO = (3 / 4, 4 / 3)
 EvaluationSplit = Literal["validation", "test"]
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Network inputs (B, channels, height, width) and labels (B,), of classes or of classes and groups."""
+Shard = tuple[int, int]
+"""Which worker's share of the images this is, of how many."""
+WHOLE: Shard = (0, 1)
 CLASS = "class"
 """The main task's target; a second task's is called after its group column."""
 EVALUATION_BATCH = 64
@@ -51,12 +55,12 @@ class Batches(Protocol):
         """Return what the second task learns, if there is one."""
         ...
 
-    def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
-        """Yield one epoch of augmented training batches."""
+    def train(self, order_seed: int, augment_seed: int, first_step: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield the augmented training batches of one epoch from a step on; a worker gets its rows of each."""
         ...
 
-    def split(self, name: EvaluationSplit) -> Iterator[Batch]:
-        """Yield a whole split in its fixed order."""
+    def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield a whole split in its fixed order; worker i of n gets the batches i, i + n, ..."""
         ...
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
@@ -132,23 +136,21 @@ class ImageBatches:
         """Return the number of training batches per epoch; an incomplete last one is dropped."""
         return len(self._train) // self.batch_size
 
-    def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
-        """Yield one epoch of training batches, randomly cropped and flipped."""
+    def train(self, order_seed: int, augment_seed: int, first_step: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield the training batches of one epoch, randomly cropped and flipped (see `Batches`)."""
         order_N = _permutation(self._train, order_seed)
         indices_N = send(order_N, self.images_NSSC.device)
         crops = draw_crops(len(indices_N), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed))
         boxes_N4, flips_N = (send(drawn, self.device) for drawn in crops)
         labels_N = send(self._labels[order_N], self.device)
-        for step in range(self.steps_per_epoch):
-            rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        for rows in _rows(self.batch_size, range(first_step, self.steps_per_epoch), shard):
             images = gather(self.images_NSSC, indices_N[rows], self.device)
             images = crop_and_resize(images, boxes_N4[rows], flips_N[rows], self.image_size)
             yield self._normalise(images), labels_N[rows]
 
-    def split(self, name: EvaluationSplit) -> Iterator[Batch]:
-        """Yield a whole split in its fixed order."""
-        indices_N, labels_N = self._splits[name], self._split_labels[name]
-        for indices, labels in zip(*(whole.split(EVALUATION_BATCH) for whole in (indices_N, labels_N)), strict=True):
+    def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield a whole split in its fixed order (see `Batches`)."""
+        for indices, labels in _evaluation_batches(self._splits[name], self._split_labels[name], shard):
             yield self._whole(indices), labels
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
@@ -214,22 +216,20 @@ class FeatureBatches:
         """Return the number of training batches per epoch; an incomplete last one is dropped."""
         return len(self._train_labels) // self.batch_size
 
-    def train(self, order_seed: int, augment_seed: int) -> Iterator[Batch]:
-        """Yield one epoch of training batches, randomly mirrored."""
+    def train(self, order_seed: int, augment_seed: int, first_step: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield the training batches of one epoch, randomly mirrored (see `Batches`)."""
         count = len(self._train_labels)
         order_N = _permutation(torch.arange(count), order_seed)
         mirrored_N = torch.rand(count, generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
         maps_NHWC, rows_N = self._maps["train"], self._rows["train"]
         indices_N = rows_N[send(order_N, rows_N.device)] + send(self._mirrored * mirrored_N, rows_N.device)
         labels_N = send(self._train_labels[order_N], self.device)
-        for step in range(self.steps_per_epoch):
-            rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        for rows in _rows(self.batch_size, range(first_step, self.steps_per_epoch), shard):
             yield gather(maps_NHWC, indices_N[rows], self.device, torch.channels_last), labels_N[rows]
 
-    def split(self, name: EvaluationSplit) -> Iterator[Batch]:
-        """Yield a whole split in its fixed order."""
-        whole = (self._rows[name], self._split_labels[name])
-        for rows_B, labels_B in zip(*(one.split(EVALUATION_BATCH) for one in whole), strict=True):
+    def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """Yield a whole split in its fixed order (see `Batches`)."""
+        for rows_B, labels_B in _evaluation_batches(self._rows[name], self._split_labels[name], shard):
             yield gather(self._maps[name], rows_B, self.device, torch.channels_last), labels_B
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
@@ -239,6 +239,21 @@ class FeatureBatches:
     def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
         """Return the targets of each task on a split, (N,), on the CPU."""
         return targets_of(self._split_labels[name].cpu(), self.groups)
+
+
+def _rows(batch_size: int, steps: range, shard: Shard) -> Iterator[slice]:
+    """Yield where in the epoch's order the images of each step are that one worker computes."""
+    index, count = shard
+    share = batch_size // count
+    for step in steps:
+        start = step * batch_size + index * share
+        yield slice(start, start + share)
+
+
+def _evaluation_batches(indices_N: torch.Tensor, labels_N: torch.Tensor, shard: Shard) -> Iterator[Batch]:
+    """Yield the indices and labels of each batch of a split that one worker computes."""
+    batches = zip(*(whole.split(EVALUATION_BATCH) for whole in (indices_N, labels_N)), strict=True)
+    yield from itertools.islice(batches, shard[0], None, shard[1])
 
 
 def _find(images: IntArray, cached: Split) -> tuple[SplitName, IntArray]:

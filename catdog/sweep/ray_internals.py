@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.experimental import internal_kv
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 logger = logging.getLogger(__name__)
 
+_FLAGS = "catdog"
 HEAD_RESOURCE = "node:__internal_head__"
 """Only the head node has it; no public function identifies the head."""
 
@@ -111,6 +113,27 @@ def job_package_bytes(folder: Path) -> int:
         package = Path(scratch) / "working_dir.zip"
         create_package(str(folder), package, include_gitignore=True, logger=logger)
         return package.stat().st_size
+
+
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes that are about to be reclaimed; no public function tells a trial."""
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def set_flag(launch: str, name: str) -> None:
+    """Set a flag that every process of the cluster sees at once; Ray has no public way without an actor."""
+    internal_kv._internal_kv_put(f"{launch}/{name}", "", namespace=_FLAGS)
+
+
+def clear_flag(launch: str, name: str) -> None:
+    """Clear a flag."""
+    internal_kv._internal_kv_del(f"{launch}/{name}", namespace=_FLAGS)
+
+
+def flags(launch: str) -> set[str]:
+    """Return the names of the flags that are set."""
+    keys = internal_kv._internal_kv_list(f"{launch}/", namespace=_FLAGS)
+    return {key.decode().removeprefix(f"{launch}/") for key in keys}
 
 
 def head_nodes(nodes: Iterable[dict[str, float]]) -> list[dict[str, float]]:

@@ -32,6 +32,7 @@ from catdog.sweep.cluster import Cluster
 from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.lease import RunLease
+from catdog.sweep.pausing import pause_trials
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
 from catdog.sweep.progress import SweepProgress, show_progress
 from catdog.sweep.ray_internals import trim_trial_environment
@@ -254,7 +255,11 @@ def _run_trials(
     trial_ids = [(trial.variant.label, trial.seed) for trial in plan.pending]
     with show_progress(progress, console), budget.watching(), give_up_on_interrupt(store):
         while trial_ids and stopper.reason is None:
-            _fit(config, trainable, trial_ids, [callback, *tracker], stopper)
+            try:
+                _fit(config, trainable, trial_ids, [callback, *tracker], stopper)
+            except KeyboardInterrupt:
+                pause_trials(launch)
+                raise
             trial_ids = lost.take()
     if stopper.reason is not None:
         raise stopper.reason

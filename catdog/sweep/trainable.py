@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from catdog.config.variants import parse_variant
-from catdog.errors import NotFoundError, StoreError, UserError, first_line
+from catdog.errors import NotFoundError, PausedError, StoreError, UserError, first_line
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
@@ -21,6 +21,7 @@ from catdog.storage import Store
 from catdog.storage.serialization import to_json
 from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process, this_card
 from catdog.sweep.lease import require_lease
+from catdog.sweep.pausing import PauseWatch, preempted, watching_for_pauses
 from catdog.sweep.trial_retries import describe_failure, failed_attempts
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
@@ -58,8 +59,6 @@ def prepare_worker(contexts: Sequence[RunContext]) -> Iterator[str]:
 
 def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
     """Run one trial for Tune. Raises only what Tune should retry: transient faults, errors that spoil the process."""
-    from catdog.trial.run import run_trial
-
     try:
         context.load_heads()
         variant = parse_variant(config["trial"]["variant"], context.identity.recipe)
@@ -68,7 +67,17 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
         tune.report({"status": "failed", "mistake": first_line(mistake)})
         return
     trial = PlannedTrial(variant, config["trial"]["seed"])
-    if _is_closed(store, context, launch):
+    with watching_for_pauses(launch, trial.name) as watch:
+        _run_attempt(trial, context, store, launch, watch)
+
+
+def _run_attempt(trial: PlannedTrial, context: RunContext, store: Store, launch: str, watch: PauseWatch) -> None:
+    from catdog.trial.run import run_trial
+
+    variant = trial.variant
+    if watch.node_is_going:
+        raise preempted()
+    if watch.sweep_is_ending or _is_closed(store, context, launch):
         tune.report({"status": "not started"})
         return
     attempts = failed_attempts(store, context, trial, launch)
@@ -90,9 +99,14 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
         require_lease(store, context.run, launch)
 
     try:
-        result = run_trial(context, variant, trial.seed, on_epoch, before_final_writes)
+        result = run_trial(context, variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
     except StoreError:
         raise
+    except PausedError:
+        if watch.node_is_going:
+            raise preempted() from None
+        tune.report({"status": "not started"})
+        return
     except Exception as error:
         if (fault := as_device_error(error, context.gpus_per_trial)) is not None:
             raise fault from error

@@ -1,17 +1,17 @@
 """The training loop of all variants: `fit` is a generator that yields one record per epoch.
 
 The epoch is chosen by validation accuracy (the earliest on ties); test images are never touched here. Everything
-random is seeded at the start of every epoch, so a loop that resumes from a saved `TrainState` matches an uninterrupted
-one bit for bit (on CPUs with the same number of threads; on GPUs with deterministic algorithms). Independent of files
-and Ray.
+random is seeded at the start of every epoch, and a state between two steps holds the generators' own, so a loop that
+resumes from a saved `TrainState` matches an uninterrupted one bit for bit (on CPUs with the same number of threads; on
+GPUs with deterministic algorithms). Independent of files and Ray.
 """
 
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from catdog.models.losses import classification_loss
 from catdog.models.petnet import PetNet, SideTask
 from catdog.runs.history import EpochRecord
 from catdog.runs.places import HEAD, by_place
+from catdog.training.data_parallel import ALONE, Workers
 from catdog.training.mask_metrics import coarsened, health_by_place
 from catdog.training.mixing import Mixing
 from catdog.training.objective import training_loss
@@ -93,6 +94,14 @@ class TrainState:
     """The outputs of these weights on the validation split."""
     average: AveragedModel | None = None
     """The model with averaged weights, where the recipe wants one."""
+    partial: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    """Between two steps of an epoch: by worker, what it needs to continue the epoch; else empty."""
+    workers: Workers = ALONE
+    parallel: nn.Module = field(init=False)
+    """The network as these workers train it."""
+
+    def __post_init__(self) -> None:
+        self.parallel = self.workers.averaging(self.network)
 
     @property
     def evaluated(self) -> PetNet:
@@ -119,6 +128,7 @@ class TrainState:
             "best_weights": self.best_weights,
             "best_validation": vars(self.best_validation) if self.best_validation is not None else None,
             **({} if self.average is None else {"average": self.average.state_dict()}),
+            **({"partial": self.partial} if self.partial else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,16 +141,17 @@ class TrainState:
         self.history = [EpochRecord.from_row(row) for row in state["history"]]
         self.best_weights = state["best_weights"]
         self.best_validation = Evaluation(**state["best_validation"]) if state["best_validation"] is not None else None
+        self.partial = state.get("partial", [])
 
 
-def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int) -> TrainState:
+def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int, workers: Workers = ALONE) -> TrainState:
     """Return the state before the first epoch, with the model's optimiser and schedule."""
     optimizer = new_optimizer(model, recipe)
     scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
     average = None
     if recipe.ema:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-    return TrainState(model, _network(model, recipe), optimizer, scheduler, average=average)
+    return TrainState(model, _network(model, recipe), optimizer, scheduler, average=average, workers=workers)
 
 
 def _network(model: PetNet, recipe: Recipe) -> nn.Module:
@@ -170,6 +181,14 @@ def mixed_rows(labels_N: torch.Tensor) -> list[torch.Tensor]:
     return [labels_N.argsort(stable=True)[first::stride] for first in range(stride)]
 
 
+class _BatchOutputs(NamedTuple):
+    """What a model makes of the images of one batch."""
+
+    logits_BK: torch.Tensor
+    masks: dict[str, torch.Tensor]
+    side_logits: dict[str, torch.Tensor]
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -178,72 +197,83 @@ def evaluate(
     autocast: torch.autocast,
     mixed: bool = False,
     side_tasks: Mapping[str, SideTask] | None = None,
+    workers: Workers = ALONE,
 ) -> Evaluation:
     """Return the model's outputs on a whole split, in its fixed order, and how it does on its side tasks.
 
-    With `mixed`, they are computed in `mixed_rows`.
+    With `mixed`, they are computed in `mixed_rows`. Several workers share the batches, and each returns the whole.
     """
     model.eval()
     targets = batches.targets(split)
-    logits: list[torch.Tensor] = []
-    masks: dict[str, list[torch.Tensor]] = {}
     labels_N = targets[CLASS]
-    side_logits: dict[str, list[torch.Tensor]] = {name: [] for name in side_tasks or {}}
     rows = mixed_rows(labels_N) if mixed else [torch.arange(len(labels_N))]
-    reordered = ((batches.some(split, some.tolist()), labels_N[some]) for some in rows)
-    for inputs, _ in reordered if mixed else batches.split(split):
+    mine = rows[workers.index :: workers.count]
+    reordered = ((batches.some(split, some.tolist()), labels_N[some]) for some in mine)
+    outputs: list[_BatchOutputs] = []
+    for inputs, _ in reordered if mixed else batches.split(split, workers.shard):
         with autocast:
             output = model(inputs)
-        # Rounded to the saved precision, so that tables can be recomputed from the predictions.
-        logits.append(output.logits_BK.half().float())
-        for place, masks_BMHW in by_place(output.masks_BMHW, output.stage_masks).items():
-            masks.setdefault(place, []).append(masks_BMHW.float() if place == HEAD else coarsened(masks_BMHW.float()))
-        for name, batch in side_logits.items():
-            batch.append(output.side_logits[name].float())
-        del inputs, output  # as in training: lets the next batch reuse their memory
+        masks = by_place(output.masks_BMHW, output.stage_masks)
+        outputs.append(
+            _BatchOutputs(
+                # Rounded to the saved precision, so that tables can be recomputed from the predictions.
+                output.logits_BK.half().float(),
+                {place: one.float() if place == HEAD else coarsened(one.float()) for place, one in masks.items()},
+                {name: output.side_logits[name].float() for name in side_tasks or {}},
+            )
+        )
+        del inputs, output, masks  # as in training: lets the next batch reuse their memory
+    outputs = workers.all_of(outputs)
     order_N = torch.cat(rows).argsort()
     scores: dict[str, float] = {}
     for name, task in (side_tasks or {}).items():
-        logits_N = torch.cat(side_logits[name]).cpu()[order_N]
+        logits_N = torch.cat([one.side_logits[name] for one in outputs]).cpu()[order_N]
         scores[f"{name}_loss"] = classification_loss(logits_N, targets[task.target]).item()
         scores[f"{name}_accuracy"] = _accuracy(logits_N, targets[task.target])
-    kept = {place: torch.cat(masks.pop(place)).cpu()[order_N] for place in list(masks)}
-    return Evaluation(torch.cat(logits).cpu()[order_N], labels_N, kept.pop(HEAD, None), scores, kept)
+    logits_NK = torch.cat([one.logits_BK for one in outputs]).cpu()[order_N]
+    kept = {place: torch.cat([one.masks.pop(place) for one in outputs]).cpu()[order_N] for place in [*outputs[0].masks]}
+    return Evaluation(logits_NK, labels_N, kept.pop(HEAD, None), scores, kept)
 
 
 def fit(
-    state: TrainState, batches: Batches, recipe: Recipe, derive_seed: DeriveSeed, device: torch.device
-) -> Iterator[EpochRecord]:
-    """Train from `state.next_epoch` to the recipe's last epoch, yielding a record after each.
+    state: TrainState,
+    batches: Batches,
+    recipe: Recipe,
+    derive_seed: DeriveSeed,
+    device: torch.device,
+    wants_break: Callable[[], bool] = lambda: False,
+) -> Iterator[EpochRecord | None]:
+    """Train from where `state` is to the recipe's last epoch, yielding a record after each epoch.
 
-    At each yield, `state` is complete up to that epoch and may be saved.
+    `wants_break` is asked after each step: where it says so, None is yielded. At each yield, `state` is complete up to
+    that step and may be saved.
 
     Raises:
         DivergedError: an epoch's training or validation loss is not finite.
     """
     autocast = autocast_for(recipe.precision, device)
     for epoch in range(state.next_epoch, recipe.epochs):
+        trained = yield from _train_epoch(state, batches, recipe, derive_seed, epoch, autocast, wants_break)
         started = time.perf_counter()
-        train_loss, train_accuracy = _train_epoch(state, batches, recipe, derive_seed, epoch, autocast)
-        trained = time.perf_counter()
         validation = evaluate(
             state.network if state.average is None else state.evaluated,
             batches,
             "validation",
             autocast,
             side_tasks=state.model.side_tasks,
+            workers=state.workers,
         )
-        if not all(map(math.isfinite, (train_loss, validation.loss, *validation.side_scores.values()))):
+        if not all(map(math.isfinite, (trained.loss, validation.loss, *validation.side_scores.values()))):
             raise DivergedError(epoch)
         record = EpochRecord(
             epoch=epoch,
-            train_loss=train_loss,
-            train_accuracy=train_accuracy,
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
             val_loss=validation.loss,
             val_accuracy=validation.accuracy,
             learning_rate=float(state.scheduler.get_last_lr()[0]),
-            train_seconds=trained - started,
-            evaluate_seconds=time.perf_counter() - trained,
+            train_seconds=trained.seconds,
+            evaluate_seconds=time.perf_counter() - started,
             finished_at=now(),
             mask_health=health_by_place(validation.masks),
             side_scores={f"val_{name}": value for name, value in validation.side_scores.items()},
@@ -255,6 +285,13 @@ def fit(
         yield record
 
 
+class _TrainedEpoch(NamedTuple):
+    loss: float
+    accuracy: float
+    """In percent."""
+    seconds: float
+
+
 def _train_epoch(
     state: TrainState,
     batches: Batches,
@@ -262,18 +299,31 @@ def _train_epoch(
     derive_seed: DeriveSeed,
     epoch: int,
     autocast: torch.autocast,
-) -> tuple[float, float]:
-    """Train one epoch; return mean loss and accuracy in percent. Waits for the device once, at the end."""
+    wants_break: Callable[[], bool] = lambda: False,
+) -> Generator[None, None, _TrainedEpoch]:
+    """Train one epoch, or the rest of it; return means over it. Waits for the device once, at the end."""
+    workers, before, started = state.workers, 0.0, time.perf_counter()
     set_training_mode(state.model, recipe.keeps_batch_norm)
-    torch.manual_seed(derive_seed("dropout", epoch))
+    torch.manual_seed(derive_seed("dropout", epoch) + workers.index)
     num_labels = batches.num_classes * (1 if batches.groups is None else len(batches.groups.names))
     mix = Mixing(recipe, num_labels, derive_seed("augment", epoch))
-    losses, correct, images = [], [], 0
-    for inputs, labels in batches.train(derive_seed("order", epoch), derive_seed("augment", epoch)):
+    losses: list[torch.Tensor] = []
+    correct: list[torch.Tensor] = []
+    if state.partial:
+        begun = state.partial[workers.index]
+        losses, correct = list(begun["losses"]), list(begun["correct"])
+        before = begun["seconds"].item()
+        _set_random_states(begun, mix)
+        state.partial = []
+    seeds = derive_seed("order", epoch), derive_seed("augment", epoch)
+    # Images are mixed with their neighbours in the whole batch.
+    for inputs, labels in batches.train(*seeds, len(losses), (0, 1) if mix.is_on else workers.shard):
         classes = targets_of(labels, batches.groups)[CLASS]
         inputs, labels = mix(inputs, labels)
+        if mix.is_on:
+            classes, inputs, labels = (workers.share_of(whole) for whole in (classes, inputs, labels))
         with autocast:
-            output = state.network(inputs)
+            output = state.parallel(inputs)
         loss = training_loss(output, targets_of(labels, batches.groups), state.model.side_tasks, recipe)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -285,9 +335,37 @@ def _train_epoch(
             state.average.update_parameters(state.model)
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == classes).sum())
-        images += len(classes)
-        del inputs, labels, output, loss  # lets the next batch reuse their memory while it is still cached
-    return torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
+        del inputs, labels, classes, output, loss  # lets the next batch reuse their memory while it is still cached
+        if workers.any(wants_break()):
+            mine = {
+                "losses": torch.stack(losses).cpu(),
+                "correct": torch.stack(correct).cpu(),
+                "seconds": torch.tensor(before + time.perf_counter() - started),
+                **_random_states(state.model, mix),
+            }
+            state.partial = workers.all_of([mine])
+            yield
+            state.partial = []
+    workers.share_buffers(state.evaluated)
+    images = len(losses) * batches.batch_size / workers.count
+    means = torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
+    train_loss, accuracy = workers.mean(*means)
+    return _TrainedEpoch(train_loss, accuracy, before + time.perf_counter() - started)
+
+
+def _random_states(model: PetNet, mix: Mixing) -> dict[str, torch.Tensor]:
+    """Return the states of all generators that an epoch draws from."""
+    states = {"random": torch.get_rng_state(), **mix.state()}
+    if next(model.parameters()).device.type == "cuda":
+        states["random_cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_states(states: Mapping[str, torch.Tensor], mix: Mixing) -> None:
+    torch.set_rng_state(states["random"])
+    mix.load_state(states)
+    if "random_cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["random_cuda"])
 
 
 def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:

@@ -1,5 +1,6 @@
 """Mixup and CutMix, by torchvision: training images and their labels mixed within a batch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,20 @@ class Mixing:
             self._mixes = [kind(num_classes=num_classes, alpha=alpha) for kind, alpha in kinds if alpha]
             with torch.random.fork_rng(devices=[]):
                 self._state = torch.manual_seed(seed).get_state()
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether anything is mixed."""
+        return bool(self._mixes)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the generator's state; nothing if nothing is mixed."""
+        return {"mixing": self._state} if self._mixes else {}
+
+    def load_state(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Continue from a state that `state` returned."""
+        if self._mixes:
+            self._state = states["mixing"]
 
     def __call__(self, inputs_BCHW: torch.Tensor, labels_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch mixed, with shares of labels (B, K); as it is, with its labels, if nothing is to be mixed."""

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_bytes(config_hash: str, state: TrainState, probe_history: ProbeHistory) -> bytes:
-    """Return the content of checkpoint.pt after an epoch."""
+    """Return the content of checkpoint.pt after an epoch, or between two steps of one."""
     buffer = io.BytesIO()
     content = {
         "config_hash": config_hash,
@@ -63,17 +63,26 @@ def _check_fit(state: TrainState, probe_history: ProbeHistory) -> None:
         for name, moment in moments.items():
             if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != parameter.shape:
                 raise ValueError(f"{name} has shape {tuple(moment.shape)}, its parameter {tuple(parameter.shape)}")
-    weights = state.model.state_dict()
+    weights = state.model.state_dict() if state.history else {}
     if {name: value.shape for name, value in state.best_weights.items()} != {n: v.shape for n, v in weights.items()}:
         raise ValueError("the best weights are another model's")
     best = state.best_validation
-    if best is None or best.logits_NK.ndim != 2 or len(best.logits_NK) != len(best.labels_N):
-        raise ValueError("it lacks the outputs on the validation images")
-    if any(len(masks_NMHW) != len(best.labels_N) for masks_NMHW in best.masks.values()):
-        raise ValueError("its masks are of other images than its labels")
+    if (best is None) != (not state.history):
+        raise ValueError("the outputs on the validation images do not belong to its epochs")
+    if best is not None:
+        if best.logits_NK.ndim != 2 or len(best.logits_NK) != len(best.labels_N):
+            raise ValueError("it lacks the outputs on the validation images")
+        if any(len(masks_NMHW) != len(best.labels_N) for masks_NMHW in best.masks.values()):
+            raise ValueError("its masks are of other images than its labels")
     epochs = [record.epoch for record in state.history]
     if epochs != list(range(len(epochs))) or len(probe_history.masks) not in (0, len(epochs)):
         raise ValueError("its epochs do not fit together")
+    if state.partial and len(state.partial) != state.workers.count:
+        raise ValueError("it is of another number of workers")
+    for begun in state.partial:
+        random = begun["random"].shape == torch.get_rng_state().shape
+        if not random or begun["losses"].ndim != 1 or begun["losses"].shape != begun["correct"].shape:
+            raise ValueError("the epoch under way does not fit together")
 
 
 def _check_archive(data: bytes) -> None:

@@ -47,17 +47,23 @@ def queue_epochs(trial: Trial, uploads: BackgroundUploads) -> None:
         uploads.put(trial.where.masks, functools.partial(_masks_npz, trial))
 
 
-def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
-    """Score the test split, only here, with the chosen epoch's weights; queue predictions, attention and weights.
+def evaluate_test(trial: Trial) -> Evaluation:
+    """Load the chosen epoch's weights, and return the model's outputs on the test split, with the other workers' help.
 
     Where the variant is a head with swapped masks, its masks are swapped here, over batches that mix all classes.
     """
-    best, model, validation = trial.state.best, trial.state.model, trial.state.best_validation
-    assert validation is not None, "a trial without epochs"
-    model.load_state_dict(trial.state.best_weights)
+    state, model = trial.state, trial.state.model
+    model.load_state_dict(state.best_weights)
     autocast = autocast_for(trial.recipe.precision, trial.device)
     with swapped_masks(model) as swapped:
-        test = evaluate(trial.state.network, trial.batches, "test", autocast, swapped, model.side_tasks)
+        return evaluate(state.network, trial.batches, "test", autocast, swapped, model.side_tasks, state.workers)
+
+
+def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
+    """Score the test split, only here, with the chosen epoch's weights; queue predictions, attention and weights."""
+    best, model, validation = trial.state.best, trial.state.model, trial.state.best_validation
+    assert validation is not None, "a trial without epochs"
+    test = evaluate_test(trial)
     evaluations: dict[EvaluationSplit, Evaluation] = {"validation": validation, "test": test}
     uploads.put(trial.where.predictions, functools.partial(_predictions_npz, trial, evaluations))
     if validation.masks:

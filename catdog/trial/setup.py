@@ -11,6 +11,7 @@ from catdog.data.batches import Batches
 from catdog.runs.paths import TrialPaths
 from catdog.storage import Store
 from catdog.system.process import tune_malloc
+from catdog.training.data_parallel import ALONE, Workers
 from catdog.training.loop import TrainState, new_state
 from catdog.training.seeding import DeriveSeed, trial_seeds
 from catdog.trial.checkpoint import resume
@@ -45,7 +46,7 @@ class Trial:
         return self.context.identity.recipe
 
 
-def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -> Trial:
+def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store, workers: Workers = ALONE) -> Trial:
     """Return the trial, resumed from its checkpoint if it has one.
 
     Raises:
@@ -61,7 +62,8 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store) -
     model = new_model(inputs, context, variant, derive_seed)
     model = model.to(memory_format=torch.channels_last).to(device)
     batches = inputs.batches_for(model.head)
-    state = new_state(model, recipe, batches.steps_per_epoch)
+    workers.require_shares(batches.batch_size)
+    state = new_state(model, recipe, batches.steps_per_epoch, workers)
     probe_history = resume(store, where.checkpoint, config_hash, state)
     return Trial(
         context=context,

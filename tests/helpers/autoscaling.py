@@ -160,6 +160,15 @@ class FakeAutoscalingCluster:
             if variables.get(NODE_ID) == node.name:
                 os.kill(pid, signal.SIGKILL)
 
+    def drain_node(self, node: FakeNode, seconds: int) -> None:
+        """Announce that a node will be reclaimed after so many seconds."""
+        command = [
+            str(Path(sys.executable).parent / "ray"), "drain-node", "--address", self.address, "--node-id", node.name,
+            "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test",
+            "--deadline-remaining-seconds", str(seconds),
+        ]  # fmt: skip
+        subprocess.run(command, env=os.environ | self.environment, check=True, capture_output=True, timeout=60)
+
     def wait_for_nodes(self, count: int) -> list[FakeNode]:
         """Wait for exactly `count` worker nodes, and return them."""
         for _ in range(SECONDS_TO_WAIT * 5):

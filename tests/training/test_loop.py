@@ -1,6 +1,7 @@
 """The training loop on the drawn pets: bit-identical whether interrupted or not, and blind to the test split."""
 
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
@@ -78,7 +79,15 @@ class Setup:
     ) -> list[EpochRecord]:
         """Train for some epochs, or to the end."""
         records = fit(state, batches or self.inputs.batches, recipe, trial_seeds(seed, recipe.vary), CPU)
-        return list(itertools.islice(records, epochs))
+        return [record for record in itertools.islice(records, epochs) if record is not None]
+
+    def train_steps(self, state: TrainState, recipe: Recipe, steps: int) -> None:
+        """Train for so many steps."""
+        left = iter([False] * (steps - 1) + [True])
+        records = fit(state, self.inputs.batches, recipe, trial_seeds(0, recipe.vary), CPU, lambda: next(left))
+        for record in records:
+            if record is None:
+                break
 
 
 @pytest.fixture(autouse=True)
@@ -104,23 +113,30 @@ def assert_equal_weights(mine: dict[str, torch.Tensor], theirs: dict[str, torch.
     assert not different
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_interrupted_training_gives_the_same_bits(name: str, setup: Setup) -> None:
+MIDDLE_OF_EPOCH_1 = 4
+END_OF_EPOCH_1 = 6
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [*((name, MIDDLE_OF_EPOCH_1) for name in VARIANTS), ("multi-attention", END_OF_EPOCH_1)]
+)
+def test_interrupted_training_gives_the_same_bits(name: str, steps: int, setup: Setup) -> None:
     recipe = dataclasses.replace(setup.recipe, epochs=4)
+    assert setup.inputs.batches.steps_per_epoch == 3
     whole = setup.start(name, recipe)
     setup.train(whole, recipe)
 
     first = setup.start(name, recipe)
-    setup.train(first, recipe, epochs=2)
+    setup.train_steps(first, recipe, steps)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     torch.rand(7)  # a new process would have another random state
     second = setup.start(name, recipe, seed=99)
     second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
-    assert second.next_epoch == 2
+    assert (second.next_epoch, len(second.partial)) == (1, 1)
     records = setup.train(second, recipe)
 
-    assert [record.epoch for record in records] == [2, 3]
+    assert [record.epoch for record in records] == [1, 2, 3]
     assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
     assert_equal_weights(second.best_weights, whole.best_weights)
     assert timeless(second.history) == timeless(whole.history)
@@ -151,8 +167,9 @@ def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], 
     whole, second = setup.start("multi-attention", recipe), setup.start("multi-attention", recipe, seed=99)
     setup.train(whole, recipe)
     first = setup.start("multi-attention", recipe)
-    setup.train(first, recipe, epochs=1)
-    second.load_state_dict(first.state_dict())
+    setup.train_steps(first, recipe, MIDDLE_OF_EPOCH_1)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert (second.next_epoch, len(second.partial)) == (1, 1)
     setup.train(second, recipe)
     assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
     assert_equal_weights(second.best_weights, whole.best_weights)

@@ -48,7 +48,7 @@ def waits_of_an_epoch(context: RunContext, label: str) -> int:
     batches = inputs.batches_for(model.head)
     state = new_state(model, recipe, batches.steps_per_epoch)
     with CountWaits() as waits:
-        _train_epoch(state, batches, recipe, derive_seed, 0, autocast_for("float32", device))
+        list(_train_epoch(state, batches, recipe, derive_seed, 0, autocast_for("float32", device)))
     return waits.counts.total()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ from torch import nn
 
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
-from catdog.errors import StoreError
+from catdog.errors import PausedError, StoreError
 from catdog.models import VARIANTS, ModelOutput, build_model, register_head
 from catdog.models.backbones.weights import packaged_path
 from catdog.models.petnet import SecondTask
@@ -338,6 +339,33 @@ def test_a_trial_survives_one_interruption_after_another(shared_context: RunCont
     assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
 
 
+def test_a_paused_trial_resumes_at_its_very_step_and_ends_with_the_same_files(shared_context: RunContext) -> None:
+    undisturbed = finish(shared_context, "multi-attention")
+    context = dataclasses.replace(shared_context, run="paused")
+    for epoch, questions in enumerate((2, 4)):  # one after each step, and one after an epoch
+        should_pause = functools.partial(next, iter([False] * (questions - 1)), True)
+        with pytest.raises(PausedError, match=f"paused in epoch {epoch}"):
+            run_trial(context, undisturbed.spec, 0, should_pause=should_pause)
+        checkpoint = open_store(context).get(context.trial_paths(undisturbed.spec, 0).checkpoint)
+        (partial,) = torch.load(io.BytesIO(checkpoint), weights_only=True)["state"]["partial"]
+        assert len(partial["losses"]) == 2
+    _, epochs = run_and_watch(context, undisturbed.spec)
+    assert epochs == (1, 2)
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+def test_checkpoints_are_written_within_an_epoch_that_takes_longer(shared_context: RunContext) -> None:
+    context = dataclasses.replace(shared_context, run="long-epochs", checkpoint_seconds=1e-9)
+    spec = parse_variant("attention", context.identity.recipe)
+
+    def kill(record: EpochRecord) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        run_trial(context, spec, 0, kill)
+    assert open_store(context).exists(context.trial_paths(spec, 0).checkpoint)
+
+
 @pytest.mark.parametrize("name", ["attention", "stage-attention"])
 def test_masks_of_a_head_with_a_second_task_are_deleted_by_class(name: str, shared_context: RunContext) -> None:
     recipe = dataclasses.replace(shared_context.identity.recipe, second_task="species")
@@ -448,6 +476,7 @@ def halve_moments(state: dict[str, Any]) -> None:
         moments["exp_avg"] = moments["exp_avg"][:1].clone()
 
 
+STEPS = {"losses": torch.zeros(1), "correct": torch.zeros(1), "random": torch.get_rng_state()}
 STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
     "no model": lambda state: state.pop("model"),
     "a layer of another shape": lambda state: state["model"].update(
@@ -461,6 +490,9 @@ STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
         stage_masks={"layer1": torch.ones(1, 1, 2, 2)}
     ),
     "masks of no stage": lambda state: state["best_validation"].update(stage_masks={"": torch.ones(24, 1, 2, 2)}),
+    "steps of two workers": lambda state: state.update(partial=[STEPS, STEPS]),
+    "steps of another length": lambda state: state.update(partial=[STEPS | {"losses": torch.zeros(2)}]),
+    "steps without a generator": lambda state: state.update(partial=[STEPS | {"random": torch.zeros(3)}]),
     "no validation": lambda state: state.update(best_validation=None),
 }
 
