@@ -69,7 +69,7 @@ class SweepConfig:
     gpus_per_trial: float | None = 0.0
     """GPUs per trial, or a fraction of one (0.25); None: one if there are any, else none."""
     checkpoint_seconds: float = 60.0
-    """Save a checkpoint at the end of an epoch if the last one is at least this many seconds old."""
+    """Save a checkpoint whenever the last one is this many seconds old; 0: after every epoch."""
     keep_weights: Literal["none", "best", "all"] = "none"
     """Which weights to keep: none, those of each variant's best trial by validation accuracy, or all."""
     max_retries: int = 20

@@ -6,6 +6,7 @@ provider runs them against moto's EC2 and IAM. No machine is started: setup over
 """
 
 import copy
+import http.server
 import importlib.resources
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import drain_node
 
 from catdog.errors import NotFoundError, UserError
 from catdog.storage import StoreLocation
@@ -190,8 +193,7 @@ def test_the_setup_of_nodes_is_exactly_what_cluster_yaml_says() -> None:
 
 
 def test_a_worker_without_ray_ends_itself_and_one_with_ray_does_not(tmp_path: Path) -> None:
-    start = CLUSTER["worker_start_ray_commands"][-1]
-    assert "bash ~/environment/worker_watchdog.sh " in start
+    assert "bash ~/environment/worker_watchdog.sh " in "\n".join(CLUSTER["worker_start_ray_commands"])
     assert all(node_config(one)["InstanceInitiatedShutdownBehavior"] == "terminate" for one in WORKERS)
     sudo = tmp_path / "bin" / "sudo"
     sudo.parent.mkdir()
@@ -216,6 +218,58 @@ def test_a_worker_without_ray_ends_itself_and_one_with_ray_does_not(tmp_path: Pa
             for process in (running, *watchdogs):
                 process.kill()
     assert (tmp_path / "ended").read_text() == "shutdown --poweroff now\n"
+
+
+class MetadataService(http.server.BaseHTTPRequestHandler):
+    """EC2's, version 2, of an instance that is to be reclaimed from the third question on."""
+
+    asked = 0
+
+    def do_PUT(self) -> None:
+        self.answer(200, b"token" if self.headers.get("X-aws-ec2-metadata-token-ttl-seconds") else b"")
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        known = (self.headers.get("X-aws-ec2-metadata-token"), self.path)
+        assert known == ("token", "/latest/meta-data/spot/instance-action")
+        if type(self).asked < 3:
+            self.answer(404, b"Not Found")
+        else:
+            self.answer(200, b'{"action": "terminate", "time": "2026-11-26T20:00:00Z"}')
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_a_worker_drains_itself_when_aws_announces_that_it_will_be_reclaimed(tmp_path: Path) -> None:
+    assert "bash ~/environment/spot_notice.sh $RAY_HEAD_IP:6379 " in CLUSTER["worker_start_ray_commands"][-1]
+    ray = tmp_path / "ray"
+    ray.write_text(f'#!/bin/sh\nprintf "%s\\n" "$RAY_ADDRESS" "$@" > {tmp_path}/asked\n')
+    ray.chmod(0o755)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), MetadataService) as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        environment = os.environ | {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{service.server_port}",
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "TMPDIR": str(tmp_path),
+        }
+        command = ["bash", str(ROOT / "deploy" / "spot_notice.sh"), "head:6379", "0.02"]
+        subprocess.run(command, env=environment, check=True, timeout=60)
+        service.shutdown()
+    assert MetadataService.asked == 3
+    address, *arguments = (tmp_path / "asked").read_text().splitlines()
+    assert address == "head:6379"
+    options = drain_node.make_context("drain-node", arguments[1:]).params  # Ray's own parser
+    assert (arguments[0], options["reason"]) == ("drain-node", "DRAIN_NODE_REASON_PREEMPTION")
+    assert options["deadline_remaining_seconds"] == 100
+    assert "terminate" in options["reason_message"]
 
 
 def test_what_aws_did_not_grant_is_asked_for_again_after_two_minutes() -> None:
