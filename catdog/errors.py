@@ -53,6 +53,10 @@ class DeviceError(CatdogError):
         return self.message if self.card is None else f"{self.card}: {self.message}"
 
 
+class WorkerLostError(CatdogError):
+    """One of the processes that ran a trial together is gone; a later attempt may succeed."""
+
+
 class DivergedError(CatdogError):
     """The loss became NaN or infinite in `epoch`; rerunning the trial would end the same way."""
 

@@ -65,9 +65,12 @@ class SweepConfig:
     """How stored images become square: squashed, or cropped to their centre."""
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     cpus_per_trial: int = 1
-    """CPU cores, and thus threads, per trial."""
+    """CPU cores, and thus threads, per trial; its workers share them, and each has one at least."""
     gpus_per_trial: float | None = 0.0
-    """GPUs per trial, or a fraction of one (0.25); None: one if there are any, else none."""
+    """GPUs per trial, or a fraction of one (0.25); None: one if there are any, else none. With several (2), each gets a
+    worker, which computes its share of every batch."""
+    workers_per_trial: int = 1
+    """Without GPUs: how many processes train a trial together, as with several GPUs."""
     checkpoint_seconds: float = 60.0
     """Save a checkpoint whenever the last one is this many seconds old; 0: after every epoch."""
     keep_weights: Literal["none", "best", "all"] = "none"
@@ -93,8 +96,14 @@ class SweepConfig:
         require(1 <= self.cpus_per_trial <= 256, f"--cpus-per-trial {self.cpus_per_trial}: must be from 1 to 256")
         gpus = self.gpus_per_trial
         require(
-            gpus is None or 0 <= gpus <= 1,
-            f"--gpus-per-trial {gpus}: must be from 0 to 1; a trial uses one GPU at most",
+            gpus is None or 0 <= gpus <= 1 or (gpus <= 64 and gpus == int(gpus)),
+            f"--gpus-per-trial {gpus}: must be from 0 to 1, or a whole number up to 64",
+        )
+        workers = self.workers_per_trial
+        require(1 <= workers <= 64, f"--workers-per-trial {workers}: must be from 1 to 64")
+        require(
+            workers == 1 or gpus == 0,
+            f"--workers-per-trial {workers}: is for CPUs; give --gpus-per-trial 0, or {workers} for a GPU each",
         )
         for name in ("checkpoint_seconds", "store_patience"):
             seconds = getattr(self, name)
@@ -122,6 +131,20 @@ class SweepConfig:
         load_head_files(self.imports)
         for recipe in self.recipes:
             check_registered(recipe)
+            require(
+                recipe.batch_size % self.workers == 0,
+                f"--batch-size {recipe.batch_size}: must be a multiple of the {self.workers} workers of a trial",
+            )
+
+    @property
+    def workers(self) -> int:
+        """Return how many processes train a trial together."""
+        return max(self.workers_per_trial, int(self.gpus_per_trial or 0))
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads each of them has."""
+        return max(1, self.cpus_per_trial // self.workers)
 
     @property
     def preset_name(self) -> str:

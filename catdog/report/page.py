@@ -296,7 +296,8 @@ def _made(content: ReportContent) -> Table:
         "Devices": _counted(results, lambda result: result.device),
         "Processors": _counted(results, lambda result: result.cpu_host),
         "Hosts": _counted(results, lambda result: result.worker_host),
-        "Precision, threads": f"{identity.recipe.precision}, {identity.threads} per trial",
+        "Precision, threads": f"{identity.recipe.precision}, {identity.threads} per trial"
+        + (f" and worker, {identity.workers} workers" if identity.workers > 1 else ""),
         "Feature map": ", ".join("×".join(map(str, shape)) for shape in sorted(shapes)) or None,
         "Started": readable_time(manifest.created_at),
         "Last trial finished": readable_time(finished) if finished else None,

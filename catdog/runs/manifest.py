@@ -52,9 +52,12 @@ class Identity:
     weights_digest: str | None
     """sha256 of the weights if they are a file or an s3:// URL."""
     threads: int
+    """Of each worker."""
     result_format: int = RESULT_FORMAT
     groups: Mapping[str, str] = field(default_factory=dict, hash=False)
     """By group column that any variant's second task learns: the digest of its content."""
+    workers: int = 1
+    """How many processes train a trial together (see `catdog.training.data_parallel`)."""
 
     def __post_init__(self) -> None:
         if self.recipe.precision == "auto":
@@ -81,6 +84,8 @@ class Identity:
         groups, task = content.pop("groups"), content["recipe"]["second_task"]
         if task is not None:
             content["second_task_digest"] = groups.get(task)
+        if self.workers == 1:
+            del content["workers"]
         for name in LATER_SETTINGS:
             if content["recipe"][name] == Recipe.__dataclass_fields__[name].default:
                 del content["recipe"][name]

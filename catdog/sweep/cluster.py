@@ -51,7 +51,7 @@ class Cluster:
         self.autoscaler = AutoscalerLimits()
         self.slots = 0
         """How many trials can run at once when all nodes are up; 0 before `start`."""
-        self.trial_resources = TrialResources(config.cpus_per_trial, 0.0)
+        self.trial_resources = TrialResources(config.threads, 0.0, config.workers)
         """The resources of one trial; `start` settles its GPUs."""
 
     def __enter__(self) -> "Cluster":
@@ -70,7 +70,7 @@ class Cluster:
     @property
     def may_lack_resources(self) -> bool:
         """Return whether a trial might fit nowhere, which only a running Ray can tell."""
-        asks_much = bool(self._config.gpus_per_trial) or self._config.cpus_per_trial > usable_cores()
+        asks_much = bool(self._config.gpus_per_trial) or self._config.workers * self._config.threads > usable_cores()
         return asks_much or not self.is_this_machine
 
     @property
@@ -92,7 +92,7 @@ class Cluster:
         if not self.is_this_machine:
             asked = self._config.gpus_per_trial
             self.autoscaler = autoscaler_limits(
-                {"CPU": self._config.cpus_per_trial, "GPU": 1.0 if asked is None else asked}
+                {"CPU": self._config.threads, "GPU": 1.0 if asked is None else min(asked, 1.0)}
             )
         nodes = most_nodes(present, self.autoscaler)
         if not self._location.is_shared and nodes > 1:
@@ -102,10 +102,17 @@ class Cluster:
             )
         self.trial_resources = settle_resources(self._config, [*present, *self.autoscaler.nodes], self._report_progress)
         self.slots = most_trials(self.trial_resources, present, self.autoscaler)
-        gpus = self.trial_resources.gpus
-        self.cards = CardWatch(gpus_by_node, self.slots * gpus, functools.partial(hold_with_actors, gpus))
-        if not any(map(self.trial_resources.trials_on, present)):
+        if not self.slots:
+            raise UserError(f"{self._trial_size()}: the nodes here have room for fewer workers")
+        resources = self.trial_resources
+        hold = functools.partial(hold_with_actors, resources.gpus)
+        self.cards = CardWatch(gpus_by_node, self.slots * resources.workers * resources.gpus, hold)
+        if not any(map(resources.workers_on, present)):
             self._report_progress("no node for a trial is up yet: waiting until the cluster has started one")
+
+    def _trial_size(self) -> str:
+        kind = "gpus" if self._config.gpus_per_trial else "workers"
+        return f"--{kind}-per-trial {self._config.workers}"
 
     def _connection(self) -> "Future[None]":
         """Begin to connect, unless that has begun; raises `UserError` for what can be known before."""
@@ -136,8 +143,8 @@ class Cluster:
         Empty if most of them would stay idle: importing torch takes seconds of a core and much memory.
         """
         config, cores = self._config, usable_cores()
-        at_once = min(len(config.variant_specs) * len(config.seed_list), cores // config.cpus_per_trial)
-        if config.gpus_per_trial != 0 or 2 * at_once < cores:
+        at_once = min(len(config.variant_specs) * len(config.seed_list), cores // config.threads)
+        if config.gpus_per_trial != 0 or config.workers > 1 or 2 * at_once < cores:
             return []
         libraries = {library for recipe in config.recipes if (library := recipe.backbone_library) is not None}
         return ["catdog.sweep.trainable", "catdog.trial.run", *sorted(libraries)]

@@ -139,7 +139,7 @@ def check_nodes(
             yield Check(name, "fault", first_line(error), "see the worker's log")
             continue
         check = _compare(name, report, mine, needed_bytes)
-        able |= cluster.trial_resources.trials_on(resources) > 0
+        able |= cluster.trial_resources.workers_on(resources) > 0
         yield check
     for name in silent:
         may_lack = able and name.startswith(TYPE)
@@ -260,7 +260,7 @@ def check_canary(
 def check_packing(config: SweepConfig, canary: Canary, cores_per_gpu: float) -> Iterator[Check]:
     """Report what share of a GPU a trial needs, and how many trials a GPU and its share of the cores hold."""
     peaks = [step.peak_memory_bytes for step in canary.steps if step.peak_memory_bytes is not None]
-    if canary.memory_bytes is None or not peaks:
+    if canary.memory_bytes is None or not peaks or config.workers > 1:
         return
     need = (max(peaks) + CONTEXT_BYTES) / canary.memory_bytes
     together = max(1, min(int(1 / need), int(cores_per_gpu / config.cpus_per_trial)))

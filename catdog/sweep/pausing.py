@@ -54,9 +54,9 @@ _ENDING = "ending"
 
 
 @contextmanager
-def watching_for_pauses(launch: str, name: str) -> Iterator[PauseWatch]:
-    """Watch for reasons to pause the trial `name`, which runs on this node while the block does."""
-    watch = PauseWatch(launch, frozenset({ray.get_runtime_context().get_node_id()}))
+def watching_for_pauses(launch: str, name: str, *other_nodes: str) -> Iterator[PauseWatch]:
+    """Watch for reasons to pause the trial `name`, which runs on this node, and needs others, while the block does."""
+    watch = PauseWatch(launch, frozenset({ray.get_runtime_context().get_node_id(), *other_nodes}))
     set_flag(launch, name)
     try:
         watch.look()

@@ -16,7 +16,7 @@ from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import ReportProgress
 from catdog.runs.cost import Unit
-from catdog.sweep.ray_internals import BOOTSTRAP_CONFIG, KUBERAY_VARIABLE, head_nodes
+from catdog.sweep.ray_internals import BOOTSTRAP_CONFIG, HEAD_RESOURCE, KUBERAY_VARIABLE, head_nodes
 
 UNKNOWN_MOST = 64
 """The limit on nodes assumed where none is known."""
@@ -89,10 +89,11 @@ def autoscaler_limits(wanted: Resources, config_path: Path = BOOTSTRAP_CONFIG) -
 
 @dataclass(frozen=True)
 class TrialResources:
-    """The resources of one trial."""
+    """The resources of one trial: those of each of its workers, which may be on several nodes."""
 
     cpus: int
     gpus: float
+    workers: int = 1
 
     @property
     def unit(self) -> Unit:
@@ -102,20 +103,25 @@ class TrialResources:
     @property
     def units(self) -> float:
         """Return how many units a trial occupies."""
-        return self.gpus or float(self.cpus)
+        return self.workers * (self.gpus or float(self.cpus))
 
     @property
     def for_tune(self) -> dict[str, float]:
-        """Return the resources in Tune's format."""
-        return {"cpu": float(self.cpus), "gpu": self.gpus}
+        """Return the resources of the trial's Tune function.
+
+        One that has several workers, which Ray Train starts, waits on the head for them, where it outlives them.
+        """
+        if self.workers > 1:
+            return {HEAD_RESOURCE: 1e-3}
+        return {"CPU": float(self.cpus), "GPU": self.gpus}
 
     @property
     def for_task(self) -> dict[str, float]:
-        """Return the resources as options of a Ray task."""
+        """Return the resources of a worker as options of a Ray task."""
         return {"num_cpus": float(self.cpus), "num_gpus": self.gpus}
 
-    def trials_on(self, node: Resources) -> int:
-        """Return how many trials can run on a node at once."""
+    def workers_on(self, node: Resources) -> int:
+        """Return how many workers can run on a node at once."""
         wanted = {"CPU": float(self.cpus), "GPU": self.gpus}
         return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.items() if each)
 
@@ -125,7 +131,7 @@ def settle_resources(
 ) -> TrialResources:
     """Return a trial's resources on these nodes; raises `UserError` if it would fit on none."""
     largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in ("CPU", "GPU")}
-    cpus, gpus = config.cpus_per_trial, config.gpus_per_trial
+    cpus, gpus = config.threads, config.gpus_per_trial
     if gpus is None:
         gpus = 1.0 if largest["GPU"] else 0.0
         if not gpus:
@@ -133,10 +139,12 @@ def settle_resources(
     if gpus and not largest["GPU"]:
         raise UserError(f"--gpus-per-trial {gpus:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU")
     if cpus > largest["CPU"]:
-        raise UserError(f"--cpus-per-trial {cpus}: the largest node here has {largest['CPU']:g} cores")
-    resources = TrialResources(cpus, gpus)
-    if not any(map(resources.trials_on, nodes)):
-        raise UserError(f"--cpus-per-trial {cpus} and --gpus-per-trial {gpus:g}: no node here has both")
+        raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {largest['CPU']:g} cores")
+    resources = TrialResources(cpus, gpus / config.workers if gpus > 1 else gpus, config.workers)
+    if not any(map(resources.workers_on, nodes)):
+        raise UserError(
+            f"--cpus-per-trial {config.cpus_per_trial} and --gpus-per-trial {gpus:g}: no node here has both"
+        )
     return resources
 
 
@@ -147,6 +155,6 @@ def most_nodes(present: Sequence[dict[str, float]], limits: AutoscalerLimits) ->
 
 def most_trials(resources: TrialResources, present: Sequence[dict[str, float]], limits: AutoscalerLimits) -> int:
     """Return how many trials can run at once when all nodes are up."""
-    started = sorted(map(resources.trials_on, limits.nodes), reverse=True)[: limits.most]
-    up = sum(map(resources.trials_on, present))
-    return max(up, sum(map(resources.trials_on, head_nodes(present))) + sum(started))
+    started = sorted(map(resources.workers_on, limits.nodes), reverse=True)[: limits.most]
+    up = sum(map(resources.workers_on, present))
+    return max(up, sum(map(resources.workers_on, head_nodes(present))) + sum(started)) // resources.workers

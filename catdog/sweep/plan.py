@@ -99,7 +99,8 @@ def resolve_run(
         recipe = dataclasses.replace(recipe, weights="file")
     groups = second_tasks(config, dataset)
     check_split(recipe, dataset.title or dataset.name, dataset.has_validation)
-    identity = Identity(recipe, dataset.fingerprint, digest, config.cpus_per_trial, result_format(recipe), groups)
+    form = result_format(recipe)
+    identity = Identity(recipe, dataset.fingerprint, digest, config.threads, form, groups, config.workers)
     return ResolvedRun(dataset, identity)
 
 
@@ -211,7 +212,8 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
     if canary is not None and canary.identity == plan.run_status.manifest.identity:
         steps = {step.variant: step for step in canary.steps if step.error is None}
         if all(trial.variant.label in steps for trial in plan.pending):
-            total = sum(_trial_seconds(plan, trial, steps[trial.variant.label]) for trial in plan.pending)
+            alone = sum(_trial_seconds(plan, trial, steps[trial.variant.label]) for trial in plan.pending)
+            total = alone / canary.identity.workers
             return Estimate(total, f"from the doctor's short trials on {canary.device}")
     for name, rate in REFERENCE_IMAGES_PER_SECOND.items():
         known, recipes = PRESETS[name].recipe, [plan.recipe_of(trial) for trial in plan.pending]
@@ -239,13 +241,13 @@ def _trial_seconds(plan: Plan, trial: PlannedTrial, step: CanaryStep) -> float:
 
 def local_slots(config: SweepConfig) -> int:
     """Return how many trials this machine's cores can run at once."""
-    return max(1, usable_cores() // config.cpus_per_trial)
+    return max(1, usable_cores() // (config.workers * config.threads))
 
 
 def units_per_trial(config: SweepConfig) -> float:
     """Return a trial's GPUs, or its CPU cores if it uses no GPU; `None` GPUs count as one."""
     if config.gpus_per_trial == 0:
-        return float(config.cpus_per_trial)
+        return float(config.workers * config.threads)
     return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
 
 
@@ -277,7 +279,7 @@ def print_plan(console: Console, config: SweepConfig) -> Identity:
         "images to train": f"{plan.images:,} ({counted(len(plan.pending), 'trial')} × {epochs} "
         f"× {counted(plan.train_images, 'image')})",
         **_cached_features(config, run.dataset, store),
-        "resources": f"{config.cpus_per_trial} CPU and {_gpus(config)} GPU per trial",
+        "resources": f"{config.workers * config.threads} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
     }
@@ -324,8 +326,8 @@ def check_here(config: SweepConfig, store: Store) -> None:
     """Raise `UserError` for what can be seen without Ray: a folder, cores or a backbone that the sweep would refuse."""
     if not store.is_shared:
         store.check()
-    cores = os.cpu_count() or config.cpus_per_trial
-    if not os.environ.get("RAY_ADDRESS") and config.cpus_per_trial > cores:
+    cores = os.cpu_count() or config.threads
+    if not os.environ.get("RAY_ADDRESS") and config.threads > cores:
         raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
     known = {network for preset in PRESETS.values() for network in preset.networks}
     for backbone, weights, image_size in config.networks:

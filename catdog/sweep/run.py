@@ -245,7 +245,8 @@ def _run_trials(
     # A worker has reached the store by now, so trials retry when it refuses access, as after any transient fault.
     known = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     trainable = tune.with_resources(
-        tune.with_parameters(train_trial, context=known, launch=launch), cluster.trial_resources.for_tune
+        tune.with_parameters(train_trial, context=known, launch=launch),
+        tune.PlacementGroupFactory([cluster.trial_resources.for_tune]),
     )
     stopper = SweepStopper()
     lost = LostTrials(context, launch, config.max_retries)
@@ -256,7 +257,7 @@ def _run_trials(
     with show_progress(progress, console), budget.watching(), give_up_on_interrupt(store):
         while trial_ids and stopper.reason is None:
             try:
-                _fit(config, trainable, trial_ids, [callback, *tracker], stopper)
+                _fit(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
             except KeyboardInterrupt:
                 pause_trials(launch)
                 raise
@@ -269,6 +270,7 @@ def _fit(
     config: SweepConfig,
     trainable: Callable[[dict[str, Any]], None],
     trial_ids: Sequence[TrialId],
+    slots: int,
     callbacks: list[tune.Callback],
     stopper: SweepStopper,
 ) -> None:
@@ -281,6 +283,8 @@ def _fit(
             param_space={"trial": tune.grid_search(grid)},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
+                # Trials of several workers hold no resources of their own that would limit their number.
+                max_concurrent_trials=slots if config.workers > 1 else None,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

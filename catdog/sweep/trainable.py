@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 
 from catdog.config.variants import parse_variant
-from catdog.errors import NotFoundError, PausedError, StoreError, UserError, first_line
+from catdog.errors import NotFoundError, PausedError, StoreError, UserError, WorkerLostError, first_line
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
@@ -86,24 +86,23 @@ def _run_attempt(trial: PlannedTrial, context: RunContext, store: Store, launch:
         return
 
     def on_epoch(record: EpochRecord) -> None:
-        tune.report(
-            {
-                "epoch": record.epoch,
-                "epochs": context.of_variant(variant).identity.recipe.epochs,
-                "val_accuracy": record.val_accuracy,
-                "collapse": record.collapse(),
-            }
-        )
+        tune.report(epoch_report(record, context, trial))
 
     def before_final_writes() -> None:
         require_lease(store, context.run, launch)
 
     try:
-        result = run_trial(context, variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
-    except StoreError:
+        if context.identity.workers > 1:
+            from catdog.sweep.worker_group import run_on_workers
+
+            result = run_on_workers(context, trial, launch)
+        else:
+            result = run_trial(context, variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
+    except (StoreError, WorkerLostError):
         raise
     except PausedError:
-        if watch.node_is_going:
+        watch.look()
+        if not watch.sweep_is_ending:
             raise preempted() from None
         tune.report({"status": "not started"})
         return
@@ -122,9 +121,19 @@ def _run_attempt(trial: PlannedTrial, context: RunContext, store: Store, launch:
             "val_accuracy": result.val_accuracy,
             "test_accuracy": result.test_accuracy,
             "seconds": result.seconds,
-            "card": this_card() if context.gpus_per_trial else None,
+            "card": this_card() if context.gpus_per_trial and context.identity.workers == 1 else None,
         }
     )
+
+
+def epoch_report(record: EpochRecord, context: RunContext, trial: PlannedTrial) -> dict[str, Any]:
+    """Return what the driver is told of an epoch."""
+    return {
+        "epoch": record.epoch,
+        "epochs": context.of_variant(trial.variant).identity.recipe.epochs,
+        "val_accuracy": record.val_accuracy,
+        "collapse": record.collapse(),
+    }
 
 
 def _is_closed(store: Store, context: RunContext, launch: str) -> bool:

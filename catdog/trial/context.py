@@ -27,7 +27,7 @@ class RunContext:
     weights: str
     """The backbone's weights: a name, a file or an s3:// url."""
     gpus_per_trial: float = 0.0
-    """Share of a GPU and of its memory that a trial may use; 0 trains on the CPU."""
+    """Share of a GPU and of its memory that each worker of a trial may use; 0 trains on the CPU."""
     checkpoint_seconds: float = 60.0
     keep_weights: Literal["none", "best", "all"] = "none"
     head_files: tuple[HeadFile, ...] = ()

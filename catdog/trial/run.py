@@ -65,7 +65,12 @@ def run_trial(
 
 
 def join_trial(
-    context: RunContext, variant: VariantSpec, seed: int, should_pause: Callable[[], bool], workers: Workers
+    context: RunContext,
+    variant: VariantSpec,
+    seed: int,
+    on_epoch: Callable[[EpochRecord], None],
+    should_pause: Callable[[], bool],
+    workers: Workers,
 ) -> None:
     """Compute one worker's share of a trial that another one runs, with the same arguments; writes nothing.
 
@@ -76,7 +81,7 @@ def join_trial(
     if read_result(store, context.trial_paths(variant, seed), PlannedTrial(variant, seed), context.identity) is None:
         with flush_denormals(), suppress(DivergedError):
             trial = set_up(context, variant, seed, store, workers)
-            _train(trial, None, lambda record: None, should_pause)
+            _train(trial, None, on_epoch, should_pause)
             evaluate_test(trial)
 
 

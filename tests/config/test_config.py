@@ -324,7 +324,7 @@ def test_later_settings_at_their_defaults_are_not_part_of_a_trials_hash() -> Non
     later = ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task")
     for name in (*later, "second_task_weight", "resample_split"):
         del content["recipe"][name]
-    del content["groups"]
+    del content["groups"], content["workers"]
     first_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert mine.trial_hash(spec, 3) == first_version
 
@@ -392,6 +392,7 @@ def test_every_setting_of_the_recipe_changes_the_trial_hash_and_is_shown_as_a_di
             "the images changed, or their labels, masks, split or packing: fingerprint",
         ),
         ("threads", 4, "threads:"),
+        ("workers", 2, "workers:"),
         ("weights_digest", "ab" * 32, "the weights changed: sha256"),
         ("result_format", 99, "result_format:"),
     ],

@@ -1,0 +1,101 @@
+"""A trial on several workers: Ray Train starts a process for each GPU, and each computes its share of every batch.
+
+The group runs from inside the trial's Tune function, which waits for it and holds no resources of its own. A worker
+that is lost or fails ends the group; Tune retries the trial like any other, and it resumes from its checkpoint.
+"""
+
+import functools
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from catdog.errors import PausedError, WorkerLostError, first_line
+from catdog.runs.history import EpochRecord
+from catdog.runs.manifest import PlannedTrial
+from catdog.runs.results import TrialResult
+from catdog.sweep.device_errors import naming_the_card
+from catdog.sweep.lease import require_lease
+from catdog.sweep.pausing import watching_for_pauses
+from catdog.sweep.trainable import epoch_report
+from catdog.system.scratch import scratch_folder
+from catdog.training.data_parallel import Workers
+from catdog.trial.context import RunContext
+from catdog.trial.run import join_trial, run_trial
+
+_OF_A_PEER = ("connection closed by peer", "connection reset by peer", "gloo/transport", "nccl", "broken pipe")
+"""What torch says on one process when another is gone."""
+
+
+def run_on_workers(context: RunContext, trial: PlannedTrial, launch: str) -> TrialResult:
+    """Run a trial on its workers, from its Tune function; returns its result.
+
+    Raises:
+        WorkerLostError: a worker's process or node is gone.
+        Exception: what `run_trial` raises on a worker.
+    """
+    gpus = context.gpus_per_trial
+    with scratch_folder("catdog-train-") as scratch:
+        trainer = TorchTrainer(
+            functools.partial(_train_share, context, trial, launch, ray.get_runtime_context().get_node_id()),
+            # What the host alone decides, such as whether to pause, does not wait for the GPUs.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=context.identity.workers,
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": context.identity.threads, "GPU": gpus},
+            ),
+            run_config=RunConfig(
+                name=context.run,
+                storage_path=str(scratch),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+                callbacks=[TuneReportCallback()],
+            ),
+        )
+        try:
+            result: TrialResult = trainer.fit().return_value
+            return result
+        except TrainingFailedError as error:
+            raise _cause(error) from None
+
+
+def _train_share(context: RunContext, trial: PlannedTrial, launch: str, driver: str) -> TrialResult | None:
+    """Compute this worker's share of the trial; the first one returns the result."""
+    train = ray.train.get_context()
+    workers = Workers(train.get_world_rank(), train.get_world_size())
+    context.load_heads()
+    store = context.location.open()
+
+    def on_epoch(record: EpochRecord) -> None:
+        ray.train.report(epoch_report(record, context, trial))
+
+    def before_final_writes() -> None:
+        require_lease(store, context.run, launch)
+
+    name = f"{trial.name}, worker {workers.index}"
+    with watching_for_pauses(launch, name, driver) as watch, naming_the_card(context.gpus_per_trial):
+        about = (context, trial.variant, trial.seed, on_epoch)
+        if workers.index == 0:
+            return run_trial(*about, before_final_writes, watch.should_pause, workers)
+        join_trial(*about, watch.should_pause, workers)
+    return None
+
+
+def _cause(error: TrainingFailedError) -> Exception:
+    """Return the error behind the end of a group: a worker's own, unless a worker is lost or all were paused."""
+    if isinstance(error, PreemptionError):
+        return PausedError("a node of the trial is being reclaimed")
+    failures: list[Exception] = list(getattr(error, "worker_failures", {}).values())
+    paused = [one for one in failures if isinstance(one, PausedError)]
+    lost = [one for one in failures if _is_of_a_lost_worker(one)]
+    if paused or (failures and not lost):
+        return (paused or failures)[0]
+    return WorkerLostError(f"a worker of the trial was lost: {first_line(lost[0] if lost else error)}")
+
+
+def _is_of_a_lost_worker(error: Exception) -> bool:
+    is_rays = isinstance(error, ray.exceptions.RayError) or type(error).__module__.startswith("ray.")
+    return is_rays or any(sign in str(error).lower() for sign in _OF_A_PEER)
