@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from catdog.errors import PausedError, WorkerLostError, first_line
+from catdog.errors import PausedError, WorkerLostError
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
 from catdog.runs.results import TrialResult
@@ -85,15 +85,13 @@ def _train_share(context: RunContext, trial: PlannedTrial, launch: str, driver: 
 
 
 def _cause(error: TrainingFailedError) -> Exception:
-    """Return the error behind the end of a group: a worker's own, unless a worker is lost or all were paused."""
+    """Return the error behind the end of a group: a pause, else a worker's own, else that a worker was lost."""
     if isinstance(error, PreemptionError):
         return PausedError("a node of the trial is being reclaimed")
     failures: list[Exception] = list(getattr(error, "worker_failures", {}).values())
     paused = [one for one in failures if isinstance(one, PausedError)]
-    lost = [one for one in failures if _is_of_a_lost_worker(one)]
-    if paused or (failures and not lost):
-        return (paused or failures)[0]
-    return WorkerLostError(f"a worker of the trial was lost: {first_line(lost[0] if lost else error)}")
+    own = [one for one in failures if not _is_of_a_lost_worker(one)]
+    return next(iter(paused + own), WorkerLostError("one of the trial's workers was lost"))
 
 
 def _is_of_a_lost_worker(error: Exception) -> bool:

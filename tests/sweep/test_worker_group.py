@@ -1,0 +1,59 @@
+"""Trials on several workers, on a real local Ray."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from catdog.errors import PausedError, UserError, WorkerLostError
+from catdog.storage import LocalStore
+from catdog.sweep.worker_group import _cause
+from tests.helpers.sweeps import comparable, processes_of, report, small, start_job, wait_for
+
+LONG = small(
+    *("--limit-images", "200", "--image-size", "64", "--batch-size", "8", "--epochs", "3", "--seeds", "1"),
+    *("--variants", "multi-attention", "--workers-per-trial", "2", "--checkpoint-seconds", "1"),
+)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(store_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(store_folder, other, copy_function=os.link)
+    process = start_job(store_folder, *LONG, environment={"CATDOG_TEST_WORKERS": str(tmp_path)})
+    store = LocalStore(store_folder)
+    wait_for(lambda: store.exists("demo/trials/multi-attention/seed-00/checkpoint.pt"), process)
+    workers = [pid for pid, line in processes_of(str(tmp_path)).items() if b"RayTrainWorker" in line]
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert "1 started again (latest: multi-attention seed 0: one of the trial's workers was lost)" in output
+
+    undisturbed = start_job(other, *LONG)
+    output = undisturbed.communicate(timeout=300)[0]
+    assert undisturbed.returncode == 0, output
+    assert "started again" not in output
+    mine, theirs = (comparable(report(folder, "trials.csv")) for folder in (store_folder, other))
+    assert mine.equals(theirs)
+
+
+def cause(*failures: Exception) -> Exception:
+    return _cause(WorkerGroupError("", dict(enumerate(failures))))
+
+
+def test_the_error_of_a_group_is_the_workers_own_unless_one_is_lost_or_all_paused() -> None:
+    own = UserError("--weights: no such file")
+    peer = RuntimeError("gloo/transport/tcp/pair.cc:545 Read error: Connection closed by peer")
+    lost = ray.exceptions.ActorDiedError()
+    assert cause(own) is own
+    assert cause(torch.OutOfMemoryError("CUDA out of memory"), peer).args == ("CUDA out of memory",)
+    assert isinstance(cause(peer), WorkerLostError)
+    assert isinstance(cause(peer, lost), WorkerLostError)
+    assert isinstance(cause(PausedError("paused in epoch 1"), peer), PausedError)
+    assert isinstance(_cause(TrainingFailedError("the controller is gone")), WorkerLostError)
