@@ -62,10 +62,10 @@ def test_what_work_held_is_freed_at_its_end() -> None:
 
     def work(model: Model) -> None:
         held.append(weakref.ref(model))
-        raise ValueError
+        raise ValueError("its own")
 
     held: list[weakref.ref[Model]] = []
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="its own"):
         in_kept_thread(lambda: work(Model()))
     gc.collect()
     assert held[0]() is None
