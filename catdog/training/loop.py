@@ -146,6 +146,7 @@ class TrainState:
 
 def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int, workers: Workers = ALONE) -> TrainState:
     """Return the state before the first epoch, with the model's optimiser and schedule."""
+    stop_counting_batches(model)
     optimizer = new_optimizer(model, recipe)
     scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
     average = None
@@ -366,6 +367,16 @@ def _set_random_states(states: Mapping[str, torch.Tensor], mix: Mixing) -> None:
     mix.load_state(states)
     if "random_cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["random_cuda"])
+
+
+def stop_counting_batches(model: nn.Module) -> None:
+    """Let batch norms that train leave `num_batches_tracked` as it is: counting costs a launch per norm and step.
+
+    Only a norm without momentum reads the number. As a buffer it stays, for state dicts and other modules.
+    """
+    for module in model.modules():
+        if isinstance(module, _NORMS) and module.momentum is not None:
+            vars(module)["num_batches_tracked"] = None  # which `forward` finds before the buffer
 
 
 def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:
