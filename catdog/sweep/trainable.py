@@ -23,6 +23,7 @@ from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_n
 from catdog.sweep.lease import require_lease
 from catdog.sweep.pausing import PauseWatch, preempted, watching_for_pauses
 from catdog.sweep.trial_retries import describe_failure, failed_attempts
+from catdog.system.kept_thread import in_kept_thread
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
@@ -58,7 +59,14 @@ def prepare_worker(contexts: Sequence[RunContext]) -> Iterator[str]:
 
 
 def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
-    """Run one trial for Tune. Raises only what Tune should retry: transient faults, errors that spoil the process."""
+    """Run one trial for Tune. Raises only what Tune should retry: transient faults, errors that spoil the process.
+
+    Tune calls it in a new thread for each trial; all trials of a worker run in one.
+    """
+    in_kept_thread(lambda: _train_trial(config, context, launch))
+
+
+def _train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
     try:
         context.load_heads()
         variant = parse_variant(config["trial"]["variant"], context.identity.recipe)

@@ -33,6 +33,7 @@ from catdog.training.objective import training_loss
 from catdog.training.precision import autocast_for
 from catdog.training.schedule import new_optimizer, new_scheduler
 from catdog.training.seeding import DeriveSeed
+from catdog.training.whole_batch import in_whole_batch
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -146,6 +147,7 @@ class TrainState:
 
 def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int, workers: Workers = ALONE) -> TrainState:
     """Return the state before the first epoch, with the model's optimiser and schedule."""
+    stop_counting_batches(model)
     optimizer = new_optimizer(model, recipe)
     scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
     average = None
@@ -165,8 +167,9 @@ def compiled(model: PetNet) -> nn.Module:
     """Return the compiled network; later trials of the variant in this process reuse the compiled code.
 
     A trial's numbers must not depend on what its process ran before. So every shape has code of its own (by default,
-    a second shape would make all later code dynamic): a variant needs up to four versions (training, evaluation, and
-    the last batch of either split); and no process reaches torch's limits, beyond which a network runs uncompiled.
+    a second shape would make all later code dynamic): a variant needs two versions (training and evaluation), on a CPU
+    up to four (the last batch of either split); and no process reaches torch's limits, beyond which a network runs
+    uncompiled.
     """
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED_VERSIONS
     return cast(nn.Module, torch.compile(model, dynamic=False))
@@ -212,7 +215,8 @@ def evaluate(
     outputs: list[_BatchOutputs] = []
     for inputs, _ in reordered if mixed else batches.split(split, workers.shard):
         with autocast:
-            output = model(inputs)
+            # On CPUs, which search for nothing, it would cost time and last digits.
+            output: Any = in_whole_batch(model, inputs) if inputs.is_cuda and not mixed else model(inputs)
         masks = by_place(output.masks_BMHW, output.stage_masks)
         outputs.append(
             _BatchOutputs(
@@ -366,6 +370,16 @@ def _set_random_states(states: Mapping[str, torch.Tensor], mix: Mixing) -> None:
     mix.load_state(states)
     if "random_cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["random_cuda"])
+
+
+def stop_counting_batches(model: nn.Module) -> None:
+    """Let batch norms that train leave `num_batches_tracked` as it is: counting costs a launch per norm and step.
+
+    Only a norm without momentum reads the number. As a buffer it stays, for state dicts and other modules.
+    """
+    for module in model.modules():
+        if isinstance(module, _NORMS) and module.momentum is not None:
+            vars(module)["num_batches_tracked"] = None  # which `forward` finds before the buffer
 
 
 def set_training_mode(model: PetNet, freeze_batch_norm: bool) -> None:

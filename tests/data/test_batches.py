@@ -30,7 +30,9 @@ from catdog.data.batches import (
     copy_rows,
     crop_and_resize,
     draw_crops,
+    pixel_centres,
     resize_whole,
+    sampling_lines,
 )
 from catdog.data.features import SPLITS, Features, features_digest, open_features, write_features
 from catdog.data.pack import Pack
@@ -225,11 +227,15 @@ def test_a_crops_area_shape_place_and_flip_are_drawn_independently_and_uniformly
     assert np.abs(correlations - np.eye(5)).max() < 0.04
 
 
+def cropped_to(size: int, images: torch.Tensor, boxes: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+    return crop_and_resize(images, sampling_lines(boxes, flips), pixel_centres(size, images.device))
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_cropping_the_whole_image_reproduces_it_or_its_mirror_image(flipped: bool) -> None:
     images = noise(3, 3, SIZE, SIZE)
     whole = torch.tensor([[0.5, 0.5, 1, 1]]).expand(3, 4)
-    cropped = crop_and_resize(images, whole, torch.full((3,), flipped), SIZE)
+    cropped = cropped_to(SIZE, images, whole, torch.full((3,), flipped))
     assert torch.allclose(cropped, images.flip(3) if flipped else images, atol=1e-3)
 
 
@@ -246,7 +252,7 @@ def test_a_crop_equals_the_box_cut_out_and_resized_by_torch(
     cut = images[:, :, top : top + height, left : left + width]
     expected = F.interpolate(cut, size=(size, size), mode="bilinear", align_corners=False)
     box = torch.tensor([left + width / 2, top + height / 2, width, height]) / 64
-    cropped = crop_and_resize(images, box.expand(2, 4), torch.tensor([False, flipped]), size)
+    cropped = cropped_to(size, images, box.expand(2, 4), torch.tensor([False, flipped]))
     assert torch.allclose(cropped[0], expected[0], atol=1e-2)  # pixels are 0..255
     assert torch.allclose(cropped[1], expected[1].flip(2) if flipped else expected[1], atol=1e-2)
 
@@ -261,7 +267,9 @@ def test_crops_sample_at_the_very_points_of_affine_grid(size: int) -> None:
     theta[:, :, 2] = boxes[:, :2] * 2 - 1
     grid = F.affine_grid(theta, [16, 3, size, size], align_corners=False)
     expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    assert torch.equal(crop_and_resize(images, boxes, flips, size), expected)
+    assert torch.equal(cropped_to(size, images, boxes, flips), expected)
+    as_gathered = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(cropped_to(size, as_gathered, boxes, flips), expected)
 
 
 class _Calls(TorchDispatchMode):
@@ -281,7 +289,7 @@ class _Calls(TorchDispatchMode):
 def test_on_a_gpu_crops_need_no_matrix_product_which_would_round_to_tf32() -> None:
     with FakeTensorMode(), _Calls() as calls:
         images, boxes = torch.empty(4, 3, 64, 64, device="cuda"), torch.empty(4, 4, device="cuda")
-        cropped = crop_and_resize(images, boxes, torch.empty(4, dtype=torch.bool, device="cuda"), 48)
+        cropped = cropped_to(48, images, boxes, torch.empty(4, dtype=torch.bool, device="cuda"))
         assert cropped.device.type == "cuda"
     assert "grid_sampler_2d" in calls.names
     assert not calls.names & {"mm", "bmm", "addmm", "baddbmm", "matmul", "affine_grid_generator"}

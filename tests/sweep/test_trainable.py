@@ -1,6 +1,8 @@
 """What one attempt of a trial tells Tune: a mistake recurs, so it is recorded once and never retried."""
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,13 @@ class Attempts(tune.Callback):  # type: ignore[misc]
         self.count += 1
 
 
-def run(context: RunContext, variant: str, scratch: Path) -> tuple[dict[str, Any], int]:
-    """Return the last report of a trial that Tune may retry, and the number of attempts."""
+def run(context: RunContext, variant: str, scratch: Path, seeds: int = 1) -> tuple[dict[str, Any], int]:
+    """Return the last report of a trial that Tune may retry, and the number of attempts of all seeds' trials."""
     attempts = Attempts()
     results = tune.Tuner(
         tune.with_parameters(train_trial, context=context, launch="launch"),
-        param_space={"trial": {"variant": variant, "seed": 0}},
+        param_space={"trial": tune.grid_search([{"variant": variant, "seed": seed} for seed in range(seeds)])},
+        tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
         run_config=tune.RunConfig(
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=3),
@@ -61,3 +64,18 @@ def test_a_mistake_that_a_worker_cannot_record_is_told_to_the_driver_which_can(
     report, attempts = run(make_context(recipe), "no-such-head", tmp_path / "tune")
     assert (report["status"], attempts) == ("failed", 1)
     assert "choose from baseline" in report["mistake"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_all_trials_of_a_worker_run_in_one_thread(make_context: MakeContext, recipe: Recipe, tmp_path: Path) -> None:
+    class Context(RunContext):
+        def load_heads(self) -> None:
+            with (tmp_path / "threads").open("a") as file:
+                file.write(f"{os.getpid()} {threading.get_native_id()}\n")
+            super().load_heads()
+
+    context = Context(**vars(make_context(recipe)))
+    assert run(context, "no-such-head", tmp_path / "tune", seeds=3)[1] == 3
+    notes = (tmp_path / "threads").read_text().splitlines()
+    assert len(notes) == 3
+    assert len(set(notes)) == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from catdog.config.extensions import register_loss, register_optimizer
 from catdog.config.presets import PRESETS
@@ -27,7 +28,7 @@ from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity
 from catdog.runs.places import by_place
 from catdog.storage import StoreLocation
-from catdog.training.loop import TrainState, evaluate, fit, new_state
+from catdog.training.loop import TrainState, evaluate, fit, new_state, stop_counting_batches
 from catdog.training.mixing import Mixing
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.schedule import cosine, one_cycle
@@ -303,8 +304,20 @@ def test_only_frozen_batch_norms_of_a_pretrained_backbone_keep_their_statistics(
     setup.train(state, recipe)
     after = state.model.state_dict()
     for name in before:
-        statistics = "running_" in name or "num_batches" in name
-        assert torch.equal(before[name], after[name]) == (statistics and case == "pretrained and frozen"), name
+        kept = "running_" in name and case == "pretrained and frozen"
+        assert torch.equal(before[name], after[name]) == (kept or "num_batches" in name), name
+
+
+def test_only_norms_without_momentum_which_need_it_count_their_batches() -> None:
+    norms = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None))
+    plain = copy.deepcopy(norms)
+    stop_counting_batches(norms)
+    again = copy.deepcopy(norms)
+    for image in torch.rand(2, 8, 3, 4, 4):
+        assert torch.equal(again(image), plain(image))
+    assert [again.state_dict()[f"{i}.num_batches_tracked"].item() for i in (0, 1)] == [0, 2]
+    again.load_state_dict(plain.state_dict())
+    assert_equal_weights(again.state_dict(), plain.state_dict())
 
 
 @pytest.mark.parametrize("name", ["multi-attention", "multi-attention-fixed"])
