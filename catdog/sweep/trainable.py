@@ -4,19 +4,19 @@ Errors that would recur are caught, recorded under failures/ and returned as a r
 unavailable store, a GPU that fails, a process that ran out of memory) raise, and Tune retries.
 """
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray import tune
 
 from catdog.config.variants import parse_variant
 from catdog.errors import NotFoundError, PausedError, StoreError, UserError, WorkerLostError, first_line
+from catdog.formatting import ReportProgress
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
 from catdog.runs.paths import RunPaths
+from catdog.runs.results import TrialResult
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
 from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process, this_card
@@ -27,111 +27,99 @@ from catdog.system.kept_thread import in_kept_thread
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
+Report = Callable[[dict[str, Any]], None]
+
 
 def prepare_worker(contexts: Sequence[RunContext]) -> Iterator[str]:
     """Load the inputs of trials with each of these recipes on all cores; yields progress messages."""
-    messages: queue.Queue[str | None] = queue.Queue()
-    errors: list[BaseException] = []
 
-    def work() -> None:
+    def work(report_progress: ReportProgress) -> None:
         from catdog.trial.inputs import load_inputs
         from catdog.trial.setup import prepare_process
 
-        try:
-            for context in contexts:
-                context.load_heads()
-                deterministic = context.identity.recipe.deterministic
-                with naming_the_card(context.gpus_per_trial):
-                    device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
-                    load_inputs(context, device, report_progress=messages.put)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            messages.put(None)
+        for context in contexts:
+            context.load_heads()
+            deterministic = context.identity.recipe.deterministic
+            with naming_the_card(context.gpus_per_trial):
+                device = prepare_process(usable_cores(), context.gpus_per_trial, deterministic)
+                load_inputs(context, device, report_progress=report_progress)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    while (message := messages.get()) is not None:
-        yield message
-    thread.join()
-    if errors:
-        raise errors[0]
+    yield from in_kept_thread(work)
 
 
 def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
     """Run one trial for Tune. Raises only what Tune should retry: transient faults, errors that spoil the process.
 
-    Tune calls it in a new thread for each trial; all trials of a worker run in one.
+    Tune calls it in a new thread for each trial; all trials of a worker run in one, which never waits for Tune.
     """
-    in_kept_thread(lambda: _train_trial(config, context, launch))
+
+    def work(report: Report) -> None:
+        report(_train_trial(config, context, launch, report))
+
+    for result in in_kept_thread(work):
+        tune.report(result)
 
 
-def _train_trial(config: dict[str, Any], context: RunContext, launch: str) -> None:
+def _train_trial(config: dict[str, Any], context: RunContext, launch: str, report: Report) -> dict[str, Any]:
+    """Run one trial; `report` what the driver is told of each epoch, and return what it is told of the end."""
     try:
         context.load_heads()
         variant = parse_variant(config["trial"]["variant"], context.identity.recipe)
         store = context.location.open()
     except UserError as mistake:  # it would recur, and cannot be recorded from here
-        tune.report({"status": "failed", "mistake": first_line(mistake)})
-        return
+        return {"status": "failed", "mistake": first_line(mistake)}
     trial = PlannedTrial(variant, config["trial"]["seed"])
     with watching_for_pauses(launch, trial.name) as watch:
-        _run_attempt(trial, context, store, launch, watch)
+        if watch.node_is_going:
+            raise preempted()
+        if watch.sweep_is_ending or _is_closed(store, context, launch):
+            return {"status": "not started"}
+        attempts = failed_attempts(store, context, trial, launch)
+        if attempts < 0:
+            return {"status": "failed"}
+        try:
+            result = _run(trial, context, store, launch, watch, report)
+        except (StoreError, WorkerLostError):
+            raise
+        except PausedError:
+            watch.look()
+            if not watch.sweep_is_ending:
+                raise preempted() from None
+            return {"status": "not started"}
+        except Exception as error:
+            if (fault := as_device_error(error, context.gpus_per_trial)) is not None:
+                raise fault from error
+            failure = describe_failure(context, trial, error, launch, attempts + 1)
+            store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
+            if needs_new_process(error):
+                raise  # for a fresh process; the next attempt finds the record above
+            return {"status": "failed"}
+    return {
+        "status": result.status,
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "seconds": result.seconds,
+        "card": this_card() if context.gpus_per_trial and context.identity.workers == 1 else None,
+    }
 
 
-def _run_attempt(trial: PlannedTrial, context: RunContext, store: Store, launch: str, watch: PauseWatch) -> None:
+def _run(
+    trial: PlannedTrial, context: RunContext, store: Store, launch: str, watch: PauseWatch, report: Report
+) -> TrialResult:
+    """Run the trial in this process, or on workers of its own."""
+    if context.identity.workers > 1:
+        from catdog.sweep.worker_group import run_on_workers
+
+        return run_on_workers(context, trial, launch)
     from catdog.trial.run import run_trial
 
-    variant = trial.variant
-    if watch.node_is_going:
-        raise preempted()
-    if watch.sweep_is_ending or _is_closed(store, context, launch):
-        tune.report({"status": "not started"})
-        return
-    attempts = failed_attempts(store, context, trial, launch)
-    if attempts < 0:
-        tune.report({"status": "failed"})
-        return
-
     def on_epoch(record: EpochRecord) -> None:
-        tune.report(epoch_report(record, context, trial))
+        report(epoch_report(record, context, trial))
 
     def before_final_writes() -> None:
         require_lease(store, context.run, launch)
 
-    try:
-        if context.identity.workers > 1:
-            from catdog.sweep.worker_group import run_on_workers
-
-            result = run_on_workers(context, trial, launch)
-        else:
-            result = run_trial(context, variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
-    except (StoreError, WorkerLostError):
-        raise
-    except PausedError:
-        watch.look()
-        if not watch.sweep_is_ending:
-            raise preempted() from None
-        tune.report({"status": "not started"})
-        return
-    except Exception as error:
-        if (fault := as_device_error(error, context.gpus_per_trial)) is not None:
-            raise fault from error
-        failure = describe_failure(context, trial, error, launch, attempts + 1)
-        store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
-        if needs_new_process(error):
-            raise  # for a fresh process; the next attempt finds the record above
-        tune.report({"status": "failed"})
-        return
-    tune.report(
-        {
-            "status": result.status,
-            "val_accuracy": result.val_accuracy,
-            "test_accuracy": result.test_accuracy,
-            "seconds": result.seconds,
-            "card": this_card() if context.gpus_per_trial and context.identity.workers == 1 else None,
-        }
-    )
+    return run_trial(context, trial.variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
 
 
 def epoch_report(record: EpochRecord, context: RunContext, trial: PlannedTrial) -> dict[str, Any]:

@@ -4,43 +4,56 @@ OpenMP's pools and the plans of cuDNN and cuBLAS belong to a thread: a new threa
 """
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 
-_Job = tuple[Callable[[], None], Future[None]]
+Message = TypeVar("Message")
 
-_idle: list[SimpleQueue[_Job]] = []
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
+class _Job(NamedTuple):
+    work: Callable[[Callable[[Any], None]], None]
+    messages: "SimpleQueue[Any]"
+
+
+_idle: list["SimpleQueue[_Job]"] = []
 """The queues of threads that wait for work: one, unless jobs ran at the same time."""
 
 
-def in_kept_thread(work: Callable[[], None]) -> None:
-    """Run `work` in the kept thread, or in a new one while that is busy; returns when it is done, or raises its error.
+def in_kept_thread(work: Callable[[Callable[[Message], None]], None]) -> Iterator[Message]:
+    """Run `work` in the kept thread, or in a new one while that is busy; yields what it sends, until it is done.
 
-    Nothing waits for a thread that hangs, not even the end of the process.
+    The work does not wait for whoever reads its messages. Its error is raised here. Nothing waits for a thread that
+    hangs, not even the end of the process.
     """
     try:
         jobs = _idle.pop()
     except IndexError:
         jobs = SimpleQueue()
         threading.Thread(target=_serve, args=(jobs,), daemon=True, name="catdog-kept").start()
-    done: Future[None] = Future()
-    jobs.put((work, done))
-    done.result()
+    messages: SimpleQueue[Message | _End] = SimpleQueue()
+    jobs.put(_Job(work, messages))
+    while not isinstance(message := messages.get(), _End):
+        yield message
+    if message.error is not None:
+        raise message.error
 
 
-def _serve(jobs: SimpleQueue[_Job]) -> None:
+def _serve(jobs: "SimpleQueue[_Job]") -> None:
     while True:
-        _run(*jobs.get(), jobs)
+        _run(jobs.get(), jobs)
 
 
-def _run(work: Callable[[], None], done: Future[None], jobs: SimpleQueue[_Job]) -> None:
+def _run(job: _Job, jobs: "SimpleQueue[_Job]") -> None:
     """Run one job; its variables, and what an error's traceback holds, do not outlive it."""
+    end = _End(None)
     try:
-        work()
-    except BaseException as error:  # SystemExit, too, by which Tune ends a trial
-        _idle.append(jobs)
-        done.set_exception(error)
-    else:
-        _idle.append(jobs)
-        done.set_result(None)
+        job.work(job.messages.put)
+    except BaseException as error:
+        end = _End(error)
+    _idle.append(jobs)
+    job.messages.put(end)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from catdog.runs.paths import RunPaths
 from tests.helpers.sweeps import processes_of, report, start_job, wait_for
@@ -91,6 +92,21 @@ def test_a_sweep_is_stopped_by_its_batch_system_loses_its_ray_and_resumes(
     assert pd.read_csv(store_folder / "demo/report/trials.csv")["status"].tolist() == ["complete"] * 2
     assert_nothing_is_left(store_folder, surroundings)
     assert not list(Path(surroundings["TMPDIR"]).glob("catdog-tune-*")), "of killed drivers"
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_leaves_checkpoints_of_the_steps_its_trials_were_at(store_folder: Path) -> None:
+    arguments = (
+        *("--variants", "attention", "--seeds", "1", "--epochs", "50", "--limit-images", "600", "--image-size", "64"),
+        *("--batch-size", "4", "--checkpoint-seconds", "600"),
+    )
+    process = start_job(store_folder, *arguments)
+    trial = store_folder / "demo" / "trials" / "attention" / "seed-00"
+    wait_for(lambda: (trial / "snapshots" / "epoch-000.png").exists(), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert len(torch.load(trial / "checkpoint.pt", weights_only=True)["state"]["history"]) >= 1
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0])
