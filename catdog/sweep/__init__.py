@@ -17,8 +17,10 @@ try:
 except (KeyError, OSError):  # a number without a name, as in many containers; Ray and torch ask for name and home
     os.environ |= {"LOGNAME": str(os.getuid()), "HOME": os.environ.get("HOME", "/nonexistent")}
 
-# Ray reads these at import: token authentication on, no usage reports, no output from Tune itself.
+# Ray reads these at import: token authentication on, no usage reports, no output from Tune itself. Under `uv run`, Ray
+# would send the working directory to every worker and start it by uv; here workers have their packages already.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")

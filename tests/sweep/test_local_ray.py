@@ -1,6 +1,9 @@
 """Which Ray a sweep uses, and where a local one keeps its files, by what the environment says."""
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import pytest
 from catdog.errors import UserError
 from catdog.sweep.local_ray import LONGEST_FOLDER, LONGEST_SOCKET, ray_folder
 from catdog.sweep.ray_address import ray_address, require_answer
+from tests.helpers.project import ROOT
+from tests.helpers.uv import uv_program
 
 
 @pytest.mark.parametrize(
@@ -85,3 +90,15 @@ def test_a_ray_tmpdir_that_ray_cannot_use_is_a_mistake(
 
 def _unusable(fault: str, folder: Path) -> Path:
     return folder / ("long" * 20) if fault == "long" else Path("/dev/null")
+
+
+def test_under_uv_run_a_local_ray_is_sent_no_working_directory() -> None:
+    code = (
+        "from catdog.sweep.local_ray import ray, start_local_ray\n"
+        "start_local_ray(None, [])\n"
+        "print(dict(ray.get_runtime_context().runtime_env))"
+    )
+    command = [uv_program(), "run", "--active", "--no-sync", "--offline", "python", "-c", code]
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "{}\n"
