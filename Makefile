@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Tests spend more time waiting (for processes, servers and sleeps) than computing.
 TEST_PROCESSES ?= 3
 
-.PHONY: sweep test test-all chaos coverage mutants bench check format clean
+.PHONY: sweep test test-all chaos coverage mutants bench check format lock clean
 
 sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
 	$(BIN)/python jobs/sweep.py demo
@@ -40,6 +40,10 @@ check: .venv/installed-dev  ## lint, types, spelling
 format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: .venv/installed-dev  ## the newest version of every package into requirements.lock, within pyproject.toml's ranges
+	$(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+		--no-annotate --custom-compile-command "make lock" --upgrade --output-file requirements.lock
 
 clean:
 	rm -rf .venv

@@ -11,6 +11,7 @@ import importlib.resources
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 import boto3
 import botocore.session
 import jsonschema
+import kubernetes_validate
 import pytest
 import ray.autoscaler
 import yaml
@@ -184,7 +186,8 @@ def test_commands_on_a_node_have_the_token_and_the_environment(tmp_path: Path) -
 
 def test_the_setup_of_nodes_is_exactly_what_cluster_yaml_says() -> None:
     prepared = prepare_config(copy.deepcopy(CLUSTER))
-    assert prepared["head_setup_commands"] == prepared["worker_setup_commands"] == CLUSTER["setup_commands"]
+    assert prepared["worker_setup_commands"] == CLUSTER["setup_commands"]
+    assert prepared["head_setup_commands"] == [*CLUSTER["setup_commands"], *CLUSTER["head_setup_commands"]]
     assert prepared["initialization_commands"] == []
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         assert prepared[commands] == CLUSTER[commands]
@@ -283,23 +286,30 @@ def test_what_aws_did_not_grant_is_asked_for_again_after_two_minutes() -> None:
 
 
 def test_nodes_install_the_versions_in_the_lock_file() -> None:
-    python = re.search(r"Python (\d+\.\d+)", (ROOT / "requirements.lock").read_text())
+    python = re.search(r"--python-version (\d+\.\d+)", (ROOT / "Makefile").read_text())
     assert python is not None
     setup = "\n".join(CLUSTER["setup_commands"])
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
-    assert f"--python {python[1]} " in setup
+    assert f"--python {python[1]} --with boto3=={LOCK['boto3']} ~/environment/node_environment.py s3://" in setup
     assert re.search(r"uv/([\d.]+)/", setup)[1] == re.search(r"uv==([\d.]+)", dockerfile)[1]  # type: ignore[index]
-    assert f"FROM rayproject/ray:{LOCK['ray']}-py{python[1].replace('.', '')}-gpu\n" in dockerfile
+    assert f"FROM python:{python[1]}-slim-" in dockerfile
+    options = "-r pyproject.toml --extra lite0 -c requirements.lock"
+    assert options in dockerfile
+    module = runpy.run_path(str(ROOT / "deploy" / "node_environment.py"))
+    assert " ".join(Path(option).name for option in module["PACKAGES"]) == options
+
+
+def test_only_the_head_stores_its_environment_where_workers_look_for_it() -> None:
+    (command,) = (command for command in CLUSTER["setup_commands"] if "node_environment.py" in command)
+    assert CLUSTER["head_setup_commands"] == [f"{command} --upload"]
+
+
+def test_every_file_that_nodes_get_is_there_and_used() -> None:
+    scripts = ["setup_commands", "head_start_ray_commands", "worker_start_ray_commands"]
+    used = "\n".join(command for name in scripts for command in CLUSTER[name])
+    used += (ROOT / "deploy" / "node_environment.py").read_text()
     for remote, local in CLUSTER["file_mounts"].items():
-        used = "\n".join([setup, *CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]])
-        assert local.startswith("~") or (remote in used and (ROOT / local).exists())
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for commands in (setup, dockerfile):
-        options = re.search(r"uv pip install (?s:.*?)-r (\S+) --extra (\w+) -c (\S+)", commands)
-        assert options is not None
-        assert Path(options[1]).name == "pyproject.toml"
-        assert options[2] in extras
-        assert Path(options[3]).name == "requirements.lock"
+        assert local.startswith("~") or ((ROOT / local).exists() and Path(remote).name in used)
 
 
 @pytest.fixture(scope="module")
@@ -493,99 +503,114 @@ def test_the_policies_name_the_cluster_and_the_profiles_of_cluster_yaml() -> Non
         assert f":parameter{image}".startswith(":" + head["FindTheImage"]["Resource"].rpartition(":")[2].rstrip("*"))
 
 
-# The published fields: all of KubeRay's ray.io/v1 (https://docs.ray.io/en/master/kuberay/references/api.html, v1.7),
-# and those of Kubernetes (https://kubernetes.io/docs/reference/kubernetes-api/) that such a manifest may use.
-# "any": a scalar or a free mapping; a list stands for a list of such items.
-FREE = "any"
-METADATA = dict.fromkeys(("name", "namespace", "labels", "annotations"), FREE)
-CONTAINER = dict.fromkeys(
-    "name image imagePullPolicy command args workingDir ports envFrom volumeMounts lifecycle securityContext "
-    "livenessProbe readinessProbe startupProbe".split(),
-    FREE,
-) | {
-    "env": [dict.fromkeys(("name", "value", "valueFrom"), FREE)],
-    "resources": dict.fromkeys(("requests", "limits", "claims"), FREE),
-}
-POD = {
-    "metadata": METADATA,
-    "spec": dict.fromkeys(
-        "serviceAccountName restartPolicy nodeSelector tolerations affinity volumes imagePullSecrets securityContext "
-        "priorityClassName schedulerName terminationGracePeriodSeconds topologySpreadConstraints "
-        "runtimeClassName".split(),
-        FREE,
-    )
-    | {"containers": [CONTAINER], "initContainers": [CONTAINER]},
-}
-GROUP = dict.fromkeys(("rayStartParams", "resources", "labels"), FREE) | {"template": POD}
-RAY_CLUSTER_SPEC = dict.fromkeys(
-    "rayVersion suspend managedBy headServiceAnnotations enableInTreeAutoscaling gcsFaultToleranceOptions "
-    "historyServerOptions networkPolicy tlsOptions".split(),
-    FREE,
-) | {
-    "upgradeStrategy": {"type": FREE},
-    "authOptions": dict.fromkeys(("mode", "secretName", "enableK8sTokenAuth"), FREE),
-    "autoscalerOptions": dict.fromkeys(
-        "resources image imagePullPolicy securityContext idleTimeoutSeconds upscalingMode version env envFrom "
-        "volumeMounts command args".split(),
-        FREE,
-    ),
-    "headGroupSpec": GROUP | dict.fromkeys(("headService", "enableIngress", "ingressOptions", "serviceType"), FREE),
-    "workerGroupSpecs": [
-        GROUP
-        | dict.fromkeys(
-            "groupName replicas minReplicas maxReplicas numOfHosts suspend idleTimeoutSeconds priority "
-            "scaleStrategy".split(),
-            FREE,
-        )
-    ],
-}
-RAY_JOB_FIELDS: dict[str, Any] = {
-    "apiVersion": FREE,
-    "kind": FREE,
-    "metadata": METADATA,
-    "spec": dict.fromkeys(
-        "entrypoint runtimeEnvYAML jobId submissionMode entrypointResources entrypointNumCpus entrypointNumGpus "
-        "ttlSecondsAfterFinished shutdownAfterJobFinishes suspend activeDeadlineSeconds backoffLimit metadata "
-        "clusterSelector submitterConfig managedBy deletionStrategy".split(),
-        FREE,
-    )
-    | {"rayClusterSpec": RAY_CLUSTER_SPEC, "submitterPodTemplate": POD},
-}
+def closed(**types: str | dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of an object with the fields named, by type, and no others."""
+    fields: dict[str, Any] = {}
+    for names, kind in types.items():
+        fields |= dict.fromkeys(names.split(), {"type": kind} if isinstance(kind, str) else kind)
+    return {"type": "object", "properties": fields, "additionalProperties": False}
 
 
-def unknown_fields(value: Any, fields: Any, where: str = "") -> list[str]:
-    """Return the paths of all keys that are not published."""
-    if fields == FREE:
-        return []
-    if isinstance(fields, list):
-        return [name for item in value for name in unknown_fields(item, fields[0], where)]
-    found = [f"{where}.{key}" for key in value.keys() - fields.keys()]
-    return found + [
-        name
-        for key in value.keys() & fields.keys()
-        for name in unknown_fields(value[key], fields[key], f"{where}.{key}")
-    ]
+def each(kind: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": kind}
 
 
-def test_kuberay_and_kubernetes_know_every_field_of_the_manifest() -> None:
-    assert (RAY_JOB["apiVersion"], RAY_JOB["kind"]) == ("ray.io/v1", "RayJob")
-    assert unknown_fields(RAY_JOB, RAY_JOB_FIELDS) == []
-    assert unknown_fields(SERVICE_ACCOUNT, {"apiVersion": FREE, "kind": FREE, "metadata": METADATA}) == []
+# All fields of KubeRay's ray.io/v1 (https://docs.ray.io/en/master/kuberay/references/api.html, v1.7), by their types in
+# Go: its own schema is in no package. Those of Kubernetes are checked against the schema that it publishes.
+STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+GROUP = {"rayStartParams resources labels": STRINGS, "template": "object"}
+RAY_CLUSTER_SPEC = closed(
+    **{
+        "rayVersion managedBy": "string",
+        "suspend enableInTreeAutoscaling": "boolean",
+        "headServiceAnnotations": STRINGS,
+        "gcsFaultToleranceOptions historyServerOptions networkPolicy tlsOptions": "object",
+        "upgradeStrategy": closed(type="string"),
+        "authOptions": closed(**{"mode secretName": "string", "enableK8sTokenAuth": "boolean"}),
+        "autoscalerOptions": closed(
+            **{
+                "image imagePullPolicy upscalingMode version": "string",
+                "idleTimeoutSeconds": "integer",
+                "resources securityContext": "object",
+                "env envFrom volumeMounts command args": "array",
+            }
+        ),
+        "headGroupSpec": closed(
+            **GROUP | {"headService ingressOptions": "object", "enableIngress": "boolean", "serviceType": "string"}
+        ),
+        "workerGroupSpecs": each(
+            closed(
+                **GROUP
+                | {
+                    "groupName": "string",
+                    "replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds priority": "integer",
+                    "suspend": "boolean",
+                    "scaleStrategy": "object",
+                }
+            )
+        ),
+    }
+)
+RAY_JOB_SCHEMA = closed(
+    **{
+        "apiVersion": {"const": "ray.io/v1"},
+        "kind": {"const": "RayJob"},
+        "metadata": closed(**{"name namespace": "string", "labels annotations": STRINGS}),
+        "spec": closed(
+            **{
+                "entrypoint runtimeEnvYAML jobId submissionMode entrypointResources managedBy": "string",
+                "entrypointNumCpus entrypointNumGpus": "number",
+                "ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit": "integer",
+                "shutdownAfterJobFinishes suspend": "boolean",
+                "metadata clusterSelector": STRINGS,
+                "submitterConfig deletionStrategy submitterPodTemplate": "object",
+                "rayClusterSpec": RAY_CLUSTER_SPEC,
+            }
+        ),
+    }
+)
+
+
+def pods(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the templates of all pods, as objects of Kubernetes."""
+    cluster = manifest["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [{"apiVersion": "v1", "kind": "PodTemplate", "template": group["template"]} for group in groups]
+
+
+def manifest_mistakes(manifest: dict[str, Any]) -> list[str]:
+    """Return what KubeRay or Kubernetes would refuse or ignore."""
+    found = [error.message for error in jsonschema.Draft202012Validator(RAY_JOB_SCHEMA).iter_errors(manifest)]
+    for part in pods(manifest) if not found else []:
+        try:
+            kubernetes_validate.validate(part, "1.34", strict=True)
+        except jsonschema.ValidationError as error:
+            found.append(error.message)
+    return found
+
+
+def test_the_manifest_has_no_mistake() -> None:
+    assert manifest_mistakes(RAY_JOB) == []
+    kubernetes_validate.validate(SERVICE_ACCOUNT, "1.34", strict=True)
 
 
 @pytest.mark.parametrize(
-    ("key", "typo"),
+    ("text", "mistake"),
     [
-        ("shutdownAfterJobFinishes", "shutdownAfterJobFinished"),
-        ("authOptions", "authOption"),
-        ("minReplicas", "minReplica"),
-        ("serviceAccountName", "serviceAccount_name"),
-        ("limits", "limit"),
+        ('"shutdownAfterJobFinishes":', '"shutdownAfterJobFinished":'),
+        ('"authOptions":', '"authOption":'),
+        ('"minReplicas":', '"minReplica":'),
+        ('"serviceAccountName":', '"serviceAccount_name":'),
+        ('"limits":', '"limit":'),
+        ('"backoffLimit": 1', '"backoffLimit": "1"'),
+        ('"num-cpus": "0"', '"num-cpus": 0'),
+        ('"terminationGracePeriodSeconds": 120', '"terminationGracePeriodSeconds": "120"'),
     ],
 )
-def test_a_misspelt_field_of_the_manifest_is_reported(key: str, typo: str) -> None:
-    manifest = json.loads(json.dumps(RAY_JOB).replace(f'"{key}":', f'"{typo}":'))
-    assert any(name.endswith(f".{typo}") for name in unknown_fields(manifest, RAY_JOB_FIELDS))
+def test_a_mistake_in_the_manifest_is_reported(text: str, mistake: str) -> None:
+    changed = json.dumps(RAY_JOB).replace(text, mistake)
+    assert changed != json.dumps(RAY_JOB)
+    assert manifest_mistakes(json.loads(changed)) != []
 
 
 def test_the_manifest_scales_gpus_from_zero_keeps_trials_off_the_head_and_cleans_up() -> None:
@@ -601,6 +626,7 @@ def test_the_manifest_scales_gpus_from_zero_keeps_trials_off_the_head_and_cleans
     (workers,) = cluster["workerGroupSpecs"]
     assert (workers["minReplicas"], workers["replicas"]) == (0, 0)
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert workers["template"]["spec"]["terminationGracePeriodSeconds"] > 30, "a drained node writes checkpoints"
 
 
 def test_the_manifests_service_account_may_assume_its_role(aws: str) -> None:

@@ -1,0 +1,124 @@
+"""deploy/node_environment.py as cluster.yaml's nodes run it: real uv, tar and S3; no packages, so no package index."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.project import ROOT
+from tests.helpers.s3_servers import S3Server
+from tests.helpers.uv import uv_program
+
+pytest_plugins = ["tests.helpers.s3_servers"]
+INSTALLS = "nodes install from the package index"
+NO_PACKAGES = '[project]\nname = "none"\nversion = "1"\noptional-dependencies.lite0 = []\n'
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A machine: a home folder with the files that cluster.yaml puts there."""
+
+    home: Path
+    server: S3Server
+    store: str
+
+    def set_up(self, *options: str) -> str:
+        """Run the script; returns what it says."""
+        script = self.home / "environment" / "node_environment.py"
+        environment = os.environ | self.server.variables(self.home / "cache")
+        environment |= {"HOME": str(self.home), "UV": uv_program(), "UV_OFFLINE": "1", "UV_NO_CACHE": "1"}
+        done = subprocess.run(
+            [sys.executable, script, self.store, *options], env=environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout + done.stderr
+
+    def python(self, code: str) -> str:
+        """Return what the environment's Python prints."""
+        program = self.home / "venv" / "bin" / "python"
+        return subprocess.run([program, "-c", code], check=True, capture_output=True, text=True).stdout
+
+    def install(self) -> None:
+        """Add a module, and more bytes than one request carries."""
+        (packages,) = (self.home / "venv" / "lib").glob("python*/site-packages")
+        (packages / "installed.py").write_text("value = 1\n")
+        (packages / "library.so").write_bytes(os.urandom(20 << 20))
+
+    def stored(self) -> list[str]:
+        """Return the keys in the bucket."""
+        found = self.server.client().list_objects_v2(Bucket=self.store.split("/")[2])
+        return [item["Key"] for item in found.get("Contents", [])]
+
+
+def new_node(home: Path, server: S3Server) -> Node:
+    """Return a machine with a bucket of its own."""
+    files = home / "environment"
+    files.mkdir()
+    shutil.copy(ROOT / "deploy" / "node_environment.py", files)
+    (files / "pyproject.toml").write_text(NO_PACKAGES)
+    (files / "requirements.lock").write_text("")
+    return Node(home, server, f"s3://{server.new_bucket()}/sweeps")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory, moto_server: S3Server) -> Node:
+    """A head that has installed its environment, and stored it for the workers."""
+    node = new_node(tmp_path_factory.mktemp("head"), moto_server)
+    assert INSTALLS in node.set_up()
+    node.install()
+    assert "packed for the workers" in node.set_up("--upload")
+    return node
+
+
+@pytest.fixture
+def worker(tmp_path: Path, head: Node) -> Node:
+    """A worker that has just started, with a copy of the head's bucket."""
+    node = new_node(tmp_path, head.server)
+    (key,) = head.stored()
+    source = {"Bucket": head.store.split("/")[2], "Key": key}
+    head.server.client().copy_object(Bucket=node.store.split("/")[2], Key=key, CopySource=source)
+    return node
+
+
+def test_a_worker_unpacks_what_the_head_has_installed_and_a_second_run_does_nothing(worker: Node) -> None:
+    (key,) = worker.stored()
+    assert key.startswith("sweeps/environments/")  # below the prefix that the workers' role may read
+    assert "unpacked" in worker.set_up()
+    assert worker.python("import installed; print(installed.value)") == "1\n"
+    assert worker.set_up() == ""
+    assert worker.set_up("--upload") == ""
+
+
+def test_a_changed_lock_never_meets_an_old_environment(worker: Node) -> None:
+    worker.set_up()
+    (worker.home / "environment" / "requirements.lock").write_text("numpy==2.4.6\n")
+    assert INSTALLS in worker.set_up()
+    with pytest.raises(subprocess.CalledProcessError):
+        worker.python("import installed")
+    worker.set_up("--upload")
+    assert len(worker.stored()) == 2
+
+
+@pytest.mark.parametrize("fault", ["damaged", "cut short"])
+def test_without_a_whole_archive_a_worker_installs_from_the_package_index(worker: Node, fault: str) -> None:
+    (key,) = worker.stored()
+    bucket, client = worker.store.split("/")[2], worker.server.client()
+    content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    half = len(content) // 2
+    content = content[:half] + (bytes(64) + content[half + 64 :] if fault == "damaged" else b"")
+    client.put_object(Bucket=bucket, Key=key, Body=content)
+    assert INSTALLS in worker.set_up()
+    with pytest.raises(subprocess.CalledProcessError):
+        worker.python("import installed")
+    assert worker.python("print(6 * 7)") == "42\n"
+    assert worker.set_up() == ""
+
+
+def test_without_a_bucket_nodes_start_all_the_same(worker: Node) -> None:
+    node = dataclasses.replace(worker, store="s3://no-such-bucket/sweeps")
+    assert INSTALLS in node.set_up()
+    assert INSTALLS in node.set_up("--upload")
+    assert node.python("print(6 * 7)") == "42\n"
