@@ -295,6 +295,7 @@ def test_nodes_install_the_versions_in_the_lock_file() -> None:
     assert f"FROM python:{python[1]}-slim-" in dockerfile
     options = "-r pyproject.toml --extra lite0 -c requirements.lock"
     assert options in dockerfile
+    assert "lite0" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     module = runpy.run_path(str(ROOT / "deploy" / "node_environment.py"))
     assert " ".join(Path(option).name for option in module["PACKAGES"]) == options
 
@@ -503,7 +504,7 @@ def test_the_policies_name_the_cluster_and_the_profiles_of_cluster_yaml() -> Non
         assert f":parameter{image}".startswith(":" + head["FindTheImage"]["Resource"].rpartition(":")[2].rstrip("*"))
 
 
-def closed(**types: str | dict[str, Any]) -> dict[str, Any]:
+def closed(types: dict[str, str | dict[str, Any]]) -> dict[str, Any]:
     """Return the JSON schema of an object with the fields named, by type, and no others."""
     fields: dict[str, Any] = {}
     for names, kind in types.items():
@@ -518,17 +519,17 @@ def each(kind: dict[str, Any]) -> dict[str, Any]:
 # All fields of KubeRay's ray.io/v1 (https://docs.ray.io/en/master/kuberay/references/api.html, v1.7), by their types in
 # Go: its own schema is in no package. Those of Kubernetes are checked against the schema that it publishes.
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-GROUP = {"rayStartParams resources labels": STRINGS, "template": "object"}
+GROUP: dict[str, str | dict[str, Any]] = {"rayStartParams resources labels": STRINGS, "template": "object"}
 RAY_CLUSTER_SPEC = closed(
-    **{
+    {
         "rayVersion managedBy": "string",
         "suspend enableInTreeAutoscaling": "boolean",
         "headServiceAnnotations": STRINGS,
         "gcsFaultToleranceOptions historyServerOptions networkPolicy tlsOptions": "object",
-        "upgradeStrategy": closed(type="string"),
-        "authOptions": closed(**{"mode secretName": "string", "enableK8sTokenAuth": "boolean"}),
+        "upgradeStrategy": closed({"type": "string"}),
+        "authOptions": closed({"mode secretName": "string", "enableK8sTokenAuth": "boolean"}),
         "autoscalerOptions": closed(
-            **{
+            {
                 "image imagePullPolicy upscalingMode version": "string",
                 "idleTimeoutSeconds": "integer",
                 "resources securityContext": "object",
@@ -536,11 +537,11 @@ RAY_CLUSTER_SPEC = closed(
             }
         ),
         "headGroupSpec": closed(
-            **GROUP | {"headService ingressOptions": "object", "enableIngress": "boolean", "serviceType": "string"}
+            GROUP | {"headService ingressOptions": "object", "enableIngress": "boolean", "serviceType": "string"}
         ),
         "workerGroupSpecs": each(
             closed(
-                **GROUP
+                GROUP
                 | {
                     "groupName": "string",
                     "replicas minReplicas maxReplicas numOfHosts idleTimeoutSeconds priority": "integer",
@@ -552,12 +553,12 @@ RAY_CLUSTER_SPEC = closed(
     }
 )
 RAY_JOB_SCHEMA = closed(
-    **{
+    {
         "apiVersion": {"const": "ray.io/v1"},
         "kind": {"const": "RayJob"},
-        "metadata": closed(**{"name namespace": "string", "labels annotations": STRINGS}),
+        "metadata": closed({"name namespace": "string", "labels annotations": STRINGS}),
         "spec": closed(
-            **{
+            {
                 "entrypoint runtimeEnvYAML jobId submissionMode entrypointResources managedBy": "string",
                 "entrypointNumCpus entrypointNumGpus": "number",
                 "ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit": "integer",
