@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 # The project's dependencies, without the project itself: it arrives with each job. Add what else the nodes need.
 PACKAGES = ("-r", str(HERE / "pyproject.toml"), "--extra", "lite0", "-c", str(HERE / "requirements.lock"))
 VENV = Path.home() / "venv"
-DIGEST = VENV / "environment-digest"
-"""Written last: what is in the folder is whole."""
+KEY = VENV / "environment-key"
+"""Holds the archive's key. Written last: what is in the folder is whole."""
 FAULTS = (Boto3Error, BotoCoreError, ClientError, OSError, subprocess.CalledProcessError)
 
 
@@ -38,15 +38,20 @@ def digest() -> str:
     return f"{platform.machine()}-{hashlib.sha256(content).hexdigest()[:24]}"
 
 
-def unpack(bucket: str, key: str) -> None:
-    """Fill the folder from the archive while it arrives; raises one of `FAULTS`."""
-    shutil.rmtree(VENV, ignore_errors=True)
-    VENV.mkdir()
+def unpack(bucket: str, key: str) -> bool:
+    """Fill the folder from the archive while it arrives; returns whether it is whole."""
     command = ["tar", "--extract", "--zstd", "--directory", str(VENV)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
-        boto3.client("s3").download_fileobj(bucket, key, tar.stdin)
-    if tar.returncode != 0:
-        raise subprocess.CalledProcessError(tar.returncode, command)
+    try:
+        archive = boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+        shutil.rmtree(VENV, ignore_errors=True)
+        VENV.mkdir()
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
+            assert tar.stdin is not None
+            shutil.copyfileobj(archive, tar.stdin, 1 << 20)  # as fast as a disk takes what is in it
+        return tar.returncode == 0
+    except FAULTS as error:
+        print(f"s3://{bucket}/{key}: {error}", file=sys.stderr)
+        return False
 
 
 def install() -> None:
@@ -57,48 +62,45 @@ def install() -> None:
     subprocess.run([uv, "pip", "install", "--python", VENV / "bin" / "python", *PACKAGES], check=True)
 
 
-def upload(bucket: str, key: str) -> None:
-    """Store the folder as an archive, unless that is there; raises one of `FAULTS`."""
-    client = boto3.client("s3")
-    try:
-        client.head_object(Bucket=bucket, Key=key)
+def set_up(bucket: str, key: str) -> None:
+    """Make the environment, unless it is there."""
+    if KEY.exists() and KEY.read_text() == key:
         return
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-            raise
-    # Workers would compile what they import. Some packages have files that are no Python, hence no check.
-    subprocess.run([VENV / "bin" / "python", "-m", "compileall", "-qq", "-j", "0", VENV / "lib"], check=False)
-    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
-        archive = Path(folder) / "environment.tar.zst"
-        pack = ["tar", "--create", "--use-compress-program", "zstd -3 -T0", "--exclude", f"./{DIGEST.name}"]
-        subprocess.run([*pack, "--file", archive, "--directory", VENV, "."], check=True)
-        client.upload_file(str(archive), bucket, key)
-    print(f"packed for the workers: s3://{bucket}/{key}")
+    if unpack(bucket, key):
+        print(f"s3://{bucket}/{key}: unpacked")
+    else:
+        print(f"s3://{bucket}/{key}: no whole archive there: installing from the package index")
+        install()
+    KEY.write_text(key)
+
+
+def upload(bucket: str, key: str) -> None:
+    """Store the environment as an archive, unless there is one. Without it, nodes start all the same."""
+    client = boto3.client("s3")
+    pack = ["tar", "--create", "--use-compress-program", "zstd -3 -T0", "--exclude", f"./{KEY.name}"]
+    try:
+        if client.list_objects_v2(Bucket=bucket, Prefix=key)["KeyCount"]:
+            return
+        # Workers would compile what they import. Some packages have files that are no Python, hence no check.
+        subprocess.run([VENV / "bin" / "python", "-m", "compileall", "-qq", "-j", "0", VENV / "lib"], check=False)
+        with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+            archive = Path(folder) / "environment.tar.zst"
+            subprocess.run([*pack, "--file", archive, "--directory", VENV, "."], check=True)
+            client.upload_file(str(archive), bucket, key)
+        print(f"s3://{bucket}/{key}: packed for the workers")
+    except FAULTS as error:
+        print(f"s3://{bucket}/{key}: {error}: workers will install from the package index", file=sys.stderr)
 
 
 def main() -> None:
-    """Do what the command line says. Without a bucket that answers, a node still gets its environment."""
+    """Do what the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("store")
     parser.add_argument("--upload", action="store_true")
     options = parser.parse_args()
     bucket, _, prefix = options.store.removeprefix("s3://").strip("/").partition("/")
-    name = digest()
-    key = f"{prefix}/environments/{name}.tar.zst".lstrip("/")
-    try:
-        if options.upload:
-            upload(bucket, key)
-            return
-        if DIGEST.exists() and DIGEST.read_text() == name:
-            return
-        unpack(bucket, key)
-        print(f"unpacked s3://{bucket}/{key}")
-    except FAULTS as error:
-        print(f"s3://{bucket}/{key}: {error}: nodes install from the package index", file=sys.stderr)
-        if options.upload:
-            return
-        install()
-    DIGEST.write_text(name)
+    do = upload if options.upload else set_up
+    do(bucket, f"{prefix}/environments/{digest()}.tar.zst".lstrip("/"))
 
 
 if __name__ == "__main__":

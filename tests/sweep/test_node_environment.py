@@ -14,7 +14,7 @@ from tests.helpers.s3_servers import S3Server
 from tests.helpers.uv import uv_program
 
 pytest_plugins = ["tests.helpers.s3_servers"]
-INSTALLS = "nodes install from the package index"
+INSTALLS = "installing from the package index"
 NO_PACKAGES = '[project]\nname = "none"\nversion = "1"\noptional-dependencies.lite0 = []\n'
 
 
@@ -47,10 +47,21 @@ class Node:
         (packages / "installed.py").write_text("value = 1\n")
         (packages / "library.so").write_bytes(os.urandom(20 << 20))
 
+    @property
+    def bucket(self) -> str:
+        return self.store.split("/")[2]
+
     def stored(self) -> list[str]:
         """Return the keys in the bucket."""
-        found = self.server.client().list_objects_v2(Bucket=self.store.split("/")[2])
+        found = self.server.client().list_objects_v2(Bucket=self.bucket)
         return [item["Key"] for item in found.get("Contents", [])]
+
+    def get(self, key: str) -> bytes:
+        content: bytes = self.server.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return content
+
+    def put(self, key: str, content: bytes) -> None:
+        self.server.client().put_object(Bucket=self.bucket, Key=key, Body=content)
 
 
 def new_node(home: Path, server: S3Server) -> Node:
@@ -78,12 +89,12 @@ def worker(tmp_path: Path, head: Node) -> Node:
     """A worker that has just started, with a copy of the head's bucket."""
     node = new_node(tmp_path, head.server)
     (key,) = head.stored()
-    source = {"Bucket": head.store.split("/")[2], "Key": key}
-    head.server.client().copy_object(Bucket=node.store.split("/")[2], Key=key, CopySource=source)
+    node.put(key, head.get(key))
     return node
 
 
-def test_a_worker_unpacks_what_the_head_has_installed_and_a_second_run_does_nothing(worker: Node) -> None:
+def test_a_worker_unpacks_what_the_head_has_installed_and_a_second_run_does_nothing(head: Node, tmp_path: Path) -> None:
+    worker = dataclasses.replace(new_node(tmp_path, head.server), store=head.store)
     (key,) = worker.stored()
     assert key.startswith("sweeps/environments/")  # below the prefix that the workers' role may read
     assert "unpacked" in worker.set_up()
@@ -105,11 +116,9 @@ def test_a_changed_lock_never_meets_an_old_environment(worker: Node) -> None:
 @pytest.mark.parametrize("fault", ["damaged", "cut short"])
 def test_without_a_whole_archive_a_worker_installs_from_the_package_index(worker: Node, fault: str) -> None:
     (key,) = worker.stored()
-    bucket, client = worker.store.split("/")[2], worker.server.client()
-    content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    content = worker.get(key)
     half = len(content) // 2
-    content = content[:half] + (bytes(64) + content[half + 64 :] if fault == "damaged" else b"")
-    client.put_object(Bucket=bucket, Key=key, Body=content)
+    worker.put(key, content[:half] + (bytes(64) + content[half + 64 :] if fault == "damaged" else b""))
     assert INSTALLS in worker.set_up()
     with pytest.raises(subprocess.CalledProcessError):
         worker.python("import installed")
@@ -120,5 +129,5 @@ def test_without_a_whole_archive_a_worker_installs_from_the_package_index(worker
 def test_without_a_bucket_nodes_start_all_the_same(worker: Node) -> None:
     node = dataclasses.replace(worker, store="s3://no-such-bucket/sweeps")
     assert INSTALLS in node.set_up()
-    assert INSTALLS in node.set_up("--upload")
+    assert "workers will install from the package index" in node.set_up("--upload")
     assert node.python("print(6 * 7)") == "42\n"
