@@ -92,13 +92,10 @@ def _unusable(fault: str, folder: Path) -> Path:
     return folder / ("long" * 20) if fault == "long" else Path("/dev/null")
 
 
-def test_under_uv_run_a_local_ray_is_sent_no_working_directory() -> None:
-    code = (
-        "from catdog.sweep.local_ray import ray, start_local_ray\n"
-        "start_local_ray(None, [])\n"
-        "print(dict(ray.get_runtime_context().runtime_env))"
-    )
+def test_under_uv_run_ray_sends_workers_no_working_directory_and_starts_them_without_uv() -> None:
+    code = "from catdog.sweep.local_ray import ray; print(ray._private.worker._maybe_modify_runtime_env({}, False))"
     command = [uv_program(), "run", "--active", "--no-sync", "--offline", "python", "-c", code]
     environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout == "{}\n"
+    for switch, shown in ({}, "{}\n"), ({"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}, str(ROOT)):
+        done = subprocess.run(command, cwd=ROOT, env=environment | switch, check=True, capture_output=True, text=True)
+        assert shown in done.stdout
