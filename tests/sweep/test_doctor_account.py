@@ -132,7 +132,7 @@ def test_an_account_that_is_ready_has_an_ok_for_everything(aws: Any, s3_bucket: 
     checks = examine(write_cluster(tmp_path), f"{s3_bucket}/team", allowed=f"{s3_bucket}/team")
     for name, words in {
         "token": "~/.ray/auth_token goes to every node",
-        "file_mounts": "all here: pyproject.toml, ",
+        "file_mounts": "all here: deploy/node_environment.py, pyproject.toml, ",
         "credentials": ":user/moto in us-west-2",
         "instance types": "g6.2xlarge (8 cores, 1 GPU), g6.xlarge (4 cores, 1 GPU), m6i.large (2 cores, 0 GPU)",
         "spot quota": "64 cores of G and VT spot machines, at least 4 for a worker: room for 8",
