@@ -12,6 +12,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -273,6 +274,19 @@ def test_a_worker_drains_itself_when_aws_announces_that_it_will_be_reclaimed(tmp
     assert (arguments[0], options["reason"]) == ("drain-node", "DRAIN_NODE_REASON_PREEMPTION")
     assert options["deadline_remaining_seconds"] == 100
     assert "terminate" in options["reason_message"]
+
+
+def test_a_pod_that_ends_drains_its_node_within_its_grace_period() -> None:
+    (group,) = RAY_JOB["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    drain, _, wait = command[2].partition(" && ")
+    program, name, *arguments = shlex.split(drain)
+    assert (program, name, command[:2]) == ("ray", "drain-node", ["sh", "-c"])
+    options = drain_node.make_context(name, arguments).params  # KubeRay sets RAY_ADDRESS in every worker
+    assert (options["reason"], options["address"]) == ("DRAIN_NODE_REASON_PREEMPTION", None)
+    assert wait == f"sleep {options['deadline_remaining_seconds']}"
+    assert pod["terminationGracePeriodSeconds"] > options["deadline_remaining_seconds"]
 
 
 def test_what_aws_did_not_grant_is_asked_for_again_after_two_minutes() -> None:
