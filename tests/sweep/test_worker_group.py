@@ -11,12 +11,15 @@ import torch
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from catdog.errors import PausedError, UserError, WorkerLostError
-from catdog.storage import LocalStore
+from catdog.runs.paths import RunPaths
+from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.worker_group import _cause
+from tests.helpers.autoscaling import FakeAutoscalingCluster
+from tests.helpers.s3_servers import s3_variables
 from tests.helpers.sweeps import comparable, processes_of, report, small, start_job, wait_for
 
 LONG = small(
-    *("--limit-images", "200", "--image-size", "64", "--batch-size", "8", "--epochs", "3", "--seeds", "1"),
+    *("--limit-images", "600", "--image-size", "64", "--batch-size", "4", "--epochs", "3", "--seeds", "1"),
     *("--variants", "multi-attention", "--workers-per-trial", "2", "--checkpoint-seconds", "1"),
 )
 
@@ -41,6 +44,24 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(store_folder: Path
     assert "started again" not in output
     mine, theirs = (comparable(report(folder, "trials.csv")) for folder in (store_folder, other))
     assert mine.equals(theirs)
+
+
+@pytest.mark.slow
+def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_bucket: str, tmp_path: Path) -> None:
+    store, where = StoreLocation.of(s3_bucket).open(), RunPaths("demo").trial("multi-attention", 0)
+    nodes = {"cpu": {"resources": {"CPU": 1}, "max_workers": 3}}
+    arguments = (*LONG, "--max-retries", "0")
+    with FakeAutoscalingCluster(nodes, s3_variables(s3_server, tmp_path)) as cluster:
+        process = start_job(s3_bucket, *arguments, environment=cluster.environment)
+        wait_for(lambda: store.exists(where.checkpoint), process)
+        two = cluster.nodes()
+        assert len(two) == 2
+        cluster.drain_node(two[1], seconds=120)
+        wait_for(lambda: not {node.name for node in cluster.nodes()} <= {node.name for node in two}, process)
+        cluster.kill_node(two[1])
+        output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, output
+    assert "1 started again (latest: multi-attention seed 0: its node is being reclaimed)" in output
 
 
 def cause(*failures: Exception) -> Exception:
