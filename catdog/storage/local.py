@@ -129,7 +129,9 @@ class LocalStore:
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix`, sorted."""
         folder = self.root / prefix.rpartition("/")[0]
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        walk = os.walk(folder, onerror=_raise_unless_gone)
+        paths = (Path(base, name) for base, _, names in walk for name in names if not name.startswith("."))
+        files = (path for path in paths if path.is_file())
         keys = (path.relative_to(self.root).as_posix() for path in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -224,6 +226,12 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """Raise what went wrong while listing a folder, unless another process has removed it, or it is closed to us."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+        raise error
 
 
 def _is_abandoned(scratch: Path, machine: str, pid: int) -> bool:

@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from catdog.errors import NotFoundError, StoreError, UserError, first_line
 from catdog.storage import LocalStore
 
-DRIVER, CLAIM = "driver", "claim"
-VISIBLE_SECONDS = 10.0
-"""How long a file may take to be seen from another node."""
+DRIVER, LATER, CLAIM = "driver", "later", "claim"
+VISIBLE_SECONDS = 2.0
+"""How long a file may take to be seen from another node: a sweep lists results as soon as it hears of the last one."""
 ANSWER_SECONDS = 120.0
 """How long all nodes together may take for a round: the first task of a node starts a process."""
 
@@ -70,7 +70,9 @@ def check_folder(
     written = on_all_nodes(hosts, write_claim, str(folder))
     require({node: answer.fault for node, answer in written.items()})
     require({node: "" if _shows(store, node) else "the driver does not see what it wrote" for node in hosts})
-    read = on_all_nodes(hosts, read_others, str(folder), dict(hosts))
+    store.put(LATER, LATER.encode())
+    writers = {LATER: "the driver"} | {node: f"node {host}" for node, host in hosts.items()}
+    read = on_all_nodes(hosts, read_others, str(folder), writers)
     require({node: answer.fault for node, answer in read.items()})
     creators = [node for node, answer in written.items() if answer.created]
     if len(creators) != 1:
@@ -87,27 +89,29 @@ def write_claim(folder: str, node: str) -> Answer:
         store.put(node, node.encode())
         if not store.has_conditional_writes:
             return Answer("its file system has no hard links, without which two sweeps could own a run")
-        return Answer(created=store.put_new(CLAIM, node.encode()))
+        created = store.put_new(CLAIM, node.encode())
+        store.list("")  # a file system that remembers this for long will not show what is written later
+        return Answer(created=created)
     except StoreError as error:
         return Answer(_reason(error))
 
 
-def read_others(folder: str, node: str, hosts: dict[str, str]) -> Answer:
-    """Read what all nodes wrote."""
+def read_others(folder: str, node: str, writers: dict[str, str]) -> Answer:
+    """Read what all nodes wrote, and the driver; `writers`: in which file who did."""
     store = LocalStore(Path(folder))
     try:
-        unseen = [host for other, host in hosts.items() if not _shows(store, other)]
+        unseen = [writer for name, writer in writers.items() if not _shows(store, name)]
     except StoreError as error:
         return Answer(_reason(error))
-    return Answer(f"it does not see what node {unseen[0]} wrote" if unseen else "")
+    return Answer(f"it does not see what {unseen[0]} wrote" if unseen else "")
 
 
 def _shows(store: LocalStore, name: str) -> bool:
-    """Return whether a file named `name` shows its own name as its content, now or soon."""
+    """Return whether a file named `name` is listed and holds its own name, now or soon."""
     deadline = time.monotonic() + VISIBLE_SECONDS
     while True:
         with suppress(NotFoundError):
-            if store.get(name) == name.encode():
+            if name in store.list("") and store.get(name) == name.encode():
                 return True
         if time.monotonic() > deadline:
             return False

@@ -37,7 +37,8 @@ PartitionName=main Nodes=ALL Default=YES
 
 def slurm_is_here() -> bool:
     """Return whether this process can start a SLURM of its own."""
-    return os.geteuid() == 0 and all(shutil.which(program) for program in PROGRAMS)
+    has_cgroups = Path("/sys/fs/cgroup/freezer").is_dir()  # of version 1: those of version 2 need systemd
+    return os.geteuid() == 0 and has_cgroups and all(map(shutil.which, PROGRAMS))
 
 
 class Slurm:

@@ -500,6 +500,24 @@ def test_tidying_removes_leftovers_of_dead_processes_and_empty_folders(tmp_path:
     assert not (tmp_path / "run/failures").exists()
 
 
+def test_folders_that_another_node_removes_meanwhile_do_not_disturb_a_listing(tmp_path: Path) -> None:
+    store, ended = LocalStore(tmp_path), threading.Event()
+    store.put("run/a", b"1")
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            (tmp_path / "run" / "b").mkdir()
+            (tmp_path / "run" / "b").rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert all(store.list("run/") == ["run/a"] for _ in range(1000))
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_a_check_leaves_nothing_behind_not_even_the_folder(tmp_path: Path) -> None:
     LocalStore(tmp_path / "new" / "store").check()
     assert not (tmp_path / "new").exists()

@@ -69,7 +69,7 @@ def test_a_node_that_does_not_see_what_the_others_write_is_named(check: Callable
     (behind / "3").symlink_to(tmp_path / "shared" / "3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", lambda source, target: Path(target).write_bytes(Path(source).read_bytes()))
-        with pytest.raises(UserError, match=r"node node3 \(it does not see what node node1 wrote\)"):
+        with pytest.raises(UserError, match=r"node node3 \(it does not see what the driver wrote\)"):
             check(third=behind)
 
 

@@ -45,15 +45,15 @@ def adapted(store: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not slurm_is_here(), reason="needs SLURM (apt-get install slurm-wlm munge), ip and root")
+@pytest.mark.skipif(not slurm_is_here(), reason="needs SLURM (slurm-wlm, munge), root and cgroups v1")
 def test_a_job_that_is_told_to_end_stores_what_it_has_and_the_same_script_completes_the_table(
     store_folder: Path, tmp_path: Path
 ) -> None:
-    arguments = small("--seeds", "2", "--variants", "baseline", "attention", "--epochs", "40", "--cpus-per-trial", "1")
+    arguments = small("--seeds", "2", "--variants", "baseline", "attention", "--epochs", "60", "--cpus-per-trial", "1")
     submit, state = tmp_path / "submit", tmp_path / "slurm"
     for folder in (submit, state):
         folder.mkdir()
-    (submit / "slurm.sbatch").write_text(adapted(store_folder, *arguments, "--checkpoint-seconds", "0"))
+    (submit / "slurm.sbatch").write_text(adapted(store_folder, *arguments, "--checkpoint-seconds", "3600"))
     trials = store_folder / "demo" / "trials"
     with Slurm(state) as slurm:
 
@@ -62,12 +62,13 @@ def test_a_job_that_is_told_to_end_stores_what_it_has_and_the_same_script_comple
             return job, submit / f"slurm-{job}.log"
 
         job, log = begin()
-        slurm.wait_for(lambda: any(trials.glob("*/*/checkpoint.pt")) or not slurm.run("squeue", "-h"))
+        slurm.wait_for(lambda: any(trials.glob("*/*/snapshots/*")) or not slurm.run("squeue", "-h"))
         token = submit / f".slurm-{job}" / "token"
         assert token.stat().st_mode & 0o777 == 0o600, log.read_text()
         slurm.run("scancel", "--batch", "--signal=TERM", job)
         assert slurm.end_of(job) == "FAILED 130:0", log.read_text()
         assert "interrupted: nothing that was finished is lost" in log.read_text()
+        assert list(trials.glob("*/*/checkpoint.pt")), "of the step that the trials were at"
         assert not token.parent.exists()
         assert not (store_folder / "demo" / "claim.json").exists()
 
