@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.models.backbones.weights_file import read_weights
 from catdog.storage import LocalStore
+from catdog.storage.local import scratch_beside
 from catdog.storage.node_cache import fetch_or_make, matches_digest
 from catdog.system.private_folders import node_cache
 from catdog.trial.context import RunContext
@@ -147,7 +147,9 @@ def test_a_link_named_like_a_temporary_file_is_not_written_through(pack: Path, v
 
     def plant(key: str) -> None:
         path = store.path(key)
-        path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}").symlink_to(victim)
+        with scratch_beside(path) as scratch:
+            name = scratch.name
+        path.with_name(name).symlink_to(victim)
 
     for key, write in {
         "x/put": lambda: store.put("x/put", b"new"),

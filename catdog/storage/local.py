@@ -1,18 +1,21 @@
 """A folder as a store: files are written beside their target, synced to disk and renamed."""
 
 import errno
+import functools
+import hashlib
 import os
 import re
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError
 from catdog.storage.store import check_key
-from catdog.system.process import is_alive
+from catdog.system.process import is_alive, machine_id
 
 REMEDIES = {
     errno.ENOSPC: "make room",
@@ -29,6 +32,7 @@ REMEDIES = {
 """What the user must do; any other disk error may be temporary."""
 _IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _CHECK_BYTES = 65536
+_OTHERS_SECONDS = 3600
 
 
 class LocalStore:
@@ -125,7 +129,9 @@ class LocalStore:
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix`, sorted."""
         folder = self.root / prefix.rpartition("/")[0]
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        walk = os.walk(folder, onerror=_raise_unless_gone)
+        paths = (Path(base, name) for base, _, names in walk for name in names if not name.startswith("."))
+        files = (path for path in paths if path.is_file())
         keys = (path.relative_to(self.root).as_posix() for path in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -145,12 +151,12 @@ class LocalStore:
             probe.delete("a")
 
     def remove_leftovers(self, prefix: str) -> None:
-        """Remove unfinished files of dead processes, and empty folders."""
+        """Remove unfinished files of dead processes, those of other machines after an hour, and empty folders."""
         for folder, _, names in os.walk(self.root / prefix, topdown=False):
-            for name in names:
-                writer = re.fullmatch(r"\..+\.([0-9]+)-[0-9]+", name)
-                if writer is not None and not is_alive(int(writer[1])):
-                    Path(folder, name).unlink(missing_ok=True)
+            for path in (Path(folder, name) for name in names):
+                writer = re.fullmatch(r"\..+\.([0-9a-f]{8})-([0-9]+)-[0-9]+", path.name)
+                if writer is not None and _is_abandoned(path, writer[1], int(writer[2])):
+                    path.unlink(missing_ok=True)
             with suppress(OSError):
                 os.rmdir(folder)  # fails unless it is empty
 
@@ -211,7 +217,7 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
     Its name can be guessed, so it is made anew: what others put there, such as a link, is never written through.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    scratch = path.with_name(f".{path.name}.{_this_machine()}-{os.getpid()}-{threading.get_ident()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         scratch.unlink(missing_ok=True)  # of a process that had this number before
@@ -220,6 +226,26 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """Raise what went wrong while listing a folder, unless another process has removed it, or it is closed to us."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+        raise error
+
+
+def _is_abandoned(scratch: Path, machine: str, pid: int) -> bool:
+    """Return whether nobody writes a temporary file any more; a writer on another machine is given an hour."""
+    if machine == _this_machine():
+        return not is_alive(pid)
+    with suppress(OSError):
+        return time.time() - scratch.stat().st_mtime > _OTHERS_SECONDS
+    return False
+
+
+@functools.cache
+def _this_machine() -> str:
+    return hashlib.sha256(machine_id().encode()).hexdigest()[:8]
 
 
 def _sync(path: Path) -> None:

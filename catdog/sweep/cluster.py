@@ -27,6 +27,7 @@ from catdog.sweep.placement import (
 )
 from catdog.sweep.ray_address import ray_address, require_answer
 from catdog.sweep.ray_internals import keep_sigterm_handler
+from catdog.sweep.shared_folder import check_shared
 from catdog.system.process import ENVIRONMENT, usable_cores
 
 
@@ -96,10 +97,13 @@ class Cluster:
             )
         nodes = most_nodes(present, self.autoscaler)
         if not self._location.is_shared and nodes > 1:
-            raise UserError(
-                f"--store {self._location.url}: a folder is not shared by the nodes of this cluster ({nodes} at "
-                "most); use s3://bucket/prefix"
-            )
+            if self.autoscaler.most:
+                raise UserError(
+                    f"--store {self._location.url}: nodes that this cluster starts later may not share a folder "
+                    f"({nodes} nodes at most); use s3://bucket/prefix"
+                )
+            self._report_progress(f"checking that {nodes} nodes share {self._location.url}")
+            check_shared(self._location.url)
         self.trial_resources = settle_resources(self._config, [*present, *self.autoscaler.nodes], self._report_progress)
         self.slots = most_trials(self.trial_resources, present, self.autoscaler)
         if not self.slots:

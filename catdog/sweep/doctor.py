@@ -50,7 +50,7 @@ def examine(config: SweepConfig, wait_seconds: float, report_progress: ReportPro
         except UserError as error:
             yield Check("cluster", "fault", first_line(error))
             return
-        yield from check_cluster(cluster)
+        yield from check_cluster(location, cluster)
         able = yield from check_nodes(location, cluster, _cache_bytes(config, dataset), wait_seconds, report_progress)
         if not able or data.status == "fault":
             return  # a short trial would wait for a node for ever

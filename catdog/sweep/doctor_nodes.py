@@ -74,8 +74,8 @@ class NodeReport:
     store_error: str | None
 
 
-def check_cluster(cluster: Cluster) -> Iterator[Check]:
-    """Describe the cluster, and check that it demands a token."""
+def check_cluster(location: StoreLocation, cluster: Cluster) -> Iterator[Check]:
+    """Describe the cluster, which has started and so shares the store, and check that it demands a token."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     finding = (
         f"{cluster.address or 'a Ray of this machine'}: {counted(len(nodes), 'node')} up"
@@ -83,6 +83,8 @@ def check_cluster(cluster: Cluster) -> Iterator[Check]:
         + f"; {counted(cluster.slots, 'trial')} at once"
     )
     yield Check("cluster", "ok", finding)
+    if not location.is_shared and len(nodes) > 1:
+        yield Check("shared folder", "ok", f"all {len(nodes)} nodes see each other's files in {location.url}")
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     if mode != "token":
         yield Check("token", "fault", f"RAY_AUTH_MODE is {mode!r}", "set RAY_AUTH_MODE=token on every node")

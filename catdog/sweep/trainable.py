@@ -4,6 +4,7 @@ Errors that would recur are caught, recorded under failures/ and returned as a r
 unavailable store, a GPU that fails, a process that ran out of memory) raise, and Tune retries.
 """
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from catdog.runs.results import TrialResult
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
 from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process, this_card
-from catdog.sweep.lease import require_lease
+from catdog.sweep.lease import read_lease, require_lease
 from catdog.sweep.pausing import PauseWatch, preempted, watching_for_pauses
 from catdog.sweep.trial_retries import describe_failure, failed_attempts
 from catdog.system.kept_thread import in_kept_thread
@@ -68,6 +69,7 @@ def _train_trial(config: dict[str, Any], context: RunContext, launch: str, repor
         store = context.location.open()
     except UserError as mistake:  # it would recur, and cannot be recorded from here
         return {"status": "failed", "mistake": first_line(mistake)}
+    _require_drivers_folder(context, store)
     trial = PlannedTrial(variant, config["trial"]["seed"])
     with watching_for_pauses(launch, trial.name) as watch:
         if watch.node_is_going:
@@ -130,6 +132,12 @@ def epoch_report(record: EpochRecord, context: RunContext, trial: PlannedTrial) 
         "val_accuracy": record.val_accuracy,
         "collapse": record.collapse(),
     }
+
+
+def _require_drivers_folder(context: RunContext, store: Store) -> None:
+    """Raise `StoreError` on a node where the folder is another one, as it may be on one that joined after the check."""
+    if not context.location.is_shared and read_lease(store, context.run) is None:
+        raise StoreError(f"{platform.node()}: no sweep holds the run in {store.url}: not the driver's folder")
 
 
 def _is_closed(store: Store, context: RunContext, launch: str) -> bool:

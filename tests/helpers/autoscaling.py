@@ -62,7 +62,7 @@ class FakeAutoscalingCluster:
         self._provider = provider
         self._most = sum(kind["max_workers"] for kind in node_types.values()) if most is None else most
         self._folder = Path(tempfile.mkdtemp(prefix="cluster-"))  # short: Ray's sockets live in it
-        self._ports = dict(zip(("gcs", "dashboard", "client"), _free_ports(3), strict=True))
+        self._ports = dict(zip(("gcs", "dashboard", "client"), free_ports(3), strict=True))
         self._token = secrets.token_hex(32)
         self._head: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
@@ -264,7 +264,7 @@ class FakeAutoscalingCluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
         return [each.getsockname()[1] for each in sockets]

@@ -14,6 +14,7 @@ import pytest
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserError
 from catdog.storage import BackgroundUploads, LocalStore, MemoryStore, S3Store, Store, StoreLocation, read_many, sha256
+from catdog.storage.local import scratch_beside
 from tests.helpers.limits import files_of_at_most
 
 TRIAL = "run/trials/multi-attention__num_masks=2,lambda_divergence=1e-5/seed-00"
@@ -491,12 +492,28 @@ def test_tidying_removes_leftovers_of_dead_processes_and_empty_folders(tmp_path:
     store = LocalStore(tmp_path)
     store.put("run/trials/a", b"1")
     dead = 2**22 + 1  # above the kernel's highest pid
-    (tmp_path / "run/trials" / f".b.{dead}-1").write_bytes(b"half")
-    (tmp_path / "run/trials" / f".c.{os.getpid()}-1").write_bytes(b"being written")
-    (tmp_path / "run/failures/se").mkdir(parents=True)
-    store.remove_leftovers("run")
-    assert everything_below(tmp_path) == {"run/trials/a", f"run/trials/.c.{os.getpid()}-1"}
+    with scratch_beside(tmp_path / "run/trials/c") as begun:
+        begun.with_name(begun.name.replace(f"-{os.getpid()}-", f"-{dead}-")).write_bytes(b"half")
+        (tmp_path / "run/failures/se").mkdir(parents=True)
+        store.remove_leftovers("run")
+        assert everything_below(tmp_path) == {"run/trials/a", f"run/trials/{begun.name}"}
     assert not (tmp_path / "run/failures").exists()
+
+
+def test_a_folder_that_another_node_removes_meanwhile_does_not_disturb_a_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scandir = LocalStore(tmp_path), os.scandir
+    store.put("run/a", b"1")
+    (tmp_path / "run" / "gone").mkdir()
+
+    def just_after_it_was_removed(path: Path) -> object:
+        if Path(path).name == "gone":
+            Path(path).rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", just_after_it_was_removed)
+    assert store.list("run/") == ["run/a"]
 
 
 def test_a_check_leaves_nothing_behind_not_even_the_folder(tmp_path: Path) -> None:

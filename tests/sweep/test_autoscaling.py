@@ -108,7 +108,7 @@ def test_a_folder_is_rejected_as_the_store_of_a_cluster_that_can_start_nodes(
     process = start_job(store_folder, *SMALL, environment=cluster.environment)
     output = process.communicate(timeout=SECONDS_TO_WAIT)[0]
     assert process.returncode == 2, output
-    assert "a folder is not shared by the nodes of this cluster (4 at most)" in output
+    assert "nodes that this cluster starts later may not share a folder (4 nodes at most)" in output
     assert output.count("\n") == 1
 
 

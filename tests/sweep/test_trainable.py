@@ -12,6 +12,9 @@ from ray import tune
 
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
+from catdog.errors import StoreError
+from catdog.storage import StoreLocation
+from catdog.sweep.lease import RunLease
 from catdog.sweep.trainable import train_trial
 from catdog.trial.context import RunContext
 
@@ -32,7 +35,7 @@ class Attempts(tune.Callback):  # type: ignore[misc]
 def run(context: RunContext, variant: str, scratch: Path, seeds: int = 1) -> tuple[dict[str, Any], int]:
     """Return the last report of a trial that Tune may retry, and the number of attempts of all seeds' trials."""
     attempts = Attempts()
-    results = tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_parameters(train_trial, context=context, launch="launch"),
         param_space={"trial": tune.grid_search([{"variant": variant, "seed": seed} for seed in range(seeds)])},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
@@ -42,7 +45,9 @@ def run(context: RunContext, variant: str, scratch: Path, seeds: int = 1) -> tup
             callbacks=[attempts],
             verbose=0,
         ),
-    ).fit()
+    )
+    with RunLease(context.location.open(), context.run, "launch").hold(lambda message: None):
+        results = tuner.fit()
     return results[0].metrics, attempts.count
 
 
@@ -79,3 +84,13 @@ def test_all_trials_of_a_worker_run_in_one_thread(make_context: MakeContext, rec
     notes = (tmp_path / "threads").read_text().splitlines()
     assert len(notes) == 3
     assert len(set(notes)) == 1
+
+
+def test_no_trial_starts_on_a_node_where_the_folder_is_not_the_drivers(
+    make_context: MakeContext, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Such as one that joined the cluster after the check of all nodes."""
+    context = make_context(recipe, location=StoreLocation.of(str(tmp_path / "another")))
+    with pytest.raises(StoreError, match=r"no sweep holds the run in .*another: not the driver's folder"):
+        train_trial({"trial": {"variant": "baseline", "seed": 0}}, context, "launch")
+    assert not (tmp_path / "another").exists()
