@@ -38,7 +38,10 @@ PartitionName=main Nodes=ALL Default=YES
 def slurm_is_here() -> bool:
     """Return whether this process can start a SLURM of its own."""
     has_cgroups = Path("/sys/fs/cgroup/freezer").is_dir()  # of version 1: those of version 2 need systemd
-    return os.geteuid() == 0 and has_cgroups and all(map(shutil.which, PROGRAMS))
+    if os.geteuid() != 0 or not has_cgroups or not all(map(shutil.which, PROGRAMS)):
+        return False
+    namespaces = ["unshare", "-n", "-m", "-p", "-u", "-f", "--mount-proc", "ip", "link", "add", "card", "type", "veth"]
+    return subprocess.run(namespaces, capture_output=True, check=False).returncode == 0
 
 
 class Slurm:
