@@ -38,13 +38,13 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.report.build import write_report
 
     store = StoreLocation.of(options.store).open()
-    run_status = open_run(store, options.run)
     console = output_console()
 
     def track(objects: Objects, total: int) -> Objects:
         quiet = not console.is_terminal
         return rich.progress.track(objects, "reading", total, console=console, transient=True, disable=quiet)
 
+    run_status = open_run(store, options.run, keep=True, track=track)
     target = None if options.out is None else open_target("--out", options.out)
     if target is not None and f"{target.url}/".startswith(f"{store.url}/{options.run}/"):
         raise UserError(

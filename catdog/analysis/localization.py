@@ -155,7 +155,7 @@ def attention_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     masks have a row for Grad-CAM if their trials have its maps. What trials of earlier versions lack (PxAP, deletion)
     has columns only if some trials of the run have it.
     """
-    histories = read_files(store, run_status.finished, "history.csv", read_history)
+    histories = read_files(store, run_status.finished, "history.csv", read_history, kept=run_status.kept)
     chosen = {(result.variant, result.seed): epoch_row(history, result.best_epoch) for result, history in histories}
     read = read_files(store, run_status.finished, "deletion.json", read_deletion)
     deletions = {(result.variant, result.seed): splits for result, splits in read}

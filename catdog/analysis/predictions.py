@@ -3,6 +3,7 @@
 Shapes: S trials of a variant (its seeds), N test images, K classes.
 """
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from catdog.runs.artifacts import SplitPredictions, read_predictions_npz
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus
-from catdog.runs.trial_files import Track, read_files
+from catdog.runs.trial_files import Track, read_files, untracked
 from catdog.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -55,20 +56,17 @@ class Predictions:
         return float((self.predicted_SN[label][:, self.labels_N == true] == taken).sum(axis=1).mean())
 
 
-def read_predictions(
-    store: Store, run_status: RunStatus, track: Track = lambda objects, total: objects
-) -> Predictions | None:
+def read_predictions(store: Store, run_status: RunStatus, track: Track = untracked) -> Predictions | None:
     """Read the predictions of all complete trials, in parallel; None if there are none."""
     found: dict[str, dict[int, npt.NDArray[np.int16]]] = {label: {} for label in run_status.manifest.variants}
     log_losses: dict[str, dict[int, float]] = {label: {} for label in found}
     last: SplitPredictions | None = None
-    for result, test in read_files(
-        store, run_status.finished, "predictions.npz", lambda data: read_predictions_npz(data, "test"), track
-    ):
+    parse = functools.partial(read_predictions_npz, split="test")
+    for result, test in read_files(store, run_status.finished, "predictions.npz", parse, track, run_status.kept):
         found[result.variant][result.seed] = test.predicted_N
-        last = test
-        if test.log_loss is not None:
-            log_losses[result.variant][result.seed] = test.log_loss
+        last, log_loss = test, test.log_loss
+        if log_loss is not None:
+            log_losses[result.variant][result.seed] = log_loss
         else:
             where = RunPaths(run_status.manifest.run).trial(
                 run_status.manifest.spec(result.variant).folder, result.seed

@@ -20,14 +20,16 @@ from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.history import read_history
 from catdog.runs.manifest import Manifest, TrialId
 from catdog.runs.paths import RunPaths, TrialPaths
-from catdog.runs.results import TrialResult, best_run
+from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
-from catdog.runs.trial_files import Track, read_files
+from catdog.runs.trial_files import Track, read_files, untracked
 from catdog.storage import Store, read_many, sha256
 
 logger = logging.getLogger(__name__)
 MOST_RECIPE_BYTES = 200_000
 """As `config.recipe_file` reads."""
+MOST_MASKED = 1000
+"""Trials whose masks are read: more than fit into a page, unless theirs are tiny."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class ReportContent:
     histories: Mapping[TrialId, pd.DataFrame]
     """history.csv of the complete and diverged trials."""
     probe_masks: Mapping[TrialId, ProbeMasks]
-    """masks.npz of the complete and diverged trials that have one."""
+    """masks.npz of the complete and diverged trials that have one; of more than `MOST_MASKED`, those of each variant's
+    best run and of the first seeds."""
     contact_sheets: Mapping[str, bytes]
     """By label: the PNG of the variant's best run in its chosen epoch."""
     grad_cam_sheets: Mapping[str, bytes]
@@ -56,7 +59,7 @@ class ReportContent:
     """The recipe file that makes the run again; None in runs of earlier versions."""
 
 
-def read_content(store: Store, run_status: RunStatus, track: Track = lambda objects, total: objects) -> ReportContent:
+def read_content(store: Store, run_status: RunStatus, track: Track = untracked) -> ReportContent:
     """Read what a report shows, in parallel, with variants by their short labels; `track` shows progress."""
     run_status = run_status.with_short_labels()
     predictions = read_predictions(store, run_status, track)
@@ -91,15 +94,19 @@ def _read_recipe(store: Store, manifest: Manifest) -> str | None:
 
 
 def _read_histories(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, pd.DataFrame]:
-    found = read_files(store, run_status.finished, "history.csv", read_history, track)
+    found = read_files(store, run_status.finished, "history.csv", read_history, track, run_status.kept)
     return {(result.variant, result.seed): history for result, history in found}
 
 
 def _read_probe_masks(store: Store, run_status: RunStatus, track: Track) -> dict[TrialId, ProbeMasks]:
     """Read the probe masks, keeping the probe images, which all trials of a split share, once."""
+    masked = {where: result for where, result in run_status.finished.items() if "masks.npz" in result.files}
+    best = run_status.best_runs
+    first = set(sorted(masked, key=lambda one: (masked[one] is not best[masked[one].variant], one.seed))[:MOST_MASKED])
+    chosen = {where: result for where, result in masked.items() if where in first}
     probe_masks: dict[TrialId, ProbeMasks] = {}
     shared: dict[tuple[str, ...], npt.NDArray[np.uint8]] = {}
-    for result, masks in read_files(store, run_status.finished, "masks.npz", ProbeMasks.from_npz, track):
+    for result, masks in read_files(store, chosen, "masks.npz", ProbeMasks.from_npz, track):
         images = shared.setdefault(tuple(masks.names), masks.images_PSSC)
         probe_masks[result.variant, result.seed] = dataclasses.replace(masks, images_PSSC=images)
     return probe_masks
@@ -110,8 +117,7 @@ def _read_sheets(
 ) -> dict[str, bytes]:
     """Return one sheet of each variant's best run, by label."""
     owners: dict[str, tuple[str, str]] = {}
-    for label in run_status.manifest.variants:
-        best = best_run(run_status.results(label))
+    for label, best in run_status.best_runs.items():
         if best is not None:
             where = RunPaths(run_status.manifest.run).trial(run_status.manifest.spec(label).folder, best.seed)
             sheet = sheet_of(where, best)

@@ -4,6 +4,7 @@ Text in an SVG stays text, and its ink follows the reader's light or dark colour
 """
 
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from catdog.report.plot_style import Axes, Figure, MaxNLocator, default_style, t
 
 Array = npt.NDArray[np.float64]
 
+MOST_ROWS, MOST_LINES = 100, 24
+"""Variants in a plot: rows, and lines that can be told apart by colour and dash."""
+MOST_POINTS = 200
+"""Points in a row."""
 NAME_LENGTH = 58
 """Letters of a variant's label that are shown."""
 COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c2504a", "#2a97a8")
@@ -50,10 +55,10 @@ def colour_of(position: int) -> str:
 
 
 def accuracy_rows(trials: pd.DataFrame, variants: Sequence[str], column: str) -> list[Row]:
-    """Return one row per variant: the accuracies of its complete trials, and the 95 % interval of their mean."""
+    """Return one row for each of the first variants: its complete trials' accuracies, their mean's 95 % interval."""
     complete = trials[trials["status"] == "complete"]
     rows = []
-    for position, variant in enumerate(variants):
+    for position, variant in enumerate(variants[:MOST_ROWS]):
         values = complete.loc[complete["variant"] == variant, column].to_numpy(dtype=np.float64)
         if len(values):
             rows.append(Row(variant, values, t_interval(values), colour_of(position)))
@@ -69,7 +74,7 @@ def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
         for position, (_, title) in enumerate(sides):
             panel = figure.add_subplot(1, 2, position + 1)
             _draw_rows(panel, rows[position], "accuracy, %")
-            panel.set_title(title)
+            panel.set_title(f"{title}{some_of(MOST_ROWS, len(variants), 'variants')}")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120, facecolor="white")
     return buffer.getvalue()
@@ -88,7 +93,7 @@ def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> s
     """Return an SVG: one row per contrast, with the pairs' differences, their mean and its 95 % interval."""
     rows = [
         Row(f"{c.variant} − {c.reference}", np.array(c.differences), c.interval, colour_of(variants.index(c.variant)))
-        for c in contrasts
+        for c in contrasts[:MOST_ROWS]
         if c.n
     ]
     with _style() as written:
@@ -100,17 +105,18 @@ def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> s
 
 
 def pairs_svg(contrast: Contrast, colour: str) -> str:
-    """Return an SVG of one contrast's differences, seed by seed."""
+    """Return an SVG of one contrast's differences, seed by seed, of the first seeds."""
+    seeds, differences = contrast.seeds[:MOST_POINTS], contrast.differences[:MOST_POINTS]
     with _style() as written:
         figure = Figure(figsize=(4.6, 2.6), layout="constrained")
         panel = figure.add_subplot()
-        positions = range(contrast.n)
+        positions = range(len(seeds))
         panel.axhline(0, color=_INK, linewidth=0.8)
-        panel.vlines(positions, 0, contrast.differences, color=colour, linewidth=2)
-        panel.plot(positions, contrast.differences, "o", markersize=5, color=colour)
-        step = -(-contrast.n // 15)
-        panel.set_xticks(list(positions)[::step], [str(seed) for seed in contrast.seeds[::step]])
-        panel.set_xlim(-0.7, contrast.n - 0.3)
+        panel.vlines(positions, 0, differences, color=colour, linewidth=2)
+        panel.plot(positions, differences, "o", markersize=5, color=colour)
+        step = -(-len(seeds) // 15)
+        panel.set_xticks(list(positions)[::step], [str(seed) for seed in seeds[::step]])
+        panel.set_xlim(-0.7, len(seeds) - 0.3)
         panel.set_xlabel("seed")
         panel.set_ylabel("difference on Test, points")
         panel.grid(axis="y")
@@ -124,10 +130,12 @@ def curves_svg(
     xlabel: str = "epoch",
     skipped: float = 0.25,
 ) -> str:
-    """Return an SVG: one line per variant, the mean over its seeds, in a band from the 10 % to the 90 % quantile.
+    """Return an SVG: a line for each of the first variants, the mean over seeds, in a band from the 10 % to the 90 %
+    quantile.
 
     The vertical axis fits what comes after the first share `skipped`, whose extremes would flatten the rest.
     """
+    curves_ES = dict(itertools.islice(curves_ES.items(), MOST_LINES))
     with _style() as written:
         figure = Figure(figsize=(4.6, 3.1 + 0.16 * len(curves_ES)), layout="constrained")
         panel = figure.add_subplot()
@@ -162,9 +170,10 @@ def _range(curves_ES: Iterable[pd.DataFrame], skipped: float) -> tuple[float, fl
 def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
     """Draw each row's name above its points: long names would leave no room beside them."""
     for position, row in enumerate(rows):
+        shown = _evenly(row.values)
         # Offsets depend on the order of the points alone: a layout without randomness.
-        offsets = [0.13 * ((i * 7) % 11 - 5) / 5 for i in range(len(row.values))]
-        panel.plot(row.values, position + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
+        offsets = [0.13 * ((i * 7) % 11 - 5) / 5 for i in range(len(shown))]
+        panel.plot(shown, position + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
         mean = row.values.mean()
         if row.interval is not None:
             panel.plot([row.interval.low, row.interval.high], [position + 0.25] * 2, color=text_color(), linewidth=2)
@@ -180,6 +189,18 @@ def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
     panel.set_ylim(len(rows) - 0.5, -0.55)
     panel.set_xlabel(xlabel)
     panel.grid(axis="x")
+
+
+def _evenly(values: Array) -> Array:
+    """Return the values; of more than `MOST_POINTS`, those of evenly spaced ranks, from the lowest to the highest."""
+    if len(values) <= MOST_POINTS:
+        return values
+    return np.asarray(np.sort(values)[np.linspace(0, len(values) - 1, MOST_POINTS).round().astype(int)])
+
+
+def some_of(most: int, count: int, nouns: str) -> str:
+    """Return ` (the first 100 of 1,000 variants)` if a figure leaves some out, else nothing."""
+    return f" (the first {most} of {count:,} {nouns})" if count > most else ""
 
 
 class _Written:

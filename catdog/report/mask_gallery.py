@@ -21,7 +21,7 @@ from catdog.formatting import colour_map, data_uri, readable
 from catdog.runs.artifacts import ProbeMasks
 from catdog.runs.manifest import TrialId
 from catdog.runs.places import HEAD
-from catdog.runs.results import TrialResult, best_run
+from catdog.runs.results import TrialResult
 
 BUDGET = 9_000_000
 """Size limit of the gallery within the page, in bytes."""
@@ -58,7 +58,8 @@ def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | Non
     if not trial_ids:
         return None
     probes = content.probe_masks[trial_ids[0]]
-    best = {trial_id for trial_id in trial_ids if trial_id == _best_trial(content, trial_id[0])}
+    best_runs = content.run_status.best_runs
+    best = {one for one in trial_ids if (run := best_runs[one[0]]) is not None and run.seed == one[1]}
     data = _shared(probes)
     left = budget - len(_json(data))
     packed: dict[TrialId, dict[str, Any]] = {}
@@ -85,16 +86,13 @@ def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | Non
     return Gallery(data, labels, tuple(_notes(probes, trial_ids, shown, content)))
 
 
-def _best_trial(content: ReportContent, label: str) -> TrialId | None:
-    best = best_run(content.run_status.results(label))
-    return None if best is None else (label, best.seed)
-
-
 def _rounds(trial_ids: Sequence[TrialId], best: set[TrialId]) -> list[list[TrialId]]:
     """Return the trials other than best runs, grouped by seed."""
-    seeds = sorted({seed for _, seed in trial_ids})
-    rounds = [[trial_id for trial_id in trial_ids if trial_id[1] == seed and trial_id not in best] for seed in seeds]
-    return [group for group in rounds if group]
+    rounds: dict[int, list[TrialId]] = {}
+    for label, seed in trial_ids:
+        if (label, seed) not in best:
+            rounds.setdefault(seed, []).append((label, seed))
+    return [rounds[seed] for seed in sorted(rounds)]
 
 
 def _shared(probes: ProbeMasks) -> dict[str, Any]:
@@ -157,10 +155,15 @@ def quantise(masks_EPMHW: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8
 def _notes(
     probes: ProbeMasks, trial_ids: Sequence[TrialId], shown: Sequence[TrialId], content: ReportContent
 ) -> list[str]:
-    notes = []
-    if len(shown) < len(trial_ids):
+    notes, results = [], content.run_status.results
+    masked = len(trial_ids) + sum(
+        "masks.npz" in one.files and (label, one.seed) not in content.probe_masks
+        for label in content.run_status.manifest.variants
+        for one in results(label)
+    )
+    if len(shown) < masked:
         notes.append(
-            f"The page holds {len(shown)} of {len(trial_ids)} trials with masks, including each variant's best run "
+            f"The page holds {len(shown)} of {masked} trials with masks, including each variant's best run "
             "if it fits; the contact sheets of all trials are in the store."
         )
     if len(probes.labels_P) > MOST_PROBES:
@@ -173,11 +176,11 @@ def _notes(
     if any(masks_EPMHW.shape[2] > MOST_MASKS for masks_EPMHW in shown_masks):
         notes.append(f"Of heads with more than {MOST_MASKS} masks, the first {MOST_MASKS} are shown.")
     labels = {label for label, _ in trial_ids}
-    if less := sum(len(content.run_status.results(label)) for label in labels) - len(trial_ids):
+    if less := sum(len(results(label)) for label in labels) - masked:
         notes.append(
             f"{less} trials of these variants keep no masks: the published form has those of the best runs only."
         )
-    plain = [label for label in content.run_status.manifest.variants if content.run_status.results(label)]
+    plain = [label for label in content.run_status.manifest.variants if results(label)]
     without = [label for label in plain if label not in labels]
     if without:
         notes.append(f"Without masks: {', '.join(without)}.")

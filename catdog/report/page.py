@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -30,11 +31,14 @@ from catdog.report.mask_gallery import build_gallery
 from catdog.report.tables import Table
 from catdog.runs.cost import spending_lines
 from catdog.runs.manifest import Manifest
-from catdog.runs.results import best_run
 from catdog.runs.status import missing_trials, mixed_versions
 from catdog.runs.tuning import Tuning, tuning_sentence
 
 MAKE_AGAIN = "python jobs/sweep.py recipe.yaml --store URL"
+MOST_VARIANTS = 24
+"""Variants with a picture of their own in the page, of each kind."""
+MOST_MISSING = 200
+"""Trials that are listed one by one."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,9 @@ def build_page(
         differing=tables.differing_classes(content),
         waiting=content.run_status.waiting,
         missing_trials=missing_trials(content.run_status),
+        most_missing=MOST_MISSING,
+        most_variants=MOST_VARIANTS,
+        grad_cam_count=len(content.grad_cam_sheets),
         mixed_versions=mixed_versions(content.run_status),
         published=tables.published(content),
         commands=[shlex.join(command) for command in manifest.commands],
@@ -172,7 +179,8 @@ def _accuracies(content: ReportContent) -> list[Picture]:
         _picture(
             figures.accuracies_svg(content.trials, variants, column),
             f"{title} accuracy of every complete trial, by variant. {summary}.",
-            f"{title}: a point for each seed, the mean and its 95 % interval over seeds",
+            f"{title}: {_points(max(content.table['n'].tolist()))}, the mean and its 95 % interval over seeds"
+            f"{figures.some_of(figures.MOST_ROWS, len(variants), 'variants')}",
         )
         for column, title in (("val_accuracy", "Validation"), ("test_accuracy", "Test"))
     ]
@@ -190,7 +198,8 @@ def _differences(content: ReportContent) -> list[Picture]:
         _picture(
             figures.differences_svg(paired, variants),
             f"Paired differences of Test accuracy, mean and 95 % interval: {said}.",
-            "A point for each pair, the mean and its 95 % interval over seeds",
+            f"{_points(max(one.n for one in paired), 'pair').capitalize()}, the mean and its 95 % interval over seeds"
+            f"{figures.some_of(figures.MOST_ROWS, len(paired), 'contrasts')}",
         )
     ]
     primary = next((contrast for contrast in paired if contrast.is_primary), None)
@@ -204,8 +213,15 @@ def _by_seed(contrast: Contrast, variants: tuple[str, ...]) -> Picture:
     return _picture(
         figures.pairs_svg(contrast, figures.colour_of(variants.index(contrast.variant))),
         f"{title} by seed: above zero for {above} of {contrast.n} seeds, below for {below}.",
-        f"{title}, seed by seed: above zero for {above} of {contrast.n}, below for {below}",
+        f"{title}, seed by seed{figures.some_of(figures.MOST_POINTS, contrast.n, 'pairs')}: above zero for {above} of "
+        f"{contrast.n}, below for {below}",
     )
+
+
+def _points(most: int, noun: str = "seed") -> str:
+    """Return what the points of a plot are, whose longest row is of `most`."""
+    evenly = f", of more than {figures.MOST_POINTS} those of evenly spaced ranks" * (most > figures.MOST_POINTS)
+    return f"a point for each {noun}{evenly}"
 
 
 def _curves(content: ReportContent) -> list[Picture]:
@@ -214,7 +230,7 @@ def _curves(content: ReportContent) -> list[Picture]:
         curves_ES = {}
         for label in content.run_status.manifest.variants:
             histories = {
-                result.seed: content.histories[label, result.seed].set_index("epoch")[column]
+                result.seed: content.histories[label, result.seed][column]
                 for result in content.run_status.results(label)
                 if (label, result.seed) in content.histories
             }
@@ -224,6 +240,7 @@ def _curves(content: ReportContent) -> list[Picture]:
         if curves_ES:
             ends = "; ".join(f"{label} ends at {curve.iloc[-1].mean():.2f}" for label, curve in curves_ES.items())
             caption = f"{title[0].upper()}{title[1:]}: mean over seeds, band from the 10 % to the 90 % quantile"
+            caption += figures.some_of(figures.MOST_LINES, len(curves_ES), "variants")
             svg = figures.curves_svg(curves_ES, content.run_status.manifest.variants, title)
             pictures.append(_picture(svg, f"{caption}. {ends}.", caption))
     return pictures
@@ -244,10 +261,10 @@ def _tuning_curves(tuning: Tuning) -> list[Picture]:
 
 
 def _grad_cams(content: ReportContent) -> list[Picture]:
-    """Return the Grad-CAM sheets of the best runs of variants without masks."""
+    """Return the Grad-CAM sheets of the best runs of the first variants without masks."""
     found = []
-    for label, sheet in content.grad_cam_sheets.items():
-        best = best_run(content.run_status.results(label))
+    for label, sheet in itertools.islice(content.grad_cam_sheets.items(), MOST_VARIANTS):
+        best = content.run_status.best_runs[label]
         assert best is not None
         title = f"{label}, seed {best.seed}, epoch {best.best_epoch}"
         alt = f"Contact sheet: each probe image beside its Grad-CAM map. {title}."
@@ -256,11 +273,12 @@ def _grad_cams(content: ReportContent) -> list[Picture]:
 
 
 def _confusions(content: ReportContent) -> list[Confusion]:
-    """Return the mistakes of each variant's best run, those of the best one first."""
+    """Return the mistakes of the best variants' best runs, those of the best one first."""
     found, noun = [], content.run_status.manifest.class_noun
-    for label in content.run_status.manifest.variants:
-        row, best = tables.best_row(content, label), best_run(content.run_status.results(label))
-        if content.predictions is None or row is None or best is None:
+    best_runs = [(label, one) for label, one in content.run_status.best_runs.items() if one is not None]
+    for label, best in sorted(best_runs, key=lambda item: -(item[1].val_accuracy or 0.0))[:MOST_VARIANTS]:
+        row = tables.best_row(content, label)
+        if content.predictions is None or row is None:
             continue
         pairs = tables.confused_pairs(content.predictions, label, row, noun)
         worst = ", ".join(f"{one[0]} mistaken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
@@ -271,8 +289,8 @@ def _confusions(content: ReportContent) -> list[Confusion]:
         shown = some if len(classes) > MOST_CLASSES else ""
         caption = f"Mistakes of {title} on Test{shown}; a row is a true {noun}, an empty cell means none"
         picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)
-        found.append((-(best.val_accuracy or 0.0), Confusion(title, pairs, picture)))
-    return [confusion for _, confusion in sorted(found, key=lambda item: item[0])]
+        found.append(Confusion(title, pairs, picture))
+    return found
 
 
 def _picture(svg: str, alt: str, caption: str) -> Picture:

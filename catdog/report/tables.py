@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,6 @@ from catdog.analysis.verdicts import Answer, Contrast
 from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
 from catdog.runs.history import UNIFORM, MaskHealth, at_places, epoch_row, mask_collapse
 from catdog.runs.places import HEAD, at_place, places_of
-from catdog.runs.results import best_run
 from catdog.runs.tuning import Tuning
 
 NOTHING = "–"
@@ -160,15 +160,17 @@ def health(content: ReportContent) -> Table | None:
 def health_warnings(content: ReportContent) -> list[str]:
     """Return one line per variant: each kind of mask collapse, with the places and the seeds affected."""
     lines = []
+    histories: dict[str, list[tuple[int, pd.DataFrame]]] = {}
+    for (label, seed), history in content.histories.items():
+        histories.setdefault(label, []).append((seed, history))
     for label in content.run_status.manifest.variants:
         best = {result.seed: result.best_epoch for result in content.run_status.results(label)}
         chosen: dict[str, set[tuple[int, str]]] = {}
         other: dict[str, set[tuple[int, str]]] = {}
-        for (owner, seed), history in content.histories.items():
-            rows = history.to_dict("records") if owner == label else []
-            for row, place in itertools.product(rows, places_of(history, "mask_mean")):
-                wrong, is_chosen = _collapse(row, place), row["epoch"] == best.get(seed)
-                if wrong is not None and (is_chosen or wrong != UNIFORM):  # all masks begin without a preference
+        for seed, history in histories.get(label, ()):
+            for wrong, place, epoch in _collapses(history):
+                is_chosen = epoch == best.get(seed)
+                if is_chosen or wrong != UNIFORM:  # all masks begin without a preference
                     (chosen if is_chosen else other).setdefault(wrong, set()).add((seed, place))
         kinds = []
         for wrong in dict.fromkeys([*chosen, *other]):
@@ -378,9 +380,10 @@ def p_value(value: float | None) -> str:
 
 def seed_list(seeds: Iterable[int]) -> str:
     """Return `seed 3` or `seeds 0–4, 7`."""
-    ordered = sorted(seeds)
-    firsts = [seed for seed in ordered if seed - 1 not in ordered]
-    lasts = [seed for seed in ordered if seed + 1 not in ordered]
+    there = set(seeds)
+    ordered = sorted(there)
+    firsts = [seed for seed in ordered if seed - 1 not in there]
+    lasts = [seed for seed in ordered if seed + 1 not in there]
     spans = [str(a) if a == b else f"{a}–{b}" for a, b in zip(firsts, lasts, strict=True)]
     return f"seed{'s' * (len(ordered) > 1)} {', '.join(spans)}"
 
@@ -407,9 +410,14 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return float(np.nanmean([row[name] for row in rows]))
 
 
-def _collapse(row: Mapping[Any, Any], place: str) -> str | None:
-    values = [row[at_place(name, place)] for name in HEALTH]
-    return None if pd.isna(values).any() else mask_collapse(MaskHealth(*values))
+def _collapses(history: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
+    """Yield what is wrong with the masks of a place in an epoch, epoch by epoch."""
+    places = places_of(history, "mask_mean")
+    health = {place: history[[at_place(name, place) for name in HEALTH]].to_numpy(float).tolist() for place in places}
+    for epoch, place in itertools.product(range(len(history)), places):
+        values = health[place][epoch]
+        if not any(map(math.isnan, values)) and (wrong := mask_collapse(MaskHealth(*values))) is not None:
+            yield wrong, place, epoch
 
 
 def _whole(value: Any) -> str:
@@ -424,7 +432,7 @@ def _added(value: Any, reference: Any) -> str:
 
 def best_row(content: ReportContent, label: str) -> int | None:
     """Return the row of the variant's best run in its predictions; None without one."""
-    best = best_run(content.run_status.results(label))
+    best = content.run_status.best_runs[label]
     if best is None or content.predictions is None or best.seed not in content.predictions.seeds.get(label, ()):
         return None
     return content.predictions.seeds[label].index(best.seed)

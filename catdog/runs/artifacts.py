@@ -11,6 +11,7 @@ Shapes: E epochs, P probe images, N images of a split, T of them with a trimap, 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.runs.places import FINEST, HEAD, at_place, places_of
+from catdog.storage import sha256
 from catdog.storage.serialization import (
     from_fields,
     npz_bytes,
@@ -111,6 +113,16 @@ class SplitPredictions:
         kept_N = _in_float16(self.log_probability_N)
         return None if (kept_N < MAY_BE_CLIPPED).any() else 0.0 - float(kept_N.mean(dtype=np.float64))
 
+    @functools.cached_property
+    def about(self) -> str:
+        """Return a hash of the images and their classes, which the trials of a split share."""
+        names = _digest_of_distinct(self.images_N.tobytes(), self.images_N.dtype.str)
+        return sha256(repr([self.classes, names, sha256(self.labels_N.tobytes())]).encode())
+
+    def beside(self, other: "SplitPredictions") -> "SplitPredictions":
+        """Return these predictions with the arrays of another trial of the same images: memory holds them once."""
+        return dataclasses.replace(self, classes=other.classes, images_N=other.images_N, labels_N=other.labels_N)
+
 
 MOST_LOGITS = 2**22
 """The most logits kept of a split, 8 MB: images × classes. Of a larger split, predictions.npz has no logits."""
@@ -165,7 +177,7 @@ def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
     for name in outputs:
         if not len(content[name]) or np.isnan(content[name]).any():
             raise ValueError(f"{name} is empty or has NaN")
-    if len(np.unique(content[images])) < len(content[images]):
+    if _digest_of_distinct(content[images].tobytes(), content[images].dtype.str) is None:
         raise ValueError(f"{images} names an image twice")
     labels_N = content[labels].astype(np.int16)
     if has_logits:
@@ -176,6 +188,13 @@ def read_predictions_npz(data: bytes, split: str) -> SplitPredictions:
             raise ValueError(f"{log_probability} is above 0")
     classes = tuple(content["breeds"].tolist())
     return SplitPredictions(classes, content[images], labels_N, predicted_N, log_probability_N.astype(np.float32))
+
+
+@functools.lru_cache(maxsize=8)
+def _digest_of_distinct(names_N: bytes, dtype: str) -> str | None:
+    """Return a hash of image names, of whatever width; None if one is there twice. Cached: trials share their names."""
+    names = np.frombuffer(names_N, dtype).tolist()
+    return sha256(repr(names).encode()) if len(set(names)) == len(names) else None
 
 
 def _of_logits(

@@ -1,6 +1,7 @@
 """The plan of a run, manifest.json: its identity and every trial ever requested."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -230,6 +231,15 @@ class Manifest:
 
     def spec(self, label: str) -> VariantSpec:
         """Return the variant of a label, or of a short one, resolved with the recipe's defaults."""
+        if label not in self._specs:
+            self._specs[label] = self._parse(label)
+        return self._specs[label]
+
+    @functools.cached_property
+    def _specs(self) -> dict[str, VariantSpec]:
+        return {}
+
+    def _parse(self, label: str) -> VariantSpec:
         label = next((own for own, short in self.short_labels.items() if short == label), label)
         spec = parse_variant(label, self.identity.recipe, VARIANTS | dict(self.heads))
         return dataclasses.replace(spec, short_label=self.short_labels.get(label))

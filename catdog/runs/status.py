@@ -1,10 +1,12 @@
 """The status of a run, from the store alone: its manifest and each trial's result or failure, if any."""
 
 import dataclasses
+import functools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from catdog.errors import UserError
 from catdog.formatting import counted
@@ -13,8 +15,8 @@ from catdog.runs.cost import Launch
 from catdog.runs.looks import Look, next_look, read_looks
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
-from catdog.runs.results import Failure, Status, TrialResult
-from catdog.runs.trial_files import find_damage, parse_result
+from catdog.runs.results import Failure, Status, TrialResult, best_run
+from catdog.runs.trial_files import Track, find_damage, parse_result, untracked
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
@@ -51,8 +53,10 @@ class RunStatus:
     """What each launch of the sweep has used, in order."""
     looks: Sequence[Look] = ()
     """What each look of a sweep found that may stop early, in order."""
+    kept: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What the files that every trial has hold, by key, if they were read for a report."""
 
-    @property
+    @functools.cached_property
     def counts(self) -> Counter[Status]:
         """Return the number of trials of each status."""
         return Counter(trial.status for trial in self.trials)
@@ -72,7 +76,7 @@ class RunStatus:
         taken = f"{len(self.looks)} of {counted(len(declared.looks), 'look')} taken"
         return f"{taken}; the next is after {counted(len(needed.seeds), 'seed')}: run the sweep with --until-decided"
 
-    @property
+    @functools.cached_property
     def finished(self) -> dict[TrialPaths, TrialResult]:
         """Return the results of all complete and diverged trials."""
         run = RunPaths(self.manifest.run)
@@ -84,8 +88,21 @@ class RunStatus:
 
     def results(self, label: str) -> list[TrialResult]:
         """Return the complete trials of a variant, by its label or its short one, by seed."""
-        trials = (t for t in self.trials if label in (t.planned.variant.label, t.planned.variant.title))
-        return [trial.result for trial in trials if trial.result is not None and trial.result.status == "complete"]
+        return self._complete.get(label, [])
+
+    @functools.cached_property
+    def best_runs(self) -> dict[str, TrialResult | None]:
+        """Return each variant's best run by validation, None of one that has no complete trial."""
+        return {label: best_run(self.results(label)) for label in self.manifest.variants}
+
+    @functools.cached_property
+    def _complete(self) -> dict[str, list[TrialResult]]:
+        found: dict[str, list[TrialResult]] = {}
+        for trial in self.trials:
+            if trial.result is not None and trial.result.status == "complete":
+                for label in {trial.planned.variant.label, trial.planned.variant.title}:
+                    found.setdefault(label, []).append(trial.result)
+        return found
 
     def with_short_labels(self) -> "RunStatus":
         """Return the status in which variants are called by their short labels, for tables and figures.
@@ -116,21 +133,23 @@ class RunStatus:
                 for launch in self.launches
             ],
             self.looks,
+            self.kept,
         )
 
 
-def open_run(store: Store, run: str) -> RunStatus:
-    """Return the status of an existing run; raises `UserError` if there is none."""
+def open_run(store: Store, run: str, keep: bool = False, track: Track = untracked) -> RunStatus:
+    """Return the status of an existing run, see `read_run_status`; raises `UserError` if there is none."""
     manifest = read_manifest(store, run)
     if manifest is None:
         raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
-    return read_run_status(store, manifest)
+    return read_run_status(store, manifest, keep, track)
 
 
-def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
-    """Read all results and failures of a run, in parallel.
+def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track: Track = untracked) -> RunStatus:
+    """Read all results and failures of a run, in parallel; `track` shows progress.
 
-    A result does not count if its config hash is different, or if it or one of its files is damaged.
+    A result does not count if its config hash is different, or if it or one of its files is damaged. To `keep` what the
+    files hold spares a report that follows at once reading them again.
     """
     run = RunPaths(manifest.run)
     keys = set(store.list(run.trials)) | set(store.list(run.failures))
@@ -150,7 +169,8 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
             damage[where] = f"{where.result}: {error}"
         else:
             results |= {where: result} if result else {}
-    damage |= find_damage(store, results, keys, manifest.identity.recipe)
+    kept: dict[str, Any] = {}
+    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept if keep else None, track)
     trials = [
         TrialStatus(
             trial,
@@ -167,6 +187,7 @@ def read_run_status(store: Store, manifest: Manifest) -> RunStatus:
         trials,
         _parse_launches({key: contents[key] for key in launches if key in contents}),
         read_looks(store, manifest.run, manifest.variants),
+        kept,
     )
 
 

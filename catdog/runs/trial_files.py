@@ -9,7 +9,8 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from catdog.errors import NotFoundError, UserError, first_line
 from catdog.runs.artifacts import (
     SPLITS,
     ProbeMasks,
+    SplitPredictions,
     read_attention_npz,
     read_deletion,
     read_localization,
@@ -33,9 +35,14 @@ from catdog.storage import Store, map_objects, read_many, sha256
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-Objects = Iterable[tuple[str, bytes]]
+Objects = Iterable[tuple[str, Any]]
 Track = Callable[[Objects, int], Objects]
 """Passes objects through and shows progress towards the total."""
+
+
+def untracked(objects: Objects, total: int) -> Objects:
+    """Pass objects through and show nothing."""
+    return objects
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class FileCheck:
     damage: str | None
     images: Mapping[str, str] = field(default_factory=dict)
     """By split: a hash of the images that the file is about."""
+    content: Any = None
+    """What a report needs of a file that every trial has; None of others."""
 
 
 def parse_result(data: bytes, trial: PlannedTrial, identity: Identity) -> TrialResult | None:
@@ -79,12 +88,18 @@ def read_result(store: Store, where: TrialPaths, trial: PlannedTrial, identity: 
 
 
 def find_damage(
-    store: Store, results: Mapping[TrialPaths, TrialResult], keys: Collection[str], recipe: Recipe
+    store: Store,
+    results: Mapping[TrialPaths, TrialResult],
+    keys: Collection[str],
+    recipe: Recipe,
+    kept: dict[str, Any] | None = None,
+    track: Track = untracked,
 ) -> dict[TrialPaths, str]:
     """Return what is wrong with the files of damaged trials, reading them in parallel; `keys` exist.
 
     Files of one name are about the same images in all trials, or in those of a seed whose split is its own: one that
-    differs from most is damaged, and all are if there is no majority.
+    differs from most is damaged, and all are if there is no majority. What the files hold goes into `kept`, by key, for
+    `read_files`; `track` shows progress.
     """
     owners = {
         f"{where.folder}/{name}": (name, result)
@@ -92,7 +107,15 @@ def find_damage(
         for name in result.files
         if not name.startswith("snapshots/")
     }
-    checks = dict(map_objects(store, owners, lambda key, data: _check(*owners[key], data)))
+    checks: dict[str, FileCheck] = {}
+    first: dict[str, SplitPredictions] = {}
+    for key, check in track(map_objects(store, owners, lambda key, data: _check(*owners[key], data)), len(owners)):
+        content = check.content
+        checks[key] = replace(check, content=None)
+        if isinstance(content, SplitPredictions):
+            content = content.beside(first.setdefault(content.about, content))
+        if kept is not None and content is not None:
+            kept[key] = content
     damage: dict[TrialPaths, str] = {}
     for where, result in results.items():
         required = ["history.csv", "predictions.npz"] if result.status == "complete" else ["history.csv"]
@@ -123,18 +146,21 @@ def _check(name: str, result: TrialResult, data: bytes) -> FileCheck:
     if sha256(data) != result.files[name]:
         return FileCheck("its sha256 is not what result.json says")
     try:
-        images = _CHECKS[name](result, data) if name in _CHECKS else None
-        return FileCheck(None, {split: sha256(repr(one).encode()) for split, one in (images or {}).items()})
+        return _CHECKS[name](result, data) if name in _CHECKS else FileCheck(None)
     except ValueError as error:
         return FileCheck(first_line(error))
 
 
-def _check_history(result: TrialResult, data: bytes) -> None:
+def _about(images: Mapping[str, Any]) -> FileCheck:
+    return FileCheck(None, {split: sha256(repr(one).encode()) for split, one in images.items()})
+
+
+def _check_history(result: TrialResult, data: bytes) -> FileCheck:
     history = read_history(data)
     if len(history) != result.epochs:
         raise ValueError(f"it has {len(history)} epochs, not the {result.epochs} of result.json")
     if result.status != "complete":
-        return
+        return FileCheck(None, content=history)
     chosen = epoch_row(history, result.best_epoch)
     if chosen is None or history["val_accuracy"].idxmax() != result.best_epoch:
         raise ValueError(f"epoch {result.best_epoch} is not its best")
@@ -146,39 +172,40 @@ def _check_history(result: TrialResult, data: bytes) -> None:
     scores = {name: value for name, value in result.side_accuracies.items() if name.startswith("val_")}
     if wrong := [name for name, value in scores.items() if not abs(chosen.get(name, np.nan) - value) <= 1e-6]:
         raise ValueError(f"its {wrong[0]} of epoch {result.best_epoch} is not that of result.json")
+    return FileCheck(None, content=history)
 
 
-def _check_masks(result: TrialResult, data: bytes) -> dict[str, Any]:
+def _check_masks(result: TrialResult, data: bytes) -> FileCheck:
     masks = ProbeMasks.from_npz(data)
     if len(masks.predicted_EP) != result.epochs:
         raise ValueError(f"it has {len(masks.predicted_EP)} epochs, not the {result.epochs} of result.json")
     shown = [masks.classes, masks.names, masks.labels_P.tolist(), sha256(masks.images_PSSC.tobytes())]
-    return {"validation": shown}
+    return _about({"validation": shown})
 
 
-def _check_predictions(result: TrialResult, data: bytes) -> dict[str, Any]:
+def _check_predictions(result: TrialResult, data: bytes) -> FileCheck:
     splits = {split: read_predictions_npz(data, split) for split in SPLITS}
     for found, accuracy in zip(splits.values(), (result.val_accuracy, result.test_accuracy), strict=True):
         # The logits were rounded to float16, where an image's two highest may tie.
         if accuracy is None or abs(found.accuracy - accuracy) > max(1, 101 / len(found.labels_N)):
             raise ValueError(f"its accuracy is {found.accuracy:.2f}, not the {accuracy} of result.json")
-    return {split: (one.classes, one.images_N.tolist(), one.labels_N.tolist()) for split, one in splits.items()}
+    return FileCheck(None, {split: one.about for split, one in splits.items()}, splits["test"])
 
 
-def _check_attention(result: TrialResult, data: bytes) -> dict[str, Any]:
-    return {split: masks.images for split, masks in read_attention_npz(data).items()}
+def _check_attention(result: TrialResult, data: bytes) -> FileCheck:
+    return _about({split: masks.images for split, masks in read_attention_npz(data).items()})
 
 
-def _check_localization(result: TrialResult, data: bytes) -> dict[str, Any]:
+def _check_localization(result: TrialResult, data: bytes) -> FileCheck:
     found = read_localization(data)  # alike in trials that have masks at other places
-    return {name.partition("@")[0]: (one.images, one.breeds) for name, one in found.items()}
+    return _about({name.partition("@")[0]: (one.images, one.breeds) for name, one in found.items()})
 
 
-def _check_deletion(result: TrialResult, data: bytes) -> dict[str, Any]:
-    return {split: one.images for split, one in read_deletion(data).items()}
+def _check_deletion(result: TrialResult, data: bytes) -> FileCheck:
+    return _about({split: one.images for split, one in read_deletion(data).items()})
 
 
-_CHECKS: Mapping[str, Callable[[TrialResult, bytes], dict[str, Any] | None]] = {
+_CHECKS: Mapping[str, Callable[[TrialResult, bytes], FileCheck]] = {
     "history.csv": _check_history,
     "masks.npz": _check_masks,
     "predictions.npz": _check_predictions,
@@ -196,14 +223,18 @@ def read_files(
     results: Mapping[TrialPaths, TrialResult],
     name: str,
     parse: Callable[[bytes], T],
-    track: Track = lambda objects, total: objects,
+    track: Track = untracked,
+    kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[tuple[TrialResult, T]]:
-    """Read the file `name` of all trials that have it, in parallel.
+    """Read the file `name` of all trials that have it, in parallel, but those that `find_damage` has `kept`.
 
     Raises:
         UserError: a file has vanished or changed since `results` were found undamaged.
     """
     owners = {f"{where.folder}/{name}": result for where, result in results.items() if name in result.files}
+    if kept and owners.keys() <= kept.keys():
+        yield from ((result, kept[key]) for key, result in owners.items())
+        return
     unread = set(owners)
     for key, data in track(read_many(store, owners), len(owners)):
         unread.discard(key)

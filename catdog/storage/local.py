@@ -129,10 +129,11 @@ class LocalStore:
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix`, sorted."""
         folder = self.root / prefix.rpartition("/")[0]
-        walk = os.walk(folder, onerror=_raise_unless_gone)
-        paths = (Path(base, name) for base, _, names in walk for name in names if not name.startswith("."))
-        files = (path for path in paths if path.is_file())
-        keys = (path.relative_to(self.root).as_posix() for path in files)
+        keys: list[str] = []
+        for where, _, names in os.walk(folder, onerror=_raise_unless_gone):
+            files = (name for name in names if not name.startswith(".") and os.path.isfile(os.path.join(where, name)))
+            inside = Path(where).relative_to(self.root).as_posix()
+            keys += files if inside == "." else (f"{inside}/{name}" for name in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
     def exists(self, key: str) -> bool:

@@ -1,5 +1,6 @@
 """The interface of all stores; parallel reads; an in-memory store for tests and notebooks."""
 
+import collections
 import concurrent.futures
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,8 @@ from catdog.formatting import shorten
 
 READERS = 16
 """Number of objects read in parallel."""
+MOST_AHEAD = 4 * READERS
+"""Objects read before their turn: a slow consumer finds no more than these in memory."""
 
 T = TypeVar("T")
 
@@ -119,8 +122,19 @@ def map_objects(store: Store, keys: Iterable[str], function: Callable[[str, byte
         except NotFoundError:
             return None
 
+    waiting: collections.deque[concurrent.futures.Future[tuple[str, T] | None]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        yield from (item for item in pool.map(read, keys) if item is not None)
+        try:
+            for key in keys:
+                waiting.append(pool.submit(read, key))
+                if len(waiting) > MOST_AHEAD and (item := waiting.popleft().result()) is not None:
+                    yield item
+            while waiting:
+                if (item := waiting.popleft().result()) is not None:
+                    yield item
+        finally:
+            for one in waiting:
+                one.cancel()
 
 
 def sha256(data: bytes) -> str:
