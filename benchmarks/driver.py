@@ -15,8 +15,8 @@ FEW, MANY = 100, 1000
 
 def measure() -> list[Figure]:
     """Measure sweeps of few and of many trials."""
-    few, _ = _sweep(FEW)
-    many, wall = _sweep(MANY)
+    few, _ = sweep(FEW)
+    many, wall = sweep(MANY)
     detail = f"processor time of the driver, {MANY:,} trials in {wall:.0f} s; {1e3 * few:.0f} ms a trial for {FEW}"
     return [
         Figure("the driver’s cost of a trial", (1e3 * many,), " ms", 20, False, detail),
@@ -24,7 +24,7 @@ def measure() -> list[Figure]:
     ]
 
 
-def _sweep(trials: int) -> tuple[float, float]:
+def sweep(trials: int) -> tuple[float, float]:
     """Run a sweep of trials that do next to nothing; returns the driver's CPU seconds per trial and the wall time."""
     from dataclasses import replace
 

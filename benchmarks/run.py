@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "memory": "memory:measure",
     "driver": "driver:measure",
     "aggregation": "aggregation:measure",
+    "scale": "scale:measure",
     "packing": "packing:measure",
     "large": "large:measure",
     "sweep": "whole_sweep:measure",

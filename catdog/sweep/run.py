@@ -31,6 +31,7 @@ from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
+from catdog.sweep.in_order import InOrder, listed
 from catdog.sweep.lease import RunLease
 from catdog.sweep.pausing import pause_trials
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
@@ -276,12 +277,14 @@ def _fit(
 ) -> None:
     """Let Tune run these trials; its own files go to a scratch folder: the store is the single source of truth."""
     trim_trial_environment()
-    grid = [{"variant": label, "seed": seed} for label, seed in trial_ids]
     with scratch_folder("catdog-tune-") as scratch:
         tuner = tune.Tuner(
             trainable,
-            param_space={"trial": tune.grid_search(grid)},
+            param_space={"trial": dict.fromkeys(("variant", "seed"))},
             tune_config=tune.TuneConfig(
+                search_alg=listed(trial_ids),
+                num_samples=len(trial_ids),
+                scheduler=InOrder(),
                 reuse_actors=True,
                 # Trials of several workers hold no resources of their own that would limit their number.
                 max_concurrent_trials=slots if config.workers > 1 else None,
