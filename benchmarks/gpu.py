@@ -39,7 +39,7 @@ def main() -> int:
         return 2
     print(f"{machine()}, CUDA {torch.version.cuda}\n\n{HEADER}", flush=True)
     for figure in figures():
-        print(figure.row, flush=True)
+        print(figure.row(torch.cuda.get_device_name()), flush=True)
     print(f"\n{memory()}\n", flush=True)
     for share in SHARES:
         print(sharing(share), flush=True)

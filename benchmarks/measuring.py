@@ -41,19 +41,18 @@ class Figure:
         """Return whether the median meets the target."""
         return self.median >= self.target if self.at_least else self.median <= self.target
 
-    @property
-    def row(self) -> str:
-        """Return the figure as a row of a Markdown table."""
+    def row(self, processor: str) -> str:
+        """Return the figure, measured on this processor, as a row of a Markdown table."""
         spread = f"{show(min(self.values))}–{show(max(self.values))}" if len(self.values) > 1 else "–"
         sign = "≥" if self.at_least else "≤"
         target = f"{sign} {self.target:g}{self.unit}"
         return (
             f"| {self.name} | **{show(self.median)}{self.unit}** | {spread} | {len(self.values)} | {target} | "
-            f"{'yes' if self.is_met else 'no'} | {self.detail} |"
+            f"{'yes' if self.is_met else 'no'} | {processor} | {self.detail} |"
         )
 
 
-HEADER = "| what | median | range | repeats | target | met | measured |\n|---|---:|---:|---:|---:|---|---|"
+HEADER = "| what | median | range | repeats | target | met | on | measured |\n|---|---:|---:|---:|---:|---|---|---|"
 
 
 def show(value: float) -> str:

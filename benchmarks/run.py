@@ -1,16 +1,17 @@
 """Measure, and write benchmarks/RESULTS.md: `make bench`, or `python benchmarks/run.py [NAME ...]` for a part of it.
 
-Each measurement runs in its own process, one after the other; nothing else should run meanwhile. Earlier measurements
-stay in the table, each with its commit.
+Each measurement runs in its own process, one after the other; nothing else should run meanwhile. The table keeps the
+newest of each machine, with its commit.
 """
 
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -54,8 +55,8 @@ def main(names: Sequence[str]) -> int:
             failed.append(name)
             continue
         print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-        for figure in read(name)[0]:
-            print(figure.row, flush=True)
+        for figure in read(_path(name, machine()))[0]:
+            print(figure.row(""), flush=True)
     (HERE / "RESULTS.md").write_text(render())
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
@@ -65,24 +66,37 @@ def main(names: Sequence[str]) -> int:
 def measure(name: str) -> int:
     """Run a measurement in this process and store its figures."""
     module, function = MEASUREMENTS[name].split(":")
-    measured: Callable[[], list[Figure]] = getattr(import_module(module), function)
+    figures: Callable[[], list[Figure]] = getattr(import_module(module), function)
     content = {
         "measured_at": datetime.now(UTC).isoformat(timespec="minutes"),
         "commit": code_version(),
         "machine": machine(),
-        "figures": [dataclasses.asdict(figure) for figure in measured()],
+        "figures": [dataclasses.asdict(figure) for figure in figures()],
     }
-    _path(name).parent.mkdir(exist_ok=True)
-    _path(name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    path = _path(name, machine())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 
-def read(name: str) -> tuple[list[Figure], str]:
-    """Return the figures of a measurement, and its time, commit and machine."""
-    content = json.loads(_path(name).read_text())
+def read(path: Path) -> tuple[list[Figure], str, str]:
+    """Return the figures of a measurement, its processor, and its time, commit and machine."""
+    content = json.loads(path.read_text())
     figures = [Figure(**item | {"values": tuple(item["values"])}) for item in content["figures"]]
     commit = (content["commit"] or "unknown")[:12]
-    return figures, f"{content['measured_at'][:16].replace('T', ' ')} UTC, code {commit}, {content['machine']}"
+    origin = f"{content['measured_at'][:16].replace('T', ' ')} UTC, code {commit}, {content['machine']}"
+    return figures, processor(content["machine"]), origin
+
+
+def processor(machine: str) -> str:
+    """Return the processor in a machine's description: `AMD EPYC`."""
+    cores = machine.partition(",")[0]
+    return re.sub(r"^\d+ cores of |\(R\)| Processor$", "", cores)
+
+
+def measured(name: str) -> Iterator[Path]:
+    """Yield the stored measurements of this name, one of each machine."""
+    yield from sorted((HERE / "measured").glob(f"*/{name}.json"))
 
 
 def render() -> str:
@@ -95,16 +109,22 @@ def render() -> str:
     ]  # fmt: skip
     origins: dict[str, list[str]] = {}
     for name in MEASUREMENTS:
-        if _path(name).is_file():
-            figures, origin = read(name)
-            lines += [figure.row for figure in figures]
+        found = [read(path) for path in measured(name)]
+        # What was measured on each machine stands together.
+        titles = dict.fromkeys(figure.name for figures, _, _ in found for figure in figures)
+        lines += [
+            figure.row(on) for title in titles for figures, on, _ in found for figure in figures if figure.name == title
+        ]
+        for _, _, origin in found:
             origins.setdefault(origin, []).append(name)
     lines += ["", *(f"- {', '.join(names)}: {origin}" for origin, names in origins.items())]
     return "\n".join(lines) + "\n"
 
 
-def _path(name: str) -> Path:
-    return HERE / "measured" / f"{name}.json"
+def _path(name: str, machine: str) -> Path:
+    """Return the file of a measurement on a machine."""
+    folder = re.sub(r"\W+", "-", machine.partition(",")[0].lower()).strip("-")
+    return HERE / "measured" / folder / f"{name}.json"
 
 
 if __name__ == "__main__":
