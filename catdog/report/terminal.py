@@ -40,11 +40,7 @@ def print_outcome(
         console.print(f"  {contrast.figures}", soft_wrap=True)
         if line := log_loss_line(contrast):
             console.print(f"  {line}", soft_wrap=True)
-    missing = missing_trials(run_status)
-    for line in missing[:MOST_MISSING]:
-        console.print(f"  {line}", soft_wrap=True)
-    if len(missing) > MOST_MISSING:
-        console.print(f"  … and {len(missing) - MOST_MISSING} more in {in_report('table.md')}")
+    _print_some(console, missing_trials(run_status), f"in {in_report('table.md')}")
     for line in mixed_versions(run_status):
         console.print(f"  {line}", soft_wrap=True)
     _print_waiting(console, run_status)
@@ -71,10 +67,16 @@ def print_status(console: Console, url: str, run_status: RunStatus, table: pd.Da
         soft_wrap=True,
     )
     _print_comparison(console, table)
-    for line in missing_trials(run_status):
-        if not line.startswith("missing"):
-            console.print(f"  {line}", soft_wrap=True)
+    known = [line for line in missing_trials(run_status) if not line.startswith("missing")]
+    _print_some(console, known, "in the table.md that aggregate.py writes")
     _print_waiting(console, run_status)
+
+
+def _print_some(console: Console, lines: Sequence[str], elsewhere: str) -> None:
+    for line in lines[:MOST_MISSING]:
+        console.print(f"  {line}", soft_wrap=True)
+    if len(lines) > MOST_MISSING:
+        console.print(f"  … and {len(lines) - MOST_MISSING} more {elsewhere}")
 
 
 def _print_waiting(console: Console, run_status: RunStatus) -> None:

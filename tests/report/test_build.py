@@ -1,15 +1,17 @@
 """Writing a report: what it may replace."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from catdog.analysis.run_data import read_content
 from catdog.cli import run_job
-from catdog.report.build import write_report
+from catdog.report.build import build_files, write_report
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import open_run
-from catdog.storage import LocalStore
+from catdog.storage import LocalStore, MemoryStore
 from jobs import aggregate
 from tests.helpers.made_runs import make_run
 
@@ -67,3 +69,26 @@ def test_a_running_sweep_replaces_its_own_report(store: LocalStore) -> None:
 def test_a_report_that_cannot_be_read_is_replaced(summary: bytes, store: LocalStore) -> None:
     store.put(RunPaths("made").report("summary.json"), summary)
     assert len(write_report(store, open_run(store, "made")).run_status.results("se")) == 1
+
+
+class CountingStore(MemoryStore):
+    """A store that counts how often each object is read."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        super().__init__()
+        self.objects, self.reads = objects, Counter[str]()
+
+    def get(self, key: str) -> bytes:
+        """Return the object."""
+        self.reads[key] += 1
+        return super().get(key)
+
+
+def test_a_report_reads_the_files_of_a_trial_once_but_masks_which_are_checked_and_then_drawn() -> None:
+    made = MemoryStore()
+    make_run(made, ["baseline", "attention"], range(3), epochs=2, test_images=40)
+    store = CountingStore(made.objects)
+    kept = write_report(store, open_run(store, "made", keep=True))
+    again = {key for key, times in store.reads.items() if times > 1 and "/trials/" in key}
+    assert again == {key for key in made.objects if key.endswith("masks.npz")}
+    assert build_files(kept) == build_files(read_content(made, open_run(made, "made")))

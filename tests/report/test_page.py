@@ -322,6 +322,24 @@ def test_a_gallery_that_is_too_big_keeps_the_best_runs_and_the_same_seeds_for_al
     assert build_gallery(content, budget=1000) is None
 
 
+def test_a_page_of_many_trials_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, most in {
+        "report.page.MOST_VARIANTS": 2, "report.page.MOST_MISSING": 1, "report.figures.MOST_ROWS": 3,
+        "report.figures.MOST_LINES": 2, "report.figures.MOST_POINTS": 4, "analysis.run_data.MOST_MASKED": 5,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(f"catdog.{name}", most)
+    page = build_page(varied_run())
+    text = text_of(page)
+    assert "a point for each seed, of more than 4 those of evenly spaced ranks" in text
+    assert "over seeds (the first 3 of 4 variants)" in text
+    assert "quantile (the first 2 of 4 variants)" in text
+    assert "seed by seed (the first 4 of 7 pairs)" in text
+    assert "The page holds 5 of 18 trials with masks" in text
+    assert "The confusions of the 2 variants with the best runs" in text
+    assert text.count("Confusion between") == 2
+    assert "… and 2 more, all in table.md" in text
+
+
 def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> None:
     content = content_of(["multi-attention:num_masks=20"], range(1), probes=15)
     gallery = build_gallery(content)

@@ -13,8 +13,19 @@ from pathlib import Path
 import pytest
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserError
-from catdog.storage import BackgroundUploads, LocalStore, MemoryStore, S3Store, Store, StoreLocation, read_many, sha256
+from catdog.storage import (
+    BackgroundUploads,
+    LocalStore,
+    MemoryStore,
+    S3Store,
+    Store,
+    StoreLocation,
+    map_objects,
+    read_many,
+    sha256,
+)
 from catdog.storage.local import scratch_beside
+from catdog.storage.store import MOST_AHEAD
 from tests.helpers.limits import files_of_at_most
 
 TRIAL = "run/trials/multi-attention__num_masks=2,lambda_divergence=1e-5/seed-00"
@@ -44,6 +55,16 @@ def test_get_returns_what_was_put(store: Store) -> None:
         store.put(key, data)
         assert store.get(key) == data
         assert store.exists(key)
+
+
+def test_a_slow_reader_finds_few_objects_ahead_of_their_turn() -> None:
+    store, read = MemoryStore(), []
+    store.objects = dict.fromkeys(map(str, range(500)), b"")
+    reader = map_objects(store, store.objects, lambda key, data: read.append(key))
+    assert next(reader)[0] == "0"
+    time.sleep(0.05)
+    assert len(read) <= MOST_AHEAD + 1
+    assert [key for key, _ in reader] == list(store.objects)[1:]
 
 
 def test_a_later_object_replaces_an_earlier_one(store: Store) -> None:
