@@ -33,7 +33,7 @@ def refresh_report(
         while not stop.wait(pause):
             started = time.monotonic()
             try:
-                run_status = open_run(store, run)
+                run_status = open_run(store, run, keep=True)
                 if (over := sum(trial.result is not None for trial in run_status.trials)) != finished:
                     refresh(store, run_status)
                     finished = over

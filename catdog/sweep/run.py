@@ -107,7 +107,7 @@ def run_sweep(
                 if plan.pending:
                     with refresh_report(store, config.run_name, refresh):
                         _run_trials(config, context, plan, cluster, lease, tracker, console)
-                run_status = open_run(store, config.run_name)
+                run_status = open_run(store, config.run_name, keep=True)  # a report follows
                 _delete_leftovers(store, run_status)
                 look = take_look(store, run_status) if take_look is not None and config.until_decided else None
                 if look is not None:
