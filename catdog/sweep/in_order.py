@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
 
-def listed(trial_ids: Sequence[TrialId]) -> BasicVariantGenerator:
-    """Return the search that tries these trials in turn. A grid search would copy the whole grid for each of them."""
-    return BasicVariantGenerator([{"trial": {"variant": label, "seed": seed}} for label, seed in trial_ids])
+def listed(trial_ids: Sequence[TrialId], most_at_once: int = 0) -> BasicVariantGenerator:
+    """Return the search that tries these trials in turn, no more at once than that if it is not 0.
+
+    A grid search would copy the whole grid for each of them.
+    """
+    points = [{"trial": {"variant": label, "seed": seed}} for label, seed in trial_ids]
+    return BasicVariantGenerator(points, max_concurrent=most_at_once)
 
 
 class InOrder(FIFOScheduler):  # type: ignore[misc]  # Ray has no types

@@ -282,12 +282,11 @@ def _fit(
             trainable,
             param_space={"trial": dict.fromkeys(("variant", "seed"))},
             tune_config=tune.TuneConfig(
-                search_alg=listed(trial_ids),
+                # Trials of several workers hold no resources of their own that would limit their number.
+                search_alg=listed(trial_ids, most_at_once=slots if config.workers > 1 else 0),
                 num_samples=len(trial_ids),
                 scheduler=InOrder(),
                 reuse_actors=True,
-                # Trials of several workers hold no resources of their own that would limit their number.
-                max_concurrent_trials=slots if config.workers > 1 else None,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
