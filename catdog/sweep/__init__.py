@@ -1,4 +1,4 @@
-"""The sweep on Ray Tune: a single grid axis of trials, seed by seed, on a local Ray or a cluster (RAY_ADDRESS).
+"""The sweep on Ray Tune: a list of trials, seed by seed, on a local Ray or a cluster (RAY_ADDRESS).
 
 Tune places trials, reuses worker processes and retries after infrastructure faults. It keeps no state that matters:
 the store is the single source of truth, so nothing is restored, and the same command runs the pending trials.
