@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from catdog.errors import UserError
 
@@ -69,11 +70,15 @@ class Workers:
         return max(self.mean(float(wanted))) > 0
 
     def all_of(self, shares: Sequence[T]) -> list[T]:
-        """Return the items of all processes, of which process i has the items i, i + count, ... in `shares`."""
+        """Return the items of all processes, of which process i has the items i, i + count, ... in `shares`.
+
+        Tensors of several processes come back on the CPU.
+        """
         if self.count == 1:
             return list(shares)
+        mine = tree_map_only(torch.Tensor, torch.Tensor.cpu, list(shares))  # a tensor arrives on the device it left
         everybody: list[Sequence[T]] = [()] * self.count
-        torch.distributed.all_gather_object(everybody, list(shares))
+        torch.distributed.all_gather_object(everybody, mine)
         rounds = zip_longest(*([(item,) for item in share] for share in everybody), fillvalue=())
         return [item for one in rounds for some in one for item in some]
 

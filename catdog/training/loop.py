@@ -315,7 +315,8 @@ def _train_epoch(
     correct: list[torch.Tensor] = []
     if state.partial:
         begun = state.partial[workers.index]
-        losses, correct = list(begun["losses"]), list(begun["correct"])
+        device = next(state.model.parameters()).device
+        losses, correct = list(begun["losses"].to(device)), list(begun["correct"].to(device))
         before = begun["seconds"].item()
         _set_random_states(begun, mix)
         state.partial = []
