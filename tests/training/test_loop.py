@@ -108,6 +108,12 @@ def timeless(history: list[EpochRecord]) -> list[EpochRecord]:
     return [dataclasses.replace(record, train_seconds=0.0, evaluate_seconds=0.0, finished_at="") for record in history]
 
 
+def saved(state: TrainState) -> io.BytesIO:
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    return io.BytesIO(file.getvalue())
+
+
 def assert_equal_weights(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert mine.keys() == theirs.keys()
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
@@ -129,11 +135,10 @@ def test_interrupted_training_gives_the_same_bits(name: str, steps: int, setup: 
 
     first = setup.start(name, recipe)
     setup.train_steps(first, recipe, steps)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
+    file = saved(first)
     torch.rand(7)  # a new process would have another random state
     second = setup.start(name, recipe, seed=99)
-    second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+    second.load_state_dict(torch.load(file, weights_only=True))
     assert (second.next_epoch, len(second.partial)) == (1, 1)
     records = setup.train(second, recipe)
 
@@ -175,6 +180,24 @@ def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], 
     assert_equal_weights(second.model.state_dict(), whole.model.state_dict())
     assert_equal_weights(second.best_weights, whole.best_weights)
     assert timeless(second.history) == timeless(whole.history)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_resumes_in_the_middle_of_an_epoch(setup: Setup) -> None:
+    device, recipe = torch.device("cuda"), dataclasses.replace(setup.recipe, epochs=2)
+    inputs, seeds = load_inputs(setup.context, device), trial_seeds(0)
+    spec = parse_variant("multi-attention")
+
+    def start() -> TrainState:
+        return new_state(new_model(inputs, setup.context, spec, seeds).to(device), recipe, 3)
+
+    first, second, left = start(), start(), itertools.count(1)
+    records = fit(first, inputs.batches, recipe, seeds, device, lambda: next(left) == MIDDLE_OF_EPOCH_1)
+    assert next(record is None for record in records if record is None)
+    second.load_state_dict(torch.load(saved(first), map_location="cpu", weights_only=True))
+    list(fit(second, inputs.batches, recipe, seeds, device))
+    list(records)
+    assert second.best.train_loss == pytest.approx(first.best.train_loss, rel=1e-3)
 
 
 def test_clipped_gradients_have_the_norm_that_the_recipe_allows(setup: Setup) -> None:
