@@ -29,7 +29,7 @@ def checkpoint_bytes(config_hash: str, state: TrainState, probe_history: ProbeHi
     return buffer.getvalue()
 
 
-def resume(store: Store, key: str, config_hash: str, state: TrainState) -> ProbeHistory:
+def resume(store: Store, key: str, config_hash: str, state: TrainState, steps_per_epoch: int) -> ProbeHistory:
     """Load the trial's checkpoint into `state`, if there is an undamaged one of the same config.
 
     Returns the probe history of the epochs so far; empty if the trial starts from scratch.
@@ -50,6 +50,7 @@ def resume(store: Store, key: str, config_hash: str, state: TrainState) -> Probe
         ]  # or an earlier version's
         probe_history = ProbeHistory(masks, content["probe_predicted"])
         _check_fit(state, probe_history)
+        _check_partial(state, steps_per_epoch)
     except Exception as error:  # a damaged file can make the unpickler raise anything
         logger.warning("%s is damaged (%s: %s): starting again", key, type(error).__name__, first_line(error))
         state.load_state_dict(fresh)
@@ -77,11 +78,19 @@ def _check_fit(state: TrainState, probe_history: ProbeHistory) -> None:
     epochs = [record.epoch for record in state.history]
     if epochs != list(range(len(epochs))) or len(probe_history.masks) not in (0, len(epochs)):
         raise ValueError("its epochs do not fit together")
+
+
+def _check_partial(state: TrainState, steps_per_epoch: int) -> None:
+    """Raise unless what a loaded state holds of the epoch under way is whole, and the schedule is at its last step."""
+    done = state.scheduler.last_epoch - len(state.history) * steps_per_epoch
+    if not 0 <= done <= steps_per_epoch or bool(done) != bool(state.partial):
+        raise ValueError("its schedule is not where its epochs are")
     if state.partial and len(state.partial) != state.workers.count:
         raise ValueError("it is of another number of workers")
     for begun in state.partial:
-        random = begun["random"].shape == torch.get_rng_state().shape
-        if not random or begun["losses"].ndim != 1 or begun["losses"].shape != begun["correct"].shape:
+        for generator in (begun["random"], begun.get("mixing", begun["random"])):
+            torch.Generator().set_state(generator)  # which refuses what is none
+        if not begun["losses"].shape == begun["correct"].shape == (done,) or begun["seconds"].ndim:
             raise ValueError("the epoch under way does not fit together")
 
 

@@ -64,7 +64,7 @@ def set_up(context: RunContext, variant: VariantSpec, seed: int, store: Store, w
     batches = inputs.batches_for(model.head)
     workers.require_shares(batches.batch_size)
     state = new_state(model, recipe, batches.steps_per_epoch, workers)
-    probe_history = resume(store, where.checkpoint, config_hash, state)
+    probe_history = resume(store, where.checkpoint, config_hash, state, batches.steps_per_epoch)
     return Trial(
         context=context,
         variant=variant,

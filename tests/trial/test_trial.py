@@ -476,7 +476,18 @@ def halve_moments(state: dict[str, Any]) -> None:
         moments["exp_avg"] = moments["exp_avg"][:1].clone()
 
 
-STEPS = {"losses": torch.zeros(1), "correct": torch.zeros(1), "random": torch.get_rng_state()}
+def with_steps(done: int = 1, workers: int = 1, **changes: torch.Tensor | None) -> Callable[[dict[str, Any]], object]:
+    """Return a function that puts a state after so many steps of the next epoch, but for these changes."""
+    steps = {"losses": torch.zeros(done), "correct": torch.zeros(done), "seconds": torch.zeros(())}
+    steps |= {"random": torch.get_rng_state()} | changes
+
+    def change(state: dict[str, Any]) -> None:
+        state["scheduler"]["last_epoch"] += done
+        state["partial"] = [{name: value for name, value in steps.items() if value is not None}] * workers
+
+    return change
+
+
 STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
     "no model": lambda state: state.pop("model"),
     "a layer of another shape": lambda state: state["model"].update(
@@ -490,9 +501,14 @@ STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
         stage_masks={"layer1": torch.ones(1, 1, 2, 2)}
     ),
     "masks of no stage": lambda state: state["best_validation"].update(stage_masks={"": torch.ones(24, 1, 2, 2)}),
-    "steps of two workers": lambda state: state.update(partial=[STEPS, STEPS]),
-    "steps of another length": lambda state: state.update(partial=[STEPS | {"losses": torch.zeros(2)}]),
-    "steps without a generator": lambda state: state.update(partial=[STEPS | {"random": torch.zeros(3)}]),
+    "steps of two workers": with_steps(workers=2),
+    "more steps than an epoch has": with_steps(4),
+    "steps of another length": with_steps(losses=torch.zeros(2)),
+    "steps that the schedule has not seen": with_steps(losses=torch.zeros(2), correct=torch.zeros(2)),
+    "steps without a generator": with_steps(random=None),
+    "steps with half a generator": with_steps(random=torch.zeros(3)),
+    "steps without their time": with_steps(seconds=None),
+    "a schedule without its steps": with_steps(workers=0),
     "no validation": lambda state: state.update(best_validation=None),
 }
 
