@@ -147,6 +147,16 @@ class SweepConfig:
         return max(1, self.cpus_per_trial // self.workers)
 
     @property
+    def cpus(self) -> int:
+        """Return how many CPU cores a trial takes."""
+        return self.workers * self.threads
+
+    @property
+    def workers_option(self) -> str:
+        """Return the option that says how many workers a trial has, with its value."""
+        return f"--{'gpus' if self.gpus_per_trial else 'workers'}-per-trial {self.workers}"
+
+    @property
     def preset_name(self) -> str:
         """Return the name of the preset, or of the recipe file without folder and ending."""
         return PurePath(self.preset).stem

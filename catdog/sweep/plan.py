@@ -219,7 +219,7 @@ def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate
         known, recipes = PRESETS[name].recipe, [plan.recipe_of(trial) for trial in plan.pending]
         if all((recipe.backbone, recipe.freeze) == (known.backbone, known.freeze) for recipe in recipes):
             pixels = sum(recipe.epochs * (recipe.image_size / known.image_size) ** 2 for recipe in recipes)
-            seconds = pixels * plan.train_images / (rate * config.cpus_per_trial)
+            seconds = pixels * plan.train_images / (rate * config.cpus)
             return Estimate(seconds, f"from the speed of {name} on two cores of an AMD EPYC")
     return None
 
@@ -241,13 +241,13 @@ def _trial_seconds(plan: Plan, trial: PlannedTrial, step: CanaryStep) -> float:
 
 def local_slots(config: SweepConfig) -> int:
     """Return how many trials this machine's cores can run at once."""
-    return max(1, usable_cores() // (config.workers * config.threads))
+    return max(1, usable_cores() // config.cpus)
 
 
 def units_per_trial(config: SweepConfig) -> float:
     """Return a trial's GPUs, or its CPU cores if it uses no GPU; `None` GPUs count as one."""
     if config.gpus_per_trial == 0:
-        return float(config.workers * config.threads)
+        return float(config.cpus)
     return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
 
 
@@ -279,7 +279,7 @@ def print_plan(console: Console, config: SweepConfig) -> Identity:
         "images to train": f"{plan.images:,} ({counted(len(plan.pending), 'trial')} × {epochs} "
         f"× {counted(plan.train_images, 'image')})",
         **_cached_features(config, run.dataset, store),
-        "resources": f"{config.workers * config.threads} CPU and {_gpus(config)} GPU per trial",
+        "resources": f"{config.cpus} CPU and {_gpus(config)} GPU per trial",
         "estimated time": _expected_time(config, expected),
         "estimated cost": _expected_cost(config, expected),
     }
@@ -327,8 +327,10 @@ def check_here(config: SweepConfig, store: Store) -> None:
     if not store.is_shared:
         store.check()
     cores = os.cpu_count() or config.threads
-    if not os.environ.get("RAY_ADDRESS") and config.threads > cores:
-        raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
+    if not os.environ.get("RAY_ADDRESS") and config.cpus > cores:
+        if config.threads > cores:
+            raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
+        raise UserError(f"{config.workers_option}: the nodes here have room for fewer workers")
     known = {network for preset in PRESETS.values() for network in preset.networks}
     for backbone, weights, image_size in config.networks:
         if (backbone, weights, image_size) not in known:

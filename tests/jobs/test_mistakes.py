@@ -475,6 +475,11 @@ RESOURCES = {
     "cores nobody has, on a dry run": Mistake(
         "sweep demo --cpus-per-trial 256 --dry-run", "--cpus-per-trial 256", "the largest node here has"
     ),
+    "workers without cores, on a dry run": Mistake(
+        "sweep demo --workers-per-trial 64 --cpus-per-trial 256 --dry-run",
+        "--workers-per-trial 64",
+        "room for fewer workers",
+    ),
     "cores of no machine": Mistake("sweep demo --cpus-per-trial 1000", "--cpus-per-trial 1000", "from 1 to 256"),
     "no cores": Mistake("sweep demo --cpus-per-trial 0", "--cpus-per-trial 0", "from 1 to 256"),
     "part of no GPU": Mistake("sweep demo --gpus-per-trial 0.5", "--gpus-per-trial 0.5", "use --gpus-per-trial 0"),
