@@ -34,7 +34,7 @@ class CardWatch:
     """The cards that failed in this sweep. Effects are handed in.
 
     `count_gpus` returns the GPUs of each node that is up, `most_gpus` how many there may be; `hold` occupies a card and
-    returns what frees it again.
+    returns what frees it again. A trial needs at least one card, or as many as it has workers, `needed`.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class CardWatch:
         count_gpus: Callable[[], Mapping[str, float]],
         most_gpus: float,
         hold: Callable[[Card], Callable[[], None]],
+        needed: int = 1,
     ) -> None:
-        self._count_gpus, self._most_gpus, self._hold = count_gpus, most_gpus, hold
+        self._count_gpus, self._most_gpus, self._hold, self._needed = count_gpus, most_gpus, hold, needed
         self._broken: dict[Card, DeviceError] = {}
         self._faults: defaultdict[Card, list[TrialId]] = defaultdict(list)
         self._attempts: defaultdict[TrialId, list[Card]] = defaultdict(list)
@@ -59,7 +60,7 @@ class CardWatch:
             attempts.append(error.card)
         if error.fault == "failed":
             self._faults[error.card].append(trial_id)
-        to_blame = len(attempts) >= ATTEMPTS and (len(set(attempts)) > 1 or self._left() <= 1)
+        to_blame = len(attempts) >= ATTEMPTS and (len(set(attempts)) > 1 or self._left() <= self._needed)
         if to_blame:
             for card, trial_ids in self._faults.items():
                 self._faults[card] = [other for other in trial_ids if other != trial_id]
@@ -94,13 +95,17 @@ class CardWatch:
 
     @property
     def nothing_works(self) -> UserError | None:
-        """Return the error that ends the sweep if every card is broken."""
+        """Return the error that ends the sweep if every card is broken, or too many for a trial."""
         nodes = self._count_gpus()
         broken = [error for card, error in self._broken.items() if card.node_id in nodes]
-        if not broken or len(broken) < max(self._most_gpus, sum(nodes.values())):
+        if not broken or max(self._most_gpus, sum(nodes.values())) - len(broken) > self._needed - 1:
             return None
         others = f" (and {len(broken) - 1} more)" * (len(broken) > 1)
-        return UserError(f"{broken[0]}{others}: no GPU works: repair it, or train on the CPU with --gpus-per-trial 0")
+        if self._needed > 1:
+            remedy = f"fewer GPUs work than a trial needs: repair it, or give less than --gpus-per-trial {self._needed}"
+        else:
+            remedy = "no GPU works: repair it, or train on the CPU with --gpus-per-trial 0"
+        return UserError(f"{broken[0]}{others}: {remedy}")
 
     def release(self) -> None:
         """Free all cards."""
@@ -114,12 +119,12 @@ class CardWatch:
         return sum(nodes.values()) - sum(card.node_id in nodes for card in self._held)
 
     def _hold_back(self) -> None:
-        """Hold back the cards that deserve it now, and no others; the last one only if it is broken."""
+        """Hold back the cards that deserve it now, and no others; those that a trial needs only if they are broken."""
         deserving = [*self._broken, *(card for card, faults in self._faults.items() if len(faults) >= FAULTS)]
         for card in self._held.keys() - set(deserving):
             self._held.pop(card)()
         for card in deserving:
-            if card not in self._held and (card in self._broken or self._left() > 1):
+            if card not in self._held and (card in self._broken or self._left() > self._needed):
                 self._held[card] = self._hold(card)
 
 

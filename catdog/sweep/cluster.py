@@ -71,7 +71,7 @@ class Cluster:
     @property
     def may_lack_resources(self) -> bool:
         """Return whether a trial might fit nowhere, which only a running Ray can tell."""
-        asks_much = bool(self._config.gpus_per_trial) or self._config.workers * self._config.threads > usable_cores()
+        asks_much = bool(self._config.gpus_per_trial) or self._config.cpus > usable_cores()
         return asks_much or not self.is_this_machine
 
     @property
@@ -107,16 +107,13 @@ class Cluster:
         self.trial_resources = settle_resources(self._config, [*present, *self.autoscaler.nodes], self._report_progress)
         self.slots = most_trials(self.trial_resources, present, self.autoscaler)
         if not self.slots:
-            raise UserError(f"{self._trial_size()}: the nodes here have room for fewer workers")
+            raise UserError(f"{self._config.workers_option}: the nodes here have room for fewer workers")
         resources = self.trial_resources
         hold = functools.partial(hold_with_actors, resources.gpus)
-        self.cards = CardWatch(gpus_by_node, self.slots * resources.workers * resources.gpus, hold)
+        most_gpus = self.slots * resources.workers * resources.gpus
+        self.cards = CardWatch(gpus_by_node, most_gpus, hold, resources.workers)
         if not any(map(resources.workers_on, present)):
             self._report_progress("no node for a trial is up yet: waiting until the cluster has started one")
-
-    def _trial_size(self) -> str:
-        kind = "gpus" if self._config.gpus_per_trial else "workers"
-        return f"--{kind}-per-trial {self._config.workers}"
 
     def _connection(self) -> "Future[None]":
         """Begin to connect, unless that has begun; raises `UserError` for what can be known before."""
@@ -147,7 +144,7 @@ class Cluster:
         Empty if most of them would stay idle: importing torch takes seconds of a core and much memory.
         """
         config, cores = self._config, usable_cores()
-        at_once = min(len(config.variant_specs) * len(config.seed_list), cores // config.threads)
+        at_once = min(len(config.variant_specs) * len(config.seed_list), cores // config.cpus)
         if config.gpus_per_trial != 0 or config.workers > 1 or 2 * at_once < cores:
             return []
         libraries = {library for recipe in config.recipes if (library := recipe.backbone_library) is not None}

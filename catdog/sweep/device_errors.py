@@ -31,6 +31,11 @@ def needs_new_process(error: Exception) -> bool:
     return is_out_of_memory(error) or _is_of_a_gpu(error)
 
 
+def is_fault_of_a_gpu(error: BaseException) -> bool:
+    """Return whether an error that no worker has judged yet is a GPU's, and not the trial's."""
+    return _is_of_a_gpu(error) and not _is_out_of_gpu_memory(error) and not _says(error, (_OF_THE_CODE,))
+
+
 def as_device_error(error: Exception, gpus: float) -> DeviceError | None:
     """Return the error as one of this worker's card if it is not the trial's own, on a worker with `gpus`."""
     if isinstance(error, DeviceError):

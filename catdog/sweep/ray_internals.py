@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.experimental import internal_kv
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FLAGS = "catdog"
+_GROUPS = "catdog-groups"
 HEAD_RESOURCE = "node:__internal_head__"
 """Only the head node has it; no public function identifies the head."""
 
@@ -134,6 +136,34 @@ def flags(launch: str) -> set[str]:
     """Return the names of the flags that are set."""
     keys = internal_kv._internal_kv_list(f"{launch}/", namespace=_FLAGS)
     return {key.decode().removeprefix(f"{launch}/") for key in keys}
+
+
+@contextmanager
+def freeing_placement_group(owner: str) -> Iterator[None]:
+    """Free what `own_placement_group` says the owner has, before the block and after it.
+
+    Ray Train's controller frees its workers' resources itself, unless it is killed: then Ray frees them when the job
+    ends, and Train's own cleaner sooner only where there is a dashboard. The next attempt would wait for them for ever.
+    """
+    _free_placement_group(owner)
+    try:
+        yield
+    finally:
+        _free_placement_group(owner)
+
+
+def own_placement_group(owner: str) -> None:
+    """Say that the owner has the placement group that this worker is in."""
+    group = get_current_placement_group()
+    if group is not None:
+        internal_kv._internal_kv_put(owner, group.id.hex(), namespace=_GROUPS)
+
+
+def _free_placement_group(owner: str) -> None:
+    key = internal_kv._internal_kv_get(owner, namespace=_GROUPS)
+    if key is not None:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key.decode())))
+        internal_kv._internal_kv_del(owner, namespace=_GROUPS)
 
 
 def head_nodes(nodes: Iterable[dict[str, float]]) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 from ray import tune
 
 from catdog.config.variants import parse_variant
-from catdog.errors import NotFoundError, PausedError, StoreError, UserError, WorkerLostError, first_line
+from catdog.errors import DeviceError, NotFoundError, PausedError, StoreError, UserError, WorkerLostError, first_line
 from catdog.formatting import ReportProgress
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord
@@ -20,7 +20,7 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.results import TrialResult
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
-from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process, this_card
+from catdog.sweep.device_errors import naming_the_card, needs_new_process, this_card
 from catdog.sweep.lease import read_lease, require_lease
 from catdog.sweep.pausing import PauseWatch, preempted, watching_for_pauses
 from catdog.sweep.trial_retries import describe_failure, failed_attempts
@@ -81,7 +81,7 @@ def _train_trial(config: dict[str, Any], context: RunContext, launch: str, repor
             return {"status": "failed"}
         try:
             result = _run(trial, context, store, launch, watch, report)
-        except (StoreError, WorkerLostError):
+        except (StoreError, WorkerLostError, DeviceError):
             raise
         except PausedError:
             watch.look()
@@ -89,8 +89,6 @@ def _train_trial(config: dict[str, Any], context: RunContext, launch: str, repor
                 raise preempted() from None
             return {"status": "not started"}
         except Exception as error:
-            if (fault := as_device_error(error, context.gpus_per_trial)) is not None:
-                raise fault from error
             failure = describe_failure(context, trial, error, launch, attempts + 1)
             store.put(context.trial_paths(variant, trial.seed).failure, to_json(failure))
             if needs_new_process(error):
@@ -121,7 +119,8 @@ def _run(
     def before_final_writes() -> None:
         require_lease(store, context.run, launch)
 
-    return run_trial(context, trial.variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
+    with naming_the_card(context.gpus_per_trial):
+        return run_trial(context, trial.variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
 
 
 def epoch_report(record: EpochRecord, context: RunContext, trial: PlannedTrial) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def owes_memory(gpus: float) -> bool:
 def working_gpu() -> torch.device:
     """Return the GPU of this process, tried once; raises `DeviceError` if torch cannot use it."""
     if (broken := os.environ.get(SIMULATED_GPUS)) is not None:
-        if os.environ.get("CUDA_VISIBLE_DEVICES") in broken.split(","):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # by all workers of a trial on this node
+        if visible[int(os.environ.get("LOCAL_RANK", "0")) % len(visible)] in broken.split(","):
             raise DeviceError("simulated to be broken", "broken")
         return torch.device("cpu")
     try:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import traceback
@@ -25,9 +26,9 @@ FIRST, SECOND, THIRD = (("baseline", seed) for seed in range(3))
 class Cards:
     """A `CardWatch` of one node, and which cards it holds back."""
 
-    def __init__(self, gpus: int) -> None:
+    def __init__(self, gpus: int, needed: int = 1) -> None:
         self.held: set[Card] = set()
-        self.watch = CardWatch(lambda: {"node": float(gpus)}, float(gpus), self._hold)
+        self.watch = CardWatch(lambda: {"node": float(gpus)}, float(gpus), self._hold, needed)
 
     def _hold(self, card: Card) -> object:
         self.held.add(card)
@@ -85,6 +86,20 @@ def test_a_trial_that_fails_on_several_cards_is_to_blame_and_they_are_not() -> N
 def test_where_there_is_one_card_a_trial_is_to_blame_after_three_attempts() -> None:
     cards = Cards(1)
     assert [cards.fail(FIRST, A) for _ in range(3)] == [0, 0, 3]
+
+
+def test_cards_that_a_trial_on_several_needs_are_held_back_only_if_they_are_broken() -> None:
+    cards = Cards(3, needed=2)
+    for card in (A, A, B, B):
+        cards.fail(FIRST if card == A else SECOND, card)
+    assert cards.held == {A}
+    assert cards.watch.nothing_works is None
+    cards.fail(THIRD, A, "broken")
+    assert cards.watch.nothing_works is None
+    cards.fail(THIRD, B, "broken")
+    assert cards.held == {A, B}
+    assert "(and 1 more): fewer GPUs work than a trial needs: " in str(cards.watch.nothing_works)
+    assert "less than --gpus-per-trial 2" in str(cards.watch.nothing_works)
 
 
 def test_memory_that_others_took_counts_against_no_card() -> None:
@@ -242,6 +257,17 @@ def test_beside_a_card_that_fails_all_trials_end_complete_after_at_most_a_couple
     trials = pd.read_csv(store_folder / "demo/report/trials.csv")
     assert trials["status"].tolist() == ["complete"] * 9
     assert not (store_folder / "demo/failures").exists()
+
+
+@pytest.mark.slow
+def test_trials_on_several_gpus_end_with_one_line_where_too_few_of_them_work(store_folder: Path) -> None:
+    arguments = ["--seeds", "1", "--variants", "attention", "--gpus-per-trial", "2"]
+    process = sweep_on_simulated_gpus(store_folder, *arguments, broken="1")
+    assert process.returncode != 0
+    assert re.search(r"GPU 1 of .*: simulated to be broken: fewer GPUs work than a trial needs", process.stderr)
+    assert not (store_folder / "demo/failures").exists()
+    process = sweep_on_simulated_gpus(store_folder, *arguments)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.slow

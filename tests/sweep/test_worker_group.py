@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from catdog.errors import PausedError, UserError, WorkerLostError
+from catdog.errors import Card, DeviceError, PausedError, UserError, WorkerLostError
 from catdog.runs.paths import RunPaths
 from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.worker_group import _cause
@@ -25,15 +25,18 @@ LONG = small(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(store_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", [b"RayTrainWorker", b"TrainController"])
+def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
+    victim: bytes, store_folder: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(store_folder, other, copy_function=os.link)
     process = start_job(store_folder, *LONG, environment={"CATDOG_TEST_WORKERS": str(tmp_path)})
     store = LocalStore(store_folder)
     wait_for(lambda: store.exists("demo/trials/multi-attention/seed-00/checkpoint.pt"), process)
-    workers = [pid for pid, line in processes_of(str(tmp_path)).items() if b"RayTrainWorker" in line]
-    assert len(workers) == 2
-    os.kill(workers[1], signal.SIGKILL)
+    victims = [pid for pid, line in processes_of(str(tmp_path)).items() if victim in line]
+    assert len(victims) == (2 if victim == b"RayTrainWorker" else 1)
+    os.kill(victims[-1], signal.SIGKILL)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert "1 started again (latest: multi-attention seed 0: one of the trial's workers was lost)" in output
@@ -78,3 +81,8 @@ def test_the_error_of_a_group_is_the_workers_own_unless_one_is_lost_or_all_pause
     assert isinstance(cause(peer, lost), WorkerLostError)
     assert isinstance(cause(PausedError("paused in epoch 1"), peer), PausedError)
     assert isinstance(_cause(TrainingFailedError("the controller is gone")), WorkerLostError)
+    assert isinstance(_cause(lost), WorkerLostError)
+    assert isinstance(cause(RuntimeError("CUDA error: invalid device ordinal")), WorkerLostError), "it names no card"
+    assert str(_cause(ControllerError(ValueError("no\nroom")))) == "the trial's workers did not start: no"
+    broken = DeviceError("it computes wrong numbers", "broken", Card("node", "host", "1"))
+    assert cause(broken) is broken
