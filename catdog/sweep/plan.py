@@ -327,10 +327,11 @@ def check_here(config: SweepConfig, store: Store) -> None:
     if not store.is_shared:
         store.check()
     cores = os.cpu_count() or config.threads
-    if not os.environ.get("RAY_ADDRESS") and config.cpus > cores:
+    if not os.environ.get("RAY_ADDRESS"):
         if config.threads > cores:
             raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
-        raise UserError(f"{config.workers_option}: the nodes here have room for fewer workers")
+        if config.cpus > cores and not config.gpus_per_trial:
+            raise UserError(f"{config.workers_option}: the nodes here have room for fewer workers")
     known = {network for preset in PRESETS.values() for network in preset.networks}
     for backbone, weights, image_size in config.networks:
         if (backbone, weights, image_size) not in known:
