@@ -14,6 +14,7 @@ import ray
 from ray import tune
 from ray._common.usage.usage_constants import KUBERAY_ENV
 from ray.tune.execution import class_cache, cluster_info
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from catdog.sweep import ray_internals
 from tests.helpers.project import ROOT
@@ -132,3 +133,18 @@ def test_a_jobs_package_leaves_out_files_listed_in_rayignore(tmp_path: Path) -> 
     assert ray_internals.job_package_bytes(tmp_path) > 100_000
     (tmp_path / ".rayignore").write_text("data.bin\n")
     assert ray_internals.job_package_bytes(tmp_path) < small + 1000
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_placement_group_whose_owner_is_gone_is_freed_by_the_next_attempt() -> None:
+    group = ray.util.placement_group([{"CPU": 1}])
+    in_group = PlacementGroupSchedulingStrategy(group)
+    ray.get(
+        ray.remote(num_cpus=1, scheduling_strategy=in_group)(ray_internals.own_placement_group).remote(
+            "launch/baseline seed 0"
+        )
+    )
+    with ray_internals.freeing_placement_group("launch/attention seed 0"):
+        assert ray.util.placement_group_table(group)["state"] == "CREATED", "another trial's"
+    with ray_internals.freeing_placement_group("launch/baseline seed 0"):
+        assert ray.util.placement_group_table(group)["state"] == "REMOVED"
