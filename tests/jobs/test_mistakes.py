@@ -476,7 +476,7 @@ RESOURCES = {
         "sweep demo --cpus-per-trial 256 --dry-run", "--cpus-per-trial 256", "the largest node here has"
     ),
     "workers without cores, on a dry run": Mistake(
-        "sweep demo --workers-per-trial 64 --cpus-per-trial 256 --dry-run",
+        "sweep demo --workers-per-trial 64 --dry-run",
         "--workers-per-trial 64",
         "room for fewer workers",
     ),
