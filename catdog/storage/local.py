@@ -104,7 +104,7 @@ class LocalStore:
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
                 raise StoreRefusedError(f"--store {self._shown}: {key} is no file: move away what is in the way")
-            return path.read_bytes()
+            return _read(path)
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"{path}: no such file") from None
         except OSError as error:
@@ -229,9 +229,19 @@ def scratch_beside(path: Path) -> Iterator[Path]:
             scratch.unlink(missing_ok=True)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return path.read_bytes()  # on NFS: another node has replaced the file since it was opened
+
+
 def _raise_unless_gone(error: OSError) -> None:
     """Raise what went wrong while listing a folder, unless another process has removed it, or it is closed to us."""
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+    gone = isinstance(error, (FileNotFoundError, NotADirectoryError)) or error.errno == errno.ESTALE  # the last on NFS
+    if not gone and not isinstance(error, PermissionError):
         raise error
 
 

@@ -537,6 +537,31 @@ def test_a_folder_that_another_node_removes_meanwhile_does_not_disturb_a_listing
     assert store.list("run/") == ["run/a"]
 
 
+def test_what_another_node_replaces_or_removes_on_nfs_while_it_is_read_is_read_again_or_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the open file or folder goes stale (ESTALE)."""
+    store, scandir, read = LocalStore(tmp_path), os.scandir, Path.read_bytes
+    store.put("run/a", b"old")
+    (tmp_path / "run" / "gone").mkdir()
+
+    def stale(path: Path) -> bytes:
+        if read(path) == b"new":
+            return b"new"
+        store.put("run/a", b"new")
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def just_after_it_was_removed(path: Path) -> object:
+        if Path(path).name == "gone":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return scandir(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr(os, "scandir", just_after_it_was_removed)
+    assert store.get("run/a") == b"new"
+    assert store.list("run/") == ["run/a"]
+
+
 def test_a_check_leaves_nothing_behind_not_even_the_folder(tmp_path: Path) -> None:
     LocalStore(tmp_path / "new" / "store").check()
     assert not (tmp_path / "new").exists()
