@@ -38,6 +38,7 @@ def check_shared(url: str) -> None:
     """Raise `UserError` with a node's name unless the folder `url` serves as a store on all nodes that are up."""
     hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
     root = Path(url)
+    is_new = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".shared-", dir=root, ignore_cleanup_errors=True) as folder:
@@ -45,8 +46,9 @@ def check_shared(url: str) -> None:
     except OSError as error:
         raise UserError(f"--store {url}: cannot be written ({error.strerror}): choose another folder") from None
     finally:
-        with suppress(OSError):
-            root.rmdir()  # fails unless it is empty
+        if is_new:
+            with suppress(OSError):
+                root.rmdir()  # fails unless it is empty
 
 
 def check_folder(
@@ -92,7 +94,7 @@ def write_claim(folder: str, node: str) -> Answer:
         created = store.put_new(CLAIM, node.encode())
         store.list("")  # a file system that remembers this for long will not show what is written later
         return Answer(created=created)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         return Answer(_reason(error))
 
 
@@ -101,7 +103,7 @@ def read_others(folder: str, node: str, writers: dict[str, str]) -> Answer:
     store = LocalStore(Path(folder))
     try:
         unseen = [writer for name, writer in writers.items() if not _shows(store, name)]
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         return Answer(_reason(error))
     return Answer(f"it does not see what {unseen[0]} wrote" if unseen else "")
 
@@ -138,7 +140,7 @@ def _answer(pending: Any) -> Answer:
         return Answer(first_line(error))
 
 
-def _reason(error: StoreError) -> str:
+def _reason(error: StoreError | OSError) -> str:
     """Return a refusal without the option and the remedy, which `check_folder` adds."""
     text = first_line(error)
     return text.partition(": ")[2].rpartition(": ")[0] if text.startswith("--store") else text

@@ -1,5 +1,6 @@
 """A folder as the store of several nodes: each must see what the others write, and only one can create a file."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from catdog.errors import UserError
 from catdog.formatting import now
 from catdog.storage import LocalStore
 from catdog.sweep import shared_folder
-from catdog.sweep.shared_folder import DRIVER, Answer, check_folder, write_claim
+from catdog.sweep.shared_folder import DRIVER, Answer, check_folder, check_shared, read_others, write_claim
 from tests.helpers.ray_nodes import RayNodes
 from tests.helpers.sweeps import SMALL, small, start_job, times_computed, wait_for
 
@@ -73,6 +75,20 @@ def test_a_node_that_does_not_see_what_the_others_write_is_named(check: Callable
             check(third=behind)
 
 
+@pytest.mark.parametrize("made_before", [True, False])
+def test_a_check_removes_the_stores_folder_only_if_it_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_before: bool
+) -> None:
+    """One that is there may have a group, a quota or stripes."""
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(ray, "wait", lambda *_, **__: ([], []))
+    store = tmp_path / "store"
+    if made_before:
+        store.mkdir(mode=0o770)
+    check_shared(str(store))
+    assert list(tmp_path.rglob("*")) == [store] * made_before
+
+
 def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: object) -> None:
         raise PermissionError
@@ -122,6 +138,18 @@ def test_a_node_without_write_permission_says_so(tmp_path: Path) -> None:
         patch.setattr(os, "replace", refused)
         answer = write_claim(str(tmp_path), "1")
     assert answer.fault == "cannot be written (permission denied)"
+
+
+def test_a_node_that_cannot_list_the_folder_says_why(tmp_path: Path) -> None:
+    LocalStore(tmp_path).put(DRIVER, DRIVER.encode())
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", broken)
+        for answer in (write_claim(str(tmp_path), "1"), read_others(str(tmp_path), "1", {DRIVER: "the driver"})):
+            assert "Input/output error" in answer.fault
 
 
 def test_what_writers_on_other_machines_have_begun_is_kept_for_an_hour(tmp_path: Path) -> None:
