@@ -33,10 +33,7 @@ def refresh_report(
         while not stop.wait(pause):
             started = time.monotonic()
             try:
-                run_status = open_run(store, run, keep=True)
-                if (over := sum(trial.result is not None for trial in run_status.trials)) != finished:
-                    refresh(store, run_status)
-                    finished = over
+                finished = _refresh_if_more(store, run, refresh, finished)
             except (StoreError, UserError) as error:
                 logger.warning("the report could not be refreshed: %s", error)
             except Exception:  # skip this report, but keep refreshing
@@ -45,3 +42,15 @@ def refresh_report(
 
     with in_background(work, "refreshing"):
         yield
+
+
+def _refresh_if_more(store: Store, run: str, refresh: Callable[[Store, RunStatus], object], finished: int) -> int:
+    """Call `refresh` if other than `finished` trials have ended; returns how many have.
+
+    What was read is large, so nothing holds it until the next time.
+    """
+    run_status = open_run(store, run, keep=True)
+    over = sum(trial.result is not None for trial in run_status.trials)
+    if over != finished:
+        refresh(store, run_status)
+    return over

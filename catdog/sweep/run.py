@@ -117,6 +117,7 @@ def run_sweep(
                     _keep_best_weights(store, run_status)
             if look is None:
                 return run_status
+            del run_status  # what it kept for the look is large, and the trials of the next may take hours
 
 
 def _look_line(look: Look) -> str:
