@@ -66,6 +66,7 @@ def set_up(bucket: str, key: str) -> None:
     """Make the environment, unless it is there."""
     if KEY.exists() and KEY.read_text() == key:
         return
+    KEY.unlink(missing_ok=True)  # a half-removed environment must not pass for a whole one of an earlier lock
     if unpack(bucket, key):
         print(f"s3://{bucket}/{key}: unpacked")
     else:

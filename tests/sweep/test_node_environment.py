@@ -26,11 +26,11 @@ class Node:
     server: S3Server
     store: str
 
-    def set_up(self, *options: str) -> str:
+    def set_up(self, *options: str, uv: str | None = None) -> str:
         """Run the script; returns what it says."""
         script = self.home / "environment" / "node_environment.py"
         environment = os.environ | self.server.variables(self.home / "cache")
-        environment |= {"HOME": str(self.home), "UV": uv_program(), "UV_OFFLINE": "1", "UV_NO_CACHE": "1"}
+        environment |= {"HOME": str(self.home), "UV": uv or uv_program(), "UV_OFFLINE": "1", "UV_NO_CACHE": "1"}
         done = subprocess.run(
             [sys.executable, script, self.store, *options], env=environment, check=True, capture_output=True, text=True
         )
@@ -124,6 +124,17 @@ def test_without_a_whole_archive_a_worker_installs_from_the_package_index(worker
         worker.python("import installed")
     assert worker.python("print(6 * 7)") == "42\n"
     assert worker.set_up() == ""
+
+
+def test_an_environment_whose_replacement_ended_halfway_does_not_pass_for_whole_once_the_lock_is_as_before(
+    worker: Node,
+) -> None:
+    worker.set_up()
+    (worker.home / "environment" / "requirements.lock").write_text("numpy==2.4.6\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        worker.set_up(uv="false")
+    (worker.home / "environment" / "requirements.lock").write_text("")
+    assert "unpacked" in worker.set_up()
 
 
 def test_without_a_bucket_nodes_start_all_the_same(worker: Node) -> None:
