@@ -1,7 +1,7 @@
 """SLURM on this machine, for root: a controller and two nodes with an address and processes of their own.
 
-Each node is a slurmd in its own namespaces of network, processes and mounts; of the file system, only /tmp/ray is its
-own. A pair of virtual network cards joins them; no packet leaves the machine.
+Each node is a slurmd in its own namespaces of network, processes and mounts; of the file system, only `OWN`
+is its own. A pair of virtual network cards joins them; no packet leaves the machine.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 NODES = {"node1": "10.77.0.1", "node2": "10.77.0.2"}
+OWN = "/tmp/catdog-root"
 SECONDS_TO_WAIT = 300
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "nsenter", "unshare")
 CONFIG = """\
@@ -68,7 +69,7 @@ class Slurm:
             self._start(*self._on("node1"), "slurmctld", "-D")
             for node in NODES:
                 daemon = (
-                    f"mkdir -p /tmp/ray; mount -t tmpfs none /tmp/ray; slurmd -D -N {node} & "
+                    f"mkdir -p {OWN}; mount -t tmpfs none {OWN}; slurmd -D -N {node} & "
                     "while true; do wait -n || sleep 1; done"  # the first process of a node reaps the others
                 )
                 own = ("unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc")
@@ -115,7 +116,7 @@ class Slurm:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return os.environ | {"SLURM_CONF": str(self._folder / "slurm.conf")}
+        return os.environ | {"SLURM_CONF": str(self._folder / "slurm.conf"), "USER": "root"}
 
     def _on(self, node: str) -> list[str]:
         """Return what makes a command run with the node's network and name."""

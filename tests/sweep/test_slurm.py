@@ -35,6 +35,22 @@ def test_what_a_site_must_choose_is_marked() -> None:
         assert any(choice in line for line in marked), choice
 
 
+def test_a_node_that_does_not_know_its_address_is_told_so(tmp_path: Path) -> None:
+    for path, text in ((".venv/bin/activate", ""), ("bin/hostname", "#!/bin/sh\n[ $# = 1 ] || echo node1\n")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SBATCH)],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: hostname -I names no address of node1: write it here\n"
+
+
 def adapted(store: Path, *arguments: str) -> str:
     """The batch script with its marked lines changed: for two nodes without GPUs, and a small sweep."""
     sweep = ["python", str(ROOT / "jobs" / "sweep.py"), "demo", "--store", str(store), *arguments]
