@@ -187,7 +187,8 @@ def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
         )
     panel.set_yticks([])
     panel.set_ylim(len(rows) - 0.5, -0.55)
-    panel.set_xlabel(xlabel)
+    some = any(len(row.values) > MOST_POINTS for row in rows)
+    panel.set_xlabel(f"{xlabel}; {MOST_POINTS} points of a row at most" if some else xlabel)
     panel.grid(axis="x")
 
 

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from catdog.report.figures import accuracies_svg, accuracy_figure
 from catdog.report.study_figures import lambda_figure
@@ -33,6 +35,15 @@ def draw_in(folder: Path, **environment: str) -> subprocess.CompletedProcess[str
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize(("count", "says"), [(200, False), (201, True)])
+def test_a_plot_with_fewer_points_than_trials_says_so_itself(count: int, says: bool) -> None:
+    """Figures are also shown without the page, whose caption says it."""
+    accuracies = np.linspace(80.0, 90.0, count)
+    trials = pd.DataFrame({"variant": "baseline", "status": "complete", "test_accuracy": accuracies})
+    svg = accuracies_svg(trials, ("baseline",), "test_accuracy")
+    assert ("accuracy, %; 200 points of a row at most" in svg) is says
 
 
 def test_neither_a_notebooks_backend_nor_a_users_settings_change_a_figure(tmp_path: Path) -> None:
