@@ -19,7 +19,7 @@ from catdog.system.process import in_background
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 5.0
 """How long an interrupted driver waits for checkpoints: its batch system kills it soon."""
 
 

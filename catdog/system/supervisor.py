@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 6
+GRACE_SECONDS = 8
 """How long a job may take to end after the first signal."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # sys/prctl.h
 _ENDINGS = (
