@@ -9,9 +9,15 @@ import os
 
 import ray
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    PreemptionError,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import ControllerError, PreemptionError, TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from catdog.errors import PausedError, WorkerLostError, first_line

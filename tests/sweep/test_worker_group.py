@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 from catdog.errors import Card, DeviceError, PausedError, UserError, WorkerLostError
 from catdog.runs.paths import RunPaths
