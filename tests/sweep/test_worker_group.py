@@ -19,7 +19,7 @@ from tests.helpers.s3_servers import s3_variables
 from tests.helpers.sweeps import comparable, processes_of, report, small, start_job, wait_for
 
 LONG = small(
-    *("--limit-images", "600", "--image-size", "64", "--batch-size", "4", "--epochs", "3", "--seeds", "1"),
+    *("--limit-images", "600", "--image-size", "64", "--batch-size", "4", "--epochs", "6", "--seeds", "1"),
     *("--variants", "multi-attention", "--workers-per-trial", "2", "--checkpoint-seconds", "1"),
 )
 
