@@ -18,10 +18,12 @@ from tests.helpers.autoscaling import FakeAutoscalingCluster
 from tests.helpers.s3_servers import s3_variables
 from tests.helpers.sweeps import comparable, processes_of, report, small, start_job, wait_for
 
-LONG = small(
-    *("--limit-images", "600", "--image-size", "64", "--batch-size", "4", "--epochs", "6", "--seeds", "1"),
-    *("--variants", "multi-attention", "--workers-per-trial", "2", "--checkpoint-seconds", "1"),
-)
+
+def long(epochs: int, *arguments: str) -> list[str]:
+    return small(
+        *("--limit-images", "600", "--image-size", "64", "--batch-size", "4", "--epochs", str(epochs), "--seeds", "1"),
+        *("--variants", "multi-attention", "--workers-per-trial", "2", "--checkpoint-seconds", "1", *arguments),
+    )
 
 
 @pytest.mark.slow
@@ -31,7 +33,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(store_folder, other, copy_function=os.link)
-    process = start_job(store_folder, *LONG, environment={"CATDOG_TEST_WORKERS": str(tmp_path)})
+    process = start_job(store_folder, *long(3), environment={"CATDOG_TEST_WORKERS": str(tmp_path)})
     store = LocalStore(store_folder)
     wait_for(lambda: store.exists("demo/trials/multi-attention/seed-00/checkpoint.pt"), process)
     victims = [pid for pid, line in processes_of(str(tmp_path)).items() if victim in line]
@@ -41,7 +43,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
     assert process.returncode == 0, output
     assert "1 started again (latest: multi-attention seed 0: one of the trial's workers was lost)" in output
 
-    undisturbed = start_job(other, *LONG)
+    undisturbed = start_job(other, *long(3))
     output = undisturbed.communicate(timeout=300)[0]
     assert undisturbed.returncode == 0, output
     assert "started again" not in output
@@ -53,7 +55,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
 def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_bucket: str, tmp_path: Path) -> None:
     store, where = StoreLocation.of(s3_bucket).open(), RunPaths("demo").trial("multi-attention", 0)
     nodes = {"cpu": {"resources": {"CPU": 1}, "max_workers": 3}}
-    arguments = (*LONG, "--max-retries", "0")
+    arguments = long(8, "--max-retries", "0")
     with FakeAutoscalingCluster(nodes, s3_variables(s3_server, tmp_path)) as cluster:
         process = start_job(s3_bucket, *arguments, environment=cluster.environment)
         wait_for(lambda: store.exists(where.checkpoint), process)
