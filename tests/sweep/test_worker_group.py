@@ -41,7 +41,6 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
     os.kill(victims[-1], signal.SIGKILL)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-    assert "1 started again (latest: multi-attention seed 0: one of the trial's workers was lost)" in output
 
     undisturbed = start_job(other, *long(3))
     output = undisturbed.communicate(timeout=300)[0]
@@ -66,7 +65,6 @@ def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_
         cluster.kill_node(two[1])
         output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output
-    assert "1 started again (latest: multi-attention seed 0: its node is being reclaimed)" in output
 
 
 def cause(*failures: Exception) -> Exception:
