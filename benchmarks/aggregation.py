@@ -1,13 +1,10 @@
 """The report of a thousand trials with stored predictions, by the command itself."""
 
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from measuring import Figure
+from measuring import Figure, timed_job
 
 from catdog.storage import LocalStore
 
@@ -29,14 +26,7 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         store = LocalStore(Path(folder))
         make_run(store, VARIANTS, range(SEEDS), epochs=20, test_images=TEST_IMAGES, run="made")
-        command = [sys.executable, "jobs/aggregate.py", "--store", folder, "--run", "made", "--out", f"{folder}/out"]
-        started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, f"aggregate.py ended with {process.returncode}"
-    gigabytes = usage.ru_maxrss * 1024 / 1e9
+        seconds, gigabytes = timed_job(folder, "made", "aggregate", "--out", f"{folder}/out")
     detail = f"jobs/aggregate.py, {TEST_IMAGES:,} test images a trial"
     return [
         Figure(f"aggregation of {trials:,} trials", (seconds,), " s", 90, False, detail),

@@ -7,9 +7,13 @@ are absolute, where a user waits for them.
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -63,6 +67,26 @@ def show(value: float) -> str:
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, ...]:
     """Return the ratio of each pair."""
     return tuple(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+class Cost(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    gigabytes: float
+    """Its process's peak."""
+
+
+def timed_job(store: str, run: str, job: str, *options: str) -> Cost:
+    """Run jobs/JOB.py on a run of a store, in a process of its own."""
+    command = [sys.executable, f"jobs/{job}.py", "--store", store, "--run", run, *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"{job}.py ended with {process.returncode}"
+    return Cost(seconds, usage.ru_maxrss * 1024 / 1e9)
 
 
 def data_root() -> Path | None:

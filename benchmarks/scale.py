@@ -1,31 +1,19 @@
 """What reads a run, and the driver, at 1,000 to 10,000 trials: time, peak memory, and whether they grow linearly."""
 
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import driver
-from made_trials import ROOT, TEST_IMAGES, labels, link_trials, make_trials
-from measuring import Figure, show
+from made_trials import TEST_IMAGES, labels, link_trials, make_trials
+from measuring import Cost, Figure, show, timed_job
 
 CHROMIUM = Path("/usr/bin/chromium")
 VARIANTS = 100
 SEEDS = (10, 30, 100)
 FEW_VARIANTS, MANY_SEEDS = 4, 2500
-
-
-class Cost(NamedTuple):
-    """What a command took."""
-
-    seconds: float
-    gigabytes: float
-    """Its process's peak."""
 
 
 def measure() -> list[Figure]:
@@ -35,13 +23,13 @@ def measure() -> list[Figure]:
         for seeds in SEEDS[:-1]:
             link_trials(Path(folder), _run(SEEDS[-1] * VARIANTS), seeds, _run(seeds * VARIANTS))
         trials = [seeds * VARIANTS for seeds in SEEDS]
-        status = {count: _command(folder, count, "status") for count in trials}
-        report = {count: _command(folder, count, "aggregate", "--out", f"{folder}/{count}") for count in trials}
+        status = {count: timed_job(folder, _run(count), "status") for count in trials}
+        report = {count: timed_job(folder, _run(count), "aggregate", "--out", f"{folder}/{count}") for count in trials}
         figures = [*_figures("status", status), *_figures("aggregation", report), *_page(Path(folder, str(trials[-1])))]
     with tempfile.TemporaryDirectory() as folder:
         count = FEW_VARIANTS * MANY_SEEDS
         make_trials(Path(folder), labels(FEW_VARIANTS), MANY_SEEDS, _run(count))
-        other = {count: _command(folder, count, "aggregate", "--out", f"{folder}/{count}")}
+        other = {count: timed_job(folder, _run(count), "aggregate", "--out", f"{folder}/{count}")}
         shape = f" of {FEW_VARIANTS} variants × {MANY_SEEDS:,} seeds"
         figures += [*_figures("aggregation", other, shape), *_page(Path(folder, str(count)), shape)]
     return [*figures, *_driver()]
@@ -49,17 +37,6 @@ def measure() -> list[Figure]:
 
 def _run(trials: int) -> str:
     return f"made-{trials}"
-
-
-def _command(folder: str, trials: int, job: str, *options: str) -> Cost:
-    command = [sys.executable, f"jobs/{job}.py", "--store", folder, "--run", _run(trials), *options]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, f"{job}.py ended with {process.returncode}"
-    return Cost(seconds, usage.ru_maxrss * 1024 / 1e9)
 
 
 def _figures(name: str, costs: Mapping[int, Cost], shape: str = "") -> list[Figure]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from catdog.config.recipe import Recipe
-from catdog.data.batches import CLASS, EVALUATION_BATCH, Batches, EvaluationSplit, targets_of
+from catdog.data.batches import CLASS, EVALUATION_BATCH, WHOLE, Batches, EvaluationSplit, targets_of
 from catdog.errors import DivergedError
 from catdog.formatting import now
 from catdog.models.batch_norm_folding import FoldedNet
@@ -322,7 +322,7 @@ def _train_epoch(
         state.partial = []
     seeds = derive_seed("order", epoch), derive_seed("augment", epoch)
     # Images are mixed with their neighbours in the whole batch.
-    for inputs, labels in batches.train(*seeds, len(losses), (0, 1) if mix.is_on else workers.shard):
+    for inputs, labels in batches.train(*seeds, len(losses), WHOLE if mix.is_on else workers.shard):
         classes = targets_of(labels, batches.groups)[CLASS]
         inputs, labels = mix(inputs, labels)
         if mix.is_on:
