@@ -154,6 +154,14 @@ class FakeAutoscalingCluster:
                 found.append(FakeNode(pid, name, kind, dict(self._types[kind]["resources"])))
         return sorted(found, key=lambda node: node.name)
 
+    def nodes_running(self, program: str) -> set[str]:
+        """Return the names of the nodes that have a process with `program` in its command line."""
+        return {
+            variables[NODE_ID]
+            for pid, variables in self.processes().items()
+            if NODE_ID in variables and program in _command_line(pid)
+        }
+
     def kill_node(self, node: FakeNode) -> None:
         """Kill all processes of a node at once and without warning, like a reclaimed machine."""
         for pid, variables in self.processes().items():
@@ -274,7 +282,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def _program(pid: int) -> str:
+    return Path(_command_line(pid).split("\0")[0]).name
+
+
+def _command_line(pid: int) -> str:
     try:
-        return Path(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])).name
-    except OSError:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:  # it has ended
         return ""

@@ -174,7 +174,7 @@ def test_a_node_that_is_drained_costs_no_retry(cluster: FakeAutoscalingCluster, 
     wait_until(lambda: store.exists(where.checkpoint), process)
     (node,) = cluster.nodes()
     cluster.drain_node(node, seconds=120)
-    wait_until(lambda: {other.name for other in cluster.nodes()} - {node.name} != set(), process)
+    wait_until(lambda: cluster.nodes_running("ImplicitFunc") - {node.name} != set(), process)
     cluster.kill_node(node)
 
     output = process.communicate(timeout=SECONDS_TO_WAIT)[0]

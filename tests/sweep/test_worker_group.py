@@ -61,7 +61,7 @@ def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_
         two = cluster.nodes()
         assert len(two) == 2
         cluster.drain_node(two[1], seconds=120)
-        wait_for(lambda: not {node.name for node in cluster.nodes()} <= {node.name for node in two}, process)
+        wait_for(lambda: not cluster.nodes_running("RayTrainWorker") <= {node.name for node in two}, process)
         cluster.kill_node(two[1])
         output = process.communicate(timeout=400)[0]
     assert process.returncode == 0, output
