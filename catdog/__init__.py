@@ -2,7 +2,7 @@
 
     config | storage → runs | data | models → training → trial → sweep        what writes a run
     config | storage → runs | data.trimaps  → analysis → report               what reads one
-    config | storage → runs | data | models → trial → inference               what uses its networks
+    config | storage → runs | data | models → training → trial → inference    what uses its networks
 
 Each room imports only rooms to its left (tests/test_structure.py keeps it so), and errors and formatting; system, this
 process and machine, is below them all. Rooms that write runs and rooms that read them never import each other: they

@@ -164,7 +164,7 @@ class Run:
         except ImportError:
             raise UserError("masks need the package xarray: pip install xarray") from None
         where, key = self.trial_paths(variant, seed), f"{variant} seed {seed}"
-        finished = {where: result for at, result in self.status.finished.items() if at == where}
+        finished = {at: result for at, result in self.status.finished.items() if at == where}
         found = next((masks for _, masks in read_files(self.store, finished, "masks.npz", ProbeMasks.from_npz)), None)
         if found is None or place not in found.masks:
             there = f"it has masks at {', '.join(found.masks)}" if found else "it has none"

@@ -90,7 +90,7 @@ def test_every_room_has_a_rule_and_few_files_lie_outside_the_rooms() -> None:
 FLOW = (
     "config | storage → runs | data | models → training → trial → sweep",
     "config | storage → runs | data.trimaps  → analysis → report",
-    "config | storage → runs | data | models → trial → inference",
+    "config | storage → runs | data | models → training → trial → inference",
 )
 
 
