@@ -36,12 +36,12 @@ def main(arguments: Sequence[str]) -> int:
 
     run, target = load_run(options.store, options.run), open_target("--out", options.out)
     network = run.network(options.variant, options.seed)
-    images = read_images(run.store, run.status.manifest.identity.fingerprint)
     where = run.trial_paths(network.card.variant, network.card.seed)
-    share, console = agreement(network, run.store, where, images), output_console()
+    images = read_images(run.store, run.status.manifest.identity.fingerprint, where)
+    share, console = agreement(network, images), output_console()
     console.print(
         f"{network.card.variant}, seed {network.card.seed}: predicts what its trial did for {100 * share:.1f} % of "
-        f"{len(images.names)} test images",
+        f"{len(images.predicted_B)} test images",
         soft_wrap=True,
     )
     writers = {"model.pt2": export_program, **({"model.onnx": export_onnx} if options.onnx else {})}

@@ -33,36 +33,41 @@ LEAST_AGREEMENT = 0.9
 
 
 class RealImages(NamedTuple):
-    """Test images of the run's dataset."""
+    """Test images of a trial."""
 
     images_BSSC: torch.Tensor
-    names: list[str]
+    predicted_B: npt.NDArray[np.int16]
+    """The classes that the trial predicted."""
 
 
-def read_images(store: Store, fingerprint: str, count: int = 64) -> RealImages:
-    """Return test images from the store's pack, spread over the classes; raises `UserError` if it is not there."""
+def read_images(store: Store, fingerprint: str, where: TrialPaths, count: int = 64) -> RealImages:
+    """Return test images of a trial from the store's pack, spread over the classes; raises `UserError` without it."""
     try:
+        stored = read_predictions_npz(store.get(where.predictions), "test")
         pack = open_pack(fetch_or_make(store, pack_key(fingerprint)))
     except NotFoundError:
         raise UserError(
             f"{store.url}/{pack_key(fingerprint)}: the packed images are not there, and an export is checked on them: "
             "jobs/prepare.py puts them there"
         ) from None
-    test = np.flatnonzero(pack.is_test_N.numpy())
-    chosen = np.sort(spread(test, pack.labels_N.numpy(), count))
-    return RealImages(pack.images_NSSC[torch.from_numpy(chosen)], [pack.names[i] for i in chosen])
+    chosen = np.sort(spread(np.arange(len(stored.labels_N)), stored.labels_N.astype(np.int64), count))
+    row = {name: number for number, name in enumerate(pack.names)}
+    rows = [row[name] for name in stored.images_N[chosen].tolist()]
+    return RealImages(pack.images_NSSC[rows], stored.predicted_N[chosen])
 
 
-def agreement(network: KeptNetwork, store: Store, where: TrialPaths, images: RealImages) -> float:
-    """Return the share of images whose class here is the one that the trial stored; raises `UserError` if too few."""
-    stored = read_predictions_npz(store.get(where.predictions), "test")
-    row = {name: number for number, name in enumerate(stored.images_N.tolist())}
+def agreement(network: KeptNetwork, images: RealImages) -> float:
+    """Return the share of images whose class here is the one that the trial predicted; raises `UserError` if too few.
+
+    The trial may have computed in bfloat16, or on another processor.
+    """
     with torch.no_grad():
         found_B = network(images.images_BSSC)[PROBABILITIES].argmax(dim=1).numpy()
-    share = float((found_B == stored.predicted_N[[row[name] for name in images.names]]).mean())
+    share = float((found_B == images.predicted_B).mean())
     if share < LEAST_AGREEMENT:
         raise UserError(
-            f"{where.weights}: predicts what its trial did for {100 * share:.0f} % of {len(images.names)} test images"
+            f"{network.card.variant}: its kept network predicts what the trial did for only {100 * share:.0f} % of "
+            f"{len(found_B)} test images: it is not the trial's, or the code of the head has changed"
         )
     return share
 

@@ -168,6 +168,10 @@ def _read_backbone(store: Store, key: str, digest: str) -> dict[str, torch.Tenso
 def _build(card: ModelCard, where: TrialPaths) -> PetNet:
     """Build the network with random weights; raises `UserError` if its head is unknown, or not the same code."""
     spec = card.spec
+    if card.arguments.get("masks") == "swapped":
+        raise UserError(
+            f"variant {card.variant}: a control, scored with the masks of other images: take it without masks=swapped"
+        )
     if spec.name not in known_heads():
         load_installed_head(spec.name)
     known = known_heads().get(spec.name)

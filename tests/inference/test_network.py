@@ -123,8 +123,8 @@ def test_an_exported_program_gives_the_same_without_catdog(
     label: str, make_context: MakeContext, recipe: Recipe
 ) -> None:
     kept = train(make_context(recipe), label)
-    images, network = read_images(kept.store, kept.context.identity.fingerprint, 16), kept.network
-    assert agreement(network, kept.store, kept.where, images) == 1
+    images, network = read_images(kept.store, kept.context.identity.fingerprint, kept.where, 16), kept.network
+    assert agreement(network, images) == 1
     data, furthest = export_program(network, images)
     assert furthest < 1e-5
     inside = {"card.json": "", "classes.txt": ""}
