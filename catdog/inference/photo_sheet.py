@@ -22,6 +22,9 @@ MOST_PIXELS = 100_000_000
 """Of a sheet; photos on larger ones are drawn smaller."""
 GREY = 0.5
 """The share of the photo under a mask."""
+MOST_IN_ROW = 5
+LEAST_WIDTH = 264
+"""Of the text below a picture, in pixels; the pictures of small photos are narrower."""
 LINES = 2
 """Of text below each picture."""
 Line = tuple[str, str]
@@ -32,11 +35,12 @@ _INK, _PAPER = (25, 25, 25), (255, 255, 255)
 def photo_sheet(prediction: Prediction, resize: Resize) -> bytes:
     """Return the photo with its likeliest classes, and beside it the masks of the first network, as JPEG bytes."""
     tiles = [(place, mask) for place, masks in prediction.maps.items() for mask in range(len(masks))]
-    columns = min(1 + len(tiles), max(2, math.ceil(math.sqrt(1 + len(tiles))) + 1))
-    rows = math.ceil((1 + len(tiles)) / columns)
+    rows = math.ceil((1 + len(tiles)) / MOST_IN_ROW)
+    columns = math.ceil((1 + len(tiles)) / rows)
     photo = _small_enough(read_whole(prediction.photo), rows * columns)
-    size = max(12, photo.width // 22)
-    step = photo.width + size, photo.height + (LINES + 1) * size * 3 // 2
+    width = max(photo.width, LEAST_WIDTH)
+    size = width // 22
+    step = width + size, photo.height + (LINES + 1) * size * 3 // 2
     sheet = Image.new("RGB", (columns * step[0] + size, rows * step[1] + size), _PAPER)
     places = itertools.product(range(rows), range(columns))
     pictures = [(photo, _said(prediction)), *((_overlay(prediction, photo, resize, *tile)) for tile in tiles)]
@@ -47,7 +51,7 @@ def photo_sheet(prediction: Prediction, resize: Resize) -> bytes:
         for number, line in enumerate(lines):
             text, font = drawable(*line, size)
             at = (left, top + photo.height + number * size * 3 // 2)
-            pen.text(at, fitting(text, photo.width, pen, font), _INK, font)
+            pen.text(at, fitting(text, width, pen, font), _INK, font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
