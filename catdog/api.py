@@ -163,18 +163,34 @@ class Run:
             import xarray
         except ImportError:
             raise UserError("masks need the package xarray: pip install xarray") from None
-        where, key = self.trial_paths(variant, seed), f"{variant} seed {seed}"
-        finished = {at: result for at, result in self.status.finished.items() if at == where}
-        found = next((masks for _, masks in read_files(self.store, finished, "masks.npz", ProbeMasks.from_npz)), None)
-        if found is None or place not in found.masks:
-            there = f"it has masks at {', '.join(found.masks)}" if found else "it has none"
-            raise UserError(f"{key}: no masks at {place}: {there}")
+        found = self.probe_masks(variant, seed)
+        if place not in found.masks:
+            raise UserError(f"{variant} seed {seed}: no masks at {place}: it has masks at {', '.join(found.masks)}")
         return xarray.DataArray(
             found.masks[place],
             dims=("epoch", "image", "mask", "row", "column"),
             coords={"image": list(found.names)},
-            name=key,
+            name=f"{variant} seed {seed}",
         )
+
+    def probe_masks(self, variant: str, seed: int) -> ProbeMasks:
+        """Return a trial's masks.npz as it is: also the images, their classes and predictions; raises `UserError`."""
+        where = self.trial_paths(variant, seed)
+        finished = {at: result for at, result in self.status.finished.items() if at == where}
+        for _, masks in read_files(self.store, finished, "masks.npz", ProbeMasks.from_npz):
+            return masks
+        raise UserError(f"{variant} seed {seed}: it has no masks")
+
+    def title(self, variant: str) -> str:
+        """Return what tables call a variant; raises `UserError` if the run has no such variant."""
+        return self._spec(variant).title
+
+    def best_seed(self, variant: str) -> int:
+        """Return the seed of a variant's best run by validation; raises `UserError` if no trial is complete."""
+        best = self.status.best_runs[self.title(variant)]
+        if best is None:
+            raise UserError(f"{variant}: no trial is complete")
+        return best.seed
 
     def best(self, variant: str) -> "KeptNetwork":
         """Return the network of a variant's best run by validation; raises `UserError` if it was not kept."""
@@ -184,12 +200,7 @@ class Run:
         """Return the network of a trial, by default that of the variant's best run; raises `UserError`."""
         from catdog.inference.network import load_network
 
-        if seed is None:
-            best = self.status.best_runs[self._spec(variant).title]
-            if best is None:
-                raise UserError(f"{variant}: no trial is complete")
-            seed = best.seed
-        return load_network(self.store, self.trial_paths(variant, seed))
+        return load_network(self.store, self.trial_paths(variant, self.best_seed(variant) if seed is None else seed))
 
     def networks(self, variant: str) -> Sequence["KeptNetwork"]:
         """Return all networks of a variant that were kept, by seed; raises `UserError` if there are none."""

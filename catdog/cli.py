@@ -71,13 +71,19 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptOptions(RunOptions):
-    """The options that identify a network that a run kept."""
+class TrialOptions(RunOptions):
+    """The options that identify a trial of a run."""
 
     variant: str
     """The variant, by its label or its short one."""
     seed: int | None = None
-    """The seed of the network (default: the variant's best run by validation accuracy)."""
+    """The seed (default: that of the variant's best run by validation accuracy)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(TrialOptions):
+    """The options that identify a trained network."""
+
     imports: Annotated[tuple[str, ...], IMPORT, tyro.conf.UseAppendAction] = ()
     """The file of a head of your own; may be given several times."""
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.cli import ExitCode, KeptOptions, output_console, parse, run_job
+from catdog.cli import ExitCode, NetworkOptions, output_console, parse, run_job
 from catdog.errors import UserError
 
 
 @dataclass(frozen=True)
-class Options(KeptOptions):
+class Options(NetworkOptions):
     """The network, and where its files go."""
 
     onnx: bool = False

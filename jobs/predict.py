@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from catdog.cli import ExitCode, KeptOptions, output_console, parse, run_job
+from catdog.cli import ExitCode, NetworkOptions, output_console, parse, run_job
 from catdog.errors import UserError
 from catdog.formatting import NumbersTable, counted, readable
 
 
 @dataclass(frozen=True)
-class Options(KeptOptions):
+class Options(NetworkOptions):
     """The networks, the photos, and where the pictures go."""
 
     photos: tyro.conf.Positional[tuple[str, ...]] = ()

@@ -12,7 +12,7 @@ import catdog
 from catdog.cli import run_job
 from catdog.errors import UserError
 from catdog.storage import LocalStore
-from jobs import export, predict
+from jobs import export, film, predict
 from tests.helpers.made_runs import make_run
 
 TRIALS = {
@@ -57,7 +57,7 @@ def test_masks_have_named_axes(swept: catdog.Run) -> None:
     masks = swept.masks("four masks", 1)
     assert dict(masks.sizes) == {"epoch": 2, "image": 4, "mask": 4, "row": 6, "column": 6}
     assert masks.sel(image=masks["image"][0]).isel(epoch=-1).dims == ("mask", "row", "column")
-    with pytest.raises(UserError, match="no masks at head: it has none"):
+    with pytest.raises(UserError, match="baseline seed 0: it has no masks"):
         swept.masks("baseline", 0)
 
 
@@ -118,6 +118,15 @@ def test_mistakes_are_one_line(
     where = ["--store", swept.store.url, "--run", "demo", "--variant", "baseline", "--out", str(tmp_path)]
     assert run_job(predict.main, [*arguments, *where]) == 2
     assert capsys.readouterr().err.startswith(f"error: {problem}")
+
+
+def test_masks_forming_are_a_film(swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--out", str(tmp_path / "masks.webp"), "--variant"]
+    assert run_job(film.main, [*where, "four masks", "--seed", "1"]) == 0
+    with Image.open(tmp_path / "masks.webp") as shown:
+        assert (shown.format, shown.n_frames, shown.info["loop"]) == ("WEBP", 2, 0)  # type: ignore[attr-defined]
+    assert run_job(film.main, [*where, "baseline"]) == 2
+    assert "it has no masks" in capsys.readouterr().err
 
 
 def test_a_network_is_exported_and_checked(
