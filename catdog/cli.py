@@ -125,6 +125,17 @@ def given_options(arguments: Sequence[str]) -> list[str]:
     return [re.sub("^--no-", "--", name) for name in names]
 
 
+def recorded_command(job: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return a job's command as it is kept: without `--notify` and its values, which may hold tokens."""
+    kept, is_secret = ["python", f"jobs/{job}.py"], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_secret = given_options([argument]) == ["--notify"]
+        if not is_secret:
+            kept.append(argument)
+    return tuple(kept)
+
+
 _NUMBERS = tyro.constructors.ConstructorRegistry()
 
 

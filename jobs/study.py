@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from catdog.analysis.studies import lambda_table, scatter_lines, scatter_table
-from catdog.cli import ExitCode, given_options, output_console, parse_sweep, run_job
+from catdog.cli import ExitCode, given_options, output_console, parse_sweep, recorded_command, run_job
 from catdog.config.presets import ALL, lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.data.prepare import DatasetInfo, find_dataset, prepare_dataset
@@ -29,6 +29,7 @@ from catdog.runs.manifest import read_manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
+from catdog.sweep.notifications import telling_the_end
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         if option in SET_BY_STUDY[study]:
             raise UserError(f"{option}: the study {study} sets it; leave the option out")
     require_all_seeds(config)
-    return STUDIES[study](config, ("python", "jobs/study.py", *arguments), output_console())
+    return STUDIES[study](config, recorded_command("study", arguments), output_console())
 
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
@@ -125,7 +126,7 @@ def _scatter(config: SweepConfig, store: Store, dataset: DatasetInfo | None) -> 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
     """Run one sweep of a study and write its report; None on a dry run."""
-    from catdog.report.terminal import print_outcome
+    from catdog.report.terminal import outcome_lines, print_outcome
     from catdog.sweep.plan import print_plan
 
     if config.dry_run:
@@ -133,11 +134,16 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
         return None
     from catdog.report.build import write_report
     from catdog.sweep.run import run_sweep
+    from catdog.sweep.tracked_report import log_report
 
-    run_status = run_sweep(config, command, console, functools.partial(write_report, running=True)).with_short_labels()
     store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, run_status, force=True)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts)
+    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+        refresh = functools.partial(write_report, running=True)
+        run_status = run_sweep(config, command, console, notifier, refresh).with_short_labels()
+        content = write_report(store, run_status, force=True)
+        print_outcome(console, store.url, run_status, content.table, content.contrasts)
+        notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, run_status, content.contrasts))
+        log_report(config.tracker, store, config.run_name, functools.partial(console.print, soft_wrap=True))
     return run_status
 
 

@@ -13,12 +13,13 @@ if __name__ == "__main__":
 
     hold_signals()  # the imports below take a second
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
+from catdog.cli import ExitCode, output_console, parse_with_preset, recorded_command, run_job
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, all_looks
@@ -27,6 +28,7 @@ from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
+from catdog.sweep.notifications import Notifier, telling_the_end
 
 PILOT_SEED = 1_000_000
 
@@ -91,8 +93,9 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.COMPLETE
     from catdog.sweep.run import run_sweep
 
-    run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh, look)
-    return report(config, run_status, console)
+    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+        run_status = run_sweep(config, recorded_command("sweep", arguments), console, notifier, refresh, look)
+        return report(config, run_status, console, notifier)
 
 
 def print_power(console: Console, config: Options, planned: Identity) -> None:
@@ -117,14 +120,17 @@ def print_power(console: Console, config: Options, planned: Identity) -> None:
         console.print(line, soft_wrap=True)
 
 
-def report(config: SweepConfig, run_status: RunStatus, console: Console) -> int:
-    """Write a run's report and print it; returns the exit code."""
+def report(config: SweepConfig, run_status: RunStatus, console: Console, notifier: Notifier) -> int:
+    """Write a run's report, print it and tell of it; returns the exit code."""
     from catdog.report.build import write_report
-    from catdog.report.terminal import print_outcome
+    from catdog.report.terminal import outcome_lines, print_outcome
+    from catdog.sweep.tracked_report import log_report
 
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, run_status, force=True)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)
+    notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, run_status, content.contrasts))
+    log_report(config.tracker, store, config.run_name, functools.partial(console.print, soft_wrap=True))
     return ExitCode.of(run_status.is_complete)
 
 
@@ -136,7 +142,9 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):
-        report(config, open_run(store, config.run_name), output_console())
+        console = output_console()
+        with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+            report(config, open_run(store, config.run_name), console, notifier)
 
 
 def look(store: Store, run_status: RunStatus) -> Look | None:

@@ -16,7 +16,7 @@ from catdog.runs.looks import Look, next_look, read_looks
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.results import Failure, Status, TrialResult, best_run
-from catdog.runs.trial_files import Track, find_damage, parse_result, untracked
+from catdog.runs.trial_files import FileCheck, Track, find_damage, parse_result, untracked
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
@@ -137,29 +137,47 @@ class RunStatus:
         )
 
 
-def open_run(store: Store, run: str, keep: bool = False, track: Track = untracked) -> RunStatus:
+@dataclass
+class Known:
+    """What was found in the files of a run's undamaged trials: not what they hold, so it stays small."""
+
+    results: dict[str, TrialResult] = field(default_factory=dict)
+    """By key of the result."""
+    checks: dict[str, FileCheck] = field(default_factory=dict)
+    """By key of any other file."""
+
+
+def open_run(
+    store: Store, run: str, keep: bool = False, track: Track = untracked, known: Known | None = None
+) -> RunStatus:
     """Return the status of an existing run, see `read_run_status`; raises `UserError` if there is none."""
     manifest = read_manifest(store, run)
     if manifest is None:
         raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
-    return read_run_status(store, manifest, keep, track)
+    return read_run_status(store, manifest, keep, track, known)
 
 
-def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track: Track = untracked) -> RunStatus:
+def read_run_status(
+    store: Store, manifest: Manifest, keep: bool = False, track: Track = untracked, known: Known | None = None
+) -> RunStatus:
     """Read all results and failures of a run, in parallel; `track` shows progress.
 
     A result does not count if its config hash is different, or if it or one of its files is damaged. To `keep` what the
-    files hold spares a report that follows at once reading them again.
+    files hold spares a report that follows at once reading them again. Who looks often passes what is `known` from the
+    look before, and only what is new is read: a finished trial that is replaced meanwhile by another goes unnoticed.
     """
+    known = Known() if known is None else known
     run = RunPaths(manifest.run)
     keys = set(store.list(run.trials)) | set(store.list(run.failures))
     planned = [(trial, run.trial(trial.variant.folder, trial.seed)) for trial in manifest.planned()]
-    wanted = [key for _, where in planned for key in (where.result, where.failure) if key in keys]
+    before = {where: known.results[where.result] for _, where in planned if where.result in known.results}
+    results = {where: result for where, result in before.items() if where.result in keys}
+    new = [where for _, where in planned if where not in results]
+    wanted = [key for where in new for key in (where.result, where.failure) if key in keys]
     launches = store.list(run.launches)
     contents = dict(read_many(store, [*wanted, *launches]))
     hashes = {where: manifest.identity.trial_hash(trial.variant, trial.seed) for trial, where in planned}
     damage: dict[TrialPaths, str] = {}
-    results: dict[TrialPaths, TrialResult] = {}
     for trial, where in planned:
         if where.result not in contents:
             continue
@@ -170,7 +188,8 @@ def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track:
         else:
             results |= {where: result} if result else {}
     kept: dict[str, Any] = {}
-    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept if keep else None, track)
+    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept if keep else None, track, known.checks)
+    known.results = {where.result: result for where, result in results.items() if where not in damage}
     trials = [
         TrialStatus(
             trial,

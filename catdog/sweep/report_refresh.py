@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from catdog.errors import StoreError, UserError
+from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store
 from catdog.system.process import in_background
 
 logger = logging.getLogger(__name__)
 
-LEAST_SECONDS = 300.0
-SHARE = 0.02
-"""Of the time: slow reports are built less often, since the driver may share its cores with trials."""
+LEAST_SECONDS = 60.0
+SHARE = 0.01
+"""Of a core, which the driver may share with trials: a report that costs more is built less often."""
 
 
 @contextmanager
@@ -31,14 +32,14 @@ def refresh_report(
     def work(stop: threading.Event) -> None:
         pause, finished = least_seconds, -1
         while not stop.wait(pause):
-            started = time.monotonic()
+            began = time.process_time()
             try:
                 finished = _refresh_if_more(store, run, refresh, finished)
             except (StoreError, UserError) as error:
                 logger.warning("the report could not be refreshed: %s", error)
             except Exception:  # skip this report, but keep refreshing
                 logger.exception("the report could not be refreshed")
-            pause = max(least_seconds, (time.monotonic() - started) / share)
+            pause = max(least_seconds, (time.process_time() - began) / share)  # what Tune did meanwhile is little
 
     with in_background(work, "refreshing"):
         yield
@@ -49,8 +50,7 @@ def _refresh_if_more(store: Store, run: str, refresh: Callable[[Store, RunStatus
 
     What was read is large, so nothing holds it until the next time.
     """
-    run_status = open_run(store, run, keep=True)
-    over = sum(trial.result is not None for trial in run_status.trials)
+    over = sum(key.endswith("/result.json") for key in store.list(RunPaths(run).trials))
     if over != finished:
-        refresh(store, run_status)
+        refresh(store, open_run(store, run, keep=True))
     return over

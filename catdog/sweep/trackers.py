@@ -1,47 +1,69 @@
 """Experiment trackers, through Ray's own callbacks: each trial becomes a run in MLflow or W&B.
 
-Address and credentials are the tracker's to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a
-convenience copy: if it fails, the sweep continues without it.
+A trial's run has the variant's whole recipe as parameters, and each epoch's losses and accuracies. Address and
+credentials are the tracker's to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a convenience copy: if
+it fails, the sweep continues without it.
 """
 
+import dataclasses
+import functools
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 
 from catdog.config.sweep_options import Tracker
+from catdog.config.variants import parse_variant
 from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress
+from catdog.runs.provenance import code_tree
+from catdog.trial.context import RunContext
 
 logger = logging.getLogger(__name__)
 
 
-def open_tracker(name: Tracker, run: str, report_progress: ReportProgress) -> list[tune.Callback]:
-    """Return the tracker's callback, which files the trials under the run's name; no callback for `none`.
+def require_tracker(name: Tracker) -> None:
+    """Raise `UserError` if the tracker's package is missing."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"--tracker {name}: its package is missing: pip install {name}")
 
-    Raises:
-        UserError: its package is missing.
-    """
+
+def open_tracker(name: Tracker, context: RunContext, report_progress: ReportProgress) -> list[tune.Callback]:
+    """Return the tracker's callback, which files the trials under the run's name; no callback for `none`."""
     if name == "none":
         return []
-    if importlib.util.find_spec(name) is None:
-        raise UserError(f"--tracker {name}: its package is missing: pip install {name}")
+    settings = functools.partial(trial_settings, context, code_tree())
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        return [Guarded(MLflowLoggerCallback(experiment_name=run), name, report_progress)]
+        return [Guarded(MLflowLoggerCallback(experiment_name=context.run), name, settings, report_progress)]
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return [Guarded(WandbLoggerCallback(project=run), name, report_progress)]
+    return [Guarded(WandbLoggerCallback(project=context.run), name, settings, report_progress)]
+
+
+def trial_settings(context: RunContext, code: str | None, label: str, seed: int) -> dict[str, Any]:
+    """Return all that a trial's results depend on: its variant and seed, the recipe, the data, and the code's hash."""
+    variant = parse_variant(label, context.identity.recipe)
+    identity = context.identity.of(variant)
+    own = {"variant": label, "seed": seed, "fingerprint": identity.fingerprint, "code": code}
+    return own | dataclasses.asdict(identity.recipe) | dict(variant.arguments)
 
 
 class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
-    """Forwards Tune's events until the tracker fails."""
+    """Forwards Tune's events until the tracker fails; the tracker sees a trial's settings as its configuration."""
 
-    def __init__(self, tracker: tune.Callback, name: str, report_progress: ReportProgress) -> None:
-        self._tracker, self._name, self._report_progress = tracker, name, report_progress
+    def __init__(
+        self,
+        tracker: tune.Callback,
+        name: str,
+        settings: Callable[[str, int], Mapping[str, Any]],
+        report_progress: ReportProgress,
+    ) -> None:
+        self._tracker, self._name, self._settings, self._report_progress = tracker, name, settings, report_progress
         self._failed = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,9 +76,14 @@ class Guarded(tune.Callback):  # type: ignore[misc]  # Ray has no types
         except Exception as error:
             raise UserError(f"--tracker {self._name}: {first_line(error)}") from error
 
-    def on_trial_start(self, *arguments: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Forward a trial's start."""
-        self._pass_on(self._tracker.on_trial_start, arguments, info)
+        config = trial.config
+        trial.config = dict(self._settings(config["trial"]["variant"], config["trial"]["seed"]))
+        try:
+            self._pass_on(self._tracker.on_trial_start, (iteration, trials, trial), info)
+        finally:
+            trial.config = config
 
     def on_trial_result(self, *arguments: Any, **info: Any) -> None:
         """Forward a trial's result."""
