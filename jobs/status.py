@@ -1,8 +1,8 @@
 """Say where a run stands, from the store alone: no Ray, no torch.
 
-    python jobs/status.py --store URL --run NAME
-    python jobs/status.py --store URL --run NAME --watch
-    python jobs/status.py --store URL --run NAME --link
+python jobs/status.py --store URL --run NAME
+python jobs/status.py --store URL --run NAME --watch
+python jobs/status.py --store URL --run NAME --link
 """
 
 import sys

@@ -87,7 +87,7 @@ class SweepConfig:
     """Also log the trials to MLflow or Weights & Biases, using their own settings (MLFLOW_TRACKING_URI, ...)."""
     notify: tuple[str, ...] = ()
     """Send a message at the end, at the first failure, at a look that decides something and at --max-cost: URLs of
-    Apprise (ntfy://HOST/TOPIC), or a file of them, which hides their tokens from whoever lists processes or Ray's jobs."""
+    Apprise (ntfy://HOST/TOPIC), or a file of them, which keeps their tokens from those who list processes or jobs."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 

@@ -75,7 +75,7 @@ def open_client(endpoint: str | None, region: str | None, patience: float) -> "S
 
 def _sign_urls_like_requests(signature_version: str, **_: object) -> str | None:
     """Keep boto3 from signing URLs by version 2, which newer regions and encrypted objects refuse."""
-    return signature_version if signature_version.endswith("-query") else None
+    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
 
 
 def _is_amazons(endpoint: str) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from catdog.errors import DeviceError, StoreError, StoreRefusedError, UserError, first_line
 from catdog.config.variants import parse_variant
+from catdog.errors import DeviceError, StoreError, StoreRefusedError, UserError, first_line
 from catdog.runs.manifest import TrialId
 from catdog.runs.results import Failure
 from catdog.sweep.cards import CardWatch

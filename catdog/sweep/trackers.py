@@ -1,8 +1,8 @@
 """Experiment trackers, through Ray's own callbacks: each trial becomes a run in MLflow or W&B.
 
 A trial's run has the variant's whole recipe as parameters, and each epoch's losses and accuracies. Address and
-credentials are the tracker's to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a convenience copy: if
-it fails, the sweep continues without it.
+credentials are the tracker's to configure (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...). A tracker is a convenience copy:
+if it fails, the sweep continues without it.
 """
 
 import dataclasses
