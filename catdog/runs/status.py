@@ -10,6 +10,7 @@ from typing import Any
 
 from catdog.errors import UserError
 from catdog.formatting import counted
+from catdog.runs.artifacts import SplitPredictions
 from catdog.runs.code_record import TOLERANCE
 from catdog.runs.cost import Launch
 from catdog.runs.looks import Look, next_look, read_looks
@@ -20,6 +21,8 @@ from catdog.runs.trial_files import FileCheck, Track, find_damage, parse_result,
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
+_HISTORY_BYTES = 10_000
+"""Of a history in memory; most of it is pandas' own."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,21 @@ class RunStatus:
 
 @dataclass
 class Known:
-    """What was found in the files of a run's undamaged trials: not what they hold, so it stays small."""
+    """What was found in the files of a run's undamaged trials, by key: who looks again reads only what is new.
+
+    It is for looks that all keep what the files hold, or that all do not.
+    """
 
     results: dict[str, TrialResult] = field(default_factory=dict)
-    """By key of the result."""
     checks: dict[str, FileCheck] = field(default_factory=dict)
-    """By key of any other file."""
+    """Of files other than results."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What the files hold, if it is kept."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return about how much memory `kept` takes."""
+        return sum(one.own_bytes if isinstance(one, SplitPredictions) else _HISTORY_BYTES for one in self.kept.values())
 
 
 def open_run(
@@ -163,8 +175,8 @@ def read_run_status(
     """Read all results and failures of a run, in parallel; `track` shows progress.
 
     A result does not count if its config hash is different, or if it or one of its files is damaged. To `keep` what the
-    files hold spares a report that follows at once reading them again. Who looks often passes what is `known` from the
-    look before, and only what is new is read: a finished trial that is replaced meanwhile by another goes unnoticed.
+    files hold spares a report that follows at once reading them again. What is `known` from an earlier look is not read
+    again, and what is found now is known from then on: a finished trial that another replaces meanwhile goes unnoticed.
     """
     known = Known() if known is None else known
     run = RunPaths(manifest.run)
@@ -187,8 +199,8 @@ def read_run_status(
             damage[where] = f"{where.result}: {error}"
         else:
             results |= {where: result} if result else {}
-    kept: dict[str, Any] = {}
-    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept if keep else None, track, known.checks)
+    kept = known.kept if keep else None
+    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept, track, known.checks)
     known.results = {where.result: result for where, result in results.items() if where not in damage}
     trials = [
         TrialStatus(
@@ -206,7 +218,7 @@ def read_run_status(
         trials,
         _parse_launches({key: contents[key] for key in launches if key in contents}),
         read_looks(store, manifest.run, manifest.variants),
-        kept,
+        known.kept,
     )
 
 

@@ -101,7 +101,7 @@ def find_damage(
     Files of one name are about the same images in all trials, or in those of a seed whose split is its own: one that
     differs from most is damaged, and all are if there is no majority. What the files hold goes into `kept`, by key, for
     `read_files`; `track` shows progress. Files that are `known`, by key, to be as they should be are not read again;
-    those that are found so now go there.
+    those that are found so now are added.
     """
     owners = {
         f"{where.folder}/{name}": (name, result)
@@ -112,7 +112,7 @@ def find_damage(
     known = {} if known is None else known
     checks = {key: known[key] for key in owners if key in known}
     unread = [key for key in owners if key not in known]
-    first: dict[str, SplitPredictions] = {}
+    first = {one.about: one for one in (kept or {}).values() if isinstance(one, SplitPredictions)}
     for key, check in track(map_objects(store, unread, lambda key, data: _check(*owners[key], data)), len(unread)):
         content = check.content
         checks[key] = replace(check, content=None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from catdog.errors import StoreError, UserError
 from catdog.runs.paths import RunPaths
-from catdog.runs.status import RunStatus, open_run
+from catdog.runs.status import Known, RunStatus, open_run
 from catdog.storage import Store
 from catdog.system.process import in_background
 
@@ -16,41 +16,44 @@ logger = logging.getLogger(__name__)
 
 LEAST_SECONDS = 60.0
 SHARE = 0.01
-"""Of a core, which the driver may share with trials: a report that costs more is built less often."""
+"""Of a core, which the driver may share with trials: a report that costs more is made less often."""
+MOST_KEPT = 64_000_000
+"""Bytes that are kept from one report to the next, so that only new trials are read: those of 2,000 trials on pets."""
+Refresh = Callable[[Store, RunStatus], object]
 
 
 @contextmanager
 def refresh_report(
     store: Store,
     run: str,
-    refresh: Callable[[Store, RunStatus], object],
+    refresh: Refresh,
     least_seconds: float = LEAST_SECONDS,
     share: float = SHARE,
+    most_kept: int = MOST_KEPT,
 ) -> Iterator[None]:
     """Call `refresh` with the run's status from time to time during the block, if trials have finished since."""
 
     def work(stop: threading.Event) -> None:
-        pause, finished = least_seconds, -1
+        pause, finished, known = least_seconds, -1, Known()
         while not stop.wait(pause):
-            began = time.process_time()
+            began = time.process_time()  # with what other threads do meanwhile, which is little beside a report
             try:
-                finished = _refresh_if_more(store, run, refresh, finished)
+                finished = _refresh_if_more(store, run, refresh, finished, known)
             except (StoreError, UserError) as error:
                 logger.warning("the report could not be refreshed: %s", error)
             except Exception:  # skip this report, but keep refreshing
                 logger.exception("the report could not be refreshed")
-            pause = max(least_seconds, (time.process_time() - began) / share)  # what Tune did meanwhile is little
+            if known.kept_bytes > most_kept:  # of ten thousand trials it is half a gigabyte
+                known = Known()
+            pause = max(least_seconds, (time.process_time() - began) / share)
 
     with in_background(work, "refreshing"):
         yield
 
 
-def _refresh_if_more(store: Store, run: str, refresh: Callable[[Store, RunStatus], object], finished: int) -> int:
-    """Call `refresh` if other than `finished` trials have ended; returns how many have.
-
-    What was read is large, so nothing holds it until the next time.
-    """
+def _refresh_if_more(store: Store, run: str, refresh: Refresh, finished: int, known: Known) -> int:
+    """Call `refresh` if other than `finished` trials have ended; returns how many have."""
     over = sum(key.endswith("/result.json") for key in store.list(RunPaths(run).trials))
     if over != finished:
-        refresh(store, open_run(store, run, keep=True))
+        refresh(store, open_run(store, run, keep=True, known=known))
     return over

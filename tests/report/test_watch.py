@@ -11,21 +11,9 @@ from catdog.errors import StoreError, StoreRefusedError, UserError
 from catdog.report.watch import watch_run
 from catdog.runs.status import RunStatus
 from catdog.storage import MemoryStore
-from tests.helpers.made_runs import make_run
+from tests.helpers.made_runs import CountedStore, make_run
 
 LABELS = ["baseline", "se"]
-
-
-class CountedStore(MemoryStore):
-    """Remembers what was read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read: list[str] = []
-
-    def get(self, key: str) -> bytes:
-        self.read.append(key)
-        return super().get(key)
 
 
 def scripted(*events: Callable[[], object]) -> Callable[[], bool]:
