@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,10 +40,31 @@ def open_tracker(name: Tracker, context: RunContext, report_progress: ReportProg
     if name == "mlflow":
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        return [Guarded(MLflowLoggerCallback(experiment_name=context.run), name, settings, report_progress)]
+        tracker = MLflowLoggerCallback(experiment_name=context.run)
+        _log_in_one_request(tracker.mlflow_util)
+        return [Guarded(tracker, name, settings, report_progress)]
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     return [Guarded(WandbLoggerCallback(project=context.run), name, settings, report_progress)]
+
+
+def _log_in_one_request(mlflow_util: Any) -> None:
+    """Let Ray's MLflow client send a trial's parameters, or an epoch's metrics, together.
+
+    Its own sends one after the other: half a second for a trial, a third for an epoch (SQLite), while no trial starts.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+    def log_params(params_to_log: Mapping[str, Any], run_id: str) -> None:
+        MlflowClient().log_batch(run_id, params=[Param(name, str(value)) for name, value in params_to_log.items()])
+
+    def log_metrics(step: int, metrics_to_log: Mapping[str, Any], run_id: str) -> None:
+        numbers = {name: one for name, one in metrics_to_log.items() if isinstance(one, int | float)}
+        at = int(1000 * time.time())
+        MlflowClient().log_batch(run_id, [Metric(name, float(one), at, step) for name, one in numbers.items()])
+
+    mlflow_util.log_params, mlflow_util.log_metrics = log_params, log_metrics
 
 
 def trial_settings(context: RunContext, code: str | None, label: str, seed: int) -> dict[str, Any]:
