@@ -42,7 +42,8 @@ def _to_mlflow(run: str, title: str, folder: Path) -> None:
 def _to_wandb(run: str, title: str, folder: Path) -> None:
     import wandb
 
-    with wandb.init(project=run, name=title, job_type="report") as logged:
+    settings = wandb.Settings(x_disable_meta=True, console="off")  # else it uploads the command line, tokens included
+    with wandb.init(project=run, name=title, job_type="report", settings=settings) as logged:
         artifact = wandb.Artifact("report", type="report")
         artifact.add_dir(str(folder))
         logged.log_artifact(artifact)
