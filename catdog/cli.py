@@ -103,7 +103,7 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, program: st
     """Parse options into a dataclass; raises `UserError` with tyro's message on one line."""
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
     for option, times in Counter(given_options(arguments)).items():
-        if times > 1 and option != "--import" and not asks_for_help:  # tyro would take the last
+        if times > 1 and option not in ("--import", "--notify") and not asks_for_help:  # tyro would take the last
             raise UserError(f"{option}: given {times} times; keep one")
     messages = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}

@@ -85,9 +85,10 @@ class SweepConfig:
     """Start no more trials once the run has cost this much, idle time included; needs --hourly-price."""
     tracker: Tracker = "none"
     """Also log the trials to MLflow or Weights & Biases, using their own settings (MLFLOW_TRACKING_URI, ...)."""
-    notify: tuple[str, ...] = ()
-    """Send a message at the end, at the first failure, at a look that decides something and at --max-cost: URLs of
-    Apprise (ntfy://HOST/TOPIC), or a file of them, which keeps their tokens from those who list processes or jobs."""
+    notify: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Send messages: at the end, at the first failure, at a look that decides something, at --max-cost. A URL as Apprise
+    knows them (ntfy://HOST/TOPIC), or a file of URLs, whose tokens no list of processes or jobs shows. May be given
+    several times."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 LEAST_SECONDS = 60.0
 SHARE = 0.01
 """Of a core, which the driver may share with trials: a report that costs more is made less often."""
+LOADING_SECONDS = 2.0
+"""Of a core, in which the first report loads matplotlib and more, once: they do not make the second one later."""
 MOST_KEPT = 64_000_000
 """Bytes that are kept from one report to the next, so that only new trials are read: those of 2,000 trials on pets."""
 Refresh = Callable[[Store, RunStatus], object]
@@ -34,7 +36,7 @@ def refresh_report(
     """Call `refresh` with the run's status from time to time during the block, if trials have finished since."""
 
     def work(stop: threading.Event) -> None:
-        pause, finished, known = least_seconds, -1, Known()
+        pause, finished, known, loading = least_seconds, -1, Known(), LOADING_SECONDS
         while not stop.wait(pause):
             began = time.process_time()  # with what other threads do meanwhile, which is little beside a report
             try:
@@ -45,7 +47,7 @@ def refresh_report(
                 logger.exception("the report could not be refreshed")
             if known.kept_bytes > most_kept:  # of ten thousand trials it is half a gigabyte
                 known = Known()
-            pause = max(least_seconds, (time.process_time() - began) / share)
+            pause, loading = max(least_seconds, (time.process_time() - began - loading) / share), 0.0
 
     with in_background(work, "refreshing"):
         yield

@@ -97,7 +97,7 @@ def test_a_file_of_urls_keeps_tokens_off_the_command_line(box: Inbox, tmp_path: 
 def test_a_target_that_apprise_does_not_know_is_a_mistake_that_does_not_quote_it(
     target: str, box: Inbox, store_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_job(sweep.main, ["demo", "--store", str(store_folder), "--notify", box.url, target]) == 2
+    assert run_job(sweep.main, ["demo", "--store", str(store_folder), "--notify", box.url, "--notify", target]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("error: --notify: Apprise can do nothing with value 2: give a URL")
     assert "a-token" not in shown.err + shown.out
@@ -105,6 +105,6 @@ def test_a_target_that_apprise_does_not_know_is_a_mistake_that_does_not_quote_it
 
 
 def test_the_command_is_recorded_without_its_targets() -> None:
-    given = ["demo", "--notify", "json://a-token", "json://b", "--seeds", "3", "--notify=json://c", "--run", "night"]
+    given = ["demo", "--notify", "json://a-token", "--seeds", "3", "--notify=json://b", "--run", "night"]
     assert recorded_command("sweep", given) == ("python", "jobs/sweep.py", "demo", "--seeds", "3", "--run", "night")
     assert recorded_command("tune", ["demo"]) == ("python", "jobs/tune.py", "demo")
