@@ -29,9 +29,10 @@ from catdog.errors import UserError
 from catdog.runs.artifacts import SPLITS, ProbeMasks, SplitPredictions, read_predictions_npz
 from catdog.runs.history import read_history
 from catdog.runs.looks import Look
+from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.places import HEAD
-from catdog.runs.status import RunStatus, open_run
+from catdog.runs.status import RunStatus, manifest_of, read_run_status
 from catdog.runs.trial_files import read_files
 from catdog.storage import Store, StoreLocation
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 def load_run(store: str, run: str) -> "Run":
     """Return the run of this name in a store, a folder or `s3://bucket/prefix`; raises `UserError` if there is none."""
     opened = StoreLocation.of(store).open()
-    return Run(opened, open_run(opened, run, keep=True))
+    return Run(opened, manifest_of(opened, run))
 
 
 def sweep_config(preset: str, **settings: object) -> SweepConfig:
@@ -77,7 +78,8 @@ def run_sweep(
     with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
         run_status = run_trials(config, command, console, notifier, _refresh_report, _take_look)
         _report(config, run_status, console, notifier)
-    return Run(StoreLocation.of(config.store, config.store_patience).open(), run_status)
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    return Run(store, run_status.manifest, run_status)
 
 
 def report_run(config: SweepConfig, run_status: RunStatus, console: Console) -> None:
@@ -113,16 +115,17 @@ def _take_look(store: Store, run_status: RunStatus) -> Look | None:
 
 
 class Run:
-    """A run in its store, as it was when it was opened. Tables call variants by their short labels."""
+    """A run in its store, as it was when it was first asked. Tables call variants by their short labels."""
 
-    def __init__(self, store: Store, status: RunStatus) -> None:
-        self.store = store
-        self.status = status.with_short_labels()
+    def __init__(self, store: Store, manifest: Manifest, status: RunStatus | None = None) -> None:
+        self.store, self.manifest = store, manifest
+        self._given = status
 
-    @property
-    def name(self) -> str:
-        """Return the run's name."""
-        return self.status.manifest.run
+    @functools.cached_property
+    def status(self) -> RunStatus:
+        """What is known of every planned trial; checks all of its files."""
+        status = self._given or read_run_status(self.store, self.manifest, keep=True)
+        return status.with_short_labels()
 
     @functools.cached_property
     def trials(self) -> pd.DataFrame:
@@ -227,7 +230,7 @@ class Run:
 
     def _spec(self, variant: str) -> VariantSpec:
         """Return a variant of the run by its label or its short one; raises `UserError`."""
-        manifest = self.status.manifest
+        manifest = self.status.manifest  # with short labels
         specs = {spec.title: spec for spec in map(manifest.spec, manifest.variants)}
         specs |= {spec.label: spec for spec in specs.values()}
         if variant not in specs:

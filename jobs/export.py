@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     run, target = load_run(options.store, options.run), open_target("--out", options.out)
     network = run.network(options.variant, options.seed)
     where = run.trial_paths(network.card.variant, network.card.seed)
-    images = read_images(run.store, run.status.manifest.identity.fingerprint, where)
+    images = read_images(run.store, run.manifest.identity.fingerprint, where)
     share, console = agreement(network, images), output_console()
     console.print(
         f"{network.card.variant}, seed {network.card.seed}: predicts what its trial did for {100 * share:.1f} % of "

@@ -165,10 +165,15 @@ def open_run(
     store: Store, run: str, keep: bool = False, track: Track = untracked, known: Known | None = None
 ) -> RunStatus:
     """Return the status of an existing run, see `read_run_status`; raises `UserError` if there is none."""
+    return read_run_status(store, manifest_of(store, run), keep, track, known)
+
+
+def manifest_of(store: Store, run: str) -> Manifest:
+    """Return the plan of an existing run; raises `UserError` if there is none, or if it cannot be used."""
     manifest = read_manifest(store, run)
     if manifest is None:
         raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
-    return read_run_status(store, manifest, keep, track, known)
+    return manifest
 
 
 def read_run_status(
