@@ -72,6 +72,13 @@ def shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def shorten_apart(texts: Sequence[str], length: int) -> list[str]:
+    """Return the texts, cut to `length` characters, or to as many more as it takes to tell them apart."""
+    while len({shorten(text, length) for text in texts}) < len(set(texts)):
+        length += 1
+    return [shorten(text, length) for text in texts]
+
+
 def plural(noun: str) -> str:
     """Return a regular noun's plural: breeds, classes."""
     return noun + ("es" if noun.endswith("s") else "s")
