@@ -73,10 +73,15 @@ def shorten(text: str, length: int = 60) -> str:
 
 
 def shorten_apart(texts: Sequence[str], length: int) -> list[str]:
-    """Return the texts, cut to `length` characters, or to as many more as it takes to tell them apart."""
-    while len({shorten(text, length) for text in texts}) < len(set(texts)):
+    """Return the texts without their middle, of `length` characters or as many more as it takes to tell them apart."""
+
+    def short(text: str) -> str:
+        end = length // 3
+        return text if len(text) <= length else f"{text[: length - end - 1]}…{text[-end:]}"
+
+    while len(set(map(short, texts))) < len(set(texts)):
         length += 1
-    return [shorten(text, length) for text in texts]
+    return list(map(short, texts))
 
 
 def plural(noun: str) -> str:

@@ -87,7 +87,8 @@ def hardest_images(predictions: Predictions, noun: str) -> Table | None:
 
     rows = tuple(row(n) for n in np.argsort(-wrong_N, kind="stable")[:MOST_PAIRS].tolist() if wrong_N[n])
     columns = ("Image", f"True {noun}", "Most frequent mistake", "Trials that get it wrong")
-    caption = "Test images that most trials of all variants get wrong, in their chosen epochs"
+    always = f"{(wrong_N == len(predicted_TN)).sum():,} of {len(wrong_N):,}"
+    caption = f"Test images that most trials of all variants get wrong ({always} are wrong in every trial)"
     return Table(caption, columns, rows, frozenset({0, 1, 2})) if rows else None
 
 

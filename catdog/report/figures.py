@@ -30,7 +30,7 @@ MOST_POINTS = 200
 """Points in a row."""
 NAME_WIDTH, LABEL_WIDTH, TITLE_WIDTH = 58, 20, 28
 """Letters in a line of a variant's label, above a row, beside a curve and above its panel; nothing is cut."""
-COLOURS = ("#3b7dd8", "#d86000", "#007848", "#a84878", "#9018f0", "#d81848", "#6090a8", "#c07878")
+COLOURS = ("#3b7dd8", "#d86000", "#008450", "#a84878", "#9018f0", "#d81848", "#6090a8", "#c07878")
 """Readable on white and on black, and told apart by dichromats; reused once they run out."""
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _HEIGHT = 0.065
@@ -149,10 +149,12 @@ def curves_svg(
         figure = Figure(figsize=(4.6, 3.1 if together else 0.3 + 1.6 * rows), layout="constrained")
         panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
         panels[0].set_ylim(*_range(curves_ES.values(), skipped))
-        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for panel, labels in zip(panels, groups, strict=False):
             for label in labels:
-                _draw_curve(panel, curves_ES[label], variants.index(label))
+                position = variants.index(label)
+                dash = _DASHES[position % len(_DASHES)] if together else _DASHES[0]
+                _draw_curve(panel, curves_ES[label], colour_of(position), dash)
             panel.grid()
         for panel in panels[len(groups) - columns : len(groups)]:
             panel.tick_params(labelbottom=True)
@@ -167,8 +169,8 @@ def curves_svg(
         return written(figure)
 
 
-def _draw_curve(panel: Axes, curve_ES: pd.DataFrame, position: int) -> None:
-    epochs, colour, dash = curve_ES.index.to_numpy(), colour_of(position), _DASHES[position % len(_DASHES)]
+def _draw_curve(panel: Axes, curve_ES: pd.DataFrame, colour: str, dash: Any) -> None:
+    epochs = curve_ES.index.to_numpy()
     low, high = (curve_ES.quantile(share, axis=1).to_numpy() for share in (0.1, 0.9))
     panel.fill_between(epochs, low, high, color=colour, alpha=0.14, linewidth=0)
     marker = "o" if len(epochs) == 1 else None

@@ -247,6 +247,7 @@ def _curves(content: ReportContent) -> list[Picture]:
         if curves_ES:
             ends = "; ".join(f"{label} ends at {curve.iloc[-1].mean():.2f}" for label, curve in curves_ES.items())
             caption = f"{title[0].upper()}{title[1:]}: mean over seeds, band from the 10 % to the 90 % quantile"
+            caption += f"; thin and dashed: {next(iter(curves_ES))}" * (len(curves_ES) > figures.MOST_TOGETHER)
             caption += figures.some_of(figures.MOST_LINES, len(curves_ES), "variants")
             svg = figures.curves_svg(curves_ES, content.run_status.manifest.variants, title)
             pictures.append(_picture(svg, f"{caption}. {ends}.", caption))
