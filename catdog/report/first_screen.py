@@ -119,7 +119,7 @@ def next_step(content: ReportContent) -> NextStep:
         return NextStep(f"{run_status.waiting}.")
     if unfinished:
         words = f"{counted(unfinished, 'trial')} failed or missing: run the same command again, which runs these alone."
-        return NextStep(words, shlex.join(run_status.manifest.commands[-1]))
+        return NextStep(words, next(map(shlex.join, reversed(run_status.manifest.commands)), None))
     if primary is None:
         alone = "Add a variant to compare with (--variants), under the same run name."
         return NextStep("Run more seeds: none is complete on both sides." if content.contrasts else alone)
@@ -137,7 +137,7 @@ def _plan(content: ReportContent, primary: Contrast) -> NextStep:
     differences, effect = np.array(primary.differences), primary.smallest_effect
     if primary.n < 2 or are_equal(differences):
         return NextStep(f"Run more seeds: {counted(primary.n, 'pair')} cannot tell how the differences scatter.")
-    what = "the smallest that matters" if effect is not None else "half of the one seen, which luck may have doubled"
+    what = "the smallest that matters" if effect is not None else "half of the one seen, which may owe the rest to luck"
     effect = effect if effect is not None else abs(primary.mean or 0.0) / 2
     needed = pairs_needed(effect / float(differences.std(ddof=1)), SIGNIFICANCE, POWER) if effect else None
     if needed is None or needed > MOST_SEEDS:

@@ -138,7 +138,7 @@
     side.probes[probe].caption.replaceChildren(
       `${data.classes[side.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
-      make("span", { className: "range", textContent: ` · from ${low} to ${high} · wrong in ${wrong[probe]} of ${of} trials` }));
+      make("span", { className: "range", textContent: ` · from ${low} to ${high} · chosen epochs: wrong in ${wrong[probe]} of ${of} trials` }));
     return right;
   }
 

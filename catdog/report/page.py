@@ -7,6 +7,7 @@ import base64
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import re
 import shlex
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from catdog.report import figures, origin, tables
 from catdog.report.class_tables import best_row, by_class, confused_pairs, hardest_images
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
 from catdog.report.first_screen import about_line, contrasts_plot, next_step, splits_line
-from catdog.report.mask_gallery import build_gallery
+from catdog.report.mask_gallery import BUDGET, build_gallery, small_sheet
 from catdog.report.published_figures import published
 from catdog.report.tables import Table
 from catdog.runs.status import missing_trials, mixed_versions
@@ -37,8 +38,8 @@ MOST_VARIANTS = 24
 """Variants with a picture of their own in the page, of each kind."""
 MOST_MISSING = 200
 """Trials that are listed one by one."""
-MOST_SHEETS = 2_500_000
-"""Size limit of the contact sheets, and of those of Grad-CAM, within the page, in bytes."""
+MOST_SHEETS = 1_500_000
+"""Size limit of the contact sheets, and of those of Grad-CAM, in bytes; the gallery has what they leave."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def build_page(
     While the sweep is `running`, the page says so, and when it was refreshed: `refreshed_at`, by default now.
     """
     manifest = content.run_status.manifest
-    gallery = build_gallery(content)
+    sheets = _sheets(content, content.contact_sheets, "masks")
+    grad_cams = _sheets(content, content.grad_cam_sheets, "Grad-CAM map")
+    gallery = build_gallery(content, BUDGET - sum(len(sheet.source) for sheet in (*sheets, *grad_cams)))
     labels = [manifest.spec(name).label for name in manifest.variants]
     script, style = _asset("page.js"), _asset("page.css")
     resampled = manifest.identity.recipe.resamples_split
@@ -115,8 +118,8 @@ def build_page(
         attention=tables.attention(content.attention, plural(manifest.class_noun), resampled),
         lifts=tables.lifts(content.attention),
         mask_verdicts=mask_verdicts(content.attention),
-        sheets=_sheets(content, content.contact_sheets, "masks") if gallery else [],
-        grad_cams=_sheets(content, content.grad_cam_sheets, "Grad-CAM map"),
+        sheets=sheets,
+        grad_cams=grad_cams,
         confusions=_confusions(content),
         by_class=list(by_class(content)),
         hardest=content.predictions and hardest_images(content.predictions, manifest.class_noun),
@@ -272,14 +275,13 @@ def _sheets(content: ReportContent, sheets: Mapping[str, bytes], beside: str) ->
     """Return the first variants' sheets of their best runs, as many as may take `MOST_SHEETS`."""
     found: list[Picture] = []
     left = MOST_SHEETS
-    for label, sheet in sheets.items():
-        best = content.run_status.best_runs[label]
+    for label, sheet in itertools.islice(sheets.items(), MOST_VARIANTS):
+        best, small = content.run_status.best_runs[label], small_sheet(sheet)
         assert best is not None
-        title = f"{label}, seed {best.seed}, epoch {best.best_epoch}"
-        source = data_uri("image/png", sheet)
-        left -= len(source)
-        if left >= 0 and len(found) < MOST_VARIANTS:
-            found.append(Picture(source, f"Contact sheet: each probe image beside its {beside}. {title}.", title))
+        if small is not None and (left := left - len(small) * 4 // 3) >= 0:
+            title = f"{label}, seed {best.seed}, epoch {best.best_epoch}"
+            alt = f"Contact sheet: each probe image beside its {beside}. {title}."
+            found.append(Picture(data_uri("image/webp", small), alt, title))
     return found
 
 

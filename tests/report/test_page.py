@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from catdog.analysis.class_differences import class_differences
@@ -28,7 +29,7 @@ from catdog.formatting import colour_map, readable
 from catdog.report.build import table_markdown
 from catdog.report.class_tables import by_class
 from catdog.report.csv_text import cells_csv
-from catdog.report.mask_gallery import build_gallery, quantise
+from catdog.report.mask_gallery import build_gallery, quantise, small_sheet
 from catdog.report.origin import CREDITS
 from catdog.report.page import build_page
 from catdog.report.tables import attention, health, health_warnings, seed_list
@@ -402,6 +403,20 @@ def test_a_page_of_many_trials_says_what_it_leaves_out(monkeypatch: pytest.Monke
     assert "The confusions of the 2 variants with the best runs" in text
     assert text.count("Confusion between") == 2
     assert "… and 2 more, all in table.md" in text
+
+
+def test_a_sheet_that_is_no_png_of_its_size_is_left_out_and_one_that_is_gets_smaller() -> None:
+    buffer, rng = io.BytesIO(), np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, format="PNG")
+    whole = buffer.getvalue()
+    small = small_sheet(whole)
+    assert small is not None
+    assert len(small) < len(whole)
+    assert Image.open(io.BytesIO(small)).size == (64, 64)
+    wide = io.BytesIO()
+    Image.new("L", (10_001, 1)).save(wide, format="PNG")
+    for sheet in (b"", whole[:60], whole[: len(whole) // 2], wide.getvalue(), small):
+        assert small_sheet(sheet) is None
 
 
 def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> None:
