@@ -3,11 +3,11 @@
 Positions are percentages of the plot's width, which may be any; the page draws them (`page.html`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.analysis.intervals import Interval
-from catdog.report.plot_style import MaxNLocator
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class IntervalPlot:
     """The estimates of a table's rows, on one axis."""
 
     estimates: tuple[Estimate, ...]
-    ticks: tuple[float, ...]
-    """From one end of the axis to the other."""
+    low: float
+    """Where the axis begins: a round number, as `high`."""
+    high: float
     smallest_effect: float | None = None
     """Below, on either side of zero, a difference does not matter."""
 
@@ -39,29 +40,35 @@ class IntervalPlot:
         for one in estimates:
             intervals = filter(None, (one.interval, one.wider))
             ends += [one.mean, *(end for found in intervals for end in (found.low, found.high))]
-        low, high = min(ends), max(ends)
-        ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high if high > low else low + 1)
-        return cls(tuple(estimates), tuple(round(float(tick), 9) + 0.0 for tick in ticks), smallest_effect)
+        low = min(ends)
+        high = max(ends) if max(ends) > low else 1.0
+        step = _step(high - low)
+        return cls(tuple(estimates), step * math.floor(low / step), step * math.ceil(high / step), smallest_effect)
 
     def at(self, value: float) -> str:
         """Return where a value lies, in percent of the width."""
-        return f"{100 * (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0]):.2f}%"
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
 
     @property
     def band(self) -> tuple[str, str] | None:
         """Return where the differences that do not matter begin, and how wide they are; None without a smallest one."""
         if self.smallest_effect is None:
             return None
-        share = 2 * self.smallest_effect / (self.ticks[-1] - self.ticks[0])
+        share = 2 * self.smallest_effect / (self.high - self.low)
         return self.at(-self.smallest_effect), f"{100 * share:.2f}%"
 
     def tick_labels(self) -> list[tuple[str, str, str]]:
         """Return where the ends of the axis and zero lie, their labels, and which end of a label stands there."""
-        low, high = self.ticks[0], self.ticks[-1]
-        anchors = {low: "start", 0.0: "middle", high: "end"}
-        is_crowded = 0 < min(-low, high) < 0.15 * (high - low)
+        anchors = {self.low: "start", 0.0: "middle", self.high: "end"}
+        is_crowded = 0 < min(-self.low, self.high) < 0.15 * (self.high - self.low)
         return [
             (self.at(tick), f"{tick:+g}".replace("-", "−") if tick else "0", anchor)
             for tick, anchor in anchors.items()
-            if not (is_crowded and abs(tick) == min(-low, high))
+            if not (is_crowded and abs(tick) == min(-self.low, self.high))
         ]
+
+
+def _step(span: float) -> float:
+    """Return the round number of which four cover a span."""
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if 4 * power * factor >= span)

@@ -59,10 +59,15 @@ def test_the_forest_plot_has_all_contrasts_the_primary_one_first_with_both_inter
 
 def test_an_axis_holds_all_intervals_zero_and_what_does_not_matter() -> None:
     plot = IntervalPlot.of([Estimate(1.2, Interval(0.4, 2.0), Interval(-0.3, 2.9))], 0.5)
-    assert plot.ticks == (-1.0, 0.0, 1.0, 2.0, 3.0)
+    assert (plot.low, plot.high) == (-1.0, 3.0)
     assert [label for _, label, _ in plot.tick_labels()] == ["−1", "0", "+3"]
     assert (plot.at(-1), plot.at(0), plot.at(3), plot.band) == ("0.00%", "25.00%", "100.00%", ("12.50%", "25.00%"))
-    assert IntervalPlot.of([Estimate(0.0, None)]).ticks[0] == 0.0
+    assert [label for _, label, _ in IntervalPlot.of([Estimate(-0.02, None)]).tick_labels()] == ["−0.02", "0"]
+    assert [label for _, label, _ in IntervalPlot.of([Estimate(-40.0, Interval(-41.0, 3.0))]).tick_labels()] == [
+        "−60",
+        "0",
+        "+20",
+    ]
 
 
 def test_why_validation_and_test_differ_is_one_sentence_with_the_runs_own_figures(undecided: ReportContent) -> None:
