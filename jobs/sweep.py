@@ -22,11 +22,10 @@ from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, all_looks
-from catdog.runs.looks import Look
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
-from catdog.runs.status import RunStatus, open_run
-from catdog.storage import Store, StoreLocation
+from catdog.runs.status import open_run
+from catdog.storage import StoreLocation
 
 PILOT_SEED = 1_000_000
 
@@ -89,10 +88,10 @@ def main(arguments: Sequence[str]) -> int:
         if config.detect is not None:
             print_power(console, config, planned)
         return ExitCode.COMPLETE
-    from catdog.sweep.run import run_sweep
+    from catdog.api import run_sweep
 
-    run_status = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console, refresh, look)
-    return report(config, run_status, console)
+    run = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console)
+    return ExitCode.of(run.status.is_complete)
 
 
 def print_power(console: Console, config: Options, planned: Identity) -> None:
@@ -117,17 +116,6 @@ def print_power(console: Console, config: Options, planned: Identity) -> None:
         console.print(line, soft_wrap=True)
 
 
-def report(config: SweepConfig, run_status: RunStatus, console: Console) -> int:
-    """Write a run's report and print it; returns the exit code."""
-    from catdog.report.build import write_report
-    from catdog.report.terminal import print_outcome
-
-    store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, run_status, force=True)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts)
-    return ExitCode.of(run_status.is_complete)
-
-
 def recover(arguments: Sequence[str], interrupted: bool) -> None:
     """Do what a sweep that was lost could not do: release its run, and write the report of what it has finished."""
     from catdog.sweep.lease import release_dead
@@ -136,22 +124,9 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):
-        report(config, open_run(store, config.run_name), output_console())
+        from catdog.api import report_run
 
-
-def look(store: Store, run_status: RunStatus) -> Look | None:
-    """Return what the next look at a sweep finds that may stop early; None if none is left."""
-    from catdog.analysis.predictions import read_predictions
-    from catdog.analysis.stopping import take_look
-
-    return take_look(run_status, read_predictions(store, run_status))
-
-
-def refresh(store: Store, run_status: RunStatus) -> None:
-    """Build the report of a sweep that is still running."""
-    from catdog.report.build import write_report  # imports matplotlib, once trials have started
-
-    write_report(store, run_status, running=True)
+        report_run(config, open_run(store, config.run_name), output_console())
 
 
 if __name__ == "__main__":

@@ -91,12 +91,13 @@ def main(arguments: Sequence[str]) -> int:
     command = ("python", "jobs/tune.py", *arguments)
     from catdog.sweep.run import run_sweep
 
+    keep = "none" if config.keep_weights == "auto" else config.keep_weights  # of every point tried
     tuning, is_complete = tune(
         tuning,
         config,
         ranges,
         store,
-        lambda one: run_sweep(one, command, console),
+        lambda one: run_sweep(dataclasses.replace(one, keep_weights=keep), command, console),
         lambda one: _report(console, one, config.variant_specs),
     )
     if not is_complete:

@@ -32,6 +32,8 @@ class TrialStatus:
     failure: Failure | None = None
     unfinished: bool = False
     """It has a checkpoint to resume from."""
+    has_weights: bool = False
+    """Its network is kept."""
     damage: str | None = None
     """What is wrong with its result, which then does not count."""
 
@@ -178,6 +180,7 @@ def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track:
             result=None if where in damage else results.get(where),
             failure=_parse_failure(where.failure, contents.get(where.failure), trial, hashes[where]),
             unfinished=where.checkpoint in keys,
+            has_weights=where.weights in keys,
             damage=damage.get(where),
         )
         for trial, where in planned
