@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import xarray
 
     from catdog.inference.network import KeptNetwork
+    from catdog.sweep.notifications import Notifier
 
 
 def load_run(store: str, run: str) -> "Run":
@@ -69,22 +70,34 @@ def run_sweep(
         UserError: a mistake in options, data, weights or store.
         KeyboardInterrupt: the user stopped it; the same call resumes from here.
     """
+    from catdog.sweep.notifications import telling_the_end
     from catdog.sweep.run import run_sweep as run_trials
 
     console = console or output_console()
-    run_status = run_trials(config, command, console, _refresh_report, _take_look)
-    report_run(config, run_status, console)
+    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+        run_status = run_trials(config, command, console, notifier, _refresh_report, _take_look)
+        _report(config, run_status, console, notifier)
     return Run(StoreLocation.of(config.store, config.store_patience).open(), run_status)
 
 
 def report_run(config: SweepConfig, run_status: RunStatus, console: Console) -> None:
-    """Write the report of a sweep's run, and print it."""
+    """Write the report of a sweep's run as it is, print it, and tell whom the sweep was to tell."""
+    from catdog.sweep.notifications import telling_the_end
+
+    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+        _report(config, run_status, console, notifier)
+
+
+def _report(config: SweepConfig, run_status: RunStatus, console: Console, notifier: "Notifier") -> None:
     from catdog.report.build import write_report
-    from catdog.report.terminal import print_outcome
+    from catdog.report.terminal import outcome_lines, print_outcome
+    from catdog.sweep.tracked_report import log_report
 
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, run_status, force=True)
     print_outcome(console, store.url, run_status, content.table, content.contrasts)
+    notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, run_status, content.contrasts))
+    log_report(config.tracker, store, config.run_name, functools.partial(console.print, soft_wrap=True))
 
 
 def _refresh_report(store: Store, run_status: RunStatus) -> None:

@@ -126,7 +126,7 @@ def parse(kind: type[T], arguments: Sequence[str], description: str, program: st
     """Parse options into a dataclass; raises `UserError` with tyro's message on one line."""
     asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
     for option, times in Counter(given_options(arguments)).items():
-        if times > 1 and option != "--import" and not asks_for_help:  # tyro would take the last
+        if times > 1 and option not in ("--import", "--notify") and not asks_for_help:  # tyro would take the last
             raise UserError(f"{option}: given {times} times; keep one")
     messages = io.StringIO()
     defaults: dict[str, Any] = {} if default is None else {"default": default}
@@ -146,6 +146,17 @@ def given_options(arguments: Sequence[str]) -> list[str]:
     """Return the options that a command line names, each as often as it does: `--no-flip` is `--flip`, `_` is `-`."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
     return [re.sub("^--no-", "--", name) for name in names]
+
+
+def recorded_command(job: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return a job's command as it is kept: without `--notify` and its values, which may hold tokens."""
+    kept, is_secret = ["python", f"jobs/{job}.py"], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            is_secret = given_options([argument]) == ["--notify"]
+        if not is_secret:
+            kept.append(argument)
+    return tuple(kept)
 
 
 _NUMBERS = tyro.constructors.ConstructorRegistry()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from catdog.analysis.studies import lambda_table, scatter_lines, scatter_table
-from catdog.cli import ExitCode, given_options, output_console, parse_sweep, run_job
+from catdog.cli import ExitCode, given_options, output_console, parse_sweep, recorded_command, run_job
 from catdog.config.presets import ALL, lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.data.prepare import DatasetInfo, find_dataset, prepare_dataset
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         if option in SET_BY_STUDY[study]:
             raise UserError(f"{option}: the study {study} sets it; leave the option out")
     require_all_seeds(config)
-    return STUDIES[study](config, ("python", "jobs/study.py", *arguments), output_console())
+    return STUDIES[study](config, recorded_command("study", arguments), output_console())
 
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
@@ -125,20 +125,14 @@ def _scatter(config: SweepConfig, store: Store, dataset: DatasetInfo | None) -> 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
     """Run one sweep of a study and write its report; None on a dry run."""
-    from catdog.report.terminal import print_outcome
     from catdog.sweep.plan import print_plan
 
     if config.dry_run:
         print_plan(console, config)
         return None
-    from catdog.report.build import write_report
-    from catdog.sweep.run import run_sweep
+    from catdog.api import run_sweep
 
-    run_status = run_sweep(config, command, console, functools.partial(write_report, running=True)).with_short_labels()
-    store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, run_status, force=True)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts)
-    return run_status
+    return run_sweep(config, command, console).status
 
 
 def _put(config: SweepConfig, name: str, table_csv: bytes, figure_png: bytes, console: Console) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from catdog.cli import ExitCode, output_console, parse_with_preset, run_job
+from catdog.cli import ExitCode, output_console, parse_with_preset, recorded_command, run_job
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, all_looks
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.COMPLETE
     from catdog.api import run_sweep
 
-    run = run_sweep(config, ("python", "jobs/sweep.py", *arguments), console)
+    run = run_sweep(config, recorded_command("sweep", arguments), console)
     return ExitCode.of(run.status.is_complete)
 
 

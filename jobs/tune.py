@@ -15,6 +15,7 @@ if __name__ == "__main__":
     hold_signals()  # the imports below take a second
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,15 @@ from pathlib import Path, PurePath
 
 from rich.console import Console
 
-from catdog.cli import ExitCode, given_options, output_console, parse_with_preset, run_job, take_preset
+from catdog.cli import (
+    ExitCode,
+    given_options,
+    output_console,
+    parse_with_preset,
+    recorded_command,
+    run_job,
+    take_preset,
+)
 from catdog.config.ranges import parse_ranges
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
@@ -33,6 +42,7 @@ from catdog.errors import UserError
 from catdog.runs.paths import RunPaths
 from catdog.runs.tuning import Tuning
 from catdog.storage import StoreLocation
+from catdog.sweep.notifications import telling_the_end
 from catdog.sweep.plan import check_here
 from catdog.sweep.tuning import begin_tuning, require_optuna, tune
 
@@ -88,22 +98,26 @@ def main(arguments: Sequence[str]) -> int:
     if config.dry_run:
         console.print("nothing was started (--dry-run)")
         return ExitCode.COMPLETE
-    command = ("python", "jobs/tune.py", *arguments)
+    command = recorded_command("tune", arguments)
     from catdog.sweep.run import run_sweep
 
     keep = "none" if config.keep_weights == "auto" else config.keep_weights  # of every point tried
-    tuning, is_complete = tune(
-        tuning,
-        config,
-        ranges,
-        store,
-        lambda one: run_sweep(dataclasses.replace(one, keep_weights=keep), command, console),
-        lambda one: _report(console, one, config.variant_specs),
-    )
-    if not is_complete:
-        console.print(f"some trials are missing: {output} is not written; the same command goes on", soft_wrap=True)
-        return ExitCode.INCOMPLETE
-    return _write(console, tuning, config, preset.seeds, output, command)
+    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+        tuning, is_complete = tune(
+            tuning,
+            config,
+            ranges,
+            store,
+            lambda one: run_sweep(dataclasses.replace(one, keep_weights=keep), command, console, notifier),
+            lambda one: _report(console, one, config.variant_specs),
+        )
+        if not is_complete:
+            notifier.send("end", "some trials are missing; the same command goes on")
+            console.print(f"some trials are missing: {output} is not written; the same command goes on", soft_wrap=True)
+            return ExitCode.INCOMPLETE
+        code = _write(console, tuning, config, preset.seeds, output, command)
+        notifier.send("end", f"tuned: {output}")
+        return code
 
 
 def _check_output(output: str) -> None:

@@ -29,8 +29,8 @@ MOST_BYTES = 200_000
 """PyYAML takes some seconds to read this much."""
 EXTENDS = "extends"
 _RECIPE = [field.name for field in dataclasses.fields(Recipe)]
-_ACTIONS = ("dry_run", "print_config")
-"""Options that are no settings: they say what to do now."""
+_ACTIONS = ("dry_run", "notify", "print_config")
+"""Options that are no settings: they say what to do now, and whom to tell, with tokens that no file keeps."""
 SETTINGS = {
     name.replace("imports", "import"): name  # the option is --import
     for field in dataclasses.fields(SweepConfig)
@@ -57,7 +57,7 @@ def changed_config(name: str, settings: Mapping[str, object]) -> SweepConfig:
 def recipe_yaml(config: SweepConfig, **changes: object) -> str:
     """Return the recipe file, in ASCII, that describes all of `config`, the run's name included, and extends nothing.
 
-    `changes` are other values of its fields. Only `dry_run` is left out, which is no setting.
+    `changes` are other values of its fields. Only `dry_run` and `notify` are left out, which are no settings.
     """
     values = dataclasses.asdict(config) | dataclasses.asdict(config.recipe) | {"run": config.run_name} | changes
     split = [split_short_label(text) for text in values["variants"]]

@@ -86,6 +86,10 @@ class SweepConfig:
     """Start no more trials once the run has cost this much, idle time included; needs --hourly-price."""
     tracker: Tracker = "none"
     """Also log the trials to MLflow or Weights & Biases, using their own settings (MLFLOW_TRACKING_URI, ...)."""
+    notify: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Send messages: at the end, at the first failure, at a look that decides something, at --max-cost. A URL as in the
+    documentation of Apprise (ntfy://HOST/TOPIC), or a file of URLs, whose tokens no list of processes or jobs shows.
+    May be given several times."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 
@@ -125,6 +129,7 @@ class SweepConfig:
             self.max_cost is None or self.hourly_price is not None,
             f"--max-cost {self.max_cost}: needs --hourly-price, the price of a GPU for an hour",
         )
+        require("" not in self.notify, "--notify: empty; give a URL or a file, or leave the option out")
         require(self.data_root != "", "--data-root: empty; give the folder of the images, or leave the option out")
         require(0.01 <= self.test_share <= 0.9, f"--test-share {self.test_share}: must be from 0.01 to 0.9")
         require(16 <= self.pack_size <= 2048, f"--pack-size {self.pack_size}: must be from 16 to 2048")

@@ -1,10 +1,10 @@
 """What jobs print: the outcome of a sweep, and where a run stands."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from catdog.analysis.log_loss import log_loss_line
 from catdog.analysis.tables import side_columns, tie_lines
@@ -15,6 +15,8 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
 
 MOST_MISSING = 20
+MOST_VERDICTS = 5
+"""In a message, which a phone shows."""
 
 
 def print_outcome(
@@ -34,16 +36,16 @@ def print_outcome(
     def in_report(name: str) -> str:
         return place_of(url, run.report(name)) if report_url is None else place_of(report_url, name)
 
-    _print_comparison(console, table)
+    _print(console, _comparison(table))
     for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.words, style="bold")
         console.print(f"  {contrast.figures}", soft_wrap=True)
         if line := log_loss_line(contrast):
             console.print(f"  {line}", soft_wrap=True)
-    _print_some(console, missing_trials(run_status), f"in {in_report('table.md')}")
+    _print(console, _some(missing_trials(run_status), f"in {in_report('table.md')}"))
     for line in mixed_versions(run_status):
         console.print(f"  {line}", soft_wrap=True)
-    _print_waiting(console, run_status)
+    _print(console, _waiting(run_status))
     for line in spending_lines(run_status.launches):
         console.print(f"{'spent':>16}  {line}", soft_wrap=True)
     places = {
@@ -58,38 +60,58 @@ def print_outcome(
 
 def print_status(console: Console, url: str, run_status: RunStatus, table: pd.DataFrame) -> None:
     """Print the trial counts, the comparison table, and the failed and diverged trials."""
+    _print(console, status_parts(url, run_status, table))
+
+
+def status_parts(url: str, run_status: RunStatus, table: pd.DataFrame) -> Iterator[RenderableType]:
+    """Yield what `print_status` prints."""
+    yield counts_line(url, run_status)
+    yield from _comparison(table)
+    known = [line for line in missing_trials(run_status) if not line.startswith("missing")]
+    yield from _some(known, "in the table.md that aggregate.py writes")
+    yield from _waiting(run_status)
+
+
+def counts_line(url: str, run_status: RunStatus) -> str:
+    """Return how many trials a run has, and how many have ended how."""
     counts = run_status.counts
     unfinished = sum(trial.unfinished and trial.result is None for trial in run_status.trials)
-    console.print(
+    return (
         f"{run_status.manifest.run} in {url}: {counted(len(run_status.trials), 'trial')}, "
         f"{counts['complete']} complete, {counts['diverged']} diverged, {counts['failed']} failed, "
-        f"{counts['missing']} missing ({unfinished} of them with a checkpoint)",
-        soft_wrap=True,
+        f"{counts['missing']} missing ({unfinished} of them with a checkpoint)"
     )
-    _print_comparison(console, table)
-    known = [line for line in missing_trials(run_status) if not line.startswith("missing")]
-    _print_some(console, known, "in the table.md that aggregate.py writes")
-    _print_waiting(console, run_status)
 
 
-def _print_some(console: Console, lines: Sequence[str], elsewhere: str) -> None:
-    for line in lines[:MOST_MISSING]:
-        console.print(f"  {line}", soft_wrap=True)
+def outcome_lines(url: str, run_status: RunStatus, contrasts: Sequence[Contrast]) -> Iterator[str]:
+    """Yield the outcome of a sweep in a few lines of plain text, for a message."""
+    yield counts_line(url, run_status)
+    for contrast in sorted(contrasts, key=lambda one: not one.is_primary)[:MOST_VERDICTS]:
+        yield contrast.verdict
+    yield from (f"spent: {line}" for line in spending_lines(run_status.launches))
+
+
+def _print(console: Console, parts: Iterator[RenderableType]) -> None:
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def _some(lines: Sequence[str], elsewhere: str) -> Iterator[str]:
+    yield from (f"  {line}" for line in lines[:MOST_MISSING])
     if len(lines) > MOST_MISSING:
-        console.print(f"  … and {len(lines) - MOST_MISSING} more {elsewhere}")
+        yield f"  … and {len(lines) - MOST_MISSING} more {elsewhere}"
 
 
-def _print_waiting(console: Console, run_status: RunStatus) -> None:
+def _waiting(run_status: RunStatus) -> Iterator[str]:
     if run_status.waiting is not None:
-        console.print(f"  not finished: {run_status.waiting}", soft_wrap=True)
+        yield f"  not finished: {run_status.waiting}"
 
 
-def _print_comparison(console: Console, table: pd.DataFrame) -> None:
-    console.print(comparison(table))
+def _comparison(table: pd.DataFrame) -> Iterator[RenderableType]:
+    yield comparison(table)
     if (others := other_tasks(table)) is not None:
-        console.print(others)
-    for line in tie_lines(table):
-        console.print(line)
+        yield others
+    yield from tie_lines(table)
 
 
 def comparison(table: pd.DataFrame) -> NumbersTable:

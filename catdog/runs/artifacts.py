@@ -119,6 +119,11 @@ class SplitPredictions:
         names = _digest_of_distinct(self.images_N.tobytes(), self.images_N.dtype.str)
         return sha256(repr([self.classes, names, sha256(self.labels_N.tobytes())]).encode())
 
+    @property
+    def own_bytes(self) -> int:
+        """Return how much memory the arrays take that it shares with no other trial."""
+        return self.predicted_N.nbytes + self.log_probability_N.nbytes
+
     def beside(self, other: "SplitPredictions") -> "SplitPredictions":
         """Return these predictions with the arrays of another trial of the same images: memory holds them once."""
         return dataclasses.replace(self, classes=other.classes, images_N=other.images_N, labels_N=other.labels_N)

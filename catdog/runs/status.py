@@ -10,16 +10,19 @@ from typing import Any
 
 from catdog.errors import UserError
 from catdog.formatting import counted
+from catdog.runs.artifacts import SplitPredictions
 from catdog.runs.code_record import TOLERANCE
 from catdog.runs.cost import Launch
 from catdog.runs.looks import Look, next_look, read_looks
 from catdog.runs.manifest import Manifest, PlannedTrial, read_manifest
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.results import Failure, Status, TrialResult, best_run
-from catdog.runs.trial_files import Track, find_damage, parse_result, untracked
+from catdog.runs.trial_files import FileCheck, Track, find_damage, parse_result, untracked
 from catdog.storage import Store, read_many
 
 logger = logging.getLogger(__name__)
+_HISTORY_BYTES = 10_000
+"""Of a history in memory; most of it is pandas' own."""
 
 
 @dataclass(frozen=True)
@@ -139,29 +142,56 @@ class RunStatus:
         )
 
 
-def open_run(store: Store, run: str, keep: bool = False, track: Track = untracked) -> RunStatus:
+@dataclass
+class Known:
+    """What was found in the files of a run's undamaged trials, by key: who looks again reads only what is new.
+
+    It is for looks that all keep what the files hold, or that all do not.
+    """
+
+    results: dict[str, TrialResult] = field(default_factory=dict)
+    checks: dict[str, FileCheck] = field(default_factory=dict)
+    """Of files other than results."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What the files hold, if it is kept."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return about how much memory `kept` takes."""
+        return sum(one.own_bytes if isinstance(one, SplitPredictions) else _HISTORY_BYTES for one in self.kept.values())
+
+
+def open_run(
+    store: Store, run: str, keep: bool = False, track: Track = untracked, known: Known | None = None
+) -> RunStatus:
     """Return the status of an existing run, see `read_run_status`; raises `UserError` if there is none."""
     manifest = read_manifest(store, run)
     if manifest is None:
         raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
-    return read_run_status(store, manifest, keep, track)
+    return read_run_status(store, manifest, keep, track, known)
 
 
-def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track: Track = untracked) -> RunStatus:
+def read_run_status(
+    store: Store, manifest: Manifest, keep: bool = False, track: Track = untracked, known: Known | None = None
+) -> RunStatus:
     """Read all results and failures of a run, in parallel; `track` shows progress.
 
     A result does not count if its config hash is different, or if it or one of its files is damaged. To `keep` what the
-    files hold spares a report that follows at once reading them again.
+    files hold spares a report that follows at once reading them again. What is `known` from an earlier look is not read
+    again, and what is found now is known from then on: a finished trial that another replaces meanwhile goes unnoticed.
     """
+    known = Known() if known is None else known
     run = RunPaths(manifest.run)
     keys = set(store.list(run.trials)) | set(store.list(run.failures))
     planned = [(trial, run.trial(trial.variant.folder, trial.seed)) for trial in manifest.planned()]
-    wanted = [key for _, where in planned for key in (where.result, where.failure) if key in keys]
+    before = {where: known.results[where.result] for _, where in planned if where.result in known.results}
+    results = {where: result for where, result in before.items() if where.result in keys}
+    new = [where for _, where in planned if where not in results]
+    wanted = [key for where in new for key in (where.result, where.failure) if key in keys]
     launches = store.list(run.launches)
     contents = dict(read_many(store, [*wanted, *launches]))
     hashes = {where: manifest.identity.trial_hash(trial.variant, trial.seed) for trial, where in planned}
     damage: dict[TrialPaths, str] = {}
-    results: dict[TrialPaths, TrialResult] = {}
     for trial, where in planned:
         if where.result not in contents:
             continue
@@ -171,8 +201,9 @@ def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track:
             damage[where] = f"{where.result}: {error}"
         else:
             results |= {where: result} if result else {}
-    kept: dict[str, Any] = {}
-    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept if keep else None, track)
+    kept = known.kept if keep else None
+    damage |= find_damage(store, results, keys, manifest.identity.recipe, kept, track, known.checks)
+    known.results = {where.result: result for where, result in results.items() if where not in damage}
     trials = [
         TrialStatus(
             trial,
@@ -190,7 +221,7 @@ def read_run_status(store: Store, manifest: Manifest, keep: bool = False, track:
         trials,
         _parse_launches({key: contents[key] for key in launches if key in contents}),
         read_looks(store, manifest.run, manifest.variants),
-        kept,
+        known.kept,
     )
 
 

@@ -94,12 +94,14 @@ def find_damage(
     recipe: Recipe,
     kept: dict[str, Any] | None = None,
     track: Track = untracked,
+    known: dict[str, FileCheck] | None = None,
 ) -> dict[TrialPaths, str]:
     """Return what is wrong with the files of damaged trials, reading them in parallel; `keys` exist.
 
     Files of one name are about the same images in all trials, or in those of a seed whose split is its own: one that
     differs from most is damaged, and all are if there is no majority. What the files hold goes into `kept`, by key, for
-    `read_files`; `track` shows progress.
+    `read_files`; `track` shows progress. Files that are `known`, by key, to be as they should be are not read again;
+    those that are found so now are added.
     """
     owners = {
         f"{where.folder}/{name}": (name, result)
@@ -107,9 +109,11 @@ def find_damage(
         for name in result.files
         if not name.startswith("snapshots/") and name != WEIGHTS
     }
-    checks: dict[str, FileCheck] = {}
-    first: dict[str, SplitPredictions] = {}
-    for key, check in track(map_objects(store, owners, lambda key, data: _check(*owners[key], data)), len(owners)):
+    known = {} if known is None else known
+    checks = {key: known[key] for key in owners if key in known}
+    unread = [key for key in owners if key not in known]
+    first = {one.about: one for one in (kept or {}).values() if isinstance(one, SplitPredictions)}
+    for key, check in track(map_objects(store, unread, lambda key, data: _check(*owners[key], data)), len(unread)):
         content = check.content
         checks[key] = replace(check, content=None)
         if isinstance(content, SplitPredictions):
@@ -138,6 +142,7 @@ def find_damage(
                 if usual and usual != [images]:
                     wrong = "it is about other images than most trials"
                     damage.setdefault(where, f"{where.folder}/{name} is damaged: {wrong}")
+    known |= {key: check for key, check in checks.items() if check.damage is None}
     return damage
 
 

@@ -14,11 +14,12 @@ from catdog.errors import UserError
 from catdog.storage.local import LocalStore
 from catdog.storage.s3 import ENCRYPTIONS, S3Store
 from catdog.storage.s3_client import configured_endpoint
-from catdog.storage.store import MemoryStore, Store, give_up_on_interrupt, map_objects, read_many, sha256
+from catdog.storage.store import Link, MemoryStore, Store, give_up_on_interrupt, map_objects, read_many, sha256
 from catdog.storage.upload_queue import BackgroundUploads
 
 __all__ = [
     "BackgroundUploads",
+    "Link",
     "LocalStore",
     "MemoryStore",
     "S3Store",

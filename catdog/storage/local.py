@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError
-from catdog.storage.store import check_key
+from catdog.storage.store import Link, check_key
 from catdog.system.process import is_alive, machine_id
 
 REMEDIES = {
@@ -139,6 +139,10 @@ class LocalStore:
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
         return self.path(key).is_file()
+
+    def link(self, key: str) -> Link:
+        """Return the file's URL."""
+        return Link(self.path(key).absolute().as_uri(), "on this machine")
 
     def check(self) -> None:
         """Raise `StoreError` unless a store's operations work in the folder, or where it would be created."""

@@ -21,12 +21,14 @@ from catdog.storage.s3_retries import (
     client_error,
     error_code,
 )
-from catdog.storage.store import check_key, sha256
+from catdog.storage.store import Link, check_key, sha256
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+LINK_SECONDS = 7 * 24 * 3600
+"""The longest that AWS signs a URL for."""
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 _TYPES = mimetypes.MimeTypes()
 """Python's own table, which is the same on every machine."""
@@ -134,6 +136,18 @@ class S3Store:
         except NotFoundError:
             return False
         return True
+
+    def link(self, key: str) -> Link:
+        """Return a presigned URL of the object, with which anybody can read it while it lasts.
+
+        Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
+        """
+        with self._client.errors(key):
+            place = {"Bucket": self.bucket, "Key": self._key(key)}
+            url = self._client.client.generate_presigned_url("get_object", place, LINK_SECONDS)
+        is_temporary = "x-amz-security-token=" in url.lower()
+        less = ", and no longer than the temporary credentials that signed it" if is_temporary else ""
+        return Link(url, f"for everybody who has it, for 7 days{less}")
 
     def check(self) -> None:
         """Raise `StoreError` unless all of a store's operations are allowed and work now."""

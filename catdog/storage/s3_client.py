@@ -68,8 +68,14 @@ def open_client(endpoint: str | None, region: str | None, patience: float) -> "S
     )
     for operation in ("PutObject", "UploadPart"):  # where no checksum is sent: buckets with object lock demand one
         client.meta.events.register(f"before-call.s3.{operation}", conditionally_calculate_md5)  # type: ignore[arg-type]
+    client.meta.events.register_first("choose-signer.s3", _sign_urls_like_requests)  # type: ignore[arg-type]
     _give_up_on_trickles(client, seconds)
     return client
+
+
+def _sign_urls_like_requests(signature_version: str, **_: object) -> str | None:
+    """Keep boto3 from signing URLs by version 2, which newer regions and encrypted objects refuse."""
+    return "s3v4-query" if signature_version in ("v4-query", "s3v4-query") else None
 
 
 def _is_amazons(endpoint: str) -> bool:

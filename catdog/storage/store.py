@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from catdog.errors import NotFoundError, UserError
 from catdog.formatting import shorten
@@ -17,6 +17,14 @@ MOST_AHEAD = 4 * READERS
 """Objects read before their turn: a slow consumer finds no more than these in memory."""
 
 T = TypeVar("T")
+
+
+class Link(NamedTuple):
+    """A URL at which a browser shows an object, as it is when it is opened."""
+
+    url: str
+    lasts: str
+    """For whom and how long, in words."""
 
 
 class Store(Protocol):
@@ -75,6 +83,10 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
+        ...
+
+    def link(self, key: str) -> Link:
+        """Return a URL of the object, whether it exists or not."""
         ...
 
     def check(self) -> None:
@@ -206,6 +218,10 @@ class MemoryStore:
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
         return key in self.objects
+
+    def link(self, key: str) -> Link:
+        """Return a placeholder for a URL."""
+        return Link(f"memory:{key}", "in this process")
 
     def check(self) -> None:
         """Do nothing: memory is always writable."""

@@ -1,15 +1,19 @@
-"""Tune callbacks: progress, cost, abandoned trials, stopping."""
+"""Tune callbacks: progress, cost, abandoned trials, messages, stopping."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
+from catdog.config.variants import parse_variant
 from catdog.errors import DeviceError, StoreError, StoreRefusedError, UserError, first_line
 from catdog.runs.manifest import TrialId
+from catdog.runs.results import Failure
 from catdog.sweep.cards import CardWatch
 from catdog.sweep.lease import RunLease
-from catdog.sweep.progress import SweepProgress
+from catdog.sweep.notifications import Notifier
+from catdog.sweep.progress import ProgressView, SweepProgress
 from catdog.sweep.ray_internals import trial_error
 from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Meter
@@ -32,7 +36,7 @@ class SweepStopper(tune.Stopper):  # type: ignore[misc]  # Ray has no types
 
 
 class SweepCallback(tune.Callback):  # type: ignore[misc]
-    """Forwards Tune's trial events to `progress`, `meter`, `lost` and `cards`."""
+    """Forwards Tune's trial events to `progress`, `meter`, `lost` and `cards`, and the first failure to `notifier`."""
 
     def __init__(
         self,
@@ -43,8 +47,9 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         stopper: SweepStopper,
         lost: LostTrials,
         cards: CardWatch,
+        notifier: Notifier,
     ) -> None:
-        self._progress, self._meter = progress, meter
+        self._progress, self._meter, self._notifier = progress, meter, notifier
         self._context, self._lease, self._stopper = context, lease, stopper
         self._lost, self._cards = lost, cards
         self._store = context.location.open()
@@ -92,7 +97,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         elif result.get("status") == "not started":
             self._progress.left_out(*_trial_id(trial))
         else:
-            self._progress.failed(*_trial_id(trial))
+            self._failed(_trial_id(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Queue a trial that Tune gave up on for a retry, or count it as failed."""
@@ -103,8 +108,21 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         if self._lost.add(trial_id, error, trial.num_failures):
             self._progress.interrupted(*trial_id, first_line(error))
         else:
-            self._progress.failed(*trial_id)
             self._lost.record(trial_id, error)
+            self._failed(trial_id)
+
+    def _failed(self, trial_id: TrialId) -> None:
+        """Count a trial whose failure is recorded; the first one is told."""
+        label, seed = trial_id
+        variant = parse_variant(label, self._context.identity.recipe)
+        self._progress.failed(label, seed)
+
+        def details() -> Iterator[str]:
+            failure = Failure.from_json(self._store.get(self._context.trial_paths(variant, seed).failure))
+            yield f"{failure.error}: {failure.message} (log: {failure.log})"
+            yield ProgressView(self._progress).line()
+
+        self._notifier.send("failure", f"{variant.title} seed {seed} failed, the first one", details)
 
     def _blame_card(self, trial_id: TrialId, error: Exception) -> None:
         """Count an error of the GPU against it, or against the trial in the end; stop the sweep if no GPU works."""

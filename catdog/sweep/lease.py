@@ -148,6 +148,24 @@ class RunLease:
                 self._store.remove_leftovers(self._run)
 
 
+class LeaseWatch:
+    """Tells from outside whether a run is being swept: somebody has its lease, and renews it."""
+
+    def __init__(self, store: Store, run: str, lease_seconds: float = LEASE_SECONDS) -> None:
+        self._store, self._run, self._lease_seconds = store, run, lease_seconds
+        self._last: LeaseHolder | None = None
+        self._silence, self._looked = 0.0, time.monotonic()
+
+    def is_held(self) -> bool:
+        """Return whether the lease is there, and has been renewed while the store answered; raises `StoreError`."""
+        holder = read_lease(self._store, self._run)
+        elapsed, self._looked = time.monotonic() - self._looked, time.monotonic()
+        # While the store was unavailable, the holder could not renew its lease either.
+        self._silence = 0.0 if holder != self._last else self._silence + min(elapsed, self._lease_seconds / 2)
+        self._last = holder
+        return holder is not None and not holder.is_dead and self._silence < self._lease_seconds
+
+
 def read_lease(store: Store, run: str) -> LeaseHolder | None:
     """Return who owns a run now; None without a lease, or if it is damaged.
 

@@ -19,7 +19,7 @@ from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, counted, now
 from catdog.runs.code_record import Probe
 from catdog.runs.cost import Launch
-from catdog.runs.looks import Look, store_look
+from catdog.runs.looks import UNDECIDED, Look, store_look
 from catdog.runs.manifest import TrialId
 from catdog.runs.paths import WEIGHTS, RunPaths
 from catdog.runs.provenance import code_tree, package_versions
@@ -32,12 +32,13 @@ from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.in_order import InOrder, listed
 from catdog.sweep.lease import RunLease
+from catdog.sweep.notifications import Notifier
 from catdog.sweep.pausing import pause_trials
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
-from catdog.sweep.progress import SweepProgress, show_progress
+from catdog.sweep.progress import ProgressView, SweepProgress, show_progress
 from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
-from catdog.sweep.trackers import open_tracker
+from catdog.sweep.trackers import open_tracker, require_tracker
 from catdog.sweep.trainable import prepare_worker, train_trial
 from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Budget, Meter
@@ -49,12 +50,14 @@ def run_sweep(
     config: SweepConfig,
     command: tuple[str, ...],
     console: Console,
+    notifier: Notifier,
     refresh: Callable[[Store, RunStatus], object] = lambda store, run_status: None,
     take_look: Callable[[Store, RunStatus], Look | None] | None = None,
 ) -> RunStatus:
     """Run a sweep's pending trials; returns the status of the whole run. Ray starts only if needed.
 
-    `refresh` is called from time to time while trials run, with the store and the run's status. With `--until-decided`,
+    `notifier` tells of what cannot wait until the end, which is the caller's to tell. `refresh` is called from time to
+    time while trials run, with the store and the run's status. With `--until-decided`,
     only the trials that the next look needs are run, `take_look` says what it finds (None if none is left), and so on.
 
     Raises:
@@ -72,7 +75,7 @@ def run_sweep(
     location = StoreLocation.of(config.store, config.store_patience)
     store = location.open()
     store.check()
-    tracker = open_tracker(config.tracker, config.run_name, report_progress)
+    require_tracker(config.tracker)
     with Cluster(config, location, report_progress) as cluster:
         is_new = not store.exists(RunPaths(config.run_name).manifest)
         if is_new:
@@ -105,13 +108,15 @@ def run_sweep(
                 _report_pending(plan, cluster.slots, report_progress)
                 if plan.pending:
                     with refresh_report(store, config.run_name, refresh):
-                        _run_trials(config, context, plan, cluster, lease, tracker, console)
+                        _run_trials(config, context, plan, cluster, lease, console, notifier)
                 run_status = open_run(store, config.run_name, keep=True)  # a report follows
                 _delete_leftovers(store, run_status)
                 look = take_look(store, run_status) if take_look is not None and config.until_decided else None
                 if look is not None:
                     store_look(store, config.run_name, look)
                     report_progress(_look_line(look))
+                    if set(look.outcomes.values()) != {UNDECIDED}:
+                        notifier.send(f"look {look.planned}", _look_line(look))
                 if config.keep_weights in ("auto", "best"):
                     _keep_best_weights(store, run_status)
             if look is None:
@@ -222,8 +227,8 @@ def _run_trials(
     plan: Plan,
     cluster: Cluster,
     lease: RunLease,
-    tracker: list[tune.Callback],
     console: Console,
+    notifier: Notifier,
 ) -> None:
     store, launch = context.location.open(), lease.launch
     code = code_of({trial.variant for trial in plan.pending}, context.identity, context.head_files)
@@ -242,7 +247,7 @@ def _run_trials(
         cluster.trial_resources.units,
         cluster.count_units,
     )
-    budget = Budget(meter, store, RunPaths(context.run), plan.run_status.launches, config.max_cost, progress)
+    budget = Budget(meter, store, RunPaths(context.run), plan.run_status.launches, config.max_cost, progress, notifier)
     # A worker has reached the store by now, so trials retry when it refuses access, as after any transient fault.
     known = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     trainable = tune.with_resources(
@@ -251,7 +256,8 @@ def _run_trials(
     )
     stopper = SweepStopper()
     lost = LostTrials(context, launch, config.max_retries)
-    callback = SweepCallback(progress, meter, context, lease, stopper, lost, cluster.cards)
+    callback = SweepCallback(progress, meter, context, lease, stopper, lost, cluster.cards, notifier)
+    tracker = open_tracker(config.tracker, context, lambda line: console.print(line, soft_wrap=True))
     # By default Tune requests placement groups for 200 pending trials at once, more than could ever be placed.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(cluster.slots)
     trial_ids = [(trial.variant.label, trial.seed) for trial in plan.pending]
@@ -260,6 +266,7 @@ def _run_trials(
             try:
                 _fit(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
             except KeyboardInterrupt:
+                notifier.send("end", "interrupted: the same command resumes", lambda: [ProgressView(progress).line()])
                 pause_trials(launch)
                 raise
             trial_ids = lost.take()

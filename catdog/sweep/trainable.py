@@ -124,11 +124,12 @@ def _run(
 
 
 def epoch_report(record: EpochRecord, context: RunContext, trial: PlannedTrial) -> dict[str, Any]:
-    """Return what the driver is told of an epoch."""
+    """Return what the driver is told of an epoch: for the display, and for a tracker."""
+    told = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
     return {
-        "epoch": record.epoch,
+        **{name: getattr(record, name) for name in told},
+        **record.side_scores,
         "epochs": context.of_variant(trial.variant).identity.recipe.epochs,
-        "val_accuracy": record.val_accuracy,
         "collapse": record.collapse(),
     }
 

@@ -18,7 +18,8 @@ from catdog.runs.cost import Launch, launch_cost
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
-from catdog.sweep.progress import SweepProgress
+from catdog.sweep.notifications import Notifier
+from catdog.sweep.progress import ProgressView, SweepProgress
 from catdog.system.process import in_background
 
 logger = logging.getLogger(__name__)
@@ -94,8 +95,10 @@ class Budget:
         earlier: Sequence[Launch],
         max_cost: float | None,
         progress: SweepProgress,
+        notifier: Notifier,
     ) -> None:
         self._meter, self._store, self._paths, self._progress = meter, store, paths, progress
+        self._notifier = notifier
         self._earlier, self._max_cost = earlier, max_cost
 
     @contextmanager
@@ -124,6 +127,7 @@ class Budget:
                 self._meter.close()
                 launch, write = self._meter.read(), True
                 self._progress.notice = f"--max-cost {self._max_cost:g} is reached: no more trials start"
+                self._notifier.send("cost", self._progress.notice, lambda: [ProgressView(self._progress).line()])
         if write:
             try:
                 self._store.put(self._paths.launch(launch.name), to_json(launch))

@@ -293,6 +293,7 @@ def test_the_effective_file_lists_every_option_in_order() -> None:
         "preset",
         "recipe",
         "dry_run",
+        "notify",
     } | {*names}
     assert all(math.isfinite(value) for value in yaml.safe_load(recipe_yaml(PRESETS["demo"])).values()
                if isinstance(value, float))  # fmt: skip

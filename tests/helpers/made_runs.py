@@ -27,7 +27,7 @@ from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.places import HEAD, at_place, by_place
 from catdog.runs.results import Failure, TrialResult
 from catdog.runs.status import RunStatus, read_run_status
-from catdog.storage import Store, sha256
+from catdog.storage import MemoryStore, Store, sha256
 from catdog.storage.serialization import npz_bytes, to_json
 
 Array = npt.NDArray[np.float64]
@@ -47,6 +47,18 @@ ALIKE = 0.8
 SEED_LUCK = 0.4
 """Standard deviation of the seeds' luck, in points; each trial adds half as much."""
 HEAD_PARAMETERS = {"baseline": 47_397, "attention": 48_678, "se": 252_200}
+
+
+class CountedStore(MemoryStore):
+    """Remembers which keys were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+
+    def get(self, key: str) -> bytes:
+        self.read.append(key)
+        return super().get(key)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,29 @@ def test_status_of_a_missing_run_is_a_mistake(tmp_path: Path, capsys: pytest.Cap
         assert "there is no such run" in capsys.readouterr().err
 
 
+def test_status_prints_a_link_to_the_report_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    published = ROOT / "results" / "published"
+    assert run_job(status.main, ["--store", str(published), "--run", "demo", "--link"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{(published / 'demo/report/report.html').as_uri()}\n"
+    assert shown.err == "good on this machine; it shows the report as it is when it is opened\n"
+
+
+def test_a_link_to_no_report_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job(status.main, ["--store", str(tmp_path), "--run", "demo", "--link"]) == 2
+    assert "has no demo/report/report.html: a sweep writes it" in capsys.readouterr().err
+    assert run_job(status.main, ["--store", str(tmp_path), "--run", "demo", "--link", "--watch"]) == 2
+    assert "leave out --watch" in capsys.readouterr().err
+
+
+def test_watching_a_finished_run_prints_its_status_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["--store", str(ROOT / "results" / "published"), "--run", "demo"]
+    assert run_job(status.main, run) == 0
+    status_alone = capsys.readouterr().out
+    assert run_job(status.main, [*run, "--watch"]) == 0
+    assert capsys.readouterr().out == status_alone
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "store"
     arguments = ["demo", "--store", str(store), "--seeds", "5", "--variants", "baseline", "se", "--dry-run"]

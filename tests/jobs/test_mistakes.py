@@ -203,6 +203,8 @@ OPTIONS = {
     "no divergence": Mistake("sweep demo --lambda-divergence 0", "--lambda-divergence 0", "multi-attention-free"),
     "choice that is none": Mistake("sweep demo --vary weather", "'weather' for argument '--vary'", "'init'"),
     "unknown tracker": Mistake("sweep demo --tracker paper", "'paper' for argument '--tracker'", "'mlflow'"),
+    "nobody to notify": Mistake("sweep demo --notify --seeds 3", "--notify", "its value is missing"),
+    "empty target of messages": Mistake("sweep demo --notify ''", "--notify: empty", "leave the option out"),
     "limit without a price": Mistake("sweep demo --max-cost 5", "--max-cost 5", "needs --hourly-price"),
     "negative seconds": Mistake("sweep demo --checkpoint-seconds -1", "--checkpoint-seconds -1", "from 0"),
     "wait for no node": Mistake("doctor demo --cluster c.yaml --wait-seconds 9", "--wait-seconds", "leave it out"),

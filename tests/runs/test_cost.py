@@ -12,6 +12,7 @@ from catdog.runs.cost import Launch, launch_cost, spending_lines, summarise_spen
 from catdog.storage.serialization import to_json
 from catdog.sweep.usage_meter import Meter
 from jobs import sweep
+from tests.helpers.inbox import inbox
 from tests.helpers.sweeps import SMALL
 
 LAUNCH = Launch("abc", "2026-01-01T00:00:00+00:00", "GPU", 2.0)
@@ -90,7 +91,12 @@ def test_a_sweep_starts_no_more_trials_once_it_has_reached_its_maximum_cost(
     def run(*arguments: str) -> int:
         return run_job(sweep.main, ["demo", "--store", str(store_folder), *SMALL, "--seeds", "4", *arguments])
 
-    assert run("--variants", "baseline", "--hourly-price", "1000000", "--max-cost", "0.01") == 1
+    with inbox() as box:
+        limit = ["--hourly-price", "1000000", "--max-cost", "0.01"]
+        assert run("--variants", "baseline", *limit, "--notify", box.url) == 1
+    assert box.titles == [
+        "catdog demo: --max-cost 0.01 is reached: no more trials start", "catdog demo: ended, and not complete"
+    ]  # fmt: skip
     output = capsys.readouterr().out
     assert "missing: baseline seed 3" in output
     assert "core-hours in 1 launch" in output

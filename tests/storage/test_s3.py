@@ -1,6 +1,7 @@
 """boto3's own settings win, refusals say what is refused and why, a server that trickles is given up."""
 
 import dataclasses
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,3 +225,24 @@ def test_an_answer_that_trickles_counts_against_the_patience(
 def test_the_location_of_a_store_still_holds_no_secret(proxy: FaultyS3) -> None:
     location = dataclasses.asdict(StoreLocation.of("s3://bucket/x"))
     assert location.keys() == {"url", "endpoint", "region", "patience", "has_answered", "encryption"}
+
+
+def test_a_link_is_signed_as_every_server_knows_and_says_when_its_credentials_end_sooner(
+    any_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in any_server.variables(tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    StoreLocation.open.cache_clear()
+    url = f"s3://{any_server.new_bucket()}/team"
+    store = StoreLocation.of(url).open()
+    store.put("night/report/report.html", b"<p>")
+    link = store.link("night/report/report.html")
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link.url
+    assert "X-Amz-Expires=604800" in link.url
+    assert link.lasts == "for everybody who has it, for 7 days"
+    with urllib.request.urlopen(link.url) as page:
+        assert page.read() == b"<p>"
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "temporary")
+    StoreLocation.open.cache_clear()
+    lasts = StoreLocation.of(url).open().link("night/report/report.html").lasts
+    assert lasts.endswith("for 7 days, and no longer than the temporary credentials that signed it")

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -565,3 +566,14 @@ def test_what_another_node_replaces_or_removes_on_nfs_while_it_is_read_is_read_a
 def test_a_check_leaves_nothing_behind_not_even_the_folder(tmp_path: Path) -> None:
     LocalStore(tmp_path / "new" / "store").check()
     assert not (tmp_path / "new").exists()
+
+
+def test_a_link_shows_an_object_without_credentials(store: Store) -> None:
+    store.put("night/report/my report.html", b"<p>before")
+    link = store.link("night/report/my report.html")
+    store.put("night/report/my report.html", b"<p>after")
+    if not isinstance(store, MemoryStore):
+        with urllib.request.urlopen(link.url) as page:
+            assert page.read() == b"<p>after"
+            assert page.headers["Content-Type"].startswith("text/html")
+    assert link.lasts.startswith({MemoryStore: "in this", LocalStore: "on this", S3Store: "for every"}[type(store)])

@@ -17,7 +17,7 @@ from catdog.errors import StoreError, UserError
 from catdog.runs.paths import RunPaths
 from catdog.storage import LocalStore, MemoryStore, Store, StoreLocation
 from catdog.storage.serialization import to_json
-from catdog.sweep.lease import LeaseHolder, RunLease, read_lease, require_lease
+from catdog.sweep.lease import LeaseHolder, LeaseWatch, RunLease, read_lease, require_lease
 from tests.helpers.project import ROOT
 from tests.helpers.sweeps import SMALL, start_job
 
@@ -249,3 +249,26 @@ def test_only_one_of_several_processes_that_need_the_same_pack_makes_it(tmp_path
     groups = [name for name in names if name.startswith("groups-")]
     assert len(groups) == 1
     assert names == ["drawn.json", *groups, "pack.safetensors", "pack.safetensors.sha256.json", "trimaps.npz"]
+
+
+def test_from_outside_a_run_is_swept_while_its_lease_is_renewed() -> None:
+    store = MemoryStore()
+    watch = LeaseWatch(store, "night", lease_seconds=0.2)
+    assert not watch.is_held()
+    with RunLease(store, "night", "mine", lease_seconds=0.2).hold(silent):
+        for _ in range(10):
+            assert watch.is_held()
+            time.sleep(0.05)
+    assert not watch.is_held()
+
+
+def test_from_outside_a_run_is_not_swept_by_a_dead_process_or_one_that_renews_no_lease() -> None:
+    store = MemoryStore()
+    stranger(store, pid=ended_process())
+    assert not LeaseWatch(store, "night").is_held()
+    stranger(store, machine="another")
+    watch = LeaseWatch(store, "night", lease_seconds=0.1)
+    assert watch.is_held()
+    seen = [(time.sleep(0.02), watch.is_held())[1] for _ in range(10)]
+    assert seen[0]
+    assert not seen[-1]

@@ -33,6 +33,7 @@ from catdog.trial.context import RunContext
 from catdog.trial.device import SIMULATED_GPUS
 from catdog.trial.run import run_trial
 from jobs import aggregate, status, sweep
+from tests.helpers.inbox import inbox
 from tests.helpers.pets import make_pets
 from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import PLANTED_SECRET
@@ -177,7 +178,16 @@ def test_the_recipe_file_that_a_run_stores_makes_it_again(
 def test_a_failing_trial_does_not_stop_the_others(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     impossible = "multi-attention:num_masks=1024,hidden_features=65536"  # 25 TB of weights
     arguments = ["--variants", "baseline", impossible, "--run", "failing", *ONE_AT_A_TIME]
-    assert run_sweep(store_folder, *arguments, "--seeds", "2") == 1
+    with inbox() as box:
+        assert run_sweep(store_folder, *arguments, "--seeds", "2", "--notify", box.url) == 1
+    assert box.titles == [
+        f"catdog failing: {impossible} seed 0 failed, the first one",
+        "catdog failing: ended, and not complete",
+    ]
+    assert box.messages[0][1][0].startswith("RuntimeError: ")
+    assert "failing: " in box.messages[0][1][1]
+    assert "2 complete, 0 diverged, 2 failed" in box.messages[1][1][0]
+    assert not [path for path in (store_folder / "failing").rglob("*.*") if box.url.encode() in path.read_bytes()]
     output = capsys.readouterr().out
     assert f"failed: {impossible} seed 1: RuntimeError" in output
     trials = pd.read_csv(io.BytesIO(report(store_folder, "trials.csv", "failing")))
