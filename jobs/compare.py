@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.analysis.sets import check_sets, sets_of
     from catdog.report import several_runs
     from catdog.report.across_sets import csv_files, print_across_sets
-    from catdog.report.build import csv_bytes
+    from catdog.report.csv_text import csv_bytes
     from catdog.report.forest_plot import forest_plot
     from catdog.report.terminal import place_of
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.api import load_run
     from catdog.inference.network import Prediction, predict
     from catdog.inference.photo_sheet import photo_sheet
-    from catdog.report.build import csv_bytes
+    from catdog.report.csv_text import csv_bytes
     from catdog.report.terminal import place_of
     from catdog.storage import open_target
 

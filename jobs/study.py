@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
     """Sweep over the divergence weight; returns the exit code."""
-    from catdog.report.build import csv_bytes
+    from catdog.report.csv_text import csv_bytes
     from catdog.report.study_figures import lambda_figure
 
     config = lambda_config(config)
@@ -63,7 +63,7 @@ def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console
 
 def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
     """Run one sweep per source of randomness, then one with all of them; returns the exit code."""
-    from catdog.report.build import csv_bytes
+    from catdog.report.csv_text import csv_bytes
     from catdog.report.study_figures import scatter_figure
 
     store = StoreLocation.of(config.store, config.store_patience).open()

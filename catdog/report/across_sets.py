@@ -8,7 +8,7 @@ from rich.console import Console
 from catdog.analysis.across_sets import AcrossSets, Effect
 from catdog.analysis.across_words import figures, sentence
 from catdog.formatting import NumbersTable
-from catdog.report.build import csv_bytes
+from catdog.report.csv_text import csv_bytes
 from catdog.report.tables import interval, p_value, signed
 
 
