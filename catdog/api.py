@@ -216,7 +216,9 @@ class Run:
         """Return the network of a trial, by default that of the variant's best run; raises `UserError`."""
         from catdog.inference.network import load_network
 
-        return load_network(self.store, self.trial_paths(variant, self.best_seed(variant) if seed is None else seed))
+        where = self.trial_paths(variant, self.best_seed(variant) if seed is None else seed)
+        spec = self._spec(variant)
+        return load_network(self.store, where, spec, self.manifest.identity.of(spec).recipe)
 
     def networks(self, variant: str) -> Sequence["KeptNetwork"]:
         """Return all networks of a variant that were kept, by seed; raises `UserError` if there are none."""

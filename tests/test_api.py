@@ -120,6 +120,17 @@ def test_mistakes_are_one_line(
     assert capsys.readouterr().err.startswith(f"error: {problem}")
 
 
+def test_photos_that_cannot_be_read_do_not_stop_the_others(
+    swept: catdog.Run, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--variant", "baseline", "--out", str(tmp_path)]
+    assert run_job(predict.main, ["nothing.jpg", photo, str(tmp_path), *where]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: nothing.jpg: cannot be read as an image")
+    assert said.endswith("; 1 more could not be read either\n")
+    assert pd.read_csv(tmp_path / "predictions.csv")["photo"].unique().tolist() == [photo]
+
+
 def test_masks_forming_are_a_film(swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--store", swept.store.url, "--run", "demo", "--out", str(tmp_path / "masks.webp"), "--variant"]
     assert run_job(film.main, [*where, "four masks", "--seed", "1"]) == 0
