@@ -140,7 +140,9 @@ def load_network(store: Store, where: TrialPaths, spec: VariantSpec, recipe: Rec
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{where.weights}: its weights are not those of {card.variant} ({_on_one_line(error)})") from None
+        raise UserError(
+            f"{where.weights}: its weights are not those of {card.variant} ({_on_one_line(error)})"
+        ) from None
     return KeptNetwork(card, network)
 
 

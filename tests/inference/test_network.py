@@ -174,7 +174,11 @@ def test_a_network_that_is_not_there_or_damaged_is_one_line(make_context: MakeCo
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
-        ("arguments", {"num_masks": 10**9, "hidden_features": 256, "dropout": 0.5}, "is not here as it was trained: use"),
+        (
+            "arguments",
+            {"num_masks": 10**9, "hidden_features": 256, "dropout": 0.5},
+            "is not here as it was trained: use",
+        ),
         ("arguments", {"evil": True}, "is not here as it was trained: use the version of catdog"),
         ("variant", "baseline", "is not the network of multi-attention, seed 0: restore it"),
         ("seed", 1, "is not the network of multi-attention, seed 0"),
