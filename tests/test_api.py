@@ -65,8 +65,11 @@ def test_a_run_is_loaded_without_its_sweep(swept: catdog.Run) -> None:
     again = catdog.load_run(swept.store.url, "demo")
     pd.testing.assert_frame_equal(again.trials, swept.trials)
     assert again.best("multi-attention").card.variant == "multi-attention"
+    assert again.best("multi-attention:num_masks=4").card.variant == "multi-attention", "not only by its shortest label"
     for ask, problem in (
         (lambda: again.best("nonsense"), "--variant nonsense: the run demo has baseline, four masks"),
+        (lambda: again.best("baseline:evil=1"), "--variant baseline:evil=1: the run demo has baseline, four masks"),
+        (lambda: again.best("se"), "--variant se: the run demo has baseline, four masks"),
         (lambda: again.network("baseline", 7), "--seed 7: baseline has no such seed"),
         (lambda: catdog.load_run(swept.store.url, "other"), "there is no such run"),
         (lambda: catdog.sweep_config("demo", learning_rat=1), "no such setting; perhaps learning_rate"),

@@ -140,9 +140,8 @@ def load_network(store: Store, where: TrialPaths, spec: VariantSpec, recipe: Rec
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(
-            f"{where.weights}: its weights are not those of {card.variant} ({_on_one_line(error)})"
-        ) from None
+        wrong = " ".join(str(error).split())[:300]
+        raise UserError(f"{where.weights}: its weights are not those of {card.variant} ({wrong})") from None
     return KeptNetwork(card, network)
 
 
@@ -173,10 +172,6 @@ def _read_backbone(store: Store, key: str, digest: str) -> dict[str, torch.Tenso
     except safetensors.SafetensorError as error:
         raise UserError(f"{key} cannot be used: {first_line(error)}") from None
     return tensors
-
-
-def _on_one_line(error: RuntimeError) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _build(card: ModelCard, spec: VariantSpec, where: TrialPaths) -> PetNet:
