@@ -23,6 +23,7 @@ from catdog.analysis.predictions import read_predictions
 from catdog.analysis.tables import comparison_table, trials_table
 from catdog.analysis.verdicts import contrasts_table
 from catdog.cli import output_console
+from catdog.config.head_files import load_head_files
 from catdog.config.recipe_file import changed_config
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec
@@ -44,8 +45,12 @@ if TYPE_CHECKING:
     from catdog.sweep.notifications import Notifier
 
 
-def load_run(store: str, run: str) -> "Run":
-    """Return the run of this name in a store, a folder or `s3://bucket/prefix`; raises `UserError` if there is none."""
+def load_run(store: str, run: str, imports: Sequence[str] = ()) -> "Run":
+    """Return the run of this name in a store, a folder or `s3://bucket/prefix`; raises `UserError` if there is none.
+
+    `imports` are the files of your own heads, which only networks need.
+    """
+    load_head_files(imports)
     opened = StoreLocation.of(store).open()
     return Run(opened, manifest_of(opened, run))
 
@@ -53,9 +58,10 @@ def load_run(store: str, run: str) -> "Run":
 def sweep_config(preset: str, **settings: object) -> SweepConfig:
     """Return the options of a sweep: a preset's or a recipe file's, changed by settings as a recipe file has them.
 
-    `sweep_config("demo", seeds=10, learning_rate=1e-3)`. Raises `UserError`.
+    `sweep_config("demo", seeds=10, learning_rate=1e-3, imports=["heads.py"])`: the setting `import` is called `imports`
+    here, for Python's sake. Raises `UserError`.
     """
-    return changed_config(preset, settings)
+    return changed_config(preset, {"import" if name == "imports" else name: one for name, one in settings.items()})
 
 
 def run_sweep(

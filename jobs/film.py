@@ -13,6 +13,7 @@ from PIL import Image
 
 from catdog.cli import ExitCode, TrialOptions, output_console, parse, run_job
 from catdog.errors import UserError
+from catdog.formatting import counted
 from catdog.storage import open_target
 
 LAST_SECONDS = 3.0
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     target = open_target("--out", folder or ".")
     target.put(name, data.getvalue())
     size = f"{len(data.getvalue()) / 1000:.0f} kB"
-    output_console().print(f"{options.out}: {len(frames)} epochs of {options.variant}, seed {seed}, {size}")
+    output_console().print(f"{options.out}: {counted(len(frames), 'epoch')} of {options.variant}, seed {seed}, {size}")
     return ExitCode.COMPLETE
 
 

@@ -17,15 +17,30 @@ from tests.helpers.made_runs import make_run
 
 TRIALS = {
     "limit_images": 24, "batch_size": 8, "image_size": 48, "epochs": 2, "seeds": 2, "keep_weights": "all",
-    "variants": ["baseline", "four masks=multi-attention"], "precision": "float32",
+    "variants": ["baseline", "four masks=multi-attention", "mine"], "precision": "float32",
 }  # fmt: skip
+MINE = """
+from torch import nn
+from catdog.models import ModelOutput, register_head
+
+@register_head("mine")
+class Mine(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features):
+        pooled = features.mean(dim=(2, 3))
+        return ModelOutput(self.linear(pooled), None, pooled.new_zeros(()))
+"""
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> catdog.Run:
     """A finished run that kept all networks."""
     store = tmp_path_factory.mktemp("store")
-    return catdog.run_sweep(catdog.sweep_config("demo", store=str(store), **TRIALS))
+    (store / "mine.py").write_text(MINE)
+    return catdog.run_sweep(catdog.sweep_config("demo", store=str(store), imports=[str(store / "mine.py")], **TRIALS))
 
 
 @pytest.fixture
@@ -39,7 +54,7 @@ def test_a_run_is_tables_whose_numbers_are_those_of_its_files(swept: catdog.Run)
     pd.testing.assert_series_equal(
         swept.trials["test_accuracy"], pd.read_csv(folder / "report" / "trials.csv")["test_accuracy"], atol=1e-6
     )
-    assert swept.table["variant"].tolist() == ["baseline", "four masks"]
+    assert swept.table["variant"].tolist() == ["baseline", "four masks", "mine"]
     history = swept.history.query("variant == 'four masks' and seed == 1")
     stored = pd.read_csv(folder / "trials" / "multi-attention" / "seed-01" / "history.csv")
     assert history["val_accuracy"].tolist() == stored["val_accuracy"].tolist()
@@ -50,7 +65,7 @@ def test_a_run_is_tables_whose_numbers_are_those_of_its_files(swept: catdog.Run)
     accuracy = 100 * right.groupby(["variant", "seed"], observed=True)["right"].mean()
     for _, row in swept.trials.iterrows():
         assert accuracy[row["variant"], row["seed"]] == pytest.approx(row["test_accuracy"], abs=5)
-    assert len(predictions) == 4 * (predictions["image"].nunique())
+    assert len(predictions) == 6 * (predictions["image"].nunique())
 
 
 def test_masks_have_named_axes(swept: catdog.Run) -> None:
@@ -67,9 +82,12 @@ def test_a_run_is_loaded_without_its_sweep(swept: catdog.Run) -> None:
     assert again.best("multi-attention").card.variant == "multi-attention"
     assert again.best("multi-attention:num_masks=4").card.variant == "multi-attention", "not only by its shortest label"
     for ask, problem in (
-        (lambda: again.best("nonsense"), "--variant nonsense: the run demo has baseline, four masks"),
-        (lambda: again.best("baseline:evil=1"), "--variant baseline:evil=1: the run demo has baseline, four masks"),
-        (lambda: again.best("se"), "--variant se: the run demo has baseline, four masks"),
+        (lambda: again.best("nonsense"), "--variant nonsense: the run demo has baseline, four masks, mine"),
+        (
+            lambda: again.best("baseline:evil=1"),
+            "--variant baseline:evil=1: the run demo has baseline, four masks, mine",
+        ),
+        (lambda: again.best("se"), "--variant se: the run demo has baseline, four masks, mine"),
         (lambda: again.network("baseline", 7), "--seed 7: baseline has no such seed"),
         (lambda: catdog.load_run(swept.store.url, "other"), "there is no such run"),
         (lambda: catdog.sweep_config("demo", learning_rat=1), "no such setting; perhaps learning_rate"),
@@ -77,6 +95,16 @@ def test_a_run_is_loaded_without_its_sweep(swept: catdog.Run) -> None:
     ):
         with pytest.raises(UserError, match=re.escape(problem)):
             ask()
+
+
+def test_a_network_of_ones_own_head_needs_its_file(
+    swept: catdog.Run, photo: str, tmp_path: Path, no_external_heads: None
+) -> None:
+    (tmp_path / "other.py").write_text("")
+    with pytest.raises(UserError, match=r"give the file of heads with --import \(from Python: load_run"):
+        catdog.load_run(swept.store.url, "demo", imports=[str(tmp_path / "other.py")]).best("mine")
+    run = catdog.load_run(swept.store.url, "demo", imports=[f"{swept.store.url}/mine.py"])
+    assert run.best("mine").predict(photo).mean_K.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_made_run_has_the_contrasts_of_its_report(tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def _build(card: ModelCard, spec: VariantSpec, where: TrialPaths) -> PetNet:
     known, trained = known_heads().get(spec.name), (card.head, card.head_code, dict(card.arguments))
     if known is None or (known.head, known.code, dict(spec.arguments)) != trained:
         remedy = (
-            f" (code {card.head_code}): give the file of heads with --import; the run keeps it in "
+            f" (code {card.head_code}): give the file of heads with --import (from Python: "
+            f"load_run(..., imports=[FILE])); the run keeps it in "
             f"{RunPaths(where.run).imports}"
             if card.head_code
             else ": use the version of catdog that trained it, or restore the network's file"

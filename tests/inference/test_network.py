@@ -270,5 +270,5 @@ def test_a_head_of_ones_own_is_built_from_the_code_that_was_trained(
     kept = train(make_context(recipe), "mine")
     assert kept.network.card.variant == "mine"
     load_head_files([str(other)])
-    with pytest.raises(UserError, match=r"give the file of heads with --import; the run keeps it in test/imports"):
+    with pytest.raises(UserError, match=r"the run keeps it in test/imports"):
         _ = kept.network
