@@ -8,7 +8,8 @@ from tests.helpers.project import ROOT
 
 
 @pytest.mark.slow
-def test_the_notebook_runs() -> None:
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # drawing a report sets it, and the kernel would inherit it
     notebook = nbformat.read(ROOT / "docs" / "tour.ipynb", as_version=4)
     done = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
     cells = [cell for cell in done.cells if cell.cell_type == "code"]

@@ -24,10 +24,13 @@ NOTE = (
 )
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "p{overflow-wrap:anywhere}"
     "div{overflow-x:auto}td{white-space:nowrap}table{border-collapse:collapse;margin:1rem 0}"
     "caption{text-align:left;font-weight:600}"
     "th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}"
     "th:first-child,td:first-child,td.word,th.word{text-align:left}img{max-width:100%}"
+    "td.word{white-space:normal;overflow-wrap:anywhere;min-width:6rem}"
+    "@media(prefers-color-scheme:dark){html{color-scheme:dark}body{background:#161616;color:#ddd}th,td{border-color:#444}}"
 )
 
 
