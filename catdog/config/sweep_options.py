@@ -86,8 +86,8 @@ class SweepConfig:
     tracker: Tracker = "none"
     """Also log the trials to MLflow or Weights & Biases, using their own settings (MLFLOW_TRACKING_URI, ...)."""
     notify: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Send messages: at the end, at the first failure, at a look that decides something, at --max-cost. A URL as Apprise
-    knows them (ntfy://HOST/TOPIC), or a file of URLs, whose tokens no list of processes or jobs shows. May be given
+    """Send messages: at the end, at the first failure, at a look that decides something, at --max-cost. A URL that
+    Apprise knows (ntfy://HOST/TOPIC), or a file of them, whose tokens no list of processes or jobs shows; may be given
     several times."""
     dry_run: bool = False
     """Print the plan and start nothing."""
