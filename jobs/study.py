@@ -137,7 +137,7 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
     from catdog.sweep.tracked_report import log_report
 
     store = StoreLocation.of(config.store, config.store_patience).open()
-    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+    with telling_the_end(config, console) as notifier:
         refresh = functools.partial(write_report, running=True)
         run_status = run_sweep(config, command, console, notifier, refresh).with_short_labels()
         content = write_report(store, run_status, force=True)

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.COMPLETE
     from catdog.sweep.run import run_sweep
 
-    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+    with telling_the_end(config, console) as notifier:
         run_status = run_sweep(config, recorded_command("sweep", arguments), console, notifier, refresh, look)
         return report(config, run_status, console, notifier)
 
@@ -142,9 +142,13 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):
-        console = output_console()
-        with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
-            report(config, open_run(store, config.run_name), console, notifier)
+        from catdog.report.terminal import counts_line
+
+        console, run_status = output_console(), open_run(store, config.run_name)
+        with telling_the_end(config, console) as notifier:
+            lost = "its process was lost: the same command resumes"
+            notifier.send("end", lost, lambda: [counts_line(store.url, run_status)])
+            report(config, run_status, console, notifier)
 
 
 def look(store: Store, run_status: RunStatus) -> Look | None:

@@ -15,7 +15,6 @@ if __name__ == "__main__":
     hold_signals()  # the imports below take a second
 
 import dataclasses
-import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     command = recorded_command("tune", arguments)
     from catdog.sweep.run import run_sweep
 
-    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+    with telling_the_end(config, console) as notifier:
         tuning, is_complete = tune(
             tuning,
             config,
