@@ -14,16 +14,17 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
+from catdog.config.head_files import load_head_files
 from catdog.config.presets import PRESETS
 from catdog.config.recipe import parse_number
 from catdog.config.recipe_file import named_config
-from catdog.config.sweep_options import SweepConfig, check_run_name, check_store
+from catdog.config.sweep_options import IMPORT, SweepConfig, check_run_name, check_store
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import printable
 from catdog.system.streams import encodable, open_output
@@ -67,6 +68,28 @@ class RunOptions:
     def __post_init__(self) -> None:
         check_run_name(self.run)
         check_store(self.store)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions(RunOptions):
+    """The options that identify a trial of a run."""
+
+    variant: str
+    """The variant, by its label or its short one."""
+    seed: int | None = None
+    """The seed (default: that of the variant's best run by validation accuracy)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(TrialOptions):
+    """The options that identify a trained network."""
+
+    imports: Annotated[tuple[str, ...], IMPORT, tyro.conf.UseAppendAction] = ()
+    """The file of a head of your own; may be given several times."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        load_head_files(self.imports)
 
 
 def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Sequence[str]]:

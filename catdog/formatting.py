@@ -72,6 +72,18 @@ def shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def shorten_apart(texts: Sequence[str], length: int) -> list[str]:
+    """Return the texts without their middle, of `length` characters or as many more as it takes to tell them apart."""
+
+    def short(text: str) -> str:
+        end = length // 3
+        return text if len(text) <= length else f"{text[: length - end - 1]}…{text[-end:]}"
+
+    while len(set(map(short, texts))) < len(set(texts)):
+        length += 1
+    return list(map(short, texts))
+
+
 def plural(noun: str) -> str:
     """Return a regular noun's plural: breeds, classes."""
     return noun + ("es" if noun.endswith("s") else "s")

@@ -12,12 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "rooms.svg"
 PLACES = {
-    "config": (0, 0), "models": (1, 0), "training": (2, 0.5), "trial": (3, 0.5), "sweep": (4, 0.5), "jobs": (5, 1.25),
-    "data": (1, 1), "storage": (0, 2), "runs": (1, 2), "analysis": (2, 2), "report": (4, 2),
+    "config": (0, 0), "models": (1, 0), "training": (2, 0.5), "trial": (3, 0.5), "sweep": (4, 0), "jobs": (5, 1),
+    "data": (1, 1), "storage": (0, 2), "runs": (1, 2), "analysis": (2, 2), "report": (4, 2), "inference": (4, 1),
 }  # fmt: skip
 """Column and row of each room; arrows lead to the right."""
-BESIDE = ("errors", "formatting", "system", "cli")
-"""Imported everywhere: drawn nowhere."""
+BESIDE = ("errors", "formatting", "system", "cli", "api")
+"""Imported everywhere, or, like the jobs, above all rooms: drawn nowhere."""
 WIDTH, HEIGHT, GAP, LETTERS = 178, 98, 46, 29
 
 

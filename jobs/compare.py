@@ -1,6 +1,6 @@
-"""Compare the effects of variants across runs: backbones, datasets and recipes. No Ray, no torch.
+"""Compare runs: backbones, datasets and recipes, in one table, and the effects of variants in each. No Ray, no torch.
 
-python jobs/compare.py RUN [RUN ...] --store URL [--out DIR]
+python jobs/compare.py RUN [RUN ...] --store URL [--out DIR] [--format html,md,latex,csv]
 """
 
 import itertools
@@ -15,6 +15,8 @@ from catdog.formatting import counted
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation, open_target
 
+FORMATS = ("html", "md", "latex", "csv")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -23,10 +25,19 @@ class Options:
     store: str = "results"
     """A folder, or s3://bucket/prefix."""
     out: str = "compare"
-    """A folder, or s3://bucket/prefix: across.csv, across_all.csv, across.png."""
+    """A folder, or s3://bucket/prefix: compare.html, compare.md, compare.tex, tables in .csv, across.png."""
+    format: str = "html,md,latex,csv"
+    """Which files to write, joined by commas."""
+
+    @property
+    def formats(self) -> list[str]:
+        """Return the formats."""
+        return self.format.split(",")
 
     def __post_init__(self) -> None:
         check_store(self.store)
+        if unknown := [one for one in self.formats if one not in FORMATS]:
+            raise UserError(f"--format {self.format}: no format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
         if self.out == "":
             raise UserError("--out: empty; give the folder of the comparison, or leave the option out")
 
@@ -37,25 +48,47 @@ def main(arguments: Sequence[str]) -> int:
     rest = arguments[len(runs) :]
     if not runs and {"-h", "--help"}.isdisjoint(rest):
         raise UserError("usage: compare.py RUN [RUN ...] [options]; see compare.py --help")
-    options = parse(Options, rest, "Compare effects across runs, from the store alone.", "compare.py RUN [RUN ...]")
+    options = parse(Options, rest, "Compare runs, from the store alone.", "compare.py RUN [RUN ...]")
     if twice := next((run for run in runs if runs.count(run) > 1), None):
         raise UserError(f"RUN {twice}: given {runs.count(twice)} times; keep one")
     from catdog.analysis.across_sets import compare_sets
+    from catdog.analysis.between_runs import compare_runs
     from catdog.analysis.predictions import read_predictions
     from catdog.analysis.sets import check_sets, sets_of
-    from catdog.report.across_sets import build_files, print_across_sets
+    from catdog.report import several_runs
+    from catdog.report.across_sets import csv_files, print_across_sets
+    from catdog.report.csv_text import csv_bytes
+    from catdog.report.forest_plot import forest_plot
     from catdog.report.terminal import place_of
 
     store = StoreLocation.of(options.store).open()
     statuses = [_opened(store, run) for run in runs]
-    check_sets([one for status in statuses for one in sets_of(status, None)])  # before hundreds of files are read
+    there = [one for status in statuses for one in sets_of(status, None)]
+    check_sets(there)  # before hundreds of files are read
+    if not there and len(runs) == 1:
+        raise UserError(f"run {runs[0]}: has a single variant, nothing to compare: name another run")
     target = open_target("--out", options.out)
     sets = [one for status in statuses for one in sets_of(status, read_predictions(store, status))]
-    found, console = compare_sets(sets), output_console()
-    print_across_sets(console, found)
+    found, between, console = compare_sets(sets) if sets else [], compare_runs(statuses), output_console()
+    if found:
+        print_across_sets(console, found)
+    accuracies, contrasts = several_runs.runs_table(statuses), several_runs.between_table(between)
+    for table in (accuracies, contrasts) if len(runs) > 1 else ():
+        if table.rows:
+            console.print(several_runs.for_terminal(table))
     for line in filter(None, map(_missing, statuses)):
         console.print(f"  {line}", soft_wrap=True)
-    for name, data in build_files(found).items():
+    plot = forest_plot(found) if found else None
+    tables = [accuracies, contrasts, *([several_runs.effects_table(found)] if found else [])]
+    files = {} if plot is None else {"across.png": plot}
+    for form, name in several_runs.FILES.items():
+        if form in options.formats:
+            files[name] = several_runs.render(form, tables, found, plot)
+    if "csv" in options.formats:
+        files |= csv_files(found) if found else {}
+        files |= {"runs.csv": csv_bytes(several_runs.runs_frame(statuses))}
+        files |= {"between.csv": csv_bytes(several_runs.between_frame(between))} if between else {}
+    for name, data in files.items():
         target.put(name, data)
         console.print(f"{name:>16}  {place_of(target.url, name)}", soft_wrap=True)
     return ExitCode.of(all(status.is_complete for status in statuses))

@@ -29,7 +29,6 @@ from catdog.runs.manifest import read_manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation
-from catdog.sweep.notifications import telling_the_end
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
     """Sweep over the divergence weight; returns the exit code."""
-    from catdog.report.build import csv_bytes
+    from catdog.report.csv_text import csv_bytes
     from catdog.report.study_figures import lambda_figure
 
     config = lambda_config(config)
@@ -64,7 +63,7 @@ def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console
 
 def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Console) -> int:
     """Run one sweep per source of randomness, then one with all of them; returns the exit code."""
-    from catdog.report.build import csv_bytes
+    from catdog.report.csv_text import csv_bytes
     from catdog.report.study_figures import scatter_figure
 
     store = StoreLocation.of(config.store, config.store_patience).open()
@@ -126,25 +125,14 @@ def _scatter(config: SweepConfig, store: Store, dataset: DatasetInfo | None) -> 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
     """Run one sweep of a study and write its report; None on a dry run."""
-    from catdog.report.terminal import outcome_lines, print_outcome
     from catdog.sweep.plan import print_plan
 
     if config.dry_run:
         print_plan(console, config)
         return None
-    from catdog.report.build import write_report
-    from catdog.sweep.run import run_sweep
-    from catdog.sweep.tracked_report import log_report
+    from catdog.api import run_sweep
 
-    store = StoreLocation.of(config.store, config.store_patience).open()
-    with telling_the_end(config, console) as notifier:
-        refresh = functools.partial(write_report, running=True)
-        run_status = run_sweep(config, command, console, notifier, refresh).with_short_labels()
-        content = write_report(store, run_status, force=True)
-        print_outcome(console, store.url, run_status, content.table, content.contrasts)
-        notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, run_status, content.contrasts))
-        log_report(config.tracker, store, config.run_name, functools.partial(console.print, soft_wrap=True))
-    return run_status
+    return run_sweep(config, command, console).status
 
 
 def _put(config: SweepConfig, name: str, table_csv: bytes, figure_png: bytes, console: Console) -> None:

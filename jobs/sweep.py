@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
     hold_signals()  # the imports below take a second
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,12 +22,10 @@ from catdog.cli import ExitCode, output_console, parse_with_preset, recorded_com
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, all_looks
-from catdog.runs.looks import Look
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
-from catdog.runs.status import RunStatus, open_run
-from catdog.storage import Store, StoreLocation
-from catdog.sweep.notifications import Notifier, telling_the_end
+from catdog.runs.status import open_run
+from catdog.storage import StoreLocation
 
 PILOT_SEED = 1_000_000
 
@@ -91,11 +88,10 @@ def main(arguments: Sequence[str]) -> int:
         if config.detect is not None:
             print_power(console, config, planned)
         return ExitCode.COMPLETE
-    from catdog.sweep.run import run_sweep
+    from catdog.api import run_sweep
 
-    with telling_the_end(config, console) as notifier:
-        run_status = run_sweep(config, recorded_command("sweep", arguments), console, notifier, refresh, look)
-        return report(config, run_status, console, notifier)
+    run = run_sweep(config, recorded_command("sweep", arguments), console)
+    return ExitCode.of(run.status.is_complete)
 
 
 def print_power(console: Console, config: Options, planned: Identity) -> None:
@@ -120,20 +116,6 @@ def print_power(console: Console, config: Options, planned: Identity) -> None:
         console.print(line, soft_wrap=True)
 
 
-def report(config: SweepConfig, run_status: RunStatus, console: Console, notifier: Notifier) -> int:
-    """Write a run's report, print it and tell of it; returns the exit code."""
-    from catdog.report.build import write_report
-    from catdog.report.terminal import outcome_lines, print_outcome
-    from catdog.sweep.tracked_report import log_report
-
-    store = StoreLocation.of(config.store, config.store_patience).open()
-    content = write_report(store, run_status, force=True)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts)
-    notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, run_status, content.contrasts))
-    log_report(config.tracker, store, config.run_name, functools.partial(console.print, soft_wrap=True))
-    return ExitCode.of(run_status.is_complete)
-
-
 def recover(arguments: Sequence[str], interrupted: bool) -> None:
     """Do what a sweep that was lost could not do: release its run, and write the report of what it has finished."""
     from catdog.sweep.lease import release_dead
@@ -142,28 +124,9 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):
-        from catdog.report.terminal import counts_line
+        from catdog.api import report_lost_run
 
-        console, run_status = output_console(), open_run(store, config.run_name)
-        with telling_the_end(config, console) as notifier:
-            lost = "its process was lost: the same command resumes"
-            notifier.send("end", lost, lambda: [counts_line(store.url, run_status)])
-            report(config, run_status, console, notifier)
-
-
-def look(store: Store, run_status: RunStatus) -> Look | None:
-    """Return what the next look at a sweep finds that may stop early; None if none is left."""
-    from catdog.analysis.predictions import read_predictions
-    from catdog.analysis.stopping import take_look
-
-    return take_look(run_status, read_predictions(store, run_status))
-
-
-def refresh(store: Store, run_status: RunStatus) -> None:
-    """Build the report of a sweep that is still running."""
-    from catdog.report.build import write_report  # imports matplotlib, once trials have started
-
-    write_report(store, run_status, running=True)
+        report_lost_run(config, open_run(store, config.run_name), output_console())
 
 
 if __name__ == "__main__":

@@ -100,13 +100,14 @@ def main(arguments: Sequence[str]) -> int:
     command = recorded_command("tune", arguments)
     from catdog.sweep.run import run_sweep
 
+    keep = "none" if config.keep_weights == "auto" else config.keep_weights  # of every point tried
     with telling_the_end(config, console) as notifier:
         tuning, is_complete = tune(
             tuning,
             config,
             ranges,
             store,
-            lambda one: run_sweep(one, command, console, notifier),
+            lambda one: run_sweep(dataclasses.replace(one, keep_weights=keep), command, console, notifier),
             lambda one: _report(console, one, config.variant_specs),
         )
         if not is_complete:

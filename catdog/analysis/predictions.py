@@ -51,6 +51,16 @@ class Predictions:
         np.add.at(counts, (self.labels_N, self.predicted_SN[label][row]), 1)
         return counts
 
+    @functools.cached_property
+    def all_confusions_KK(self) -> npt.NDArray[np.int64]:
+        """Return the sum of all trials' confusion matrices."""
+        classes = len(self.classes)
+        cells_N = self.labels_N.astype(np.int64) * classes
+        counts = np.zeros(classes**2, dtype=np.int64)
+        for predicted_SN in self.predicted_SN.values():
+            counts += np.bincount((cells_N + predicted_SN).ravel(), minlength=classes**2)
+        return counts.reshape(classes, classes)
+
     def mean_confusion(self, label: str, true: int, taken: int) -> float:
         """Return how many images of class `true` were taken for class `taken`, averaged over all trials."""
         return float((self.predicted_SN[label][:, self.labels_N == true] == taken).sum(axis=1).mean())

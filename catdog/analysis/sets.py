@@ -64,13 +64,10 @@ class ComparedSet:
 def sets_of(run_status: RunStatus, predictions: Predictions | None) -> list[ComparedSet]:
     """Return the sets of a run, its own reference's first; with planned looks, the run as it is.
 
-    Raises:
-        UserError: it has no variant besides the reference.
+    A run with a single variant is no set.
     """
     manifest, declared = run_status.manifest, run_status.manifest.declaration
     base, *others = sorted(map(manifest.spec, manifest.variants), key=lambda one: one.label != declared.reference)
-    if not others:
-        raise UserError(f"run {manifest.run}: has no variant besides {base.title}, nothing to compare: leave it out")
     settings = {one.label: frozenset(one.settings.items()) for one in (base, *others)}
     compared = {settings[one.label] for one in others if one.head_label != base.head_label}
     same_head = [] if declared.looks else [one.label for one in others if one.head_label == base.head_label]

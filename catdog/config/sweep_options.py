@@ -19,7 +19,7 @@ from catdog.formatting import shorten
 Tracker = Literal["none", "mlflow", "wandb"]
 FEWEST_SEEDS = 6
 """Fewer pairs decide nothing."""
-_IMPORT = tyro.conf.arg(name="import", help_behavior_hint=lambda files: f"(default: {files or 'none'})")
+IMPORT = tyro.conf.arg(name="import", help_behavior_hint=lambda files: f"(default: {files or 'none'})")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SweepConfig:
     (baseline:label_smoothing=0.1); with SHORT= in front, tables call it SHORT."""
     grid: tuple[str, ...] = ()
     """Multiply the variants by all combinations of these values: learning_rate=1e-3,2e-3 backbone=resnet18,resnet34."""
-    imports: Annotated[tuple[str, ...], _IMPORT, tyro.conf.UseAppendAction] = ()
+    imports: Annotated[tuple[str, ...], IMPORT, tyro.conf.UseAppendAction] = ()
     """A Python file with heads of your own, to be named in --variants; may be given several times."""
     tuning: str | None = None
     """The run in this store in which jobs/tune.py tuned the variants: its seeds are refused, the report tells of it."""
@@ -73,8 +73,9 @@ class SweepConfig:
     """Without GPUs: how many processes train a trial together, as with several GPUs."""
     checkpoint_seconds: float = 60.0
     """Save a checkpoint whenever the last one is this many seconds old; 0: after every epoch."""
-    keep_weights: Literal["none", "best", "all"] = "none"
-    """Which weights to keep: none, those of each variant's best trial by validation accuracy, or all."""
+    keep_weights: Literal["auto", "none", "best", "all"] = "auto"
+    """Which trained networks to keep: none, each variant's best by validation accuracy, or all. auto: the best ones, if
+    their weights are at most 100 MB each (25 million parameters)."""
     max_retries: int = 20
     """How often a trial is retried after a lost node, a killed process or an unavailable store."""
     store_patience: float = 600.0
@@ -86,9 +87,9 @@ class SweepConfig:
     tracker: Tracker = "none"
     """Also log the trials to MLflow or Weights & Biases, using their own settings (MLFLOW_TRACKING_URI, ...)."""
     notify: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Send messages: at the end, at the first failure, at a look that decides something, at --max-cost. A URL that
-    Apprise knows (ntfy://HOST/TOPIC), or a file of them, whose tokens no list of processes or jobs shows; may be given
-    several times."""
+    """Send messages: at the end, at the first failure, at a look that decides something, at --max-cost. A URL as in the
+    documentation of Apprise (ntfy://HOST/TOPIC), or a file of URLs, whose tokens no list of processes or jobs shows.
+    May be given several times."""
     dry_run: bool = False
     """Print the plan and start nothing."""
 

@@ -11,19 +11,17 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
-from catdog.data.datasets.base import UInt8Array
+from catdog.data.datasets.base import Resize, UInt8Array
 from catdog.errors import UserError, first_line
 from catdog.formatting import shorten
 
-Resize = Literal["squash", "crop"]
-"""How an image becomes square: squashed, or cropped to its centre."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What a camera, a browser or a drawing program writes. None of Pillow's other readers: EPS, for one, is a program that
 Ghostscript would run."""
@@ -100,11 +98,21 @@ def read_photo(path: str, side: int, resize: Resize = "squash") -> Photo:
 
 def to_photo(image: Image.Image, name: str, side: int, resize: Resize) -> Photo:
     """Return an opened image as `read_photo` does; `name` is what a `UserError` calls it."""
-    turn, turns_itself, size = _TURNS.get(_orientation(image)), _turns_itself(image), image.size
-    rgb = _square(_to_rgb(image, name), side, resize, Image.Resampling.BICUBIC)
-    if turn is not None and not turns_itself:
-        rgb = rgb.transpose(turn)
-    return Photo(np.asarray(rgb), turn is not None, size)
+    is_turned, size = _orientation(image) in _TURNS, image.size
+    rgb = _turned(_square(_to_rgb(image, name), side, resize, Image.Resampling.BICUBIC), image)
+    return Photo(np.asarray(rgb), is_turned, size)
+
+
+def read_whole(path: str) -> Image.Image:
+    """Return a photo in RGB, upright and at its own resolution; raise `UserError` if it cannot be read."""
+    with _open(path) as image:
+        return _turned(_to_rgb(image, path), image)
+
+
+def _turned(rgb: Image.Image, opened: Image.Image) -> Image.Image:
+    """Return what was made of an opened image's pixels as its EXIF orientation says."""
+    turn = _TURNS.get(_orientation(opened))
+    return rgb if turn is None or _turns_itself(opened) else rgb.transpose(turn)
 
 
 def read_mask(path: str, photo: Photo, resize: Resize) -> UInt8Array:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from catdog.data.datasets.base import IntArray, Source
+from catdog.data.datasets.base import IntArray, Resize, Source
 from catdog.data.safetensors_writer import Layout, new_safetensors
 from catdog.data.split import spread
 from catdog.data.trimaps import BACKGROUND, Trimaps
@@ -47,6 +47,8 @@ class Pack:
     """int64: the image that each trimap belongs to."""
     is_validation_N: torch.Tensor | None = None
     """bool; None if each run draws its own validation split."""
+    resize: Resize = "squash"
+    """How its images became square; packs of earlier versions do not say so."""
 
     @property
     def measured_rows(self) -> IntArray:
@@ -104,6 +106,7 @@ def write_pack(source: Source, path: Path) -> None:
         "fingerprint": source.fingerprint,
         "breeds": json.dumps(source.classes),
         "names": json.dumps(source.names),
+        "resize": source.resize,
     }
     with new_safetensors(path, layout, metadata, _PAGE) as write:
 
@@ -134,6 +137,7 @@ def open_pack(path: Path) -> Pack:
                 is_validation_N=file.get_tensor("is_validation").bool() if "is_validation" in names else None,
                 trimaps_TSS=file.get_tensor("trimaps"),
                 trimap_images_T=file.get_tensor("trimap_images"),
+                resize="crop" if header.get("resize") == "crop" else "squash",
             )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the pack is damaged ({error}): delete it, it will be made again") from None

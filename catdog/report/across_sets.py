@@ -8,18 +8,13 @@ from rich.console import Console
 from catdog.analysis.across_sets import AcrossSets, Effect
 from catdog.analysis.across_words import figures, sentence
 from catdog.formatting import NumbersTable
-from catdog.report.build import csv_bytes
-from catdog.report.forest_plot import forest_plot
+from catdog.report.csv_text import csv_bytes
 from catdog.report.tables import interval, p_value, signed
 
 
-def build_files(found: Sequence[AcrossSets]) -> dict[str, bytes]:
-    """Return the files of a comparison across sets by name."""
-    return {
-        "across.csv": csv_bytes(effects_table(found)),
-        "across_all.csv": csv_bytes(summary_table(found)),
-        "across.png": forest_plot(found),
-    }
+def csv_files(found: Sequence[AcrossSets]) -> dict[str, bytes]:
+    """Return the tables of a comparison across sets by name."""
+    return {"across.csv": csv_bytes(effects_table(found)), "across_all.csv": csv_bytes(summary_table(found))}
 
 
 def effects_table(found: Sequence[AcrossSets]) -> pd.DataFrame:
@@ -79,14 +74,20 @@ def print_across_sets(console: Console, found: Sequence[AcrossSets]) -> None:
         console.print(sentence(one), style="bold", soft_wrap=True)
         for line in figures(one):
             console.print(f"  {line}", soft_wrap=True)
-    console.print(_numbers([(one, effect) for one in found for effect in one.effects]))
+    columns = _columns([(one, effect) for one in found for effect in one.effects])
+    console.print(NumbersTable(columns, optional=("dataset", "backbone", "p")))
 
 
-def _numbers(rows: Sequence[tuple[AcrossSets, Effect]]) -> NumbersTable:
-    """Return the table for the terminal; dataset and backbone are shown where sets differ in them."""
+def effects_rows(found: Sequence[AcrossSets]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the columns and rows of all effects; dataset and backbone are shown where sets differ in them."""
+    columns = _columns([(one, effect) for one in found for effect in one.effects])
+    return tuple(columns), tuple(zip(*columns.values(), strict=True))
+
+
+def _columns(rows: Sequence[tuple[AcrossSets, Effect]]) -> dict[str, list[str]]:
     recipes = [effect.of.identity.recipe for _, effect in rows]
     datasets, backbones = [one.dataset for one in recipes], [one.backbone for one in recipes]
-    columns = {
+    return {
         "set": [effect.of.name for _, effect in rows],
         **({"dataset": datasets} if len(set(datasets)) > 1 else {}),
         **({"backbone": backbones} if len(set(backbones)) > 1 else {}),
@@ -98,4 +99,3 @@ def _numbers(rows: Sequence[tuple[AcrossSets, Effect]]) -> NumbersTable:
         "adjusted p": [p_value(effect.p_adjusted) for _, effect in rows],
         "outcome": [effect.outcome for _, effect in rows],
     }
-    return NumbersTable(columns, optional=("dataset", "backbone", "p"))

@@ -1,6 +1,5 @@
 """The files of a run's report, from the store alone: tables, summary, figures, page, and table.md for the terminal."""
 
-import re
 import shlex
 from collections.abc import Sequence
 
@@ -12,9 +11,11 @@ from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.tables import side_columns, summary, tie_lines
 from catdog.analysis.verdicts import Contrast, contrasts_table
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural, printable
+from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural
+from catdog.report.csv_text import csv_bytes
 from catdog.report.figures import accuracy_figure
-from catdog.report.page import MAKE_AGAIN, build_page
+from catdog.report.origin import MAKE_AGAIN
+from catdog.report.page import build_page
 from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -22,8 +23,6 @@ from catdog.runs.trial_files import Track
 from catdog.runs.tuning import tuning_sentence
 from catdog.storage import Store
 from catdog.storage.serialization import read_json, to_json
-
-_FORMAT = "%.6f"
 
 
 def write_report(
@@ -87,18 +86,6 @@ def build_files(content: ReportContent, running: bool = False) -> dict[str, byte
     for label, sheet in content.grad_cam_sheets.items():
         files[f"figures/grad-cam-{run_status.manifest.spec(label).folder}.png"] = sheet
     return files
-
-
-def csv_bytes(table: pd.DataFrame) -> bytes:
-    """Return a table as CSV in which no text is a formula: a spreadsheet would run `=…` (OWASP, "CSV injection")."""
-    harmless = table.copy()
-    for name in table.select_dtypes(exclude="number"):
-        harmless[name] = pd.Series([_not_a_formula(cell) for cell in table[name]], table.index, dtype=object)
-    return harmless.to_csv(index=False, float_format=_FORMAT).encode()
-
-
-def _not_a_formula(cell: object) -> object:
-    return re.sub(r"^(?=[=+\-@＝＋－＠])", "'", printable(cell)) if isinstance(cell, str) else cell
 
 
 def table_markdown(content: ReportContent) -> str:

@@ -5,33 +5,41 @@ from html import escape
 
 import numpy as np
 import numpy.typing as npt
+import scipy
+from rich.cells import cell_len
 
-from catdog.formatting import colour_map, shorten
+from catdog.formatting import shorten_apart
 from catdog.report.figures import SCHEME
 
 _FONT = 11
 _LETTER = 6
 """Approximate width of a letter, in the same unit."""
 _LONGEST = 26
-"""Most letters shown of a class's name."""
+"""Letters shown of a class's name, or more where two would look alike."""
+_DARK, _LEAST = "#08306b", 0.12
+"""The colour of the largest share, on white in any scheme, and how much of it the smallest one has."""
 MOST_CLASSES = 40
 """Most classes shown: of more, those that were confused most."""
 
 
-def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], noun: str) -> str:
+def confusion_svg(
+    confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], noun: str, alike_KK: npt.NDArray[np.int64]
+) -> str:
     """Return an SVG of the percentage of each class's images (rows) mistaken for each other class (columns).
 
     `noun` is what the page calls a class. The diagonal and shares of 0 stay empty. Of more than `MOST_CLASSES`, it
-    shows those of the most frequent mistakes.
+    shows those of the most frequent mistakes. Classes that are often mistaken for each other in `alike_KK`, a confusion
+    matrix of many trials, stand together.
     """
     shares_KK = 100 * confusion_KK / confusion_KK.sum(axis=1, keepdims=True).clip(1)
     np.fill_diagonal(shares_KK, 0)
     shown = _most_confused(confusion_KK)
-    shares_KK, shortened = shares_KK[np.ix_(shown, shown)], [shorten(classes[k], _LONGEST) for k in shown]
+    shown = [shown[i] for i in _grouped(alike_KK[np.ix_(shown, shown)])]
+    shares_KK, shortened = shares_KK[np.ix_(shown, shown)], shorten_apart([classes[k] for k in shown], _LONGEST)
     names = [escape(name) for name in shortened]
     top = max(1.0, float(shares_KK.max()))
     cell = 16 if len(names) > 20 else 20
-    label = _LETTER * max(map(len, shortened)) + 24
+    label = _LETTER * max(map(cell_len, shortened)) + 24
     side = cell * len(names)
     # Wide enough for the legend below a matrix of two classes.
     width, height = label + max(side, 200) + 2, side + label + 58
@@ -48,7 +56,7 @@ def confusion_svg(confusion_KK: npt.NDArray[np.int64], classes: Sequence[str], n
 
 
 def _most_confused(confusion_KK: npt.NDArray[np.int64]) -> list[int]:
-    """Return the classes to show, in their own order: both classes of the most frequent mistake, of the next, ..."""
+    """Return the classes to show: both classes of the most frequent mistake, of the next, ..., in their own order."""
     count = len(confusion_KK)
     if count <= MOST_CLASSES:
         return list(range(count))
@@ -58,18 +66,30 @@ def _most_confused(confusion_KK: npt.NDArray[np.int64]) -> list[int]:
     return sorted(list(dict.fromkeys(classes))[:MOST_CLASSES])
 
 
+def _grouped(alike_KK: npt.NDArray[np.int64]) -> list[int]:
+    """Return the classes in the order of a clustering by their mistakes (average linkage; Bar-Joseph 2001)."""
+    if len(alike_KK) < 3:
+        return list(range(len(alike_KK)))
+    shares_KK = alike_KK / alike_KK.sum(axis=1, keepdims=True).clip(1)
+    distances = scipy.spatial.distance.squareform(1 / (0.001 + shares_KK + shares_KK.T), checks=False)
+    tree = scipy.cluster.hierarchy.linkage(distances, "average", optimal_ordering=True)
+    return [int(leaf) for leaf in scipy.cluster.hierarchy.leaves_list(tree)]
+
+
 def _grid(count: int, cell: int) -> str:
     side = count * cell
     lines = "".join(f"M0 {at}H{side}M{at} 0V{side}" for at in range(0, side + 1, cell))
     diagonal = f"M0 0L{side} {side}"
-    return f'<path d="{lines}{diagonal}" fill="none" stroke="var(--faint)" stroke-width=".6"/>'
+    return (
+        f'<rect width="{side}" height="{side}" fill="#fff"/>'
+        f'<path d="{lines}{diagonal}" fill="none" stroke="#d5d5d5" stroke-width=".6"/>'
+    )
 
 
 def _cells(shares_KK: npt.NDArray[np.float64], top: float, cell: int) -> list[str]:
-    colours = ["#" + bytes(colour).hex() for colour in colour_map()]
     return [
         f'<rect x="{column * cell}" y="{row * cell}" width="{cell}" height="{cell}" '
-        f'fill="{colours[round(255 * shares_KK[row, column] / top)]}"/>'
+        f'fill="{_DARK}" fill-opacity="{_LEAST + (1 - _LEAST) * shares_KK[row, column] / top:.2f}"/>'
         for row, column in np.argwhere(shares_KK > 0).tolist()
     ]
 
@@ -85,14 +105,11 @@ def _labels(names: Sequence[str], cell: int) -> list[str]:
 
 
 def _legend(top: float, noun: str) -> str:
-    stops = "".join(
-        f'<stop offset="{share / 8:g}" stop-color="#{bytes(colour_map()[round(255 * share / 8)]).hex()}"/>'
-        for share in range(9)
-    )
+    stops = f'<stop stop-color="{_DARK}" stop-opacity="{_LEAST}"/><stop offset="1" stop-color="{_DARK}"/>'
     return (
         f'<linearGradient id="scale">{stops}</linearGradient>'
         f'<text y="-12">rows: true {noun}; columns: predicted</text>'
-        '<rect width="160" height="10" fill="url(#scale)"/>'
+        '<rect width="160" height="10" fill="#fff"/><rect width="160" height="10" fill="url(#scale)"/>'
         f'<text y="25">0</text><text x="160" y="25" text-anchor="end">{top:.3g} %</text>'
         f'<text y="42">of the {noun}’s images</text>'
     )

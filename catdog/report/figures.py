@@ -17,20 +17,24 @@ import pandas as pd
 
 from catdog.analysis.intervals import Interval, t_interval
 from catdog.analysis.verdicts import Contrast
-from catdog.formatting import shorten
+from catdog.report.forest_plot import in_lines
 from catdog.report.plot_style import Axes, Figure, MaxNLocator, default_style, text_color
 
 Array = npt.NDArray[np.float64]
 
 MOST_ROWS, MOST_LINES = 100, 24
-"""Variants in a plot: rows, and lines that can be told apart by colour and dash."""
+"""Variants in a plot: rows, and curves."""
+MOST_TOGETHER, PANELS_IN_A_ROW = 4, 2
+"""Curves in one panel; of more, each has its own."""
 MOST_POINTS = 200
 """Points in a row."""
-NAME_LENGTH = 58
-"""Letters of a variant's label that are shown."""
-COLOURS = ("#3b7dd8", "#d9772b", "#2f9e6e", "#b3569b", "#8a7a1f", "#5f6fb5", "#c2504a", "#2a97a8")
-"""Readable on white and on black; reused with another dash once they run out."""
-_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
+NAME_WIDTH, LABEL_WIDTH, TITLE_WIDTH = 58, 20, 28
+"""Letters in a line of a variant's label, above a row, beside a curve and above its panel; nothing is cut."""
+COLOURS = ("#3b7dd8", "#d86000", "#008450", "#a84878", "#9018f0", "#d81848", "#6090a8", "#c07878")
+"""Readable on white and on black, and told apart by dichromats; reused once they run out."""
+_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+_HEIGHT = 0.065
+"""Of a line of a label, as a share of a panel's height."""
 _INK, _FAINT = "#010203", "#040506"
 """Placeholders, replaced by colours of the reader's scheme when an SVG is written."""
 SCHEME = (
@@ -84,7 +88,7 @@ def accuracies_svg(trials: pd.DataFrame, variants: Sequence[str], column: str) -
     """Return an SVG: one point per complete trial, with the mean and its interval."""
     rows = accuracy_rows(trials, variants, column)
     with _style() as written:
-        figure = Figure(figsize=(4.6, 0.7 + 0.52 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(4.6, _row_height(rows)), layout="constrained")
         _draw_rows(figure.add_subplot(), rows, "accuracy, %")
         return written(figure)
 
@@ -97,7 +101,7 @@ def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> s
         if c.n
     ]
     with _style() as written:
-        figure = Figure(figsize=(4.6, 0.7 + 0.52 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(4.6, _row_height(rows)), layout="constrained")
         panel = figure.add_subplot()
         panel.axvline(0, color=_INK, linewidth=0.8)
         _draw_rows(panel, rows, "difference on Test, points")
@@ -133,30 +137,74 @@ def curves_svg(
     """Return an SVG: a line for each of the first variants, the mean over seeds, in a band from the 10 % to the 90 %
     quantile.
 
-    The vertical axis fits what comes after the first share `skipped`, whose extremes would flatten the rest.
+    Up to four share a panel, named at their ends; each of more has its own, before the mean of the first, dashed. The
+    vertical axis fits what comes after the first share `skipped`, whose extremes would flatten the rest.
     """
     curves_ES = dict(itertools.islice(curves_ES.items(), MOST_LINES))
+    together = len(curves_ES) <= MOST_TOGETHER
+    groups = [list(curves_ES)] if together else [[label] for label in curves_ES]
+    columns = min(PANELS_IN_A_ROW, len(groups))
+    rows = -(-len(groups) // columns)
     with _style() as written:
-        figure = Figure(figsize=(4.6, 3.1 + 0.16 * len(curves_ES)), layout="constrained")
-        panel = figure.add_subplot()
-        for label, curve_ES in curves_ES.items():
-            position = variants.index(label)
-            dash = _DASHES[position // len(COLOURS) % len(_DASHES)]
-            epochs, colour = curve_ES.index.to_numpy(), colour_of(position)
-            low, high = (curve_ES.quantile(share, axis=1).to_numpy() for share in (0.1, 0.9))
-            panel.fill_between(epochs, low, high, color=colour, alpha=0.14, linewidth=0)
-            marker = "o" if len(epochs) == 1 else None
-            means = curve_ES.mean(axis=1)
-            panel.plot(
-                epochs, means, color=colour, linewidth=1.6, label=shorten(label, NAME_LENGTH), ls=dash, marker=marker
-            )
-        panel.set_ylim(*_range(curves_ES.values(), skipped))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_xlabel(xlabel)
-        panel.set_ylabel(title)
-        panel.grid()
-        figure.legend(loc="outside lower center", ncols=1 if max(map(len, curves_ES)) > 24 else 2)
+        figure = Figure(figsize=(4.6, 3.1 if together else 0.3 + 1.6 * rows), layout="constrained")
+        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        panels[0].set_ylim(*_range(curves_ES.values(), skipped))
+        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for panel, labels in zip(panels, groups, strict=False):
+            for label in labels:
+                position = variants.index(label)
+                dash = _DASHES[position % len(_DASHES)] if together else _DASHES[0]
+                _draw_curve(panel, curves_ES[label], colour_of(position), dash)
+            panel.grid()
+        for panel in panels[len(groups) - columns : len(groups)]:
+            panel.tick_params(labelbottom=True)
+        for panel in panels[len(groups) :]:
+            panel.set_axis_off()
+        if together:
+            _name_ends(panels[0], {label: curve_ES.mean(axis=1) for label, curve_ES in curves_ES.items()})
+        else:
+            _title_panels(panels, curves_ES)
+        figure.supxlabel(xlabel, fontsize=9)
+        figure.supylabel(title, fontsize=9)
         return written(figure)
+
+
+def _draw_curve(panel: Axes, curve_ES: pd.DataFrame, colour: str, dash: Any) -> None:
+    epochs = curve_ES.index.to_numpy()
+    low, high = (curve_ES.quantile(share, axis=1).to_numpy() for share in (0.1, 0.9))
+    panel.fill_between(epochs, low, high, color=colour, alpha=0.14, linewidth=0)
+    marker = "o" if len(epochs) == 1 else None
+    panel.plot(epochs, curve_ES.mean(axis=1), color=colour, linewidth=1.6, ls=dash, marker=marker)
+
+
+def _name_ends(panel: Axes, means_E: Mapping[str, pd.Series]) -> None:
+    """Write each curve's name to the right of its end, moved down as far as the names above it take."""
+    low, high = panel.get_ylim()
+    ends = {label: (float(mean_E.iloc[-1]) - low) / (high - low) for label, mean_E in means_E.items()}
+    top, lines = 1.0, {label: in_lines(label, LABEL_WIDTH) for label in means_E}
+    below = sum(_HEIGHT * (1 + text.count("\n")) for text in lines.values())
+    for label in sorted(ends, key=lambda label: -ends[label]):
+        height = _HEIGHT * (1 + lines[label].count("\n"))
+        middle = max(min(ends[label], top - height / 2), below - height / 2)
+        top, below = middle - height / 2, below - height
+        position = list(means_E).index(label)
+        panel.annotate(
+            lines[label],
+            (means_E[label].index[-1], float(np.clip(means_E[label].iloc[-1], low, high))),
+            (1.06, middle),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": panel.lines[position].get_color(), "shrinkA": 1, "shrinkB": 2},
+        )
+
+
+def _title_panels(panels: Sequence[Axes], curves_ES: Mapping[str, pd.DataFrame]) -> None:
+    first = next(iter(curves_ES.values())).mean(axis=1)
+    for panel, label in zip(panels, curves_ES, strict=False):
+        panel.plot(first.index.to_numpy(), first, color=text_color(), linewidth=0.9, ls=_DASHES[1], zorder=1)
+        panel.set_title(in_lines(label, TITLE_WIDTH), fontsize=8.5, loc="left")
 
 
 def _range(curves_ES: Iterable[pd.DataFrame], skipped: float) -> tuple[float, float]:
@@ -169,27 +217,33 @@ def _range(curves_ES: Iterable[pd.DataFrame], skipped: float) -> tuple[float, fl
 
 def _draw_rows(panel: Axes, rows: Sequence[Row], xlabel: str) -> None:
     """Draw each row's name above its points: long names would leave no room beside them."""
-    for position, row in enumerate(rows):
+    names = [in_lines(row.name, NAME_WIDTH) for row in rows]
+    places = np.cumsum([_extra_height(name) for name in names]) + np.arange(len(rows))
+    for place, row, name in zip(places.tolist(), rows, names, strict=True):
         shown = _evenly(row.values)
         # Offsets depend on the order of the points alone: a layout without randomness.
         offsets = [0.13 * ((i * 7) % 11 - 5) / 5 for i in range(len(shown))]
-        panel.plot(shown, position + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
+        panel.plot(shown, place + np.array(offsets), "o", markersize=4, alpha=0.65, color=row.colour, mew=0)
         mean = row.values.mean()
         if row.interval is not None:
-            panel.plot([row.interval.low, row.interval.high], [position + 0.25] * 2, color=text_color(), linewidth=2)
-        panel.plot([mean] * 2, [position - 0.17, position + 0.33], color=text_color(), linewidth=2)
-        panel.annotate(
-            shorten(row.name, NAME_LENGTH),
-            (0.01, position - 0.34),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8.5,
-        )
+            panel.plot([row.interval.low, row.interval.high], [place + 0.25] * 2, color=text_color(), linewidth=2)
+        panel.plot([mean] * 2, [place - 0.17, place + 0.33], color=text_color(), linewidth=2)
+        panel.annotate(name, (0.01, place - 0.21), xycoords=("axes fraction", "data"), va="bottom", fontsize=8.5)
     panel.set_yticks([])
-    panel.set_ylim(len(rows) - 0.5, -0.55)
+    panel.set_ylim(places[-1] + 0.5 if len(rows) else 0.5, -0.55)
     some = any(len(row.values) > MOST_POINTS for row in rows)
     panel.set_xlabel(f"{xlabel}; {MOST_POINTS} points of a row at most" if some else xlabel)
     panel.grid(axis="x")
+
+
+def _extra_height(name: str) -> float:
+    """Return the height of a name's lines but one, in rows."""
+    return 0.3 * name.count("\n")
+
+
+def _row_height(rows: Sequence[Row]) -> float:
+    """Return the height of a plot of these rows, in inches."""
+    return 0.7 + 0.52 * (len(rows) + sum(_extra_height(in_lines(row.name, NAME_WIDTH)) for row in rows))
 
 
 def _evenly(values: Array) -> Array:

@@ -24,7 +24,9 @@ from catdog.runs.places import HEAD
 from catdog.runs.results import TrialResult
 
 BUDGET = 9_000_000
-"""Size limit of the gallery within the page, in bytes."""
+"""Size limit of all masks within the page, in bytes."""
+MOST_SHEET_SIDE = 10_000
+"""Of a contact sheet, in pixels."""
 MOST_PROBES = 12
 MOST_MASKS = 16
 
@@ -190,6 +192,19 @@ def _notes(
 def _jpeg(image_SSC: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image_SSC).save(buffer, format="JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def small_sheet(png: bytes) -> bytes | None:
+    """Return a contact sheet as WebP, of a tenth of the size; None if it is no PNG that could be one."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as sheet:
+            if max(sheet.size) > MOST_SHEET_SIDE:
+                return None
+            sheet.convert("RGB").save(buffer, format="WEBP", quality=75)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's errors of damaged files
+        return None
     return buffer.getvalue()
 
 

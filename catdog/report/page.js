@@ -4,14 +4,6 @@
   const FRAME = 450; // milliseconds per epoch while playing
   const at = (id) => document.getElementById(id);
 
-  // Unfold everything for printing.
-  let folded = [];
-  addEventListener("beforeprint", () => {
-    folded = [...document.querySelectorAll("details:not([open])")];
-    folded.forEach((details) => { details.open = true; });
-  });
-  addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
-
   const source = at("gallery-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
@@ -28,7 +20,18 @@
   };
   const trialsOf = (variant) => data.trials.filter((trial) => trial.variant === variant);
   const epochsOf = (trial) => trial.predicted.length;
+  const chosenOf = (trial) => Math.min(trial.chosen ?? Infinity, epochsOf(trial) - 1);
   const shown = () => sides.filter((side) => side.trial && (side.name === "a" || at("compare").checked));
+
+  // Return how many trials with these probe images, and how many of them get each wrong in their chosen epoch.
+  function missesOf(set) {
+    const { labels } = data.probes[set];
+    const trials = data.trials.filter((trial) => trial.probes === set);
+    const wrong = labels.map((label, probe) =>
+      trials.filter((trial) => trial.predicted[chosenOf(trial)][probe] !== label).length);
+    return { wrong, of: trials.length };
+  }
+  const misses = data.probes.map((_, set) => missesOf(set));
 
   // Return a trial's masks at one place as bytes; inflated only when it is chosen.
   async function inflate(place) {
@@ -90,9 +93,13 @@
       const tiles = make("div", { className: "tiles" }, ...canvases);
       return { canvases, caption, figure: make("figure", { className: "probe" }, tiles, caption) };
     });
-    const probes = make("div", { className: "probes" }, ...side.probes.map((probe) => probe.figure));
+    const { wrong } = misses[side.trial.probes];
+    const order = [...wrong.keys()].sort((one, other) => wrong[other] - wrong[one]); // those that most get wrong first
+    const probes = make("div", { className: "probes" }, ...order.map((probe) => side.probes[probe].figure));
     probes.style.setProperty("--tiles", String(masks + 1));
-    at(`panel-${side.name}`).replaceChildren(title, side.line, probes);
+    side.ends = ["low", "high"].map(() => make("span"));
+    const legend = make("p", { className: "legend" }, side.ends[0], make("span", { className: "scale" }), side.ends[1]);
+    at(`panel-${side.name}`).replaceChildren(title, side.line, probes, legend);
   }
 
   // Return the positions in the colour scale of the 256 values of a mask: absolute, or over the image's own range.
@@ -126,10 +133,12 @@
     const right = taken === side.labels[probe];
     const word = right ? "✓ predicted" : `✗ predicted ${data.classes[taken]}`;
     const [low, high] = side.place.ranges[epoch][probe].map((value) => Number(value.toPrecision(3)));
+    const { wrong, of } = misses[side.trial.probes];
+    side.probes[probe].figure.classList.toggle("missed", !right);
     side.probes[probe].caption.replaceChildren(
       `${data.classes[side.labels[probe]]}: `,
       make("span", { className: right ? "right" : "wrong", textContent: word }),
-      make("span", { className: "range", textContent: ` · from ${low} to ${high}` }));
+      make("span", { className: "range", textContent: ` · from ${low} to ${high} · chosen epochs: wrong in ${wrong[probe]} of ${of} trials` }));
     return right;
   }
 
@@ -149,7 +158,10 @@
     const accuracy = side.trial.accuracy[epoch];
     const measured = accuracy == null ? "" : `Validation ${accuracy.toFixed(2)} %, `;
     const chosen = epoch === side.trial.chosen ? ", the chosen epoch" : "";
-    const ends = at("scale").value === "own" ? "each image’s own range" : `0 to ${side.place.top}`;
+    const own = at("scale").value === "own";
+    const ends = own ? "each image’s own range" : `0 to ${side.place.top}`;
+    side.ends[0].textContent = own ? "the image’s lowest" : "0";
+    side.ends[1].textContent = own ? "its highest" : side.place.top;
     side.line.textContent =
       `Epoch ${epoch}${chosen}: ${measured}${right} of ${probes} probe images right. Colours: ${ends}.`;
     return `${side.trial.variant} seed ${side.trial.seed}: ${measured}${right} of ${probes} right${chosen}`;
@@ -213,12 +225,13 @@
     at("play").addEventListener("click", play);
     at("chosen").addEventListener("click", () => {
       pause();
-      at("epoch").value = String(sides[0].trial.chosen ?? at("epoch").max);
+      at("epoch").value = String(chosenOf(sides[0].trial));
       draw();
     });
     at("compare").addEventListener("change", toggle);
-    at("epoch").value = String(sides[0].trial.chosen ?? at("epoch").max);
+    at("epoch").value = String(chosenOf(sides[0].trial));
     draw();
+    at("live").hidden = false;
     document.documentElement.dataset.gallery = "ready";
   }
 

@@ -4,14 +4,13 @@ Equal content gives equal bytes, except for the refresh time that a running swee
 """
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import importlib.resources
 import itertools
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +23,23 @@ from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns, tie_lines
 from catdog.analysis.verdicts import Contrast, pairing_line
-from catdog.formatting import counted, data_uri, format_seconds, now, plural, printable, readable, readable_time
-from catdog.report import figures, tables
+from catdog.formatting import data_uri, now, plural, printable, readable, readable_time
+from catdog.report import figures, origin, tables
+from catdog.report.class_tables import best_row, by_class, confused_pairs, hardest_images
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
-from catdog.report.mask_gallery import build_gallery
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, splits_line
+from catdog.report.mask_gallery import BUDGET, build_gallery, small_sheet
+from catdog.report.published_figures import published
 from catdog.report.tables import Table
-from catdog.runs.cost import spending_lines
-from catdog.runs.manifest import Manifest
 from catdog.runs.status import missing_trials, mixed_versions
 from catdog.runs.tuning import Tuning, tuning_sentence
 
-MAKE_AGAIN = "python jobs/sweep.py recipe.yaml --store URL"
 MOST_VARIANTS = 24
 """Variants with a picture of their own in the page, of each kind."""
 MOST_MISSING = 200
 """Trials that are listed one by one."""
+MOST_SHEETS = 1_500_000
+"""Size limit of the contact sheets, and of those of Grad-CAM, in bytes; the gallery has what they leave."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def build_page(
     While the sweep is `running`, the page says so, and when it was refreshed: `refreshed_at`, by default now.
     """
     manifest = content.run_status.manifest
-    gallery = build_gallery(content)
+    sheets = _sheets(content, content.contact_sheets, "masks")
+    grad_cams = _sheets(content, content.grad_cam_sheets, "Grad-CAM map")
+    gallery = build_gallery(content, BUDGET - sum(len(sheet.source) for sheet in (*sheets, *grad_cams)))
     labels = [manifest.spec(name).label for name in manifest.variants]
     script, style = _asset("page.js"), _asset("page.css")
     resampled = manifest.identity.recipe.resamples_split
@@ -88,6 +91,10 @@ def build_page(
         nouns=plural(manifest.class_noun),
         counts=content.run_status.counts,
         planned=len(content.run_status.trials),
+        about=about_line(content),
+        forest=contrasts_plot(content.contrasts),
+        splits=splits_line(content),
+        next=None if running else next_step(content),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
         declared=manifest.declared_lines,
@@ -111,22 +118,25 @@ def build_page(
         attention=tables.attention(content.attention, plural(manifest.class_noun), resampled),
         lifts=tables.lifts(content.attention),
         mask_verdicts=mask_verdicts(content.attention),
-        grad_cams=_grad_cams(content),
+        sheets=sheets,
+        grad_cams=grad_cams,
         confusions=_confusions(content),
-        differing=tables.differing_classes(content),
+        by_class=list(by_class(content)),
+        hardest=content.predictions and hardest_images(content.predictions, manifest.class_noun),
         waiting=content.run_status.waiting,
         missing_trials=missing_trials(content.run_status),
         most_missing=MOST_MISSING,
         most_variants=MOST_VARIANTS,
         grad_cam_count=len(content.grad_cam_sheets),
         mixed_versions=mixed_versions(content.run_status),
-        published=tables.published(content),
+        published=published(content),
         commands=[shlex.join(command) for command in manifest.commands],
-        make_again=MAKE_AGAIN,
+        make_again=origin.MAKE_AGAIN,
         recipe_lines=(content.recipe_file or "").splitlines(),
-        short_labels=_short_labels(manifest),
-        made=_made(content),
-        recipe=tables.pairs("Recipe", _recipe(content)),
+        short_labels=origin.short_labels(manifest),
+        made=origin.made(content),
+        recipe=origin.recipe(content),
+        citation=origin.citation(content),
         versions=tables.pairs("Packages", manifest.versions),
     )
     return page.encode(errors="backslashreplace")  # text from a store may hold what UTF-8 cannot
@@ -240,6 +250,7 @@ def _curves(content: ReportContent) -> list[Picture]:
         if curves_ES:
             ends = "; ".join(f"{label} ends at {curve.iloc[-1].mean():.2f}" for label, curve in curves_ES.items())
             caption = f"{title[0].upper()}{title[1:]}: mean over seeds, band from the 10 % to the 90 % quantile"
+            caption += f"; thin and dashed: {next(iter(curves_ES))}" * (len(curves_ES) > figures.MOST_TOGETHER)
             caption += figures.some_of(figures.MOST_LINES, len(curves_ES), "variants")
             svg = figures.curves_svg(curves_ES, content.run_status.manifest.variants, title)
             pictures.append(_picture(svg, f"{caption}. {ends}.", caption))
@@ -260,15 +271,17 @@ def _tuning_curves(tuning: Tuning) -> list[Picture]:
     return [_picture(svg, f"{caption}. {ends}.", caption)]
 
 
-def _grad_cams(content: ReportContent) -> list[Picture]:
-    """Return the Grad-CAM sheets of the best runs of the first variants without masks."""
-    found = []
-    for label, sheet in itertools.islice(content.grad_cam_sheets.items(), MOST_VARIANTS):
-        best = content.run_status.best_runs[label]
+def _sheets(content: ReportContent, sheets: Mapping[str, bytes], beside: str) -> list[Picture]:
+    """Return the first variants' sheets of their best runs, as many as may take `MOST_SHEETS`."""
+    found: list[Picture] = []
+    left = MOST_SHEETS
+    for label, sheet in itertools.islice(sheets.items(), MOST_VARIANTS):
+        best, small = content.run_status.best_runs[label], small_sheet(sheet)
         assert best is not None
-        title = f"{label}, seed {best.seed}, epoch {best.best_epoch}"
-        alt = f"Contact sheet: each probe image beside its Grad-CAM map. {title}."
-        found.append(Picture(data_uri("image/png", sheet), alt, title))
+        if small is not None and (left := left - len(small) * 4 // 3) >= 0:
+            title = f"{label}, seed {best.seed}, epoch {best.best_epoch}"
+            alt = f"Contact sheet: each probe image beside its {beside}. {title}."
+            found.append(Picture(data_uri("image/webp", small), alt, title))
     return found
 
 
@@ -277,17 +290,19 @@ def _confusions(content: ReportContent) -> list[Confusion]:
     found, noun = [], content.run_status.manifest.class_noun
     best_runs = [(label, one) for label, one in content.run_status.best_runs.items() if one is not None]
     for label, best in sorted(best_runs, key=lambda item: -(item[1].val_accuracy or 0.0))[:MOST_VARIANTS]:
-        row = tables.best_row(content, label)
+        row = best_row(content, label)
         if content.predictions is None or row is None:
             continue
-        pairs = tables.confused_pairs(content.predictions, label, row, noun)
+        pairs = confused_pairs(content.predictions, label, row, noun)
         worst = ", ".join(f"{one[0]} mistaken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
         title = f"{label}, seed {best.seed}"
         classes = [readable(name) for name in content.predictions.classes]
-        svg = confusion_svg(content.predictions.confusion_KK(label, row), classes, noun)
+        alike_KK = content.predictions.all_confusions_KK
+        svg = confusion_svg(content.predictions.confusion_KK(label, row), classes, noun, alike_KK)
         some = f": the {MOST_CLASSES} of {len(classes):,} {plural(noun)} that it confused most"
         shown = some if len(classes) > MOST_CLASSES else ""
         caption = f"Mistakes of {title} on Test{shown}; a row is a true {noun}, an empty cell means none"
+        caption += f"; {plural(noun)} that all trials together mistake for each other stand together"
         picture = _picture(svg, f"Confusion matrix of {title}. Most confused: {worst}.", caption)
         found.append(Confusion(title, pairs, picture))
     return found
@@ -295,48 +310,3 @@ def _confusions(content: ReportContent) -> list[Confusion]:
 
 def _picture(svg: str, alt: str, caption: str) -> Picture:
     return Picture(data_uri("image/svg+xml", svg.encode()), alt, caption)
-
-
-def _made(content: ReportContent) -> Table:
-    """Return where, when and with what the run was made."""
-    manifest, identity = content.run_status.manifest, content.run_status.manifest.identity
-    results = [trial.result for trial in content.run_status.trials if trial.result is not None]
-    finished = max((result.finished_at for result in results if result.finished_at), default=None)
-    spent = spending_lines(content.run_status.launches)
-    shapes = {(r.feature_channels, r.feature_height, r.feature_width) for r in results if r.feature_channels}
-    rows: Mapping[str, Any] = {
-        "Code": manifest.code,
-        "Preset": manifest.preset,
-        "Data fingerprint": identity.fingerprint,
-        "Weights": _counted([r for r in results if r.weights_package], lambda result: result.weights_package),
-        "Weights, sha256": identity.weights_digest
-        or _counted([r for r in results if r.weights_sha256], lambda result: result.weights_sha256),
-        "Devices": _counted(results, lambda result: result.device),
-        "Processors": _counted(results, lambda result: result.cpu_host),
-        "Hosts": _counted(results, lambda result: result.worker_host),
-        "Precision, threads": f"{identity.recipe.precision}, {identity.threads} per trial"
-        + (f" and worker, {identity.workers} workers" if identity.workers > 1 else ""),
-        "Feature map": ", ".join("×".join(map(str, shape)) for shape in sorted(shapes)) or None,
-        "Started": readable_time(manifest.created_at),
-        "Last trial finished": readable_time(finished) if finished else None,
-        "Total trial time": format_seconds(sum(result.seconds for result in results)),
-        "Spent": "; ".join(spent) or None,
-    }
-    return tables.pairs("Where and when", rows)
-
-
-def _short_labels(manifest: Manifest) -> Table:
-    """Return which variants the short labels stand for."""
-    rows = tuple((short, label) for label, short in manifest.short_labels.items())
-    return Table("Short labels", ("Short label", "Variant"), rows, frozenset({0, 1}))
-
-
-def _counted(results: list[Any], name: Callable[[Any], str | None]) -> str | None:
-    named = pd.Series([name(result) or "unknown" for result in results], dtype=object)
-    counts = {label: int((named == label).sum()) for label in sorted(set(named))}
-    return ", ".join(f"{label} ({counted(count, 'trial')})" for label, count in counts.items()) or None
-
-
-def _recipe(content: ReportContent) -> dict[str, Any]:
-    recipe = dataclasses.asdict(content.run_status.manifest.identity.recipe)
-    return {name.replace("_", " "): value for name, value in recipe.items()}

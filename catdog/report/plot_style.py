@@ -5,14 +5,16 @@ The only module that imports matplotlib: the environment must be right before th
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from catdog.errors import UserError, first_line
 
-os.environ["MPLBACKEND"] = "agg"  # not the one of the notebook that started this process, which may not exist here
-os.environ["MATPLOTLIBRC"] = os.devnull
+if "ipykernel" not in sys.modules:  # a notebook draws with its own settings, too
+    os.environ["MPLBACKEND"] = "agg"  # not that of a notebook which started this process: it may not exist here
+    os.environ["MATPLOTLIBRC"] = os.devnull
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # silent about settings and caches that it cannot use
 try:
     import matplotlib

@@ -61,7 +61,7 @@ def plan_lines(
     yield from (f"  {text}" for _, text in needed)
     seeds = [most for most, _ in needed if most is not None]
     if seeds:
-        yield f"  in all: {_cost(max(seeds), run_status, hourly_price)}"
+        yield f"  in all: {cost_of(max(seeds), run_status, run_status.manifest.variants, hourly_price)}"
 
 
 def any_scatter_lines(question: Question, contrasts: int) -> Iterator[str]:
@@ -115,8 +115,8 @@ def _with_looks(effect: float, most: int, level: float, looks_of: Callable[[int]
     )
 
 
-def _cost(seeds: int, run_status: RunStatus, hourly_price: float | None) -> str:
-    labels = run_status.manifest.variants
+def cost_of(seeds: int, run_status: RunStatus, labels: Sequence[str], hourly_price: float | None = None) -> str:
+    """Return what so many seeds of these variants of a run take, by its own trials."""
     seconds = [np.mean([one.seconds for one in found]) for label in labels if (found := run_status.results(label))]
     hours = seeds * float(np.sum(seconds)) / 3600
     price = "" if hourly_price is None else f", {hours * hourly_price:.2f} at {hourly_price:g} an hour"

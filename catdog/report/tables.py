@@ -1,9 +1,9 @@
 """A report's tables, ready to print: every cell is text, a dash where there is no value."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +15,18 @@ from catdog.analysis.contrasts import names_by_label
 from catdog.analysis.intervals import Interval
 from catdog.analysis.log_loss import DIGITS
 from catdog.analysis.mask_lifts import BLIND, mask_verdicts
-from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns
 from catdog.analysis.verdicts import Answer, Contrast
-from catdog.formatting import format_accuracy, format_count, format_p, format_points, format_range, plural, readable
+from catdog.formatting import data_uri, format_accuracy, format_count, format_p, format_points, format_range
+from catdog.report.csv_text import cells_csv
+from catdog.report.interval_plot import IntervalPlot
 from catdog.runs.history import UNIFORM, MaskHealth, at_places, epoch_row, mask_collapse
 from catdog.runs.places import HEAD, at_place, places_of
 from catdog.runs.tuning import Tuning
 
 NOTHING = "–"
 MEASURES = {"pointing": "Pointing game", "energy": "Energy inside", "pxap": "PxAP", "deletion": "Deletion"}
-MOST_PAIRS, MOST_CLASSES = 12, 10
 HEALTH = {
     "mask_mean": "Mean activation",
     "mask_entropy": "Entropy",
@@ -34,17 +34,6 @@ HEALTH = {
     "mask_corner_mass": "Corner mass",
     "mask_dead": "Dead masks",
 }
-PUBLISHED = {
-    "368dd1b4d4a8422476c61b3df56796d8ec1c64fbc62403f1157ce554e506491c": {
-        "baseline": ("91.6", "92.1"),
-        "attention": ("91.57 ± 0.31", "92.29 ± 0.25"),
-        "multi-attention": ("91.96 ± 0.44 (best run 92.47)", "92.45 ± 0.30 (best run 92.79)"),
-    }
-}
-"""By the digest of a Test split, here Oxford-IIIT Pet's official one, and variant: Validation and Test accuracy.
-
-Source: the article whose method catdog reproduces; ResNet-34, about 30 runs of each attention model.
-"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,20 @@ class Table:
     words: frozenset[int] = frozenset({0})
     strong: frozenset[str] = frozenset()
     """Names of the highlighted rows."""
+    phone: frozenset[int] = frozenset()
+    """The columns that a phone shows at first; empty: all."""
+    plot: IntervalPlot | None = None
+    """Drawn behind the first column: an estimate for each row."""
+
+    @property
+    def csv(self) -> str:
+        """Return the table as CSV in a data URI."""
+        return data_uri("text/csv;charset=utf-8", cells_csv([self.columns, *self.rows]).encode())
+
+    @property
+    def file_name(self) -> str:
+        """Return what to call its CSV."""
+        return f"{'-'.join(re.findall('[a-z0-9]+', self.caption.lower())[:5])}.csv"
 
 
 def comparison(content: ReportContent) -> Table:
@@ -64,13 +67,16 @@ def comparison(content: ReportContent) -> Table:
     table, side = content.table.to_dict("records"), side_columns(content.table)
     own = {row["variant"]: row["head_parameters"] for row in table}
     manifest = content.run_status.manifest
-    reference = own.get(names_by_label(manifest)[manifest.declaration.reference])
+    reference_name = names_by_label(manifest)[manifest.declaration.reference]
+    reference = own.get(reference_name)
+    differences = {one.variant: signed(one.mean) for one in content.contrasts} | {reference_name: "reference"}
     rows = tuple(
         (
             row["variant"],
             format_count(row["n"], row["planned"]),
             format_accuracy(row["val_mean"], row["val_std"]),
             format_accuracy(row["test_mean"], row["test_std"]),
+            differences.get(row["variant"], NOTHING),
             format_accuracy(row["best_val"], None),
             format_accuracy(row["best_val_test"], None),
             format_accuracy(row["test_class_mean"], None),
@@ -83,10 +89,11 @@ def comparison(content: ReportContent) -> Table:
     )
     by_class = f"Test by {content.run_status.manifest.class_noun}"
     columns = (
-        "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test", by_class,
+        "Variant", "n", "Validation", "Test", "Difference", "Best run: Validation", "its Test", by_class,
         "Head parameters", "Added parameters", "Seconds per trial", *side.values(),
     )  # fmt: skip
-    return Table("Accuracy in percent, mean ± sample standard deviation over n seeds", columns, rows)
+    caption = "Accuracy in percent, mean ± sample standard deviation over n seeds"
+    return Table(caption, columns, rows, phone=frozenset({0, 3, 4}))
 
 
 def contrasts(found: Sequence[Contrast]) -> Table:
@@ -255,78 +262,6 @@ def _bounds(low: float | None, high: float | None) -> str:
     return NOTHING if low is None or high is None or pd.isna(low) else interval(Interval(low, high))
 
 
-def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) -> Table:
-    """Return the pairs of classes that one trial confused most, with the mean over all of the variant's seeds."""
-    confusion_KK = predictions.confusion_KK(label, row)
-    images_K = confusion_KK.sum(axis=1)
-    mistakes_KK = confusion_KK - np.diag(confusion_KK.diagonal())
-    order = np.argsort(-mistakes_KK, axis=None, kind="stable")[:MOST_PAIRS]
-    pairs = [divmod(int(index), len(confusion_KK)) for index in order]
-    classes = [readable(name) for name in predictions.classes]
-    rows = tuple(
-        (
-            classes[true],
-            classes[taken],
-            f"{mistakes_KK[true, taken]} of {images_K[true]}",
-            f"{predictions.mean_confusion(label, true, taken):.1f}",
-        )
-        for true, taken in pairs
-        if mistakes_KK[true, taken]
-    )
-    caption = f"{plural(noun).capitalize()} that {label} seed {predictions.seeds[label][row]} confused most on Test"
-    return Table(caption, (f"True {noun}", f"Predicted {noun}", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
-
-
-def differing_classes(content: ReportContent) -> Table | None:
-    """Return the classes on which the variants' mean accuracies differ most; None for fewer than two variants."""
-    predictions = content.predictions
-    labels = [label for label in content.run_status.manifest.variants if predictions and predictions.seeds.get(label)]
-    if predictions is None or len(labels) < 2:
-        return None
-    means_LK = np.array([predictions.class_accuracy_SK(label).mean(axis=0) for label in labels])
-    images_K = np.bincount(predictions.labels_N, minlength=len(predictions.classes))
-    spread_K = np.where(images_K > 0, np.ptp(means_LK, axis=0), -1)
-    order = [int(k) for k in np.argsort(-spread_K, kind="stable")[:MOST_CLASSES] if images_K[k]]
-    rows = tuple(
-        (
-            readable(predictions.classes[k]),
-            str(images_K[k]),
-            *(f"{mean:.1f}" for mean in means_LK[:, k]),
-            f"{spread_K[k]:.1f}",
-        )
-        for k in order
-    )
-    noun = content.run_status.manifest.class_noun
-    caption = (
-        f"{plural(noun).capitalize()} on which the variants differ most: Test accuracy in percent, mean over seeds"
-    )
-    return Table(caption, (noun.capitalize(), "Images", *labels, "Range"), rows)
-
-
-def published(content: ReportContent) -> Table | None:
-    """Return published figures beside this run's; None unless its Test images and their classes are the same."""
-    found = None if content.predictions is None else PUBLISHED.get(_test_digest(content.predictions))
-    if found is None:
-        return None
-    spec = content.run_status.manifest.spec
-    ours = {spec(row["variant"]).label: row for row in content.table.to_dict("records")}
-    rows = []
-    for label, (validation, test) in found.items():
-        row = ours.get(label, {})
-        mine = (format_accuracy(row.get(f"{split}_mean"), row.get(f"{split}_std")) for split in ("val", "test"))
-        name = "multi-attention (4 masks)" if label == "multi-attention" else label
-        rows.append((name, validation, test, *mine))
-    columns = ("Model", "Published: Validation", "Published: Test", "This run: Validation", "This run: Test")
-    return Table("Published figures, accuracy in percent", columns, tuple(rows))
-
-
-def _test_digest(predictions: Predictions) -> str:
-    """Return the sha256 of the Test images' names and classes, in any order of images and labels."""
-    classes = (predictions.classes[label] for label in predictions.labels_N)
-    lines = sorted(f"{name} {kind}\n" for name, kind in zip(predictions.images_N, classes, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def tuned(tuning: Tuning) -> Table:
     """Return each variant's best point."""
     rows = []
@@ -428,11 +363,3 @@ def _added(value: Any, reference: Any) -> str:
     if pd.isna(value) or reference is None or pd.isna(reference):
         return NOTHING
     return f"{value - reference:+,}".replace("-", "−") if value != reference else "0"
-
-
-def best_row(content: ReportContent, label: str) -> int | None:
-    """Return the row of the variant's best run in its predictions; None without one."""
-    best = content.run_status.best_runs[label]
-    if best is None or content.predictions is None or best.seed not in content.predictions.seeds.get(label, ()):
-        return None
-    return content.predictions.seeds[label].index(best.seed)

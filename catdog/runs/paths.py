@@ -5,6 +5,9 @@ A key is a relative path with forward slashes: a file below a local store's fold
 
 from dataclasses import dataclass
 
+WEIGHTS = "model.safetensors"
+"""The file of a trial's trained network."""
+
 
 @dataclass(frozen=True)
 class TrialPaths:
@@ -66,7 +69,7 @@ class TrialPaths:
     @property
     def weights(self) -> str:
         """Return the key of the trained weights."""
-        return f"{self.folder}/model.safetensors"
+        return f"{self.folder}/{WEIGHTS}"
 
     @property
     def result(self) -> str:
@@ -136,6 +139,10 @@ class RunPaths:
     def head_file(self, digest: str, name: str) -> str:
         """Return the key of a file of imported code."""
         return f"{self.imports}{digest}/{name}"
+
+    def backbone(self, digest: str) -> str:
+        """Return the key of a frozen backbone's weights, by their sha256."""
+        return f"{self.run}/backbones/{digest}.safetensors"
 
     @property
     def tuning(self) -> str:

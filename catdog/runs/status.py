@@ -35,6 +35,8 @@ class TrialStatus:
     failure: Failure | None = None
     unfinished: bool = False
     """It has a checkpoint to resume from."""
+    has_weights: bool = False
+    """Its network is kept."""
     damage: str | None = None
     """What is wrong with its result, which then does not count."""
 
@@ -163,10 +165,15 @@ def open_run(
     store: Store, run: str, keep: bool = False, track: Track = untracked, known: Known | None = None
 ) -> RunStatus:
     """Return the status of an existing run, see `read_run_status`; raises `UserError` if there is none."""
+    return read_run_status(store, manifest_of(store, run), keep, track, known)
+
+
+def manifest_of(store: Store, run: str) -> Manifest:
+    """Return the plan of an existing run; raises `UserError` if there is none, or if it cannot be used."""
     manifest = read_manifest(store, run)
     if manifest is None:
         raise UserError(f"--run {run}: there is no such run in {store.url}; check --run and --store")
-    return read_run_status(store, manifest, keep, track, known)
+    return manifest
 
 
 def read_run_status(
@@ -209,6 +216,7 @@ def read_run_status(
             result=None if where in damage else results.get(where),
             failure=_parse_failure(where.failure, contents.get(where.failure), trial, hashes[where]),
             unfinished=where.checkpoint in keys,
+            has_weights=where.weights in keys,
             damage=damage.get(where),
         )
         for trial, where in planned

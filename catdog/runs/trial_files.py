@@ -2,7 +2,7 @@
 
 `result.json` holds the sha256 of the trial's other files. A file is damaged if it is missing, altered, or says what the
 trial cannot have written; its trial then does not count, and the next sweep runs it again. Contact sheets, from which
-nothing is computed, need only exist.
+nothing is computed, need only exist, and the weights not even that: they are large, and may be deleted by hand.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from catdog.runs.artifacts import (
 )
 from catdog.runs.history import epoch_row, numbers, read_history
 from catdog.runs.manifest import Identity, PlannedTrial
-from catdog.runs.paths import TrialPaths
+from catdog.runs.paths import WEIGHTS, TrialPaths
 from catdog.runs.results import TrialResult
 from catdog.storage import Store, map_objects, read_many, sha256
 
@@ -107,7 +107,7 @@ def find_damage(
         f"{where.folder}/{name}": (name, result)
         for where, result in results.items()
         for name in result.files
-        if not name.startswith("snapshots/")
+        if not name.startswith("snapshots/") and name != WEIGHTS
     }
     known = {} if known is None else known
     checks = {key: known[key] for key in owners if key in known}
@@ -123,7 +123,7 @@ def find_damage(
     damage: dict[TrialPaths, str] = {}
     for where, result in results.items():
         required = ["history.csv", "predictions.npz"] if result.status == "complete" else ["history.csv"]
-        for name in dict.fromkeys([*required, *result.files]):
+        for name in dict.fromkeys([*required, *result.files.keys() - {WEIGHTS}]):
             key = f"{where.folder}/{name}"
             if key not in keys or name not in result.files:
                 damage.setdefault(where, f"{key} is missing")

@@ -21,9 +21,8 @@ from catdog.runs.code_record import Probe
 from catdog.runs.cost import Launch
 from catdog.runs.looks import UNDECIDED, Look, store_look
 from catdog.runs.manifest import TrialId
-from catdog.runs.paths import RunPaths
+from catdog.runs.paths import WEIGHTS, RunPaths
 from catdog.runs.provenance import code_tree, package_versions
-from catdog.runs.results import best_run
 from catdog.runs.status import RunStatus, open_run
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
@@ -118,7 +117,7 @@ def run_sweep(
                     report_progress(_look_line(look))
                     if set(look.outcomes.values()) != {UNDECIDED}:
                         notifier.send(f"look {look.planned}", _look_line(look))
-                if config.keep_weights == "best":
+                if config.keep_weights in ("auto", "best"):
                     _keep_best_weights(store, run_status)
             if look is None:
                 return run_status
@@ -326,12 +325,10 @@ def _delete_leftovers(store: Store, run_status: RunStatus) -> None:
 
 
 def _keep_best_weights(store: Store, run_status: RunStatus) -> None:
-    """Delete the weights of all trials but each variant's best run by validation."""
-    run = RunPaths(run_status.manifest.run)
-    for label in run_status.manifest.variants:
-        results = run_status.results(label)
-        best = best_run(results)
-        folder = run_status.manifest.spec(label).folder
-        for result in results:
-            if result is not best:
-                store.delete(run.trial(folder, result.seed).weights)
+    """Delete the weights of all trials but each variant's best run by validation, and those kept for good."""
+    run, best_runs = RunPaths(run_status.manifest.run), run_status.best_runs
+    for trial in run_status.trials:
+        where = run.trial(trial.planned.variant.folder, trial.planned.seed)
+        is_passing = trial.result is not None and WEIGHTS not in trial.result.files
+        if trial.has_weights and is_passing and trial.result is not best_runs[trial.planned.variant.label]:
+            store.delete(where.weights)

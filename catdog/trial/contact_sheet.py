@@ -82,8 +82,8 @@ def contact_sheet(
     font = ImageFont.load_default(_FONT)
     name, dot, rest = title.partition(" · ")
     room = width - 2 * GAP
-    title = _fitting(name, room - int(pen.textlength(dot + rest, font)), pen, font) + dot + rest
-    pen.text((GAP, 6), _fitting(title, room, pen, font), _INK, font)
+    title = fitting(name, room - int(pen.textlength(dot + rest, font)), pen, font) + dot + rest
+    pen.text((GAP, 6), fitting(title, room, pen, font), _INK, font)
     for row in range(count):
         top = TITLE + row * len(lines) * (step + CAPTION)
         _draw_image(sheet, pen, top, probes, row, int(predicted_P[row]))
@@ -110,7 +110,7 @@ def _caption(masks: Mapping[str, npt.NDArray[np.floating]], place: str, mask: in
         return f"mask {mask + 1} ({low:g} to {high:.3g})"
     rest = f"{f' #{mask + 1}' if masks[place].shape[1] > 1 else ''} ({low:g} to {high:.3g})"
     font = ImageFont.load_default(_FONT)
-    return _fitting(place, CELL - int(pen.textlength(rest, font)), pen, font) + rest
+    return fitting(place, CELL - int(pen.textlength(rest, font)), pen, font) + rest
 
 
 def _draw_image(
@@ -120,13 +120,13 @@ def _draw_image(
     picture = Image.fromarray(probes.images_PSSC[row]).resize((CELL, CELL), Image.Resampling.BILINEAR)
     sheet.paste(picture, (GAP, top))
     label = int(probes.labels_P[row])
-    name, font = _drawable(probes.classes[label], label)
-    pen.text((GAP, top + CELL + 1), _fitting(name, CELL, pen, font), _INK, font)
+    name, font = drawable(probes.classes[label], f"class {label + 1}")
+    pen.text((GAP, top + CELL + 1), fitting(name, CELL, pen, font), _INK, font)
     right = predicted == label
     verdict, colour = ("✓", _RIGHT) if right else ("→", _WRONG)
-    text, font = _drawable("predicted", label) if right else _drawable(probes.classes[predicted], predicted)
+    text, font = drawable("predicted" if right else probes.classes[predicted], f"class {predicted + 1}")
     _mark(pen, (GAP, top + CELL + 15), verdict, colour)
-    pen.text((GAP + 14, top + CELL + 15), _fitting(text, CELL - 14, pen, font), colour, font)
+    pen.text((GAP + 14, top + CELL + 15), fitting(text, CELL - 14, pen, font), colour, font)
 
 
 def _draw_mask(
@@ -145,30 +145,28 @@ def _draw_mask(
     pen.text((left, top + CELL + 15), caption, _INK, font)
 
 
-def _drawable(name: str, label: int) -> tuple[str, Font]:
-    """Return a class's name and a font that has its letters; its number where none has them (Chinese, for one)."""
+def drawable(name: str, instead: str, size: int = _FONT) -> tuple[str, Font]:
+    """Return a name and a font that has its letters; `instead` where none has them (Chinese, for one)."""
     text = readable(name)
     if text.isascii():
-        return text, ImageFont.load_default(_FONT)
-    font = _more_letters()
+        return text, ImageFont.load_default(size)
+    font = _more_letters(size - 1)
     missing = bytes(font.getmask("\U0010ffff"))
     if all(bytes(font.getmask(letter)) != missing for letter in text):
         return text, font
-    return f"class {label + 1}", ImageFont.load_default(_FONT)
+    return instead, ImageFont.load_default(size)
 
 
-@functools.cache
-def _more_letters() -> ImageFont.FreeTypeFont:
+@functools.lru_cache(maxsize=8)
+def _more_letters(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib brings (not imported for it): Pillow's own font has ASCII only."""
     matplotlib = importlib.util.find_spec("matplotlib")
     assert matplotlib is not None
     assert matplotlib.origin is not None
-    return ImageFont.truetype(
-        Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT - 1
-    )
+    return ImageFont.truetype(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def _fitting(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
+def fitting(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
     """Shorten the text to fit in `width` pixels."""
     if pen.textlength(text, font) <= width:
         return text

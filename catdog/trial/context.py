@@ -29,7 +29,7 @@ class RunContext:
     gpus_per_trial: float = 0.0
     """Share of a GPU and of its memory that each worker of a trial may use; 0 trains on the CPU."""
     checkpoint_seconds: float = 60.0
-    keep_weights: Literal["none", "best", "all"] = "none"
+    keep_weights: Literal["auto", "none", "best", "all"] = "none"
     head_files: tuple[HeadFile, ...] = ()
     """The code of heads from outside the package."""
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from catdog.data.batches import EvaluationSplit
 from catdog.formatting import now
 from catdog.models.heads.masked import swapped_masks
-from catdog.models.petnet import PetNet, count_parameters
+from catdog.models.petnet import count_parameters
 from catdog.runs.artifacts import ProbeMasks, SplitLogits, TrimapMasks, attention_npz, predictions_npz
 from catdog.runs.history import history_csv
 from catdog.runs.results import Status, TrialResult
@@ -22,6 +21,7 @@ from catdog.training.loop import Evaluation, evaluate
 from catdog.training.precision import autocast_for
 from catdog.trial.deletion import trial_deletion
 from catdog.trial.grad_cam import queue_grad_cam
+from catdog.trial.kept_network import queue_network
 from catdog.trial.setup import Trial
 
 
@@ -72,12 +72,7 @@ def score(trial: Trial, uploads: BackgroundUploads) -> Outcome:
         queue_grad_cam(trial, uploads)
     elif (deletion := trial_deletion(trial)) is not None:
         uploads.put(trial.where.deletion, deletion)
-    if trial.context.keep_weights != "none":
-        backbone = trial.inputs.backbone if trial.recipe.freeze else model.backbone
-        assert backbone is not None
-        network = PetNet(backbone, model.head).state_dict()
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.items()}
-        uploads.put(trial.where.weights, functools.partial(safetensors.torch.save, weights))
+    queue_network(trial, uploads)
     return Outcome(
         status="complete",
         best_epoch=best.epoch,
@@ -136,7 +131,7 @@ def _digests(trial: Trial, uploads: BackgroundUploads) -> dict[str, str]:
     snapshots = trial.store.list(f"{where.folder}/snapshots/")
     digests = {key: sha256(trial.store.get(key)) for key in snapshots if key not in uploads.digests}
     digests |= uploads.digests
-    passing = (where.checkpoint, where.weights)
+    passing = (where.checkpoint, *([] if trial.context.keep_weights == "all" else [where.weights]))
     return {
         key.removeprefix(f"{where.folder}/"): digest for key, digest in sorted(digests.items()) if key not in passing
     }

@@ -252,7 +252,6 @@ PLAIN, OF_R50 = ["baseline", "se"], [f"baseline:{R50}", f"se:{R50}"]
         (PLAIN, ["gem", "se"], "runs a and b: their references differ (baseline, gem)"),
         (PLAIN, ["baseline", "gem"], "a and b: are the same set (dataset, backbone and recipe): sweep them as one run"),
         ([*PLAIN, *OF_R50], OF_R50, f"a {R50} and b {R50}: are the same set"),
-        (["baseline"], PLAIN, "run a: has no variant besides baseline"),
     ],
 )
 def test_runs_must_have_one_reference_and_be_different_sets(labels: list[str], other: list[str], problem: str) -> None:

@@ -18,7 +18,8 @@ from catdog.analysis.intervals import summarise
 from catdog.analysis.run_data import read_content
 from catdog.analysis.tables import comparison_table, records, summary, tie_lines, trials_table
 from catdog.formatting import format_accuracy
-from catdog.report.build import build_files, csv_bytes
+from catdog.report.build import build_files
+from catdog.report.csv_text import csv_bytes
 from catdog.report.terminal import print_status
 from catdog.runs.cost import Launch
 from catdog.runs.manifest import Identity

@@ -204,7 +204,7 @@ def test_trials_that_existing_stores_hold_are_found_again() -> None:
 def test_a_sweep_uses_no_gpu_keeps_no_weights_and_starts_unless_it_is_told_otherwise() -> None:
     for name, config in PRESETS.items():
         assert not config.dry_run
-        assert (config.store, config.tracker, config.keep_weights) == ("results", "none", "none")
+        assert (config.store, config.tracker, config.keep_weights) == ("results", "none", "auto")
         assert (config.cpus_per_trial, config.gpus_per_trial) == (1, None if name == "paper" else 0)
         assert (config.checkpoint_seconds, config.max_retries, config.store_patience) == (60, 20, 600)
         assert config.run is config.hourly_price is config.max_cost is None

@@ -58,6 +58,50 @@ def test_the_sentences_come_first_then_the_numbers_and_the_files(
     assert Path("compare/across.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_are_compared_with_the_first_in_every_format(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe(precision="float32", split_seed=1)
+    make_run(LocalStore(Path(store)), ["baseline"], range(8), run="other_split", recipe=recipe, **SMALL)  # type: ignore[arg-type]
+    assert run_job(compare.main, ["pets", "small", "other_split", "--store", store, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "paired by seed" in printed
+    assert "unpaired: another split" in printed
+    between = pd.read_csv(tmp_path / "between.csv")
+    assert list(zip(between["variant"], between["run"], between["unpaired"].fillna(""), strict=True)) == [
+        ("baseline", "small", ""), ("baseline", "other_split", "another split"), ("se", "small", ""),
+    ]  # fmt: skip
+    runs = pd.read_csv(tmp_path / "runs.csv").set_index(["run", "variant"])["test_mean"]
+    for _, row in between.iterrows():
+        means = runs[row["run"], row["variant"]] - runs["pets", row["variant"]]
+        assert row["difference"] == pytest.approx(means, abs=1e-5)
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+    assert (between["p"] <= between["p_adjusted"]).all()
+    tex, page, text = ((tmp_path / f"compare.{ending}").read_text() for ending in ("tex", "html", "md"))
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == 3
+    assert r"other\_split" in tex
+    assert r"$\pm$" in tex
+    assert "<td>8, 8</td>" in page
+    assert 'src="data:image/png;base64,' in page
+    assert "| baseline | small − pets | 8 |" in text
+
+    assert run_job(compare.main, ["pets", "--store", store, "--out", str(tmp_path / "one"), "--format", "latex"]) == 0
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["across.png", "compare.tex"]
+
+
+def test_runs_of_a_single_variant_have_no_effects_but_a_difference(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, size in (("one", 64), ("two", 96)):
+        recipe = Recipe(precision="float32", image_size=size)
+        make_run(LocalStore(tmp_path), ["baseline"], range(3), run=name, recipe=recipe, **SMALL)  # type: ignore[arg-type]
+    assert run_job(compare.main, ["one", "two", "--store", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "across.png").exists()
+    assert "two − one" in (tmp_path / "out" / "compare.md").read_text()
+    assert run_job(compare.main, ["one", "--store", str(tmp_path)]) == 2
+    assert "run one: has a single variant, nothing to compare: name another run" in capsys.readouterr().err
+
+
 def test_a_run_that_is_not_complete_is_named(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job(compare.main, ["torn", "--store", store, "--out", str(tmp_path)]) == 1
     assert "  run torn: 1 of 4 trials failed or are missing\n" in capsys.readouterr().out
@@ -70,6 +114,7 @@ def test_a_run_that_is_not_complete_is_named(store: str, tmp_path: Path, capsys:
         (["pets", "pets"], "RUN pets: given 2 times; keep one"),
         (["no-run"], "RUN no-run: there is no such run in"),
         (["no/run"], "RUN no/run: use 1 to 100 letters"),
+        (["pets", "--format", "pdf"], "--format pdf: no format 'pdf'; choose from html, md, latex, csv"),
         (["pets", "--out", ""], "--out: empty; give the folder"),
         (["pets", "--out", "/proc/nowhere"], "--out /proc/nowhere"),
     ],

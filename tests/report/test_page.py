@@ -1,6 +1,7 @@
 """The page of a run: its contents, for ordinary and odd runs."""
 
 import base64
+import csv
 import dataclasses
 import hashlib
 import html
@@ -15,15 +16,21 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from catdog.analysis.class_differences import class_differences
 from catdog.analysis.intervals import Interval
 from catdog.analysis.run_data import ReportContent, read_content
 from catdog.analysis.verdicts import LogLoss
 from catdog.config.recipe import Recipe
-from catdog.formatting import colour_map
+from catdog.data.datasets import drawn, oxford_pets
+from catdog.formatting import colour_map, readable
 from catdog.report.build import table_markdown
-from catdog.report.mask_gallery import build_gallery, quantise
+from catdog.report.class_tables import by_class
+from catdog.report.csv_text import cells_csv
+from catdog.report.mask_gallery import build_gallery, quantise, small_sheet
+from catdog.report.origin import CREDITS
 from catdog.report.page import build_page
 from catdog.report.tables import attention, health, health_warnings, seed_list
 from catdog.report.terminal import print_outcome
@@ -65,15 +72,73 @@ def test_all_tables_and_figures_are_there(content: ReportContent, page: bytes) -
     text = text_of(page)
     for heading in (
         "Comparison", "Contrasts", "Learning curves", "Masks, epoch by epoch", "Mask health", "Breeds",
-        "Not in the averages", "How it was made",
+        "Not in the averages", "How it was made", "How to cite it", "Glossary",
     ):  # fmt: skip
         assert heading in text
     assert "Confusion between breeds: best run of" in text
     assert "python jobs/sweep.py pets-frozen" in text
     assert "core-hours in 1 launch" in text
-    figures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', page.decode())
-    assert len(figures) == len(re.findall("<figure>", page.decode())) == 6 + 4
+    shown = re.sub("<noscript>.*?</noscript>", "", page.decode(), flags=re.DOTALL)
+    figures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)" alt="([^"]+)"', shown)
+    assert len(figures) == len(re.findall("<figure>", shown)) == 6 + 4
     assert all(base64.b64decode(data).startswith(b"<svg") for data, _ in figures)
+
+
+def test_the_contents_lead_to_every_heading_and_every_heading_to_itself(page: bytes) -> None:
+    headings = re.findall(r'<h2 id="([a-z-]+)"><a href="#\1">([^<]+)</a></h2>', page.decode())
+    assert len(headings) == page.decode().count("<h2")
+    (contents,) = re.findall("<nav.*?</nav>", page.decode(), flags=re.DOTALL)
+    assert re.findall('<a href="#([a-z-]+)">([^<]+)</a>', contents) == headings[1:], "the first is above"
+
+
+def test_every_table_is_there_as_csv_with_plain_numbers(content: ReportContent, page: bytes) -> None:
+    found = re.findall(r'download="([a-z0-9-]+\.csv)" href="data:text/csv;charset=utf-8;base64,([^"]+)"', page.decode())
+    assert len(found) == page.decode().count("<table")
+    tables = {name: base64.b64decode(data).decode() for name, data in found}
+    rows = list(csv.reader(io.StringIO(tables["accuracy-in-percent-mean-sample.csv"])))
+    assert rows[0][:5] == ["Variant", "n", "Validation", "Test", "Difference"]
+    assert [row[0] for row in rows[1:]] == list(content.run_status.manifest.variants)
+    assert [row[4] for row in rows[1:]] == [
+        "reference", *(f"{one.mean:+.2f}" for one in content.contrasts if one.mean is not None)
+    ]  # fmt: skip
+    assert not any(re.search(r"−\d", text) for text in tables.values())
+    assert cells_csv([("=1+1", "−0.10 to +0.20", "–", "92.16 ± 0.33", "-x")]) == (
+        "'=1+1,-0.10 to +0.20,,92.16 ± 0.33,'-x\n"
+    )
+
+
+def test_all_classes_have_their_difference_and_the_sentence_names_those_that_differ() -> None:
+    effect = {"multi-attention": 30.0}
+    content = content_of(["baseline", "multi-attention"], range(8), epochs=1, classes=5, test_images=400, effect=effect)
+    assert content.predictions is not None
+    ((contrast, sentence, table),) = by_class(content)
+    assert sorted(row[0] for row in table.rows) == sorted(readable(name) for name in content.predictions.classes)
+    assert [row[0] for row in table.rows] == [
+        readable(content.predictions.classes[one.label]) for one in class_differences(content.predictions, contrast)
+    ]
+    assert re.match(r"\d of the 5 breeds differs? by more than the seeds’ chance explains: ", sentence)
+    assert "With 95 % all 5 intervals hold together" in table.caption
+    assert text_of(build_page(content)).count(sentence) == 1
+    few = content_of(["baseline", "se"], range(2), epochs=1, classes=5, test_images=40)
+    assert [said for _, said, _ in by_class(few)] == ["Too few seeds to tell which of the 5 breeds differ."]
+
+
+def test_of_hundreds_of_classes_the_plot_has_those_that_differ_most_and_says_so() -> None:
+    content = content_of(["baseline", "se"], range(3), epochs=1, classes=130, test_images=260)
+    ((_, _, table),) = by_class(content)
+    assert len(table.rows) == 100
+    assert "the 100 that differ most of 130. With 95 % all 130 intervals hold together" in table.caption
+
+
+def test_how_to_cite_names_the_code_the_device_and_whose_pictures_these_are(page: bytes) -> None:
+    text = text_of(page)
+    assert "code 0123456789abcdef0123456789abcdef01234567" in text
+    assert "cpu (25 trials), precision float32" in text or "cpu (26 trials), precision float32" in text
+    assert "Parkhi" in text
+    assert "CC BY-SA 4.0" in text
+    assert {oxford_pets.DATASET, drawn.DATASET} == CREDITS.keys()
+    own = content_of(["baseline"], [0], epochs=1, recipe=Recipe(dataset="images", precision="float32"))
+    assert "images: see the dataset’s own licence" in text_of(build_page(own))
 
 
 def test_the_secondary_endpoint_stands_below_the_contrasts_and_what_it_adds_is_said(small: ReportContent) -> None:
@@ -338,6 +403,20 @@ def test_a_page_of_many_trials_says_what_it_leaves_out(monkeypatch: pytest.Monke
     assert "The confusions of the 2 variants with the best runs" in text
     assert text.count("Confusion between") == 2
     assert "… and 2 more, all in table.md" in text
+
+
+def test_a_sheet_that_is_no_png_of_its_size_is_left_out_and_one_that_is_gets_smaller() -> None:
+    buffer, rng = io.BytesIO(), np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, format="PNG")
+    whole = buffer.getvalue()
+    small = small_sheet(whole)
+    assert small is not None
+    assert len(small) < len(whole)
+    assert Image.open(io.BytesIO(small)).size == (64, 64)
+    wide = io.BytesIO()
+    Image.new("L", (10_001, 1)).save(wide, format="PNG")
+    for sheet in (b"", whole[:60], whole[: len(whole) // 2], wide.getvalue(), small):
+        assert small_sheet(sheet) is None
 
 
 def test_a_gallery_with_many_probe_images_and_masks_shows_some_and_says_so() -> None:

@@ -22,6 +22,7 @@ from catdog.report.page import build_page
 from tests.helpers.pages import EIGHT, content_of, varied_run
 
 CHROMIUM = Path("/usr/bin/chromium")
+TEXTS = "all => all.map(one => one.textContent)"
 
 
 @pytest.fixture(scope="module")
@@ -258,19 +259,76 @@ def test_a_phone_never_scrolls_sideways(visit: Callable[..., Visit], scheme: str
     assert background == ("rgb(253, 253, 252)" if scheme == "light" else "rgb(23, 24, 26)")
 
 
-def test_a_print_shows_the_gallery_without_its_controls(visit: Callable[..., Visit]) -> None:
+def test_a_print_shows_the_gallery_without_its_controls_on_at_most_eight_pages(visit: Callable[..., Visit]) -> None:
     one = visit()
     one.tab.emulate_media(media="print")
-    assert one.tab.is_hidden(".controls")
-    assert one.tab.is_hidden("#epoch")
+    for hidden in (".controls", "#epoch", "nav", ".csv >> nth=0", "details:not([open]) >> nth=0"):
+        assert one.tab.is_hidden(hidden)
     assert one.tab.is_visible("#panel-a canvas >> nth=0")
-    assert one.tab.pdf().startswith(b"%PDF")
-    folded = "document.querySelectorAll('details:not([open])').length"
-    before = one.tab.evaluate(folded)
-    one.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert (before > 0, one.tab.evaluate(folded)) == (True, 0)
-    one.tab.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert one.tab.evaluate(folded) == before
+    assert len(re.findall(rb"/Type /Page\b", one.tab.pdf(format="A4"))) <= 8
+
+
+def test_a_phone_shows_variant_test_and_difference_and_all_columns_on_demand(visit: Callable[..., Visit]) -> None:
+    one = visit(viewport={"width": 390, "height": 844})
+
+    def shown() -> list[str]:
+        seen = "all => all.filter(one => one.offsetWidth).map(one => one.textContent)"
+        return one.tab.eval_on_selector_all("section[aria-labelledby=comparison] thead th", seen)
+
+    assert shown() == ["Variant", "Test", "Difference"]
+    assert one.tab.evaluate("(box => box.scrollWidth - box.clientWidth)(document.querySelectorAll('.scroll')[1])") <= 0
+    one.tab.check("section[aria-labelledby=comparison] .all")
+    assert len(shown()) == 11
+    one.tab.set_viewport_size({"width": 1280, "height": 900})
+    assert one.tab.is_hidden(".phone >> nth=0")
+
+
+def test_without_javascript_the_contact_sheets_and_the_tables_as_csv_are_there(browser: Any, page_file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(page_file.as_uri())
+    assert [tab.is_visible(f"noscript figure >> nth={number}") for number in range(3)] == [True] * 3
+    assert tab.is_hidden(".controls")
+    with tab.expect_download() as download:
+        tab.click("section[aria-labelledby=comparison] .csv")
+    assert download.value.suggested_filename == "accuracy-in-percent-mean-sample.csv"
+    assert Path(download.value.path()).read_text().startswith("Variant,n,Validation,Test,Difference,")
+    context.close()
+
+
+def test_images_that_most_trials_get_wrong_come_first_on_both_sides_and_wrong_answers_have_a_red_edge(
+    visit: Callable[..., Visit],
+) -> None:
+    one = visit()
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    captions = [one.tab.eval_on_selector_all(f"#panel-{side} figcaption", TEXTS) for side in "ab"]
+    names = [[caption.partition(":")[0] for caption in side] for side in captions]
+    counts = [int(re.findall(r"wrong in (\d+) of 18 trials", caption)[0]) for caption in captions[0]]
+    assert names[0] == names[1]
+    assert counts == sorted(counts, reverse=True)
+    one.tab.focus("#epoch")
+    one.tab.keyboard.press("Home")
+    missed = one.tab.eval_on_selector_all("#panel-a .missed figcaption", TEXTS)
+    assert missed
+    assert all("✗ predicted" in caption for caption in missed)
+    assert one.tab.eval_on_selector_all("#panel-a .legend span", TEXTS) == ["0", "", "1"]
+
+
+def test_axe_finds_nothing_at_any_width_in_any_scheme(visit: Callable[..., Visit], tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    labels, path = ["baseline", "attention", "multi-attention"], tmp_path / "report.html"
+    torn = {"failed": [("attention", 2)], "effect": {"multi-attention": 9.0}, "smallest_effect": 0.5}
+    path.write_bytes(build_page(content_of(labels, range(6), epochs=2, classes=4, test_images=120, **torn)))
+    one = visit(path)
+    one.tab.check("#compare")
+    one.tab.wait_for_selector("#panel-b canvas")
+    one.tab.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+    for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+        one.tab.set_viewport_size({"width": width, "height": 900})
+        one.tab.emulate_media(color_scheme=scheme)
+        found = axe.run(one.tab).response["violations"]
+        assert found == [], (width, scheme, [(rule["id"], rule["nodes"][0]["html"]) for rule in found])
 
 
 def test_controls_have_labels_and_headings_are_in_order(visit: Callable[..., Visit]) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from catdog.analysis.run_data import read_content
 from catdog.cli import run_job
-from catdog.report.build import build_files, csv_bytes
-from catdog.report.tables import published as published_figures
+from catdog.report.build import build_files
+from catdog.report.csv_text import csv_bytes
+from catdog.report.published_figures import published as published_figures
 from catdog.runs.artifacts import SPLITS, Deletion, deletion_json, read_predictions_npz
 from catdog.runs.paths import RunPaths
 from catdog.runs.results import best_run

@@ -13,7 +13,7 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe_file import MOST_BYTES, named_config
 from catdog.formatting import markdown_code
 from catdog.report.build import build_files
-from catdog.report.page import MAKE_AGAIN
+from catdog.report.origin import MAKE_AGAIN
 from catdog.report.publish import publish_run
 from catdog.runs.declaration import Declaration
 from catdog.runs.paths import RunPaths

@@ -208,9 +208,7 @@ def test_a_trial_leaves_exactly_the_files_in_the_layout(finished: Finished) -> N
 
 def test_the_result_holds_the_digests_of_the_other_files(finished: Finished) -> None:
     expected = {
-        name: hashlib.sha256(data).hexdigest()
-        for name, data in finished.files.items()
-        if name not in ("result.json", "model.safetensors")
+        name: hashlib.sha256(data).hexdigest() for name, data in finished.files.items() if name != "result.json"
     }
     assert finished.result.files == expected
 
@@ -312,8 +310,10 @@ def test_an_interrupted_trial_resumes_and_ends_with_the_same_files(finished: Fin
 def test_swapped_masks_change_only_what_test_predicts(shared_context: RunContext) -> None:
     own, swapped = (finish(shared_context, name) for name in ("attention", "attention:masks=swapped"))
     mine, theirs = lasting(own.files), lasting(swapped.files)
-    for name in ("history.csv", "masks.npz", "attention.npz", "model.safetensors"):
+    for name in ("history.csv", "masks.npz", "attention.npz"):
         assert mine[name] == theirs[name], name
+    weights, others = (safetensors.torch.load(one.files["model.safetensors"]) for one in (own, swapped))
+    assert all(weights[name].equal(others[name]) for name in weights)
     predictions = [arrays_of(one.files["predictions.npz"]) for one in (own, swapped)]
     different = {name for name in predictions[0] if not np.array_equal(*(one[name] for one in predictions))}
     assert different == {"test_logits"}
@@ -633,8 +633,13 @@ def test_kept_weights_load_into_a_model_and_reproduce_the_test_predictions(
     spec = parse_variant("multi-attention:num_masks=2", context.identity.recipe)
     run_and_watch(context, spec)
     files = files_of(context, spec)
+    kept = safetensors.torch.load(files["model.safetensors"])
+    backbones = context.location.open().list("test/backbones/")
+    assert (len(backbones), any(name.startswith("backbone.") for name in kept)) == ((1, False) if freeze else (0, True))
+    for key in backbones:
+        kept |= safetensors.torch.load(context.location.open().get(key))
     model = build_model(spec.label, backbone="tiny", num_classes=12)
-    model.load_state_dict(safetensors.torch.load(files["model.safetensors"]))
+    model.load_state_dict(kept)
     model.eval()
     images = load_inputs(dataclasses.replace(context, identity=images_identity(context)), torch.device("cpu")).batches
     with torch.no_grad():
@@ -649,6 +654,17 @@ def images_identity(context: RunContext) -> Identity:
     return dataclasses.replace(
         context.identity, recipe=dataclasses.replace(context.identity.recipe, freeze=False, batch_size=7)
     )
+
+
+@pytest.mark.parametrize(("keep", "most", "is_kept"), [("auto", 10**8, True), ("auto", 10, False), ("best", 10, True)])
+def test_small_networks_are_kept_unasked(
+    keep: str, most: int, is_kept: bool, make_context: MakeContext, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.trial.kept_network.MOST_BYTES", most)
+    context = make_context(dataclasses.replace(recipe, epochs=1), keep_weights=keep)
+    result, _ = run_and_watch(context, parse_variant("baseline"))
+    assert ("model.safetensors" in files_of(context, parse_variant("baseline"))) == is_kept
+    assert "model.safetensors" not in result.files, "it may be deleted, once it is not the best"
 
 
 FEATURES = re.compile(r"/features-.*safetensors$")

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ PACK = "pack.safetensors"
 
 UInt8Array = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
+Resize = Literal["squash", "crop"]
+"""How an image becomes square: squashed, or cropped to its centre."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Source:
     """Whether an image belongs to the validation split, shape (N,); None: that is drawn from the rest by each run."""
     test_share: float | None = None
     """The share of the images that was drawn as the test split; None: the dataset came with one."""
+    resize: Resize = "squash"
+    """How `read` makes images square."""
     groups: tuple[Groups, ...] = ()
     """What a second task can learn. Not part of the pack, nor of the fingerprint."""
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from catdog.data.datasets.base import Source, UInt8Array, group_columns
+from catdog.data.datasets.base import Resize, Source, UInt8Array, group_columns
 from catdog.data.datasets.folders import same_name
-from catdog.data.images import Resize, photo_digest, read_mask, read_photo
+from catdog.data.images import photo_digest, read_mask, read_photo
 from catdog.data.split import draw
 from catdog.errors import UserError
 from catdog.formatting import shorten
@@ -126,6 +126,7 @@ def make_source(images: Sequence[LabelledImage], option: str, title: str, packin
         title=title,
         is_validation=is_validation,
         test_share=packing.test_share if drawn else None,
+        resize=packing.resize,
         groups=group_columns({name: [same_name(image.groups[name]) for image in images] for name in images[0].groups}),
     )
 

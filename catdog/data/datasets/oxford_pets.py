@@ -16,9 +16,9 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from catdog.data.datasets.base import Source, UInt8Array, group_columns
+from catdog.data.datasets.base import Resize, Source, UInt8Array, group_columns
 from catdog.data.datasets.folders import NOTHING, describe_folder, files_by_name, same_name
-from catdog.data.images import Resize, photo_digest, read_photo, read_trimap, trimap_digest
+from catdog.data.images import photo_digest, read_photo, read_trimap, trimap_digest
 from catdog.errors import UserError
 from catdog.formatting import shorten
 from catdog.system.process import map_on_cores
@@ -74,6 +74,7 @@ def open_oxford(root: Path, size: int = 256, resize: Resize = "squash") -> Sourc
         read=read,
         title="Oxford-IIIT Pet",
         class_noun="breed",
+        resize=resize,
         groups=group_columns({GROUPS[0]: [image.species for image in images]}),
     )
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from catdog.data.datasets.base import Source, UInt8Array
+from catdog.data.datasets.base import Resize, Source, UInt8Array
 from catdog.data.datasets.labelled_images import SPLIT_NAMES, GivenSplit, LabelledImage, Packing, make_source
-from catdog.data.images import Resize, to_photo
+from catdog.data.images import to_photo
 from catdog.errors import UserError, first_line
 
 _SPLITS = ("train", "val", "valid", "test")

@@ -1,0 +1,106 @@
+"""Contrasts between runs: what another backbone, recipe or dataset does to the same variant.
+
+Of each variant that ran in the first run and in another: the other's Test accuracy minus the first's. Where both runs
+have the same images and splits, trials are paired by seed and tested by sign flips, as the contrasts within a run.
+Elsewhere the two samples of trials are independent: Welch's t test, which assumes that means are nearly normal. p is
+adjusted over all contrasts between runs (Holm). No figure here speaks of other images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+
+from catdog.analysis.contrasts import RESAMPLING_SEED
+from catdog.analysis.intervals import CONFIDENCE, FEWEST_FOR_AN_INTERVAL, Interval, are_equal
+from catdog.analysis.questions import Difference
+from catdog.analysis.sign_flips import SubsetMeans
+from catdog.analysis.significance import SIGNIFICANCE, holm
+from catdog.runs.manifest import Identity
+from catdog.runs.status import RunStatus
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BetweenRuns:
+    """A variant in another run minus the same variant in the first, Test accuracy in percentage points."""
+
+    variant: str
+    run: str
+    first: str
+    n: tuple[int, int]
+    """Trials of the other and of the first; pairs, if they are paired."""
+    unpaired: str | None
+    """Why trials cannot be paired by seed; None if they are."""
+    mean: float
+    interval: Interval | None
+    """95 %, of this contrast alone."""
+    p: float | None
+    """None where there are too few trials, or where a run may have ended because of its results."""
+    p_adjusted: float | None
+
+
+def compare_runs(runs: Sequence[RunStatus]) -> list[BetweenRuns]:
+    """Return the contrasts of all other runs with the first one, by variant as there, then by run."""
+    first, *others = runs
+    labels = [first.manifest.spec(name).label for name in first.manifest.variants]
+    found = [_contrast(label, other, first) for label in labels for other in others]
+    contrasts = [one for one in found if one is not None]
+    tested = [one for one in contrasts if one.p is not None]
+    adjusted = dict(zip(map(id, tested), holm([one.p for one in tested if one.p is not None]), strict=True))
+    return [BetweenRuns(**vars(one) | {"p_adjusted": adjusted.get(id(one))}) for one in contrasts]
+
+
+def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | None:
+    """Return the contrast of a variant, its p not adjusted; None if it has no trials in one of the runs."""
+    ours, theirs = _scores(other, label), _scores(first, label)
+    if not (ours and theirs):
+        return None
+    shared = sorted(ours.keys() & theirs.keys())
+    unpaired = _unpaired(other.manifest.identity, first.manifest.identity) or (None if shared else "no seed in common")
+    if unpaired is None:
+        ours, theirs = ({seed: one[seed] for seed in shared} for one in (ours, theirs))
+    both = np.array(list(ours.values())), np.array(list(theirs.values()))
+    stops = any(one.manifest.declaration.looks for one in (other, first))
+    interval, p = (None, None) if stops else (_independent(*both) if unpaired else _paired(*both, label, other))
+    return BetweenRuns(
+        label,
+        other.manifest.run,
+        first.manifest.run,
+        (len(ours), len(theirs)),
+        unpaired,
+        float(both[0].mean() - both[1].mean()),
+        interval,
+        p,
+        None,
+    )
+
+
+def _scores(run_status: RunStatus, label: str) -> Mapping[int, float]:
+    """Return the Test accuracy of a variant's complete trials, by seed."""
+    return {one.seed: one.test_accuracy for one in run_status.results(label) if one.test_accuracy is not None}
+
+
+def _unpaired(one: Identity, other: Identity) -> str | None:
+    """Return why equal seeds of two runs are not the same luck; None if they are, as far as the data go."""
+    if one.fingerprint != other.fingerprint:
+        return "other images"
+    splits = [(i.recipe.split_seed, i.recipe.resamples_split, i.recipe.limit_images) for i in (one, other)]
+    return None if splits[0] == splits[1] else "another split"
+
+
+def _paired(ours_S: Array, theirs_S: Array, label: str, other: RunStatus) -> tuple[Interval | None, float]:
+    rng = np.random.default_rng([RESAMPLING_SEED, *f"{label} in {other.manifest.run}".encode()])
+    means = SubsetMeans.of(ours_S - theirs_S, rng)
+    return Difference().interval(means, SIGNIFICANCE), Difference().p(means)
+
+
+def _independent(ours: Array, theirs: Array) -> tuple[Interval | None, float | None]:
+    if min(len(ours), len(theirs)) < FEWEST_FOR_AN_INTERVAL or (are_equal(ours) and are_equal(theirs)):
+        return None, None
+    test = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return Interval(float(low), float(high)), float(test.pvalue)

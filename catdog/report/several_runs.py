@@ -1,0 +1,170 @@
+"""Several runs in one table: accuracies, the contrasts between them, and each run's own effects, in any format."""
+
+import html
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from catdog.analysis.across_sets import AcrossSets
+from catdog.analysis.across_words import figures, sentence
+from catdog.analysis.between_runs import BetweenRuns
+from catdog.analysis.tables import comparison_table
+from catdog.formatting import NumbersTable, data_uri, format_accuracy, format_count, markdown, printable
+from catdog.report.across_sets import effects_rows
+from catdog.report.tables import Table, interval, p_value, signed
+from catdog.runs.status import RunStatus
+
+FILES = {"html": "compare.html", "md": "compare.md", "latex": "compare.tex"}
+"""By format: the file with all tables."""
+NOTE = (
+    "Accuracy in percent, mean ± sample standard deviation over n seeds; differences of Test accuracy in points. "
+    "Contrasts between runs are paired by seed where images, split and seeds agree; p is adjusted for their number "
+    "(Holm)."
+)
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "div{overflow-x:auto}td{white-space:nowrap}table{border-collapse:collapse;margin:1rem 0}"
+    "caption{text-align:left;font-weight:600}"
+    "th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}"
+    "th:first-child,td:first-child,td.word,th.word{text-align:left}img{max-width:100%}"
+)
+
+
+def runs_table(runs: Sequence[RunStatus]) -> Table:
+    """Return one row per run and variant."""
+    rows = [
+        (
+            run_status.manifest.run,
+            row["variant"],
+            format_count(row["n"], row["planned"]),
+            format_accuracy(row["val_mean"], row["val_std"]),
+            format_accuracy(row["test_mean"], row["test_std"]),
+            format_accuracy(row["best_val"], None),
+            format_accuracy(row["best_val_test"], None),
+        )
+        for run_status in (one.with_short_labels() for one in runs)
+        for row in comparison_table(run_status).to_dict("records")
+    ]
+    columns = ("Run", "Variant", "n", "Validation", "Test", "Best run: Validation", "its Test")
+    return Table("Accuracy", columns, tuple(rows), frozenset({0, 1}))
+
+
+def between_table(found: Sequence[BetweenRuns]) -> Table:
+    """Return one row per contrast between two runs."""
+    rows = [
+        (
+            one.variant,
+            f"{one.run} − {one.first}",
+            str(one.n[0]) if one.unpaired is None else f"{one.n[0]}, {one.n[1]}",
+            signed(one.mean),
+            interval(one.interval),
+            p_value(one.p),
+            p_value(one.p_adjusted),
+            "paired by seed" if one.unpaired is None else f"unpaired: {one.unpaired}",
+        )
+        for one in found
+    ]
+    columns = ("Variant", "Runs", "n", "Difference", "95 % interval", "p", "Adjusted p", "Trials")
+    return Table("Between runs", columns, tuple(rows), frozenset({0, 1, 7}))
+
+
+def effects_table(found: Sequence[AcrossSets]) -> Table:
+    """Return one row per contender and set: the effects within runs."""
+    columns, rows = effects_rows(found)
+    words = [n for n, one in enumerate(columns) if one in ("set", "dataset", "backbone", "variant", "outcome")]
+    return Table("Effects of variants within each run", columns, rows, frozenset(words))
+
+
+def for_terminal(table: Table) -> NumbersTable:
+    """Return a table for the terminal."""
+    return NumbersTable(dict(zip(table.columns, zip(*table.rows, strict=True), strict=True)), optional=())
+
+
+def runs_frame(runs: Sequence[RunStatus]) -> pd.DataFrame:
+    """Return runs.csv: table.csv of every run, after its name."""
+    tables = {one.manifest.run: comparison_table(one.with_short_labels()) for one in runs}
+    return pd.concat(tables, names=["run"]).reset_index(level="run").reset_index(drop=True)
+
+
+def between_frame(found: Sequence[BetweenRuns]) -> pd.DataFrame:
+    """Return between.csv: one row per contrast between two runs, differences in percentage points."""
+    return pd.DataFrame(
+        [
+            {
+                "variant": one.variant,
+                "run": one.run,
+                "first": one.first,
+                "n": one.n[0],
+                "n_first": one.n[1],
+                "difference": one.mean,
+                "difference_low": one.interval and one.interval.low,
+                "difference_high": one.interval and one.interval.high,
+                "p": one.p,
+                "p_adjusted": one.p_adjusted,
+                "unpaired": one.unpaired,
+            }
+            for one in found
+        ]
+    )
+
+
+def render(form: str, tables: Sequence[Table], across: Sequence[AcrossSets], plot: bytes | None) -> bytes:
+    """Return all tables and sentences in one file of a format: html, md or latex."""
+    shown = [table for table in tables if table.rows]
+    said = [(sentence(one), figures(one)) for one in across]
+    if form == "latex":
+        return "\n".join(map(_latex, shown)).encode()
+    if form == "md":
+        lines = [f"**{markdown(first)}** {markdown(' '.join(rest))}\n" for first, rest in said]
+        return "\n".join(["# Runs compared", "", NOTE, "", *lines, *map(_markdown, shown)]).encode()
+    picture = f'<img alt="Forest plot of the effects" src="{data_uri("image/png", plot)}">' if plot else ""
+    verdicts = "".join(f"<p><strong>{_text(first)}</strong> {_text(' '.join(rest))}</p>" for first, rest in said)
+    body = f"<h1>Runs compared</h1>{verdicts}{picture}{''.join(map(_html, shown))}<p>{NOTE}</p>"
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Runs compared</title>'
+        f'<meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" '
+        f'content="{policy}"><style>{_STYLE}</style><main>{body}</main></html>\n'
+    ).encode()
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _html(table: Table) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        marks = [' class="word"' * (number in table.words) for number in range(len(cells))]
+        return (
+            "<tr>" + "".join(f"<{tag}{m}>{_text(one)}</{tag}>" for m, one in zip(marks, cells, strict=True)) + "</tr>"
+        )
+
+    rows = "".join(row("td", cells) for cells in table.rows)
+    head = f"<caption>{_text(table.caption)}</caption><thead>{row('th', table.columns)}</thead>"
+    return f"<div><table>{head}<tbody>{rows}</tbody></table></div>"
+
+
+def _markdown(table: Table) -> str:
+    marks = ["---" if number in table.words else "---:" for number in range(len(table.columns))]
+    rows = [table.columns, tuple(marks), *(tuple(map(markdown, row)) for row in table.rows)]
+    return f"{table.caption}:\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _latex(table: Table) -> str:
+    """Return a `tabular` with booktabs' rules; text from runs is escaped."""
+    columns = "".join("l" if number in table.words else "r" for number in range(len(table.columns)))
+    rows = [" & ".join(map(_escaped, row)) + r" \\" for row in table.rows]
+    head = " & ".join(map(_escaped, table.columns)) + r" \\"
+    lines = [f"% {table.caption}; needs booktabs", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*lines, *rows, r"\bottomrule", r"\end{tabular}", ""])
+
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    letter: "\\" + letter for letter in "&%$#_{}"
+}
+_MATH = {"±": r"$\pm$", "−": "$-$", "×": r"$\times$", "λ": r"$\lambda$", "–": "--"}
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\~^&%$#_{}±−×λ–]", lambda found: (_SPECIAL | _MATH)[found[0]], printable(text))

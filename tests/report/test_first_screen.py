@@ -1,0 +1,141 @@
+"""What a page says first: what the verdict is about, all contrasts on one axis, and what to do next."""
+
+import dataclasses
+import shlex
+
+import numpy as np
+import pytest
+
+from catdog.analysis.intervals import Interval
+from catdog.analysis.power import paired_power
+from catdog.analysis.run_data import ReportContent
+from catdog.analysis.verdicts import Looked
+from catdog.config.sweep_options import parse_seeds
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, splits_line
+from catdog.report.interval_plot import Estimate, IntervalPlot
+from catdog.report.origin import MAKE_AGAIN
+from catdog.runs.looks import HOPELESS
+from tests.helpers.pages import content_of
+
+LABELS = ["baseline", "attention", "multi-attention"]
+
+
+@pytest.fixture(scope="module")
+def undecided() -> ReportContent:
+    return content_of(LABELS, range(6), epochs=3, test_images=100, classes=4)
+
+
+@pytest.fixture(scope="module")
+def decided() -> ReportContent:
+    return content_of(
+        LABELS, range(8), epochs=3, test_images=200, classes=4, effect={"multi-attention": 8.0}, smallest_effect=0.5
+    )
+
+
+def test_it_says_of_which_metric_how_many_and_when(undecided: ReportContent) -> None:
+    assert about_line(undecided) == (
+        "Test accuracy on 100 images, 18 complete trials, the last of 2026-01-01 22:05 UTC."
+    )
+    alone = content_of(["baseline"], [0], epochs=1, test_images=40, classes=4)
+    assert about_line(alone).startswith("Test accuracy on 40 images, 1 complete trial, the last of 2026-01-01")
+
+
+def test_the_forest_plot_has_all_contrasts_the_primary_one_first_with_both_intervals(decided: ReportContent) -> None:
+    table = contrasts_plot(decided.contrasts)
+    assert table is not None
+    assert table.plot is not None
+    assert [row[0] for row in table.rows] == ["multi-attention (primary)", "attention"]
+    assert "grey: smaller than the 0.50 points that matter" in table.caption
+    by_name = {one.variant: one for one in decided.contrasts}
+    for row, estimate in zip(table.rows, table.plot.estimates, strict=True):
+        contrast = by_name[row[0].removesuffix(" (primary)")]
+        assert (estimate.mean, estimate.interval, estimate.wider) == (
+            contrast.mean, contrast.interval, contrast.interval_new_images,
+        )  # fmt: skip
+        assert estimate.is_clear == (row[-1] == "better")
+    assert table.rows[0][-1] == "better"
+    assert contrasts_plot([]) is None
+
+
+def test_an_axis_holds_all_intervals_zero_and_what_does_not_matter() -> None:
+    plot = IntervalPlot.of([Estimate(1.2, Interval(0.4, 2.0), Interval(-0.3, 2.9))], 0.5)
+    assert (plot.low, plot.high) == (-1.0, 3.0)
+    assert [label for _, label, _ in plot.tick_labels()] == ["−1", "0", "+3"]
+    assert (plot.at(-1), plot.at(0), plot.at(3), plot.band) == ("0.00%", "25.00%", "100.00%", ("12.50%", "25.00%"))
+    assert [label for _, label, _ in IntervalPlot.of([Estimate(-0.02, None)]).tick_labels()] == ["−0.02", "0"]
+    assert [label for _, label, _ in IntervalPlot.of([Estimate(-40.0, Interval(-41.0, 3.0))]).tick_labels()] == [
+        "−60",
+        "0",
+        "+20",
+    ]
+
+
+def test_why_validation_and_test_differ_is_one_sentence_with_the_runs_own_figures(undecided: ReportContent) -> None:
+    line = splits_line(undecided)
+    assert line is not None
+    results = {label: {one.seed: one for one in undecided.run_status.results(label)} for label in LABELS}
+    ours, theirs = results["multi-attention"], results["baseline"]
+    difference = np.mean([ours[seed].val_accuracy - theirs[seed].val_accuracy for seed in ours])
+    size = f"{'+' if difference > 0 else '−'}{abs(difference):.2f} points from baseline on Validation"
+    assert line.startswith(f"multi-attention is {size}, ")
+    assert "its best by Validation, which flatters Validation (against the last epoch by " in line
+    assert line.endswith("the two splits are different images, so Test, scored once, is the one to read.")
+    one_epoch = splits_line(content_of(["baseline"], [0], epochs=1, test_images=40, classes=4))
+    assert one_epoch is not None
+    assert "flatters" not in one_epoch
+    assert splits_line(content_of(["baseline"], [0], missing=[("baseline", 0)])) is None
+
+
+def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_with_seeds_of_its_own(
+    undecided: ReportContent,
+) -> None:
+    (primary,) = (one for one in undecided.contrasts if one.is_primary)
+    changed = dataclasses.replace(primary, differences=(1.0, -0.5, 0.5, 1.0, -1.0, 0.2), mean=0.2, difference=None)
+    step = next_step(dataclasses.replace(undecided, contrasts=[changed]))
+    assert step.command is not None
+    command = shlex.split(step.command)
+    assert command[:3] == ["python", "jobs/sweep.py", "pets-frozen"]
+    assert command[3:8] == ["--run", "made-2", "--variants", "baseline", "multi-attention"]
+    seeds = parse_seeds(command[-1])
+    assert seeds[0] == 6
+    assert f"another run of {len(seeds):,} seeds, {2 * len(seeds):,} trials, about " in step.words
+    assert "finds a true difference of 0.10 points (half of the one seen" in step.words
+    effect = 0.1 / np.std(changed.differences, ddof=1)
+    assert paired_power(len(seeds), effect, 0.05) >= 0.8 > paired_power(len(seeds) - 1, effect, 0.05)
+    with_recipe = next_step(dataclasses.replace(undecided, contrasts=[changed], recipe_file="run: made\n"))
+    assert (with_recipe.command or "").startswith(f"{MAKE_AGAIN} --run made-2 --variants ")
+    declared = dataclasses.replace(changed, smallest_effect=0.5)
+    assert (
+        "0.50 points (the smallest that matters)"
+        in next_step(dataclasses.replace(undecided, contrasts=[declared])).words
+    )
+    tiny = dataclasses.replace(changed, mean=0.0001)
+    assert next_step(dataclasses.replace(undecided, contrasts=[tiny])).words.startswith("Stop: a difference of")
+
+
+def test_a_decided_run_says_stop_and_what_more_seeds_cannot_tell(decided: ReportContent) -> None:
+    (primary,) = (one for one in decided.contrasts if one.is_primary)
+    for interval, says in ((Interval(1.0, 9.0), False), (Interval(-1.0, 9.0), True)):
+        changed = dataclasses.replace(primary, interval_new_images=interval)
+        words = next_step(dataclasses.replace(decided, contrasts=[changed])).words
+        assert words.startswith("Stop: the primary contrast is decided.")
+        assert ("takes more test images" in words) == says
+
+
+def test_a_hopeless_contrast_an_unfinished_run_and_a_single_variant_have_steps_of_their_own(
+    undecided: ReportContent,
+) -> None:
+    (primary,) = (one for one in undecided.contrasts if one.is_primary)
+    looked = Looked(12, None, 6, (primary.seeds,), HOPELESS, 0)
+    changed = dataclasses.replace(primary, looked=looked, difference=None)
+    assert "hardly decide" in next_step(dataclasses.replace(undecided, contrasts=[changed])).words
+    torn = content_of(LABELS[:2], range(2), epochs=1, test_images=40, classes=4, missing=[("attention", 1)])
+    assert next_step(torn).words.startswith("1 trial failed or missing: run the same command again")
+    assert next_step(torn).command == "python jobs/sweep.py pets-frozen"
+    alone = content_of(["baseline"], [0], epochs=1, test_images=40, classes=4)
+    assert next_step(alone).words.startswith("Add a variant")
+    diverged = [("attention", 0), ("attention", 1)]
+    none = content_of(LABELS[:2], range(2), epochs=1, test_images=40, classes=4, diverged=diverged)
+    assert next_step(none).words == "Run more seeds: none is complete on both sides."
+    single = content_of(LABELS[:2], range(1), epochs=1, test_images=40, classes=4)
+    assert next_step(single).words.startswith("Run more seeds: 1 pair cannot tell")

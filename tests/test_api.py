@@ -1,0 +1,138 @@
+"""catdog from Python, and the jobs on kept networks: a real sweep of the drawn pets, and a made run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import catdog
+from catdog.cli import run_job
+from catdog.errors import UserError
+from catdog.storage import LocalStore
+from jobs import export, film, predict
+from tests.helpers.made_runs import make_run
+
+TRIALS = {
+    "limit_images": 24, "batch_size": 8, "image_size": 48, "epochs": 2, "seeds": 2, "keep_weights": "all",
+    "variants": ["baseline", "four masks=multi-attention"], "precision": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> catdog.Run:
+    """A finished run that kept all networks."""
+    store = tmp_path_factory.mktemp("store")
+    return catdog.run_sweep(catdog.sweep_config("demo", store=str(store), **TRIALS))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / "a b.png")
+    return str(tmp_path / "a b.png")
+
+
+def test_a_run_is_tables_whose_numbers_are_those_of_its_files(swept: catdog.Run) -> None:
+    folder = Path(swept.store.url) / "demo"
+    pd.testing.assert_series_equal(
+        swept.trials["test_accuracy"], pd.read_csv(folder / "report" / "trials.csv")["test_accuracy"], atol=1e-6
+    )
+    assert swept.table["variant"].tolist() == ["baseline", "four masks"]
+    history = swept.history.query("variant == 'four masks' and seed == 1")
+    stored = pd.read_csv(folder / "trials" / "multi-attention" / "seed-01" / "history.csv")
+    assert history["val_accuracy"].tolist() == stored["val_accuracy"].tolist()
+    predictions = swept.predictions
+    right = predictions[predictions["split"] == "test"].assign(
+        right=lambda one: one["label"].astype(str) == one["predicted"].astype(str)
+    )
+    accuracy = 100 * right.groupby(["variant", "seed"], observed=True)["right"].mean()
+    for _, row in swept.trials.iterrows():
+        assert accuracy[row["variant"], row["seed"]] == pytest.approx(row["test_accuracy"], abs=5)
+    assert len(predictions) == 4 * (predictions["image"].nunique())
+
+
+def test_masks_have_named_axes(swept: catdog.Run) -> None:
+    masks = swept.masks("four masks", 1)
+    assert dict(masks.sizes) == {"epoch": 2, "image": 4, "mask": 4, "row": 6, "column": 6}
+    assert masks.sel(image=masks["image"][0]).isel(epoch=-1).dims == ("mask", "row", "column")
+    with pytest.raises(UserError, match="baseline seed 0: it has no masks"):
+        swept.masks("baseline", 0)
+
+
+def test_a_run_is_loaded_without_its_sweep(swept: catdog.Run) -> None:
+    again = catdog.load_run(swept.store.url, "demo")
+    pd.testing.assert_frame_equal(again.trials, swept.trials)
+    assert again.best("multi-attention").card.variant == "multi-attention"
+    for ask, problem in (
+        (lambda: again.best("nonsense"), "--variant nonsense: the run demo has baseline, four masks"),
+        (lambda: again.network("baseline", 7), "--seed 7: baseline has no such seed"),
+        (lambda: catdog.load_run(swept.store.url, "other"), "there is no such run"),
+        (lambda: catdog.sweep_config("demo", learning_rat=1), "no such setting; perhaps learning_rate"),
+        (lambda: catdog.sweep_config("demo", epochs="many"), "epochs"),
+    ):
+        with pytest.raises(UserError, match=re.escape(problem)):
+            ask()
+
+
+def test_a_made_run_has_the_contrasts_of_its_report(tmp_path: Path) -> None:
+    made = {"epochs": 1, "classes": 3, "test_images": 60}
+    make_run(LocalStore(tmp_path), ["baseline", "se"], range(8), effect={"se": 12.0}, **made)  # type: ignore[arg-type]
+    run = catdog.load_run(str(tmp_path), "made")
+    assert run.contrasts["variant"].tolist() == ["se"]
+    assert run.contrasts["difference"][0] == pytest.approx(
+        run.table.set_index("variant")["test_mean"].diff().iloc[-1], abs=1e-6
+    )
+    with pytest.raises(UserError, match="the network was not kept: run the sweep with --keep-weights"):
+        run.best("se")
+
+
+def test_photos_are_predicted_by_one_network_or_by_all(
+    swept: catdog.Run, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--store", swept.store.url, "--run", "demo", "--variant", "four masks", "--out", str(tmp_path / "out")]
+    assert run_job(predict.main, [*common, photo]) == 0
+    assert "multi-attention: 1 network, of seed" in capsys.readouterr().out
+    assert run_job(predict.main, [photo, *common, "--all-seeds", "--top", "3"]) == 0
+    assert " of 2 networks find the first one likeliest" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert (table["rank"].tolist(), table["networks"].tolist()) == ([1, 2, 3], [2, 2, 2])
+    assert (table["lowest"] <= table["probability"]).all()
+    with Image.open(tmp_path / "out" / "1-a_b.jpg") as sheet:
+        assert sheet.width > 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "no photos: name at least one image file"),
+        (["a.jpg", "--top", "0"], "--top 0: must be at least 1"),
+        (["a.jpg", "--seed", "0", "--all-seeds"], "--seed: is one network; leave out --all-seeds"),
+        (["nothing.jpg"], "nothing.jpg: cannot be read as an image"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], problem: str, swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--variant", "baseline", "--out", str(tmp_path)]
+    assert run_job(predict.main, [*arguments, *where]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {problem}")
+
+
+def test_masks_forming_are_a_film(swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--out", str(tmp_path / "masks.webp"), "--variant"]
+    assert run_job(film.main, [*where, "four masks", "--seed", "1"]) == 0
+    with Image.open(tmp_path / "masks.webp") as shown:
+        assert (shown.format, shown.n_frames, shown.info["loop"]) == ("WEBP", 2, 0)  # type: ignore[attr-defined]
+    assert run_job(film.main, [*where, "baseline"]) == 2
+    assert "it has no masks" in capsys.readouterr().err
+
+
+def test_a_network_is_exported_and_checked(
+    swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--variant", "four masks", "--out", str(tmp_path)]
+    assert run_job(export.main, where) == 0
+    assert "predicts what its trial did for 100.0 % of 24 test images" in capsys.readouterr().out
+    assert (tmp_path / "model.pt2").stat().st_size > 100_000
