@@ -8,6 +8,7 @@
 What is read of a run is read once, when it is first asked for, in parallel, and without Ray.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -219,7 +220,9 @@ class Run:
         """Return the network of a trial, by default that of the variant's best run; raises `UserError`."""
         from catdog.inference.network import load_network
 
-        return load_network(self.store, self.trial_paths(variant, self.best_seed(variant) if seed is None else seed))
+        where = self.trial_paths(variant, self.best_seed(variant) if seed is None else seed)
+        spec = self._spec(variant)
+        return load_network(self.store, where, spec, self.manifest.identity.of(spec).recipe)
 
     def networks(self, variant: str) -> Sequence["KeptNetwork"]:
         """Return all networks of a variant that were kept, by seed; raises `UserError` if there are none."""
@@ -232,18 +235,18 @@ class Run:
         return [self.network(variant, seed) for seed in kept] or [self.best(variant)]
 
     def _spec(self, variant: str) -> VariantSpec:
-        """Return a variant of the run by its label or its short one; raises `UserError`."""
-        manifest = self.status.manifest  # with short labels
-        specs = {spec.title: spec for spec in map(manifest.spec, manifest.variants)}
-        specs |= {spec.label: spec for spec in specs.values()}
-        if variant not in specs:
-            raise UserError(f"--variant {variant}: the run {manifest.run} has {', '.join(manifest.variants)}")
-        return specs[variant]
+        """Return a variant of the run by its short label, or as `--variants` takes it; raises `UserError`."""
+        manifest = self.manifest
+        with contextlib.suppress(UserError):
+            if (label := manifest.spec(variant).label) in manifest.variants:
+                return manifest.spec(label)
+        titles = ", ".join(manifest.spec(label).title for label in manifest.variants)
+        raise UserError(f"--variant {variant}: the run {manifest.run} has {titles}")
 
     def trial_paths(self, variant: str, seed: int) -> TrialPaths:
         """Return the keys of a trial's files in the store; raises `UserError` if the run has no such trial."""
-        spec, manifest = self._spec(variant), self.status.manifest
-        if seed not in manifest.seeds[spec.title]:
+        spec, manifest = self._spec(variant), self.manifest
+        if seed not in manifest.seeds[spec.label]:
             raise UserError(f"--seed {seed}: {variant} has no such seed in the run {manifest.run}")
         return RunPaths(manifest.run).trial(spec.folder, seed)
 

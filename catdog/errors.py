@@ -71,4 +71,4 @@ class PausedError(CatdogError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, at most 300 characters, or its class name if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -75,9 +75,13 @@ def main(arguments: Sequence[str]) -> int:
             }
         )
 
-    tables = []
+    tables, unread = [], []
     for number, photo in enumerate(options.photos, start=1):
-        prediction = predict(networks, photo)
+        try:
+            prediction = predict(networks, photo)
+        except UserError as error:
+            unread.append(str(error))
+            continue
         tables.append(rows(prediction))
         name = (
             f"{number:0{len(str(len(options.photos)))}d}-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(photo).stem)[:80]}.jpg"
@@ -87,8 +91,12 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{photo}{agree}", style="bold", soft_wrap=True)
         console.print(_shown(tables[-1], several))
         console.print(f"  {place_of(target.url, name)}", soft_wrap=True)
-    target.put("predictions.csv", csv_bytes(pd.concat(tables)))
-    console.print(f"all  {place_of(target.url, 'predictions.csv')}", soft_wrap=True)
+    if tables:
+        target.put("predictions.csv", csv_bytes(pd.concat(tables)))
+        console.print(f"all  {place_of(target.url, 'predictions.csv')}", soft_wrap=True)
+    if unread:
+        others = f"; {len(unread) - 1} more could not be read either" if len(unread) > 1 else ""
+        raise UserError(unread[0] + others)
     return ExitCode.COMPLETE
 
 

@@ -65,8 +65,11 @@ def test_a_run_is_loaded_without_its_sweep(swept: catdog.Run) -> None:
     again = catdog.load_run(swept.store.url, "demo")
     pd.testing.assert_frame_equal(again.trials, swept.trials)
     assert again.best("multi-attention").card.variant == "multi-attention"
+    assert again.best("multi-attention:num_masks=4").card.variant == "multi-attention", "not only by its shortest label"
     for ask, problem in (
         (lambda: again.best("nonsense"), "--variant nonsense: the run demo has baseline, four masks"),
+        (lambda: again.best("baseline:evil=1"), "--variant baseline:evil=1: the run demo has baseline, four masks"),
+        (lambda: again.best("se"), "--variant se: the run demo has baseline, four masks"),
         (lambda: again.network("baseline", 7), "--seed 7: baseline has no such seed"),
         (lambda: catdog.load_run(swept.store.url, "other"), "there is no such run"),
         (lambda: catdog.sweep_config("demo", learning_rat=1), "no such setting; perhaps learning_rate"),
@@ -118,6 +121,17 @@ def test_mistakes_are_one_line(
     where = ["--store", swept.store.url, "--run", "demo", "--variant", "baseline", "--out", str(tmp_path)]
     assert run_job(predict.main, [*arguments, *where]) == 2
     assert capsys.readouterr().err.startswith(f"error: {problem}")
+
+
+def test_photos_that_cannot_be_read_do_not_stop_the_others(
+    swept: catdog.Run, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--variant", "baseline", "--out", str(tmp_path)]
+    assert run_job(predict.main, ["nothing.jpg", photo, str(tmp_path), *where]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: nothing.jpg: cannot be read as an image")
+    assert said.endswith("; 1 more could not be read either\n")
+    assert pd.read_csv(tmp_path / "predictions.csv")["photo"].unique().tolist() == [photo]
 
 
 def test_masks_forming_are_a_film(swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,13 @@
 """Contrasts between runs: what another backbone, recipe or dataset does to the same variant.
 
 Of each variant that ran in the first run and in another: the other's Test accuracy minus the first's. Where both runs
-have the same images and splits, trials are paired by seed and tested by sign flips, as the contrasts within a run.
-Elsewhere the two samples of trials are independent: Welch's t test, which assumes that means are nearly normal. p is
+have the same images and splits, trials are paired by seed and tested by sign flips, as the contrasts within a run;
+seeds of one run alone are left out. Elsewhere, and where both runs have more seeds than the few that they share, the
+two samples of trials are taken as independent: Welch's t test, which assumes that means are nearly normal. p is
 adjusted over all contrasts between runs (Holm). No figure here speaks of other images.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ from catdog.analysis.intervals import CONFIDENCE, FEWEST_FOR_AN_INTERVAL, Interv
 from catdog.analysis.questions import Difference
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import SIGNIFICANCE, holm
+from catdog.config.sweep_options import FEWEST_SEEDS
+from catdog.formatting import counted
 from catdog.runs.manifest import Identity
 from catdog.runs.status import RunStatus
 
@@ -60,7 +64,9 @@ def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | N
     if not (ours and theirs):
         return None
     shared = sorted(ours.keys() & theirs.keys())
-    unpaired = _unpaired(other.manifest.identity, first.manifest.identity) or (None if shared else "no seed in common")
+    unpaired = _unpaired(other.manifest.identity, first.manifest.identity)
+    if unpaired is None and len(shared) < min(FEWEST_SEEDS, len(ours), len(theirs)):
+        unpaired = f"{counted(len(shared), 'seed')} in common" if shared else "no seed in common"
     if unpaired is None:
         ours, theirs = ({seed: one[seed] for seed in shared} for one in (ours, theirs))
     both = np.array(list(ours.values())), np.array(list(theirs.values()))
@@ -101,6 +107,8 @@ def _paired(ours_S: Array, theirs_S: Array, label: str, other: RunStatus) -> tup
 def _independent(ours: Array, theirs: Array) -> tuple[Interval | None, float | None]:
     if min(len(ours), len(theirs)) < FEWEST_FOR_AN_INTERVAL or (are_equal(ours) and are_equal(theirs)):
         return None, None
-    test = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # where all trials of one run are equal
+        test = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
     return Interval(float(low), float(high)), float(test.pvalue)

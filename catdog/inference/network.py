@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from catdog.config.head_registry import known_heads, load_installed_head
+from catdog.config.recipe import Recipe
+from catdog.config.variants import VariantSpec
 from catdog.data.batches import resize_whole
 from catdog.data.images import read_photo
 from catdog.errors import NotFoundError, UserError, first_line
@@ -122,20 +124,24 @@ def grad_cam_of(network: KeptNetwork, images_BSSC: torch.Tensor) -> torch.Tensor
     return grad_cam(head, features_BCHW)[0]
 
 
-def load_network(store: Store, where: TrialPaths) -> KeptNetwork:
-    """Return a trial's kept network.
+def load_network(store: Store, where: TrialPaths, spec: VariantSpec, recipe: Recipe) -> KeptNetwork:
+    """Return a trial's kept network, of a variant and of the recipe with the variant's own settings.
 
     Raises:
-        UserError: it was not kept, is damaged, or its head is code that is not here.
+        UserError: it was not kept, is damaged or another one, or its head is code that is not here.
     """
     card, tensors = _read(store, where.weights)
+    described = card.variant, card.seed, card.backbone, card.image_size, card.backbone_sha256 is not None
+    if described != (spec.label, where.seed, recipe.backbone, recipe.image_size, recipe.freeze):
+        raise UserError(f"{where.weights}: is not the network of {spec.label}, seed {where.seed}: restore it")
     if card.backbone_sha256 is not None:
         tensors |= _read_backbone(store, RunPaths(where.run).backbone(card.backbone_sha256), card.backbone_sha256)
-    network = _build(card, where)
+    network = _build(card, spec, where)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise UserError(f"{where.weights}: its weights are not those of {card.variant} ({first_line(error)})") from None
+        wrong = " ".join(str(error).split())[:300]
+        raise UserError(f"{where.weights}: its weights are not those of {card.variant} ({wrong})") from None
     return KeptNetwork(card, network)
 
 
@@ -161,28 +167,35 @@ def _read_backbone(store: Store, key: str, digest: str) -> dict[str, torch.Tenso
         raise UserError(f"{key}: the frozen backbone is missing: restore it; the network needs it") from None
     if sha256(data) != digest:
         raise UserError(f"{key}: is damaged, its sha256 is another: restore it")
-    tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
+    try:
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{key} cannot be used: {first_line(error)}") from None
     return tensors
 
 
-def _build(card: ModelCard, where: TrialPaths) -> PetNet:
+def _build(card: ModelCard, spec: VariantSpec, where: TrialPaths) -> PetNet:
     """Build the network with random weights; raises `UserError` if its head is unknown, or not the same code."""
-    spec = card.spec
-    if card.arguments.get("masks") == "swapped":
+    if spec.arguments.get("masks") == "swapped":
         raise UserError(
             f"variant {card.variant}: a control, scored with the masks of other images: take it without masks=swapped"
         )
     if spec.name not in known_heads():
         load_installed_head(spec.name)
-    known = known_heads().get(spec.name)
-    if known is None or (known.head, known.code) != (card.head, card.head_code):
-        code = f"code {card.head_code}" if card.head_code else "this version of catdog"
-        raise UserError(
-            f"variant {card.variant}: its head {spec.name!r} is not here as it was trained ({code}): give the file of "
-            f"heads with --import; the run keeps it in {RunPaths(where.run).imports}"
+    known, trained = known_heads().get(spec.name), (card.head, card.head_code, dict(card.arguments))
+    if known is None or (known.head, known.code, dict(spec.arguments)) != trained:
+        remedy = (
+            f" (code {card.head_code}): give the file of heads with --import; the run keeps it in "
+            f"{RunPaths(where.run).imports}"
+            if card.head_code
+            else ": use the version of catdog that trained it, or restore the network's file"
         )
+        raise UserError(f"variant {card.variant}: its head {spec.name!r} is not here as it was trained{remedy}")
     backbone = build_backbone(card.backbone, None, card.image_size)
     places = places_of(backbone, card.image_size) if "stages" in spec.arguments else None
     task = None if card.second_task is None else SecondTask(card.second_task, len(card.groups))
-    head = build_head(spec, feature_shape(backbone, card.image_size)[0], len(card.classes), places, task)
-    return PetNet(backbone, head)
+    channels = feature_shape(backbone, card.image_size)[0]
+    try:
+        return PetNet(backbone, build_head(spec, channels, len(card.classes), places, task))
+    except Exception as error:  # of many classes: the head's code
+        raise UserError(f"variant {card.variant}: its head cannot be built ({first_line(error)})") from None

@@ -20,6 +20,8 @@ from catdog.trial.contact_sheet import colour_scale, drawable, fitting, paint_ma
 
 MOST_PIXELS = 100_000_000
 """Of a sheet; photos on larger ones are drawn smaller."""
+MOST_SIDE = 16_000
+"""Of a photo on a sheet, in pixels: a JPEG has at most 65,535."""
 GREY = 0.5
 """The share of the photo under a mask."""
 MOST_IN_ROW = 5
@@ -58,7 +60,7 @@ def photo_sheet(prediction: Prediction, resize: Resize) -> bytes:
 
 
 def _small_enough(photo: Image.Image, tiles: int) -> Image.Image:
-    scale = math.sqrt(MOST_PIXELS / (tiles * photo.width * photo.height))
+    scale = min(math.sqrt(MOST_PIXELS / (tiles * photo.width * photo.height)), MOST_SIDE / max(photo.size))
     return photo if scale >= 1 else photo.resize((max(1, int(photo.width * scale)), max(1, int(photo.height * scale))))
 
 

@@ -18,9 +18,9 @@ from catdog.runs.status import RunStatus
 FILES = {"html": "compare.html", "md": "compare.md", "latex": "compare.tex"}
 """By format: the file with all tables."""
 NOTE = (
-    "Accuracy in percent, mean ± sample standard deviation over n seeds; differences of Test accuracy in points. "
-    "Contrasts between runs are paired by seed where images, split and seeds agree; p is adjusted for their number "
-    "(Holm)."
+    "Accuracy in percent, mean ± sample standard deviation over n seeds (n of m: the other trials failed, diverged or "
+    "are missing, and count nowhere); differences of Test accuracy in points. Contrasts between runs are paired by "
+    "seed where images, split and seeds agree; p is adjusted for their number (Holm)."
 )
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"

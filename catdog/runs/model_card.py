@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from catdog.config.head_registry import Value
-from catdog.config.variants import VariantSpec
 from catdog.storage.serialization import from_fields, read_json, to_json
 
 _FIELD = "catdog"
+MOST_SIDE = 2048
+"""Of packed images, in pixels: as `--pack-size` allows."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,6 @@ class ModelCard:
     backbone_sha256: str | None
     """Of the file of a frozen backbone; None if the backbone is in this file."""
 
-    @property
-    def spec(self) -> VariantSpec:
-        """Return the variant, with its parameters resolved."""
-        return VariantSpec(self.variant, self.variant.partition(":")[0], self.head, self.arguments)
-
     def to_metadata(self) -> dict[str, str]:
         """Return the card as metadata of a safetensors file."""
         return {_FIELD: to_json(self).decode()}
@@ -66,6 +62,12 @@ class ModelCard:
         if metadata is None or _FIELD not in metadata:
             raise ValueError("it does not say which network it is of: catdog before this version kept it")
         card = from_fields(cls, read_json(metadata[_FIELD].encode()))
-        if not (card.classes and len(card.mean) == len(card.std) == 3 and min(card.image_size, card.side) > 0):
+        if not (
+            card.classes
+            and len(card.mean) == len(card.std) == 3
+            and min(card.std) > 0
+            and 0 < card.side <= MOST_SIDE
+            and (card.second_task is None) == (not card.groups)
+        ):
             raise ValueError("it describes no network")
         return card

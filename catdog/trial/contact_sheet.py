@@ -168,8 +168,9 @@ def _more_letters(size: int) -> ImageFont.FreeTypeFont:
 
 def fitting(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
     """Shorten the text to fit in `width` pixels."""
-    if pen.textlength(text, font) <= width:
+    if len(text) <= width and pen.textlength(text, font) <= width:
         return text
+    text = text[:width]  # a name from a store may be very long
     while text and pen.textlength(text + "…", font) > width:
         text = text[:-1]
     return text + "…"

@@ -24,7 +24,8 @@ def queue_network(trial: Trial, uploads: BackgroundUploads) -> None:
     """Queue the network as it is, with the chosen epoch's weights, unless it is not to be kept."""
     model, keep = trial.state.model, trial.context.keep_weights
     frozen = trial.inputs.backbone if trial.recipe.freeze else None
-    size = sum(tensor.nbytes for part in (model, frozen) if part is not None for tensor in part.state_dict().values())
+    parts = (model, frozen) if frozen is not None else (model,)
+    size = sum(one.nbytes for part in parts for one in (*part.parameters(), *part.buffers()))
     if keep == "none" or (keep == "auto" and size > MOST_BYTES):
         return
     digest = None if frozen is None else _stored_backbone(frozen, trial.context.location, trial.context.run)
@@ -67,4 +68,8 @@ def _stored_backbone(backbone: nn.Module, location: StoreLocation, run: str) -> 
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> Mapping[str, torch.Tensor]:
-    return {f"{prefix}{name}": one.detach().cpu().contiguous() for name, one in module.state_dict().items()}
+    """Return copies of a module's tensors: safetensors refuses those that share memory, as tied weights do."""
+    return {
+        f"{prefix}{name}": one.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, one in module.state_dict().items()
+    }

@@ -14,7 +14,7 @@ from PIL import Image
 from catdog.config.head_files import load_head_files
 from catdog.config.head_registry import VARIANTS
 from catdog.config.recipe import Recipe
-from catdog.config.variants import parse_variant
+from catdog.config.variants import VariantSpec, parse_variant
 from catdog.data.pack import open_pack
 from catdog.errors import UserError
 from catdog.inference.export import agreement, export_program, read_images
@@ -23,7 +23,7 @@ from catdog.inference.photo_sheet import photo_sheet
 from catdog.runs.artifacts import read_predictions_npz
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import TrialPaths
-from catdog.storage import LocalStore
+from catdog.storage import LocalStore, sha256
 from catdog.trial.context import RunContext
 from catdog.trial.run import run_trial
 from tests.helpers.pets import DRAWN_GROUPS
@@ -38,7 +38,11 @@ class Kept:
     """A finished trial and its network."""
 
     context: RunContext
-    where: TrialPaths
+    spec: VariantSpec
+
+    @property
+    def where(self) -> TrialPaths:
+        return self.context.trial_paths(self.spec, 0)
 
     @property
     def store(self) -> LocalStore:
@@ -48,7 +52,7 @@ class Kept:
 
     @property
     def network(self) -> KeptNetwork:
-        return load_network(self.store, self.where)
+        return load_network(self.store, self.where, self.spec, self.context.identity.of(self.spec).recipe)
 
 
 def train(context: RunContext, label: str, **recipe: object) -> Kept:
@@ -57,7 +61,13 @@ def train(context: RunContext, label: str, **recipe: object) -> Kept:
     context = dataclasses.replace(context, identity=identity, keep_weights="best")
     spec = parse_variant(label, changed)
     run_trial(context, spec, 0)
-    return Kept(context, context.trial_paths(spec, 0))
+    return Kept(context, spec)
+
+
+@pytest.fixture
+def frozen_multi(make_context: MakeContext, recipe: Recipe) -> Kept:
+    """A network on a frozen backbone."""
+    return train(make_context(recipe), "multi-attention", freeze=True)
 
 
 @pytest.fixture
@@ -99,6 +109,13 @@ def test_a_photo_has_probabilities_of_all_classes_and_masks_at_its_own_resolutio
     sheet = Image.open(io.BytesIO(photo_sheet(prediction, "squash")))
     sheet.load()
     assert (sheet.width > 5 * 300, 200 < sheet.height < 400) == (True, True), "the photo and four masks in a row"
+
+
+def test_a_photo_of_one_row_of_pixels_has_a_sheet(tmp_path: Path, make_context: MakeContext, recipe: Recipe) -> None:
+    Image.new("RGB", (1, 65_535)).save(tmp_path / "row.png")
+    prediction = train(make_context(recipe), "attention").network.predict(str(tmp_path / "row.png"))
+    with Image.open(io.BytesIO(photo_sheet(prediction, "crop"))) as sheet:
+        assert 16_000 <= sheet.height < 17_000
 
 
 def test_a_network_without_masks_shows_grad_cam(photo: str, make_context: MakeContext, recipe: Recipe) -> None:
@@ -147,11 +164,84 @@ def test_a_network_that_is_not_there_or_damaged_is_one_line(make_context: MakeCo
         before = kept.store.get(key)
         kept.store.put(key, content)
         with pytest.raises(UserError, match=problem):
-            load_network(kept.store, kept.where)
+            _ = kept.network
         kept.store.put(key, before)
     kept.store.delete(kept.where.weights)
     with pytest.raises(UserError, match="was not kept"):
-        load_network(kept.store, kept.where)
+        _ = kept.network
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        (
+            "arguments",
+            {"num_masks": 10**9, "hidden_features": 256, "dropout": 0.5},
+            "is not here as it was trained: use",
+        ),
+        ("arguments", {"evil": True}, "is not here as it was trained: use the version of catdog"),
+        ("variant", "baseline", "is not the network of multi-attention, seed 0: restore it"),
+        ("seed", 1, "is not the network of multi-attention, seed 0"),
+        ("backbone", "resnet18", "is not the network of multi-attention, seed 0"),
+        ("image_size", 10**6, "is not the network of multi-attention, seed 0"),
+        ("backbone_sha256", "../../x", "lies outside the store"),
+        ("std", [0.5, 0.0, 0.5], "describes no network"),
+        ("side", 10**6, "describes no network"),
+        ("groups", ["cat"], "describes no network"),
+        ("classes", ["a", "b"], "its weights are not those of multi-attention .* size mismatch for head"),
+    ],
+)
+def test_a_file_that_describes_another_network_is_one_line_and_builds_nothing(
+    field: str, value: object, problem: str, frozen_multi: Kept
+) -> None:
+    store, where = frozen_multi.store, frozen_multi.where
+    before = store.get(where.weights)
+    size = int.from_bytes(before[:8], "little")
+    header = json.loads(before[8 : 8 + size])
+    card = json.loads(header["__metadata__"]["catdog"]) | {field: value}
+    changed = json.dumps(header | {"__metadata__": {"catdog": json.dumps(card)}}).encode()
+    store.put(where.weights, len(changed).to_bytes(8, "little") + changed + before[8 + size :])
+    with pytest.raises(UserError, match=problem):
+        _ = frozen_multi.network
+    store.put(where.weights, before)
+
+
+def test_a_frozen_backbone_of_another_format_is_one_line(frozen_multi: Kept) -> None:
+    store, where = frozen_multi.store, frozen_multi.where
+    before, (backbone,) = store.get(where.weights), store.list("test/backbones/")
+    digest = Path(backbone).stem.encode()
+    store.put(f"test/backbones/{sha256(b'x')}.safetensors", b"x")
+    store.put(where.weights, before.replace(digest, sha256(b"x").encode()))
+    with pytest.raises(UserError, match="cannot be used"):
+        _ = frozen_multi.network
+    store.put(where.weights, before)
+
+
+TIED = """
+from torch import nn
+from catdog.models import ModelOutput, register_head
+
+@register_head("tied")
+class Tied(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.one, self.other = (nn.Linear(in_channels, in_channels) for _ in range(2))
+        self.other.weight = self.one.weight
+        self.linear = nn.Linear(in_channels, num_classes)
+
+    def forward(self, features):
+        pooled = self.other(self.one(features.mean(dim=(2, 3))))
+        return ModelOutput(self.linear(pooled), None, pooled.new_zeros(()))
+"""
+
+
+def test_a_head_whose_layers_share_weights_is_kept(
+    make_context: MakeContext, recipe: Recipe, tmp_path: Path, no_external_heads: None
+) -> None:
+    (tmp_path / "tied.py").write_text(TIED)
+    load_head_files([str(tmp_path / "tied.py")])
+    kept = train(make_context(recipe), "tied")
+    assert agreement(kept.network, read_images(kept.store, kept.context.identity.fingerprint, kept.where, 16)) == 1
 
 
 HEADS = """
@@ -181,4 +271,4 @@ def test_a_head_of_ones_own_is_built_from_the_code_that_was_trained(
     assert kept.network.card.variant == "mine"
     load_head_files([str(other)])
     with pytest.raises(UserError, match=r"give the file of heads with --import; the run keeps it in test/imports"):
-        load_network(kept.store, kept.where)
+        _ = kept.network

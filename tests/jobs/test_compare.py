@@ -1,11 +1,13 @@
 """jobs/compare.py on runs in a store: what it prints and writes, its exit codes, and mistakes."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from catdog.analysis.across_sets import compare_sets
+from catdog.analysis.between_runs import compare_runs
 from catdog.analysis.sets import sets_of
 from catdog.cli import run_job
 from catdog.config.recipe import Recipe
@@ -100,6 +102,35 @@ def test_runs_of_a_single_variant_have_no_effects_but_a_difference(
     assert "two − one" in (tmp_path / "out" / "compare.md").read_text()
     assert run_job(compare.main, ["one", "--store", str(tmp_path)]) == 2
     assert "run one: has a single variant, nothing to compare: name another run" in capsys.readouterr().err
+
+
+def test_runs_that_share_few_of_their_seeds_are_not_paired_by_those_few(tmp_path: Path) -> None:
+    store, recipe = LocalStore(tmp_path), Recipe(precision="float32")
+    runs = [
+        make_run(store, ["baseline"], seeds, run=f"from{seeds.start}", recipe=recipe, **SMALL)  # type: ignore[arg-type]
+        for seeds in (range(8), range(1, 9), range(6, 14), range(8, 16), range(2))
+    ]
+    found = [(one.n, one.unpaired) for one in compare_runs(runs)]
+    assert found == [((7, 7), None), ((8, 8), "2 seeds in common"), ((8, 8), "no seed in common"), ((2, 2), None)]
+
+
+def test_a_run_whose_trials_are_all_equal_is_compared_with_another(tmp_path: Path) -> None:
+    store, recipe = LocalStore(tmp_path), Recipe(precision="float32")
+    one, other = (
+        make_run(store, ["baseline"], seeds, run=f"from{seeds.start}", recipe=recipe, **SMALL)  # type: ignore[arg-type]
+        for seeds in (range(4), range(4, 8))
+    )
+    equal = dataclasses.replace(
+        one,
+        trials=[
+            dataclasses.replace(trial, result=dataclasses.replace(trial.result, test_accuracy=90.0))
+            for trial in one.trials
+            if trial.result is not None
+        ],
+    )
+    (found,) = compare_runs([equal, other])
+    assert found.interval is not None
+    assert found.interval.low < found.mean < found.interval.high
 
 
 def test_a_run_that_is_not_complete_is_named(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
