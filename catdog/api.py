@@ -82,18 +82,21 @@ def run_sweep(
     from catdog.sweep.run import run_sweep as run_trials
 
     console = console or output_console()
-    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+    with telling_the_end(config, console) as notifier:
         run_status = run_trials(config, command, console, notifier, _refresh_report, _take_look)
         _report(config, run_status, console, notifier)
     store = StoreLocation.of(config.store, config.store_patience).open()
     return Run(store, run_status.manifest, run_status)
 
 
-def report_run(config: SweepConfig, run_status: RunStatus, console: Console) -> None:
-    """Write the report of a sweep's run as it is, print it, and tell whom the sweep was to tell."""
+def report_lost_run(config: SweepConfig, run_status: RunStatus, console: Console) -> None:
+    """Write and print the report of a sweep whose process was lost, and tell whom the sweep was to tell."""
+    from catdog.report.terminal import counts_line
     from catdog.sweep.notifications import telling_the_end
 
-    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+    with telling_the_end(config, console) as notifier:
+        lost = "its process was lost: the same command resumes"
+        notifier.send("end", lost, lambda: [counts_line(config.store, run_status)])
         _report(config, run_status, console, notifier)
 
 

@@ -124,9 +124,9 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
     if not interrupted and store.exists(RunPaths(config.run_name).manifest):
-        from catdog.api import report_run
+        from catdog.api import report_lost_run
 
-        report_run(config, open_run(store, config.run_name), output_console())
+        report_lost_run(config, open_run(store, config.run_name), output_console())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ if __name__ == "__main__":
     hold_signals()  # the imports below take a second
 
 import dataclasses
-import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.sweep.run import run_sweep
 
     keep = "none" if config.keep_weights == "auto" else config.keep_weights  # of every point tried
-    with telling_the_end(config, functools.partial(console.print, soft_wrap=True)) as notifier:
+    with telling_the_end(config, console) as notifier:
         tuning, is_complete = tune(
             tuning,
             config,

@@ -19,14 +19,12 @@ from catdog.analysis.contrasts import RESAMPLING_SEED
 from catdog.analysis.intervals import CONFIDENCE, FEWEST_FOR_AN_INTERVAL, Interval, are_equal
 from catdog.analysis.questions import Difference
 from catdog.analysis.sign_flips import SubsetMeans
-from catdog.analysis.significance import SIGNIFICANCE, holm
+from catdog.analysis.significance import SIGNIFICANCE, holm, smallest_p
 from catdog.formatting import counted
 from catdog.runs.manifest import Identity
 from catdog.runs.status import RunStatus
 
 Array = npt.NDArray[np.float64]
-FEWEST_PAIRS = 6
-"""Of fewer, no sign-flip test is below 5 %."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | N
         return None
     shared = sorted(ours.keys() & theirs.keys())
     unpaired = _unpaired(other.manifest.identity, first.manifest.identity)
-    if unpaired is None and len(shared) < min(FEWEST_PAIRS, len(ours), len(theirs)):
+    are_few = smallest_p(len(shared)) >= SIGNIFICANCE  # whatever they are, p cannot be small
+    if unpaired is None and are_few and len(shared) < min(len(ours), len(theirs)):
         unpaired = f"{counted(len(shared), 'seed')} in common" if shared else "no seed in common"
     if unpaired is None:
         ours, theirs = ({seed: one[seed] for seed in shared} for one in (ours, theirs))

@@ -35,6 +35,7 @@ def watch_run(
         UserError: there is no such run, or the store refuses from the start.
     """
     known, run_status, idle = Known(), None, 0
+    store.set_retrying(False)  # it is asked again here, and that can be seen
     with _view(console, store.url) as show:
         while True:
             started, problem = time.monotonic(), ""
@@ -59,14 +60,14 @@ def _view(console: Console, url: str) -> Iterator[Show]:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield lambda run_status, problem: live.update(_screen(url, run_status, problem), refresh=True)
         return
-    before = ""
+    before: str | None = None
 
     def print_change(run_status: RunStatus | None, problem: str) -> None:
         nonlocal before
-        line = problem if run_status is None or problem else counts_line(url, run_status)
-        if line != before:
-            console.print(f"{readable_time(now())}  {line}", soft_wrap=True)
-        before = line
+        counts = "" if run_status is None or problem else counts_line(url, run_status)
+        if counts != before:  # without them there is a problem, which is said once, however it is worded the next time
+            console.print(f"{readable_time(now())}  {counts or problem}", soft_wrap=True)
+        before = counts
 
     yield print_change
 

@@ -103,6 +103,12 @@ class EpochRecord:
         }
         return cls(**own, mask_health=health, side_scores=side_scores)
 
+    def report(self, epochs: int) -> dict[str, Any]:
+        """Return what a sweep's driver is told of the epoch, one of `epochs`: for its display, and for a tracker."""
+        told = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
+        numbers = {name: getattr(self, name) for name in told}
+        return {**numbers, **self.side_scores, "epochs": epochs, "collapse": self.collapse()}
+
     def collapse(self) -> dict[str, list[str]]:
         """Return what is wrong with the masks, and at which places."""
         found: dict[str, list[str]] = {}

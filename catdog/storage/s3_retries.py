@@ -91,14 +91,14 @@ class RetryingClient:
                 is_refused = isinstance(error, StoreRefusedError)
                 if is_refused and not self.has_answered:
                     raise
+                if is_refused or isinstance(error, _CredentialsExpiredError):
+                    self._opened = None  # the next attempt loads the credentials afresh
                 waited = time.monotonic() - started
                 if waited + pause > self._patience or self._giving_up.is_set():
                     raise type(error)(f"{error} (for {waited:.0f} s)") from error
                 logger.warning("waiting for the store: %s", first_line(error))
                 self._giving_up.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                if is_refused or isinstance(error, _CredentialsExpiredError):
-                    self._opened = None  # the next attempt loads the credentials afresh
             else:
                 self.has_answered = True
                 return result

@@ -4,6 +4,7 @@ Each kind is sent once, from a thread of its own: a service that hangs or fails 
 service's URL holds its token: no message, log or stored file quotes it.
 """
 
+import functools
 import logging
 import os
 import threading
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError, first_line
@@ -76,10 +79,10 @@ class Notifier:
 
 
 @contextmanager
-def telling_the_end(config: SweepConfig, report_progress: ReportProgress) -> Iterator[Notifier]:
+def telling_the_end(config: SweepConfig, console: Console) -> Iterator[Notifier]:
     """Yield a sweep's notifier; tell of an error that ends the block, and wait for what is still being sent."""
     store = StoreLocation.of(config.store, config.store_patience).open()
-    notifier = Notifier(config.notify, store, config.run_name, report_progress)
+    notifier = Notifier(config.notify, store, config.run_name, functools.partial(console.print, soft_wrap=True))
     try:
         yield notifier
     except Exception as error:

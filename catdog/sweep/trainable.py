@@ -114,24 +114,13 @@ def _run(
     from catdog.trial.run import run_trial
 
     def on_epoch(record: EpochRecord) -> None:
-        report(epoch_report(record, context, trial))
+        report(record.report(context.of_variant(trial.variant).identity.recipe.epochs))
 
     def before_final_writes() -> None:
         require_lease(store, context.run, launch)
 
     with naming_the_card(context.gpus_per_trial):
         return run_trial(context, trial.variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
-
-
-def epoch_report(record: EpochRecord, context: RunContext, trial: PlannedTrial) -> dict[str, Any]:
-    """Return what the driver is told of an epoch: for the display, and for a tracker."""
-    told = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
-    return {
-        **{name: getattr(record, name) for name in told},
-        **record.side_scores,
-        "epochs": context.of_variant(trial.variant).identity.recipe.epochs,
-        "collapse": record.collapse(),
-    }
 
 
 def _require_drivers_folder(context: RunContext, store: Store) -> None:

@@ -28,7 +28,6 @@ from catdog.sweep.device_errors import is_fault_of_a_gpu, naming_the_card
 from catdog.sweep.lease import require_lease
 from catdog.sweep.pausing import watching_for_pauses
 from catdog.sweep.ray_internals import freeing_placement_group, own_placement_group
-from catdog.sweep.trainable import epoch_report
 from catdog.system.scratch import scratch_folder
 from catdog.training.data_parallel import Workers
 from catdog.trial.context import RunContext
@@ -84,7 +83,7 @@ def _train_share(context: RunContext, trial: PlannedTrial, launch: str, driver: 
     store = context.location.open()
 
     def on_epoch(record: EpochRecord) -> None:
-        ray.train.report(epoch_report(record, context, trial))
+        ray.train.report(record.report(context.of_variant(trial.variant).identity.recipe.epochs))
 
     def before_final_writes() -> None:
         require_lease(store, context.run, launch)

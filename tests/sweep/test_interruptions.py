@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from catdog.runs.paths import RunPaths
+from tests.helpers.inbox import inbox
 from tests.helpers.sweeps import processes_of, report, start_job, wait_for
 
 LONG = ["--variants", "baseline", "--seeds", "2", "--epochs", "30", "--limit-images", "48", "--image-size", "64"]
@@ -75,12 +76,14 @@ def test_a_sweep_is_stopped_by_its_batch_system_loses_its_ray_and_resumes(
     assert_nothing_is_left(store_folder, surroundings)
 
     # The local Ray dies, and with it the driver. Its workers die too: they would end short trials before Ray notices.
-    process = start_job(store_folder, *arguments, environment=surroundings)
-    wait_for(lambda: bool(workers(surroundings)), process)
-    for pid in raylets(surroundings) + workers(surroundings):
-        os.kill(pid, signal.SIGKILL)
-    output = process.communicate(timeout=120)[0]
+    with inbox() as box:
+        process = start_job(store_folder, *arguments, "--notify", box.url, environment=surroundings)
+        wait_for(lambda: bool(workers(surroundings)), process)
+        for pid in raylets(surroundings) + workers(surroundings):
+            os.kill(pid, signal.SIGKILL)
+        output = process.communicate(timeout=120)[0]
     assert process.returncode == 1, output
+    assert box.titles == ["catdog demo: its process was lost: the same command resumes"]
     assert output.splitlines()[-1].startswith("error: the job was lost (exit code 1): its Ray was ended")
     assert b"baseline" in report(store_folder, "table.md")
     assert_nothing_is_left(store_folder, surroundings)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from catdog.cli import recorded_command, run_job
 from catdog.config.presets import PRESETS
@@ -79,7 +80,7 @@ def test_what_cannot_be_found_out_is_said_and_the_message_is_sent(box: Inbox) ->
 
 def test_an_error_that_ends_the_sweep_is_told(box: Inbox, tmp_path: Path) -> None:
     config = dataclasses.replace(PRESETS["demo"], store=str(tmp_path), notify=(box.url,))
-    with pytest.raises(UserError, match="disk is full"), telling_the_end(config, pytest.fail):
+    with pytest.raises(UserError, match="disk is full"), telling_the_end(config, Console()):
         raise UserError("the disk is full")
     assert box.messages[0][0] == "catdog demo: ended by an error"
     assert box.messages[0][1][0] == "the disk is full"
