@@ -1,6 +1,8 @@
 """catdog from Python, and the jobs on kept networks: a real sweep of the drawn pets, and a made run."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from PIL import Image
 
 import catdog
-from catdog.cli import run_job
+from catdog.cli import output_console, run_job
 from catdog.errors import UserError
 from catdog.storage import LocalStore
+from catdog.sweep.notifications import telling_the_end
+from catdog.sweep.run import run_sweep
 from jobs import export, film, predict
 from tests.helpers.made_runs import make_run
 
@@ -95,6 +99,25 @@ def test_a_run_is_loaded_without_its_sweep(swept: catdog.Run) -> None:
     ):
         with pytest.raises(UserError, match=re.escape(problem)):
             ask()
+
+
+@pytest.mark.slow
+def test_the_next_launch_deletes_networks_that_passed_but_none_that_was_kept_for_good(
+    swept: catdog.Run, tmp_path: Path
+) -> None:
+    shutil.copytree(swept.store.url, tmp_path / "store")
+    trials = tmp_path / "store" / "demo" / "trials"
+    for result in trials.glob("multi-attention/*/result.json"):  # as if the launch that ran them kept only the best
+        content = json.loads(result.read_text())
+        del content["files"]["model.safetensors"]
+        result.write_text(json.dumps(content))
+    settings = TRIALS | {"imports": [f"{swept.store.url}/mine.py"], "keep_weights": "auto"}
+    config, console = catdog.sweep_config("demo", store=str(tmp_path / "store"), **settings), output_console()
+    with telling_the_end(config, console) as notifier:
+        run_sweep(config, ("python",), console, notifier)  # writes no report, which takes seconds
+    kept = [path.parent.relative_to(trials).as_posix() for path in sorted(trials.glob("*/*/model.safetensors"))]
+    best = f"multi-attention/seed-{swept.best_seed('four masks'):02d}"
+    assert kept == ["baseline/seed-00", "baseline/seed-01", "mine/seed-00", "mine/seed-01", best]
 
 
 def test_a_network_of_ones_own_head_needs_its_file(

@@ -11,7 +11,7 @@ import tyro
 from catdog import cli
 from catdog.config.presets import PRESETS
 from catdog.config.sweep_options import SweepConfig
-from catdog.errors import UserError
+from catdog.errors import UserError, first_line
 from catdog.formatting import NumbersTable
 
 RAW = {
@@ -133,3 +133,8 @@ def test_the_console_writes_in_ascii_what_the_encoding_lacks(encoding: str) -> N
         "85.00 - 3 -> ..." if encoding in ("ascii", "latin-1") else "85.00 - 3 → …"
     )
     assert "| " in printed("x", encoding=encoding), "the frame"
+
+
+def test_the_first_line_of_a_message_is_its_first_words() -> None:
+    assert first_line(RuntimeError("\n  Some tensors share memory\nand more")) == "Some tensors share memory"
+    assert first_line(RuntimeError(" \n")) == "RuntimeError"
