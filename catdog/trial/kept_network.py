@@ -26,7 +26,8 @@ def queue_network(trial: Trial, uploads: BackgroundUploads) -> None:
     frozen = trial.inputs.backbone if trial.recipe.freeze else None
     parts = (model, frozen) if frozen is not None else (model,)
     size = sum(one.nbytes for part in parts for one in (*part.parameters(), *part.buffers()))
-    if keep == "none" or (keep == "auto" and size > MOST_BYTES):
+    is_plain = all(isinstance(one, torch.Tensor) for one in model.state_dict().values())  # a head may keep other state
+    if keep == "none" or (keep == "auto" and (size > MOST_BYTES or not is_plain)):
         return
     digest = None if frozen is None else _stored_backbone(frozen, trial.context.location, trial.context.run)
     save = functools.partial(safetensors.torch.save, _tensors(model), card_of(trial, digest).to_metadata())
