@@ -74,14 +74,14 @@ def contrasts_plot(contrasts: Sequence[Contrast]) -> Table | None:
 
 
 def splits_line(content: ReportContent) -> str | None:
-    """Return why Validation and Test differ, in a sentence; None without a complete trial."""
+    """Return how Validation and Test differ and which to read, in sentences; None without a complete trial."""
     primary = _primary(content)
     if primary is not None and primary.mean is not None:
         names: tuple[str, ...] = (primary.variant, primary.reference)
         ours, theirs = ({one.seed: one.val_accuracy or 0.0 for one in content.run_status.results(i)} for i in names)
         by_validation = float(np.mean([ours[seed] - theirs[seed] for seed in primary.seeds]))
         what = (
-            f"{primary.variant} is {format_points(by_validation)} points from {primary.reference} on Validation, "
+            f"{primary.variant} minus {primary.reference} is {format_points(by_validation)} points on Validation and "
             f"{format_points(primary.mean)} on Test"
         )
     else:
@@ -90,14 +90,14 @@ def splits_line(content: ReportContent) -> str | None:
             return None
         names = (row["variant"],)
         validation, test = (format_accuracy(row[f"{split}_mean"]) for split in ("val", "test"))
-        what = f"{row['variant']} has {validation} % on Validation, {test} on Test"
-    lifts = {name: lift for name in names if (lift := _lift(content, name)) is not None}
+        what = f"{row['variant']} has {validation} % on Validation and {test} % on Test"
     chosen = ""
     if content.run_status.manifest.identity.recipe.epochs > 1:
-        by = " and ".join(f"{format_size(lift)} points for {name}" for name, lift in lifts.items())
-        than = f" (against the last epoch by {by})" if any(lifts.values()) else ""
-        chosen = f"each trial’s epoch is its best by Validation, which flatters Validation{than}, and "
-    return f"{what}: {chosen}the two splits are different images, so Test, scored once, is the one to read."
+        lifts = {name: lift for name in names if (lift := _lift(content, name)) is not None}
+        by = " and ".join(f"by {format_size(lift)} points for {name}" for name, lift in lifts.items())
+        raises = f"raises it above the last epoch’s ({by})" if any(lifts.values()) else "can raise it"
+        chosen = f", and Validation also chooses each trial’s epoch, which {raises}"
+    return f"{what}. The two are different images{chosen}. Read Test, which is scored once."
 
 
 def _lift(content: ReportContent, name: str) -> float | None:
