@@ -13,7 +13,7 @@ from catdog.analysis.significance import SIGNIFICANCE
 from catdog.analysis.verdicts import Contrast
 from catdog.formatting import counted, format_accuracy, format_points, format_size, readable_time
 from catdog.report.interval_plot import Estimate, IntervalPlot
-from catdog.report.origin import MAKE_AGAIN, last_finished
+from catdog.report.origin import MAKE_AGAIN
 from catdog.report.power_plan import cost_of
 from catdog.report.tables import Table, interval, signed
 from catdog.runs.looks import HOPELESS, UNDECIDED
@@ -35,7 +35,8 @@ def about_line(content: ReportContent) -> str:
     """Return what the verdict is about: the metric, the images, n and the date."""
     images = "" if content.predictions is None else f" on {counted(len(content.predictions.labels_N), 'image')}"
     count = counted(content.run_status.counts["complete"], "complete trial")
-    finished = last_finished(content.run_status)
+    complete = (one for name in content.run_status.manifest.variants for one in content.run_status.results(name))
+    finished = max((one.finished_at for one in complete if one.finished_at), default=None)
     when = "" if finished is None else f", the last of {readable_time(finished)}"
     return f"Test accuracy{images}, {count}{when}."
 
@@ -120,6 +121,10 @@ def next_step(content: ReportContent) -> NextStep:
     if unfinished:
         words = f"{counted(unfinished, 'trial')} failed or missing: run the same command again, which runs these alone."
         return NextStep(words, next(map(shlex.join, reversed(run_status.manifest.commands)), None))
+    if primary is None and (diverged := run_status.counts["diverged"]):
+        return NextStep(
+            f"{counted(diverged, 'trial')} diverged, and no pair is complete: lower the learning rate, in a new run."
+        )
     if primary is None:
         alone = "Add a variant to compare with (--variants), under the same run name."
         return NextStep("Run more seeds: none is complete on both sides." if content.contrasts else alone)

@@ -41,4 +41,4 @@ def _test_digest(predictions: Predictions) -> str:
     """Return the sha256 of the Test images' names and classes, in any order of images and labels."""
     classes = (predictions.classes[label] for label in predictions.labels_N)
     lines = sorted(f"{name} {kind}\n" for name, kind in zip(predictions.images_N, classes, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="backslashreplace")).hexdigest()

@@ -70,7 +70,9 @@ def test_an_axis_holds_all_intervals_zero_and_what_does_not_matter() -> None:
     ]
 
 
-def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no_reason_they_deny(undecided: ReportContent) -> None:
+def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no_reason_they_deny(
+    undecided: ReportContent,
+) -> None:
     line = splits_line(undecided)
     assert line is not None
     results = {label: {one.seed: one for one in undecided.run_status.results(label)} for label in LABELS}
@@ -143,6 +145,9 @@ def test_a_hopeless_contrast_an_unfinished_run_and_a_single_variant_have_steps_o
     assert next_step(alone).words.startswith("Add a variant")
     diverged = [("attention", 0), ("attention", 1)]
     none = content_of(LABELS[:2], range(2), epochs=1, test_images=40, classes=4, diverged=diverged)
-    assert next_step(none).words == "Run more seeds: none is complete on both sides."
+    assert next_step(none).words == "2 trials diverged, and no pair is complete: lower the learning rate, in a new run."
+    diverged += [("baseline", 0), ("baseline", 1)]
+    nothing = content_of(LABELS[:2], range(2), epochs=1, test_images=40, classes=4, diverged=diverged)
+    assert about_line(nothing) == "Test accuracy, 0 complete trials."
     single = content_of(LABELS[:2], range(1), epochs=1, test_images=40, classes=4)
     assert next_step(single).words.startswith("Run more seeds: 1 pair cannot tell")

@@ -228,6 +228,11 @@ def test_names_and_messages_are_escaped() -> None:
     assert json.loads(data)["classes"][0] == nasty.replace("_", " ")
 
 
+def test_class_names_that_utf_8_cannot_hold_are_spelled_out() -> None:
+    content = content_of(["baseline", "attention"], range(2), epochs=1, test_images=40, classes=["cat\ud800", "dog"])
+    assert "cat\\ud800" in html.unescape(build_page(content).decode())
+
+
 def test_no_control_character_reaches_the_page() -> None:
     content = content_of(["baseline", "attention"], range(2), error_message="\x1b[31mred", failed=[("attention", 1)])
     manifest = dataclasses.replace(content.run_status.manifest, commands=(("\x1b]0;title\x07",),))
