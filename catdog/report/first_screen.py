@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from catdog.analysis.intervals import are_equal
+from catdog.analysis.intervals import are_equal, std_interval
 from catdog.analysis.power import POWER, pairs_needed
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.significance import SIGNIFICANCE
@@ -21,6 +21,8 @@ from catdog.runs.looks import HOPELESS, UNDECIDED
 MOST_CONTRASTS = 100
 MOST_SEEDS = 10_000
 """That one command can name."""
+MOST_RANGE = 10
+"""Between the numbers of seeds that the scatter allows: of a wider range, none is named (that of 7 pairs, say)."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,20 @@ def _plan(content: ReportContent, primary: Contrast) -> NextStep:
             f"Stop: a difference of {format_size(effect)} points ({what}) would take more than {MOST_SEEDS:,} seeds."
         )
     names = [primary.reference, primary.variant]
+    scatter = std_interval(differences)
+    assert scatter is not None, "the differences are not equal"
+    least, most = (pairs_needed(effect / one, SIGNIFICANCE, POWER) for one in (scatter.low, scatter.high))
+    if least is None or most is None or most > MOST_RANGE * least:
+        return NextStep(
+            f"Stop, or plan another run: {counted(primary.n, 'pair')} cannot tell how the differences scatter, and "
+            f"so not how many seeds find a true difference of {format_size(effect)} points ({what}). A pilot of ten can "
+            "(--pilot 10, then --dry-run --detect)."
+        )
     words = (
         f"Stop, or plan another run of {cost_of(needed, content.run_status, names)}: by the scatter seen here it finds "
-        f"a true difference of {format_size(effect)} points ({what}) with power {POWER:g}. Its seeds are new: to test "
-        "all together, after a look at these, would too often find a difference where there is none."
+        f"a true difference of {format_size(effect)} points ({what}) with power {POWER:g} ({least:,} to {most:,} "
+        "seeds, since the scatter is itself an estimate). Its seeds are new: to test all together, after a look at "
+        "these, would too often find a difference where there is none."
     )
     return NextStep(words, _command(content, names, needed))
 

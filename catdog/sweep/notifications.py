@@ -63,10 +63,13 @@ class Notifier:
             lines += self._report()
         except Exception as error:
             lines.append(f"more could not be found out: {printable(first_line(error))}")
+        title = printable(f"catdog {self._run}: {what}")
         for name, service in self._services:
-            if not service.notify(
-                title=printable(f"catdog {self._run}: {what}"), body="\n".join(lines), body_format="text"
-            ):
+            try:
+                is_sent = service.notify(title=title, body="\n".join(lines), body_format="text")
+            except Exception:  # its text may quote the URL
+                is_sent = False
+            if not is_sent:
                 self._report_progress(f"--notify: {name} did not take a message ({what}); the sweep is not affected")
 
     def _report(self) -> Iterator[str]:

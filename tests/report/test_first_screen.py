@@ -99,7 +99,7 @@ def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_w
     undecided: ReportContent,
 ) -> None:
     (primary,) = (one for one in undecided.contrasts if one.is_primary)
-    changed = dataclasses.replace(primary, differences=(1.0, -0.5, 0.5, 1.0, -1.0, 0.2), mean=0.2, difference=None)
+    changed = dataclasses.replace(primary, differences=(1.0, -0.5, 0.5, 1.0, -1.0, 0.2) * 2, mean=0.2, difference=None)
     step = next_step(dataclasses.replace(undecided, contrasts=[changed]))
     assert step.command is not None
     command = shlex.split(step.command)
@@ -118,6 +118,8 @@ def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_w
         "0.50 points (the smallest that matters)"
         in next_step(dataclasses.replace(undecided, contrasts=[declared])).words
     )
+    few = next_step(dataclasses.replace(undecided, contrasts=[dataclasses.replace(changed, differences=(1.0, -0.5))]))
+    assert (few.command, few.words.partition(":")[0]) == (None, "Stop, or plan another run")
     tiny = dataclasses.replace(changed, mean=0.0001)
     assert next_step(dataclasses.replace(undecided, contrasts=[tiny])).words.startswith("Stop: a difference of")
 
