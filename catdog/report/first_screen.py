@@ -158,8 +158,8 @@ def _plan(content: ReportContent, primary: Contrast) -> NextStep:
     if least is None or most is None or most > MOST_RANGE * least:
         return NextStep(
             f"Stop, or plan another run: {counted(primary.n, 'pair')} cannot tell how the differences scatter, and "
-            f"so not how many seeds find a true difference of {format_size(effect)} points ({what}). A pilot of ten can "
-            "(--pilot 10, then --dry-run --detect)."
+            f"so not how many seeds find a true difference of {format_size(effect)} points ({what}). A pilot of ten "
+            "can (--pilot 10, then --dry-run --detect)."
         )
     words = (
         f"Stop, or plan another run of {cost_of(needed, content.run_status, names)}: by the scatter seen here it finds "
