@@ -39,7 +39,7 @@ def about_line(content: ReportContent) -> str:
     count = counted(content.run_status.counts["complete"], "complete trial")
     complete = (one for name in content.run_status.manifest.variants for one in content.run_status.results(name))
     finished = max((one.finished_at for one in complete if one.finished_at), default=None)
-    when = "" if finished is None else f", the last of {readable_time(finished)}"
+    when = "" if finished is None else f", the last finished on {readable_time(finished)}"
     return f"Test accuracy{images}, {count}{when}."
 
 

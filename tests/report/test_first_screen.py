@@ -34,10 +34,10 @@ def decided() -> ReportContent:
 
 def test_it_says_of_which_metric_how_many_and_when(undecided: ReportContent) -> None:
     assert about_line(undecided) == (
-        "Test accuracy on 100 images, 18 complete trials, the last of 2026-01-01 22:05 UTC."
+        "Test accuracy on 100 images, 18 complete trials, the last finished on 2026-01-01 22:05 UTC."
     )
     alone = content_of(["baseline"], [0], epochs=1, test_images=40, classes=4)
-    assert about_line(alone).startswith("Test accuracy on 40 images, 1 complete trial, the last of 2026-01-01")
+    assert about_line(alone).startswith("Test accuracy on 40 images, 1 complete trial, the last finished on 2026-01-01")
 
 
 def test_the_forest_plot_has_all_contrasts_the_primary_one_first_with_both_intervals(decided: ReportContent) -> None:
