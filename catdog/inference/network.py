@@ -65,7 +65,6 @@ class KeptNetwork(nn.Module):
         masks = by_place(output.masks_BMHW, output.stage_masks)
         return found | {at_place(MASKS, place): masks_BMHW for place, masks_BMHW in masks.items()}
 
-    @torch.no_grad()
     def predict(self, photo: str) -> "Prediction":
         """Return what the network says of a photo, the path of an image file; raises `UserError` if it is none."""
         return predict([self], photo)
