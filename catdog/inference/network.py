@@ -80,7 +80,6 @@ class Prediction:
     probabilities_NK: npt.NDArray[np.float32]
     maps: Mapping[str, npt.NDArray[np.float32]]
     """Where the first network looks: its masks (M, H, W) by place, or Grad-CAM of a network without masks."""
-    has_masks: bool
 
     @property
     def mean_K(self) -> npt.NDArray[np.float32]:
@@ -113,7 +112,6 @@ def predict(networks: Sequence[KeptNetwork], photo: str) -> Prediction:
         first.card.classes,
         np.concatenate([one[PROBABILITIES].numpy() for one in outputs]),
         {place: one.float().numpy() for place, one in maps.items()},
-        has_masks=bool(masks),
     )
 
 
