@@ -8,7 +8,7 @@ import numpy.typing as npt
 import scipy
 from rich.cells import cell_len
 
-from catdog.formatting import shorten_apart
+from catdog.formatting import printable, shorten_apart
 from catdog.report.figures import SCHEME
 
 _FONT = 11
@@ -50,7 +50,7 @@ def confusion_svg(
         _grid(len(names), cell),
         *_cells(shares_KK, top, cell),
         *_labels(names, cell),
-        f'<g transform="translate(0 {side + label:.0f})">{_legend(top, noun)}</g></g></svg>',
+        f'<g transform="translate(0 {side + label:.0f})">{_legend(top, escape(printable(noun)))}</g></g></svg>',
     ]
     return "".join(parts)
 

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from catdog.analysis.across_sets import AcrossSets, Effect
+from catdog.formatting import printable
 from catdog.report.plot_style import Axes, Figure, default_style
 
 MOST_IN_A_ROW = 6
@@ -48,7 +49,7 @@ def forest_plot(found: Sequence[AcrossSets]) -> bytes:
 
 def in_lines(label: str, width: int) -> str:
     """Return a label in lines that end where an item of it ends, if they can."""
-    return textwrap.fill(re.sub("([:,])", r"\1 ", label), width).replace(": ", ":").replace(", ", ",")
+    return textwrap.fill(re.sub("([:,])", r"\1 ", printable(label)), width).replace(": ", ":").replace(", ", ",")
 
 
 def _draw(panel: Axes, one: AcrossSets, most: int) -> None:

@@ -159,7 +159,7 @@ def _harmless(value: Any) -> Any:
 
 def _breakable(text: str) -> markupsafe.Markup:
     """Let a long label break after a colon or a comma."""
-    return markupsafe.Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(markupsafe.escape(text))))
+    return markupsafe.Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(markupsafe.escape(printable(text)))))
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """Several runs in one table: accuracies, the contrasts between them, and each run's own effects, in any format."""
 
 import html
-import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -163,11 +162,13 @@ def _latex(table: Table) -> str:
     return "\n".join([*lines, *rows, r"\bottomrule", r"\end{tabular}", ""])
 
 
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    letter: "\\" + letter for letter in "&%$#_{}"
-}
-_MATH = {"±": r"$\pm$", "−": "$-$", "×": r"$\times$", "λ": r"$\lambda$", "–": "--"}
+_LATEX = str.maketrans(
+    {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {letter: "\\" + letter for letter in "&%$#_{}"}
+    | {"±": r"$\pm$", "−": "$-$", "×": r"$\times$", "λ": r"$\lambda$", "–": "--"}
+    | {letter: f"${letter}$" for letter in "<>|"}  # LaTeX's default font has other letters in their places
+)
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"[\\~^&%$#_{}±−×λ–]", lambda found: (_SPECIAL | _MATH)[found[0]], printable(text))
+    return printable(text).translate(_LATEX)

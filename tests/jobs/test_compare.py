@@ -1,6 +1,7 @@
 """jobs/compare.py on runs in a store: what it prints and writes, its exit codes, and mistakes."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,8 @@ from catdog.analysis.sets import sets_of
 from catdog.cli import run_job
 from catdog.config.recipe import Recipe
 from catdog.report.forest_plot import forest_plot
+from catdog.report.several_runs import render
+from catdog.report.tables import Table
 from catdog.storage import LocalStore, MemoryStore
 from jobs import compare
 from tests.helpers.made_runs import make_run
@@ -89,6 +92,12 @@ def test_runs_are_compared_with_the_first_in_every_format(
 
     assert run_job(compare.main, ["pets", "--store", store, "--out", str(tmp_path / "one"), "--format", "latex"]) == 0
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["across.png", "compare.tex"]
+
+
+def test_latex_shows_the_characters_that_its_default_font_lacks() -> None:
+    table = Table("Runs", ("p",), (("< 0.001",), ("a|b_{c} −1 \\x",)))
+    (text,) = re.findall(r"\\midrule\n(.*)\\bottomrule", render("latex", [table], [], None).decode(), re.DOTALL)
+    assert text == "$<$ 0.001 \\\\\n" r"a$|$b\_\{c\} $-$1 \textbackslash{}x \\" "\n"
 
 
 def test_runs_of_a_single_variant_have_no_effects_but_a_difference(

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.dom.minidom
 import zlib
 from collections.abc import Callable
 
@@ -34,7 +35,9 @@ from catdog.report.origin import CREDITS
 from catdog.report.page import build_page
 from catdog.report.tables import attention, health, health_warnings, seed_list
 from catdog.report.terminal import print_outcome
+from catdog.runs.manifest import DataDescription
 from catdog.runs.places import HEAD
+from catdog.runs.tuning import Point, Tuning
 from catdog.storage import MemoryStore
 from catdog.trial.contact_sheet import colour_scale, paint_mask
 from tests.helpers.made_runs import make_run, put_trimaps
@@ -234,12 +237,25 @@ def test_class_names_that_utf_8_cannot_hold_are_spelled_out() -> None:
 
 
 def test_no_control_character_reaches_the_page() -> None:
-    content = content_of(["baseline", "attention"], range(2), error_message="\x1b[31mred", failed=[("attention", 1)])
-    manifest = dataclasses.replace(content.run_status.manifest, commands=(("\x1b]0;title\x07",),))
+    hostile = "\x1b]0;title\x07\u202e\ud800 <b>&"
+    content = content_of(
+        ["baseline", "attention"], range(2), error_message=hostile, failed=[("attention", 1)], classes=["one", hostile]
+    )
+    manifest = dataclasses.replace(
+        content.run_status.manifest,
+        commands=((hostile,),),
+        versions={hostile: hostile},
+        data=DataDescription(hostile, hostile, None),
+        tuning=Tuning(hostile, 1, (9,), (hostile,), {hostile: (Point(hostile, {hostile: hostile}, 90.0),)}),
+    )
     status = dataclasses.replace(content.run_status, manifest=manifest)
     page = build_page(dataclasses.replace(content, run_status=status)).decode()
-    assert "\x1b" not in page
-    assert r"\u001b[31mred" in html.unescape(page)
+    figures = [base64.b64decode(data).decode() for data in re.findall(r"svg\+xml;base64,([^\"]+)", page)]
+    for text in (page, *figures):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+    for svg in figures:
+        xml.dom.minidom.parseString(svg)
+    assert r"\u001b]0;title" in html.unescape(page)
 
 
 def test_the_localization_table_is_shown_if_there_is_one(small: ReportContent) -> None:
