@@ -26,7 +26,7 @@ from catdog.runs.manifest import Identity, Manifest, PlannedTrial
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.places import HEAD, at_place, by_place
 from catdog.runs.results import Failure, TrialResult
-from catdog.runs.status import RunStatus, read_run_status
+from catdog.runs.status import RunStatus, open_run
 from catdog.storage import MemoryStore, Store, sha256
 from catdog.storage.serialization import npz_bytes, to_json
 
@@ -95,7 +95,7 @@ def make_run(
     looks: Sequence[int] = (),
     most_seeds: int = 0,
 ) -> RunStatus:
-    """Write a run of these variants × seeds and return its status; `effect` maps labels to points.
+    """Write a run of these variants × seeds and return its status as it is read; `effect` maps labels to points.
 
     Variants with masks have some at `stages`, too: sides of their maps by name.
     """
@@ -135,7 +135,7 @@ def make_run(
         "first", manifest.created_at, "CPU", hourly_price, 3600.0, 1.25 * sum(hours.values()), hours, closed=False
     )
     store.put(RunPaths(run).launch("first"), to_json(launch))
-    return read_run_status(store, manifest)
+    return open_run(store, run)
 
 
 class _Maker:
