@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     def rows(prediction: Prediction) -> pd.DataFrame:
         top = prediction.top(options.top)
         shares = 100 * prediction.probabilities_NK[:, top]
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "photo": prediction.photo,
                 "rank": range(1, len(top) + 1),
@@ -74,6 +74,10 @@ def main(arguments: Sequence[str]) -> int:
                 "agreeing": prediction.agreeing,
             }
         )
+        if (second := prediction.second) is None:
+            return table
+        name, share = second.likeliest
+        return table.assign(second_task=second.task, second_class=name, second_probability=100 * share)
 
     tables, unread = [], []
     for number, photo in enumerate(options.photos, start=1):
@@ -90,6 +94,9 @@ def main(arguments: Sequence[str]) -> int:
         agree = f"; {prediction.agreeing} of {len(networks)} networks find the first one likeliest" * several
         console.print(f"{photo}{agree}", style="bold", soft_wrap=True)
         console.print(_shown(tables[-1], several))
+        if prediction.second is not None:
+            name, share = prediction.second.likeliest
+            console.print(f"  {prediction.second.task}: {readable(name)}, {100 * share:.1f} %", soft_wrap=True)
         console.print(f"  {place_of(target.url, name)}", soft_wrap=True)
     if tables:
         target.put("predictions.csv", csv_bytes(pd.concat(tables)))

@@ -21,7 +21,7 @@ from tests.helpers.made_runs import make_run
 
 TRIALS = {
     "limit_images": 24, "batch_size": 8, "image_size": 48, "epochs": 2, "seeds": 2, "keep_weights": "all",
-    "variants": ["baseline", "four masks=multi-attention", "mine"], "precision": "float32",
+    "variants": ["baseline", "four masks=multi-attention", "mine", "multi-task"], "precision": "float32",
 }  # fmt: skip
 MINE = """
 from torch import nn
@@ -58,7 +58,7 @@ def test_a_run_is_tables_whose_numbers_are_those_of_its_files(swept: catdog.Run)
     pd.testing.assert_series_equal(
         swept.trials["test_accuracy"], pd.read_csv(folder / "report" / "trials.csv")["test_accuracy"], atol=1e-6
     )
-    assert swept.table["variant"].tolist() == ["baseline", "four masks", "mine"]
+    assert swept.table["variant"].tolist() == ["baseline", "four masks", "mine", "multi-task"]
     history = swept.history.query("variant == 'four masks' and seed == 1")
     stored = pd.read_csv(folder / "trials" / "multi-attention" / "seed-01" / "history.csv")
     assert history["val_accuracy"].tolist() == stored["val_accuracy"].tolist()
@@ -69,7 +69,7 @@ def test_a_run_is_tables_whose_numbers_are_those_of_its_files(swept: catdog.Run)
     accuracy = 100 * right.groupby(["variant", "seed"], observed=True)["right"].mean()
     for _, row in swept.trials.iterrows():
         assert accuracy[row["variant"], row["seed"]] == pytest.approx(row["test_accuracy"], abs=5)
-    assert len(predictions) == 6 * (predictions["image"].nunique())
+    assert len(predictions) == 8 * (predictions["image"].nunique())
 
 
 def test_masks_have_named_axes(swept: catdog.Run) -> None:
@@ -117,7 +117,8 @@ def test_the_next_launch_deletes_networks_that_passed_but_none_that_was_kept_for
         run_sweep(config, ("python",), console, notifier)  # writes no report, which takes seconds
     kept = [path.parent.relative_to(trials).as_posix() for path in sorted(trials.glob("*/*/model.safetensors"))]
     best = f"multi-attention/seed-{swept.best_seed('four masks'):02d}"
-    assert kept == ["baseline/seed-00", "baseline/seed-01", "mine/seed-00", "mine/seed-01", best]
+    others = [f"{variant}/seed-{seed:02d}" for variant in ("baseline", "mine", "multi-task") for seed in range(2)]
+    assert kept == sorted([*others, best])
 
 
 def test_a_network_of_ones_own_head_needs_its_file(
@@ -155,6 +156,22 @@ def test_photos_are_predicted_by_one_network_or_by_all(
     assert (table["lowest"] <= table["probability"]).all()
     with Image.open(tmp_path / "out" / "1-a_b.jpg") as sheet:
         assert sheet.width > 60
+
+
+def test_the_answer_of_a_second_task_is_told_with_the_classes(
+    swept: catdog.Run, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--variant", "multi-task", "--out", str(tmp_path)]
+    assert run_job(predict.main, [photo, *where, "--top", "2"]) == 0
+    second = swept.best("multi-task").predict(photo).second
+    assert second is not None
+    name, share = second.likeliest
+    assert second.probabilities_NG.sum() == pytest.approx(1, abs=1e-5)
+    assert f"\n  species: {name}, {100 * share:.1f} %\n" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert table["second_task"].tolist() == ["species"] * 2
+    assert table["second_class"].tolist() == [name] * 2
+    assert table["second_probability"].tolist() == pytest.approx([100 * share] * 2, abs=1e-5)
 
 
 @pytest.mark.parametrize(

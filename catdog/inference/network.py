@@ -71,6 +71,22 @@ class KeptNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
+class SecondAnswer:
+    """What N networks with a second task say of a photo besides its class."""
+
+    task: str
+    names: tuple[str, ...]
+    """Of the G groups."""
+    probabilities_NG: npt.NDArray[np.float32]
+
+    @property
+    def likeliest(self) -> tuple[str, float]:
+        """Return the name of the group that is likeliest on average, and its mean probability."""
+        mean_G = self.probabilities_NG.mean(axis=0)
+        return self.names[int(mean_G.argmax())], float(mean_G.max())
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What N networks say of a photo."""
 
@@ -80,6 +96,8 @@ class Prediction:
     probabilities_NK: npt.NDArray[np.float32]
     maps: Mapping[str, npt.NDArray[np.float32]]
     """Where the first network looks: its masks (M, H, W) by place, or Grad-CAM of a network without masks."""
+    second: SecondAnswer | None = None
+    """None without a second task."""
 
     @property
     def mean_K(self) -> npt.NDArray[np.float32]:
@@ -107,11 +125,17 @@ def predict(networks: Sequence[KeptNetwork], photo: str) -> Prediction:
         name.partition("@")[2] or HEAD: one[0] for name, one in outputs[0].items() if name.partition("@")[0] == MASKS
     }
     maps = masks or {"Grad-CAM": grad_cam_of(first, images_1SSC)[0]}
+
+    def probabilities(name: str) -> npt.NDArray[np.float32]:
+        return np.concatenate([one[name].numpy() for one in outputs])
+
+    task = first.card.second_task
     return Prediction(
         photo,
         first.card.classes,
-        np.concatenate([one[PROBABILITIES].numpy() for one in outputs]),
+        probabilities(PROBABILITIES),
         {place: one.float().numpy() for place, one in maps.items()},
+        None if task is None else SecondAnswer(task, first.card.groups, probabilities(f"{PROBABILITIES}@{task}")),
     )
 
 

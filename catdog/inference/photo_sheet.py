@@ -27,8 +27,8 @@ GREY = 0.5
 MOST_IN_ROW = 5
 LEAST_WIDTH = 264
 """Of the text below a picture, in pixels; the pictures of small photos are narrower."""
-LINES = 2
-"""Of text below each picture."""
+MOST_CLASSES = 2
+"""Named below the photo."""
 Line = tuple[str, str]
 """What stands there, and what does where no font has its letters."""
 _INK, _PAPER = (25, 25, 25), (255, 255, 255)
@@ -42,10 +42,11 @@ def photo_sheet(prediction: Prediction, resize: Resize) -> bytes:
     photo = _small_enough(read_whole(prediction.photo), rows * columns)
     width = max(photo.width, LEAST_WIDTH)
     size = width // 22
-    step = width + size, photo.height + (LINES + 1) * size * 3 // 2
+    said = _said(prediction)
+    step = width + size, photo.height + (len(said) + 1) * size * 3 // 2
     sheet = Image.new("RGB", (columns * step[0] + size, rows * step[1] + size), _PAPER)
     places = itertools.product(range(rows), range(columns))
-    pictures = [(photo, _said(prediction)), *((_overlay(prediction, photo, resize, *tile)) for tile in tiles)]
+    pictures = [(photo, said), *((_overlay(prediction, photo, resize, *tile)) for tile in tiles)]
     pen = ImageDraw.Draw(sheet)
     for (row, column), (picture, lines) in zip(places, pictures, strict=False):
         left, top = size + column * step[0], size + row * step[1]
@@ -65,8 +66,12 @@ def _small_enough(photo: Image.Image, tiles: int) -> Image.Image:
 
 
 def _said(prediction: Prediction) -> list[Line]:
-    shown = [(label, f" {100 * prediction.mean_K[label]:.1f} %") for label in prediction.top(LINES)]
-    return [(prediction.classes[label] + share, f"class {label + 1}{share}") for label, share in shown]
+    shown = [(label, f" {100 * prediction.mean_K[label]:.1f} %") for label in prediction.top(MOST_CLASSES)]
+    lines = [(prediction.classes[label] + share, f"class {label + 1}{share}") for label, share in shown]
+    if (second := prediction.second) is not None:
+        name, share = second.likeliest
+        lines.append((f"{second.task}: {name} {100 * share:.1f} %", f"{second.task}: {100 * share:.1f} %"))
+    return lines
 
 
 def _overlay(
