@@ -76,8 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         )
         if (second := prediction.second) is None:
             return table
-        name, share = second.likeliest
-        return table.assign(second_task=second.task, second_class=name, second_probability=100 * share)
+        group, share = second.likeliest
+        return table.assign(second_task=second.task, second_class=group, second_probability=100 * share)
 
     tables, unread = [], []
     for number, photo in enumerate(options.photos, start=1):
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"{photo}{agree}", style="bold", soft_wrap=True)
         console.print(_shown(tables[-1], several))
         if prediction.second is not None:
-            name, share = prediction.second.likeliest
-            console.print(f"  {prediction.second.task}: {readable(name)}, {100 * share:.1f} %", soft_wrap=True)
+            group, share = prediction.second.likeliest
+            console.print(f"  {prediction.second.task}: {readable(group)}, {100 * share:.1f} %", soft_wrap=True)
         console.print(f"  {place_of(target.url, name)}", soft_wrap=True)
     if tables:
         target.put("predictions.csv", csv_bytes(pd.concat(tables)))

@@ -167,7 +167,8 @@ def test_the_answer_of_a_second_task_is_told_with_the_classes(
     assert second is not None
     name, share = second.likeliest
     assert second.probabilities_NG.sum() == pytest.approx(1, abs=1e-5)
-    assert f"\n  species: {name}, {100 * share:.1f} %\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"\n  species: {name}, {100 * share:.1f} %\n  {tmp_path}/1-a_b.jpg\n" in told
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table["second_task"].tolist() == ["species"] * 2
     assert table["second_class"].tolist() == [name] * 2
