@@ -105,7 +105,8 @@ def _services(targets: Sequence[str]) -> list[tuple[str, Any]]:
     except ImportError:
         raise UserError("--notify: needs Apprise: pip install 'catdog-sweep[notify]'") from None
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it quotes parts of URLs
-    asset = apprise.AppriseAsset(app_id="catdog")
+    # Redirected, a POST becomes a GET, which succeeds and tells nobody; `?redirect=yes` in a URL allows it.
+    asset = apprise.AppriseAsset(app_id="catdog", http_redirects=False)
     found = []
     for number, target in enumerate(targets, 1):
         file = os.path.expanduser(target)

@@ -8,11 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Inbox:
-    """What has come, as title and lines; `answers` is cleared to let senders hang."""
+    """What has come, as title and lines; `answers` is cleared to let senders hang. A redirection leads to `GET /`."""
 
     def __init__(self, port: int) -> None:
         self.url = f"json://127.0.0.1:{port}/a-token"
         self.messages: list[tuple[str, list[str]]] = []
+        self.status = 200
         self.answers = threading.Event()
         self.answers.set()
 
@@ -28,6 +29,11 @@ def inbox() -> Iterator[Inbox]:
             content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             box.messages.append((content["title"], content["message"].splitlines()))
             box.answers.wait(60)
+            self.send_response(box.status)
+            self.send_header("Location", "/")
+            self.end_headers()
+
+        def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
 

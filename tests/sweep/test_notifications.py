@@ -67,6 +67,19 @@ def test_a_service_that_hangs_delays_nothing_and_one_that_fails_is_one_line_with
     assert said == ["--notify: JSON did not take a message (complete); the sweep is not affected"]
 
 
+@pytest.mark.parametrize("status", [301, 307, 404, 500])
+def test_a_message_that_a_service_did_not_take_is_one_line_even_if_a_redirection_ends_well(
+    status: int, box: Inbox
+) -> None:
+    said: list[str] = []
+    box.status = status
+    notifier = Notifier([box.url], MemoryStore(), "night", said.append)
+    notifier.send_end(True, list)
+    notifier.wait()
+    assert said == ["--notify: JSON did not take a message (complete); the sweep is not affected"]
+    assert len(box.messages) == 1
+
+
 def test_what_cannot_be_found_out_is_said_and_the_message_is_sent(box: Inbox) -> None:
     def details() -> Iterator[str]:
         yield "2/9 done"
