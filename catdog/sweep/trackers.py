@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ from catdog.runs.provenance import code_tree
 from catdog.trial.context import RunContext
 
 logger = logging.getLogger(__name__)
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+"""Of MLflow where the user sets none: no trial starts while it waits, by default twenty minutes for a dead server."""
 
 
 def require_tracker(name: Tracker) -> None:
@@ -38,6 +41,8 @@ def open_tracker(name: Tracker, context: RunContext, report_progress: ReportProg
         return []
     settings = functools.partial(trial_settings, context, code_tree())
     if name == "mlflow":
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
         tracker = MLflowLoggerCallback(experiment_name=context.run)

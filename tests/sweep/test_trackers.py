@@ -1,6 +1,9 @@
 """Trackers that people already use: MLflow, with its own local store."""
 
 import dataclasses
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -10,6 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from catdog.cli import run_job
+from catdog.errors import UserError
 from catdog.runs.history import read_history
 from catdog.runs.provenance import code_tree
 from catdog.runs.status import open_run
@@ -67,6 +71,36 @@ def test_trials_are_logged_to_mlflow_and_an_unreachable_tracker_is_reported_at_o
     capsys.readouterr()
     assert run_job(sweep.main, [*arguments, "--seeds", "2"]) == 2
     assert capsys.readouterr().err.startswith("error: --tracker mlflow: ")
+
+
+def test_a_server_of_mlflow_that_is_away_is_asked_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    from catdog.sweep.trackers import PATIENCE, open_tracker
+
+    for variable in PATIENCE:
+        monkeypatch.setenv(variable, "")  # so that what is set now does not stay
+        monkeypatch.delenv(variable)
+    asked = []
+
+    class Away(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Away) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+        (tracker,) = open_tracker("mlflow", SimpleNamespace(run="night"), pytest.fail)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="--tracker mlflow: "):
+            tracker.setup()
+        server.shutdown()
+    assert set(Counter(asked).values()) == {1 + 3}
 
 
 def test_a_tracker_that_fails_later_is_dropped() -> None:
