@@ -74,4 +74,5 @@ def _view(console: Console, url: str) -> Iterator[Show]:
 
 def _screen(url: str, run_status: RunStatus | None, problem: str) -> Group:
     parts = [] if run_status is None else [*status_parts(url, run_status, comparison_table(run_status))]
-    return Group(*parts, Styled(problem or f"looked at {now()[11:19]} UTC; Ctrl-C ends the watch", "dim"))
+    said = problem or f"looked at {now()[11:19]} UTC; Ctrl-C ends the watch"
+    return Group(Styled(said, "dim"), *parts)  # first: what a low terminal has no room for is cut below

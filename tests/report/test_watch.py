@@ -126,6 +126,30 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     assert "3 complete" in third
 
 
+def test_a_terminal_too_small_for_the_table_still_says_that_the_store_is_away() -> None:
+    class Away(MemoryStore):
+        def list(self, prefix: str) -> list[str]:
+            if self.is_away:
+                raise StoreError("no route to host")
+            return super().list(prefix)
+
+        is_away = False
+
+    store, output = Away(), io.StringIO()
+    make_run(store, LABELS, range(2), epochs=2, test_images=40, missing=[("se", 1)])
+
+    def leave() -> None:
+        store.is_away = True
+
+    def come_back() -> None:
+        store.is_away = False
+
+    console = Console(file=output, force_terminal=True, width=80, height=4)
+    watch_run(console, store, "made", scripted(nothing, leave, come_back), least_seconds=0)
+    assert "the store does not answer, trying again: no route to host" in output.getvalue()
+    assert "looked at " in output.getvalue()
+
+
 def test_a_mistake_ends_it_at_once() -> None:
     class Refusing(MemoryStore):
         def get(self, key: str) -> bytes:
