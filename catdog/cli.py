@@ -26,7 +26,7 @@ from catdog.config.recipe import parse_number
 from catdog.config.recipe_file import named_config
 from catdog.config.sweep_options import IMPORT, SweepConfig, check_run_name, check_store
 from catdog.errors import StoreError, UserError, first_line
-from catdog.formatting import printable
+from catdog.formatting import printable, shorten
 from catdog.system.streams import encodable, open_output
 from catdog.system.supervisor import Ending, raise_on_signals, supervise
 
@@ -35,6 +35,8 @@ Sweep = TypeVar("Sweep", bound=SweepConfig)
 MEMORY_REMEDY = "raise the limit (ulimit -v, or the batch system's)"
 NO_MEMORY = ("can't start new thread", "Cannot allocate memory", "failed to map segment")
 """In errors of other classes than `MemoryError`: Python's, the C library's, the dynamic loader's."""
+MOST_LETTERS = 2_000
+"""Of an error, which may quote a stored file."""
 RECOVERY_SECONDS = 2
 """How long an interrupted job's supervisor may take to release what the job held."""
 
@@ -220,7 +222,7 @@ def _exit_code(job: Callable[[], int]) -> int:
     try:
         return job()
     except (UserError, StoreError) as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {printable(shorten(' '.join(str(error).split()), MOST_LETTERS))}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catdog.errors import UserError
-from catdog.formatting import counted
+from catdog.formatting import counted, shorten
 from catdog.runs.artifacts import SplitPredictions
 from catdog.runs.code_record import TOLERANCE
 from catdog.runs.cost import Launch
@@ -260,7 +260,7 @@ def missing_trials(run_status: RunStatus) -> list[str]:
         if trial.status == "failed" and trial.failure is not None:
             failure = trial.failure
             lines.append(
-                f"failed: {trial.planned.name}: {failure.error}: {failure.message} "
+                f"failed: {trial.planned.name}: {shorten(failure.error)}: {shorten(failure.message, 500)} "
                 f"(attempts: {failure.attempts}; traceback: "
                 f"{run.trial(trial.planned.variant.folder, trial.planned.seed).failure}; log: {failure.log})"
             )

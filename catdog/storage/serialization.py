@@ -63,6 +63,8 @@ def small_npz_bytes(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
+MOST_LETTERS, MOST_NAME_LETTERS = 100_000, 4096
+"""Of a text in JSON, and of a name in an .npz, which may be a path: pages and messages quote them."""
 MOST_UNPACKED = 1 << 30
 """Size limit of an array in an .npz, in bytes; a small archive can unpack to any size."""
 
@@ -84,6 +86,8 @@ def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[A
         array = arrays[name]
         if array.dtype.kind not in kinds and array.dtype.char not in kinds:
             raise ValueError(f"{name} has dtype {array.dtype}")
+        if array.dtype.kind == "U" and array.dtype.itemsize > 4 * MOST_NAME_LETTERS:
+            raise ValueError(f"{name} has a name of more than {MOST_NAME_LETTERS:,} letters")
         fits = len(axes) == array.ndim and all(
             size == (int(axis) if axis.isdigit() else lengths.setdefault(axis, size))
             for axis, size in zip(axes, array.shape, strict=True)
@@ -194,7 +198,12 @@ def _convert(value: Any, hint: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, arguments[0], f"{name}[{index}]") for index, item in enumerate(value))
     if origin is Mapping and isinstance(value, Mapping):
-        return {key: _convert(item, arguments[1], f"{name}[{key!r}]") for key, item in value.items()}
+        return {
+            _convert(key, str, name): _convert(item, arguments[1], f"{name}[{shorten(repr(key))}]")
+            for key, item in value.items()
+        }
+    if isinstance(value, str) and len(value) > MOST_LETTERS:
+        raise ValueError(f"{shorten(name)} has {len(value):,} letters; the limit is {MOST_LETTERS:,}")
     if not _fits(value, hint):
         raise ValueError(f"{name} is {shorten(repr(value))}, not {_described(hint)}")
     return value

@@ -19,7 +19,7 @@ from catdog.formatting import now
 from catdog.runs.manifest import PlannedTrial, TrialId
 from catdog.runs.results import Failure
 from catdog.storage import Store
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import MOST_LETTERS, to_json
 from catdog.trial.context import RunContext
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def describe_failure(context: RunContext, trial: PlannedTrial, error: Exception,
         config_hash=context.identity.trial_hash(trial.variant, trial.seed),
         error=type(error).__name__,
         message=first_line(error),
-        traceback="".join(traceback.format_exception(error)),
+        traceback="".join(traceback.format_exception(error))[-MOST_LETTERS:],
         attempts=attempts,
         launch=launch,
         log=f"{platform.node()}:{os.path.realpath('/proc/self/fd/2')}",

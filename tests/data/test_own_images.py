@@ -234,6 +234,14 @@ def test_a_csv_file_with_a_fault_is_a_mistake_that_names_the_line(rows: list[str
     assert said.format(folder=tmp_path) in message
 
 
+def test_a_label_as_long_as_a_page_is_a_mistake(tmp_path: Path) -> None:
+    make_images(tmp_path, {"cat": 3, "dog": 3})
+    label, images = "M" * 5000, [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label", *(f"{one},{label + one[0]}" for one in images)]))
+    with pytest.raises(UserError, match="a label has 5,001 letters"):
+        opened(f"csv:{tmp_path}/list.csv")
+
+
 def test_a_csv_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "bytes.csv").write_bytes(b"\xef\xbb\xbfimage,label\n\xff\xfe,a\n")
     assert "no such file" in refusal(f"csv:{tmp_path / 'nowhere.csv'}")

@@ -47,6 +47,34 @@ def test_the_best_run_is_chosen_by_validation_then_lowest_seed_and_never_by_test
     assert best_run([result("baseline", 0, 0.0, 5.0), better]) == better
 
 
+def test_texts_of_a_megabyte_are_damage_that_is_told_in_a_short_line() -> None:
+    long, store = "M" * 1_000_000, MemoryStore()
+    failed = [("se", 1)]
+    make_run(
+        store,
+        ["baseline", "se"],
+        range(2),
+        epochs=1,
+        classes=3,
+        test_images=30,
+        failed=failed,
+        error_message="M" * 90_000,
+    )
+    (line,) = missing_trials(open_run(store, "made"))
+    assert len(line) < 1000
+    manifest = store.get("made/manifest.json")
+    for text in (b"pets-frozen", b"3.11.7", b"ray"):
+        assert text in manifest
+        store.put("made/manifest.json", manifest.replace(b'"' + text + b'"', f'"{long}"'.encode()))
+        with pytest.raises(UserError, match="letters; the limit is 100,000") as raised:
+            open_run(store, "made")
+        assert len(str(raised.value)) < 1000
+    store = MemoryStore()
+    make_run(store, ["baseline"], range(1), epochs=1, classes=[long, "b"], test_images=30)
+    (line,) = missing_trials(open_run(store, "made"))
+    assert line.endswith("predictions.npz is damaged: breeds has a name of more than 4,096 letters)")
+
+
 def test_trials_that_are_not_averaged_are_listed_with_the_reason(run_status: RunStatus) -> None:
     assert missing_trials(run_status) == [
         f"diverged: {EIGHT} seed 1: the loss was not finite in epoch 5",

@@ -16,6 +16,7 @@ from catdog.data.images import photo_digest, read_mask, read_photo
 from catdog.data.split import draw
 from catdog.errors import UserError
 from catdog.formatting import shorten
+from catdog.storage.serialization import MOST_NAME_LETTERS
 from catdog.system.process import map_on_cores
 
 DATASET = "images"
@@ -92,6 +93,8 @@ def make_source(images: Sequence[LabelledImage], option: str, title: str, packin
     classes = tuple(sorted({same_name(image.label) for image in images}))
     if len(classes) < 2:
         raise UserError(f"{option}: has only one class ({shorten(''.join(classes))}): give images of two or more")
+    if longest := [name for name in classes if len(name) > MOST_NAME_LETTERS]:
+        raise UserError(f"{option}: a label has {len(longest[0]):,} letters ({shorten(longest[0])}): shorten it")
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[same_name(image.label)] for image in images], dtype=np.int64)
     splits = np.array([image.split or "" for image in images])
