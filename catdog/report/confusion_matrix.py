@@ -41,8 +41,10 @@ def confusion_svg(
     cell = 16 if len(names) > 20 else 20
     label = _LETTER * max(map(cell_len, shortened)) + 24
     side = cell * len(names)
+    noun = escape(printable(noun))
+    said = f"rows: true {noun}; columns: predicted"
     # Wide enough for the legend below a matrix of two classes.
-    width, height = label + max(side, 200) + 2, side + label + 58
+    width, height = label + max(side, _LETTER * cell_len(said)) + 2, side + label + 58
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif" font-size="{_FONT}">{SCHEME}',
@@ -50,7 +52,7 @@ def confusion_svg(
         _grid(len(names), cell),
         *_cells(shares_KK, top, cell),
         *_labels(names, cell),
-        f'<g transform="translate(0 {side + label:.0f})">{_legend(top, escape(printable(noun)))}</g></g></svg>',
+        f'<g transform="translate(0 {side + label:.0f})">{_legend(top, said, noun)}</g></g></svg>',
     ]
     return "".join(parts)
 
@@ -104,11 +106,11 @@ def _labels(names: Sequence[str], cell: int) -> list[str]:
     return [f'<g text-anchor="end">{rows}{columns}</g>']
 
 
-def _legend(top: float, noun: str) -> str:
+def _legend(top: float, said: str, noun: str) -> str:
     stops = f'<stop stop-color="{_DARK}" stop-opacity="{_LEAST}"/><stop offset="1" stop-color="{_DARK}"/>'
     return (
         f'<linearGradient id="scale">{stops}</linearGradient>'
-        f'<text y="-12">rows: true {noun}; columns: predicted</text>'
+        f'<text y="-12">{said}</text>'
         '<rect width="160" height="10" fill="#fff"/><rect width="160" height="10" fill="url(#scale)"/>'
         f'<text y="25">0</text><text x="160" y="25" text-anchor="end">{top:.3g} %</text>'
         f'<text y="42">of the {noun}’s images</text>'
