@@ -85,6 +85,10 @@ class Visit:
         return self.tab.input_value("#epoch")
 
 
+def pages_of(tab: Any) -> int:
+    return len(re.findall(rb"/Type /Page\b", tab.pdf(format="A4")))
+
+
 @pytest.fixture
 def visit(browser: Any, page_file: Path) -> Iterator[Callable[..., Visit]]:
     visits: list[Visit] = []
@@ -265,7 +269,7 @@ def test_a_print_shows_the_gallery_without_its_controls_on_at_most_eight_pages(v
     for hidden in (".controls", "#epoch", "nav", ".csv >> nth=0", "details:not([open]) >> nth=0"):
         assert one.tab.is_hidden(hidden)
     assert one.tab.is_visible("#panel-a canvas >> nth=0")
-    assert len(re.findall(rb"/Type /Page\b", one.tab.pdf(format="A4"))) <= 8
+    assert pages_of(one.tab) <= 8
 
 
 def test_a_phone_shows_variant_test_and_difference_and_all_columns_on_demand(visit: Callable[..., Visit]) -> None:
@@ -293,6 +297,9 @@ def test_without_javascript_the_contact_sheets_and_the_tables_as_csv_are_there(b
         tab.click("section[aria-labelledby=comparison] .csv")
     assert download.value.suggested_filename == "accuracy-in-percent-mean-sample.csv"
     assert Path(download.value.path()).read_text().startswith("Variant,n,Validation,Test,Difference,")
+    tab.emulate_media(media="print")
+    assert tab.is_visible("noscript figure >> nth=0")
+    assert pages_of(tab) <= 8
     context.close()
 
 
@@ -370,4 +377,8 @@ def test_thirty_seeds_of_all_variants_fit_into_one_page(browser: Any, tmp_path: 
     assert one.complaints == []
     with_masks = {label for label, _ in content.probe_masks}
     assert len(one.tab.query_selector_all("#variant-a option")) == len(with_masks)
+    one.tab.emulate_media(media="print")
+    assert pages_of(one.tab) <= 10
+    tall = "all => all.filter(one => one.offsetHeight > 500).length"  # 130 mm are 491 pixels
+    assert one.tab.eval_on_selector_all(".figures img", tall) == 0, "a figure is never cut, and its heading above it"
     one.context.close()
