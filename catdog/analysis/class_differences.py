@@ -35,7 +35,8 @@ class ClassDifference:
 def class_differences(predictions: Predictions, contrast: Contrast) -> list[ClassDifference]:
     """Return a contrast's difference on each class that Test has, the largest first; none without pairs.
 
-    The intervals are Student's, each at 95 % / K: with 95 % all of them hold.
+    The intervals are Student's, each at 95 % / K: with 95 % all of them hold. None exceeds 100 points, which no
+    difference of accuracies does.
     """
     names = (contrast.variant, contrast.reference)
     rows = [{seed: row for row, seed in enumerate(predictions.seeds[name])} for name in names]
@@ -54,6 +55,7 @@ def class_differences(predictions: Predictions, contrast: Contrast) -> list[Clas
         level = SIGNIFICANCE / np.count_nonzero(images_K)
         standard_error_K = difference_SK.std(axis=0, ddof=1) / np.sqrt(len(seeds))
         half_K = scipy.stats.t.isf(level / 2, len(seeds) - 1) * standard_error_K
+    low_K, high_K = (np.clip(end_K, -100, 100) for end_K in (mean_K - half_K, mean_K + half_K))
     found = [
         ClassDifference(
             k,
@@ -61,7 +63,7 @@ def class_differences(predictions: Predictions, contrast: Contrast) -> list[Clas
             float(ours_SK[:, k].mean()),
             float(theirs_SK[:, k].mean()),
             float(mean_K[k]),
-            Interval(float(mean_K[k] - half_K[k]), float(mean_K[k] + half_K[k])) if half_K[k] > 10.0**-DIGITS else None,
+            Interval(float(low_K[k]), float(high_K[k])) if half_K[k] > 10.0**-DIGITS else None,
         )
         for k in np.flatnonzero(images_K).tolist()
     ]

@@ -65,6 +65,15 @@ def test_classes_that_test_lacks_are_left_out_and_two_seeds_or_equal_ones_have_n
     assert class_differences(two, contrast_of(0)) == []
 
 
+def test_no_interval_of_a_difference_exceeds_a_hundred_points() -> None:
+    labels_N = np.repeat(np.arange(4), 2).astype(np.int16)
+    correct = np.ones((2, 3, 8), bool)
+    correct[1, 0, :2], correct[0, 1, 2:4] = False, False
+    found = class_differences(predictions_of(correct, labels_N, 4), contrast_of(3))
+    intervals = [one.interval for one in found if one.interval is not None]
+    assert [(one.low, one.high) for one in intervals] == [(-100, 100)] * 2
+
+
 def test_without_any_difference_hardly_a_run_in_twenty_has_a_class_that_differs() -> None:
     rng = np.random.default_rng(0)
     labels_N = (np.arange(400) % 8).astype(np.int16)
