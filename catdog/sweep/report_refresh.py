@@ -54,8 +54,9 @@ def refresh_report(
 
 
 def _refresh_if_more(store: Store, run: str, refresh: Refresh, finished: int, known: Known) -> int:
-    """Call `refresh` if other than `finished` trials have ended; returns how many have."""
-    over = sum(key.endswith("/result.json") for key in store.list(RunPaths(run).trials))
+    """Call `refresh` if other than `finished` trials have ended, or failed; returns how many have."""
+    paths = RunPaths(run)
+    over = sum(key.endswith("/result.json") for key in store.list(paths.trials)) + len(store.list(paths.failures))
     if over != finished:
         refresh(store, open_run(store, run, keep=True, known=known))
     return over

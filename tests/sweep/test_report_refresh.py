@@ -66,6 +66,22 @@ def test_a_report_reads_only_new_trials_unless_what_was_read_is_too_large_to_hol
     assert "2 of 2" in store.get(RunPaths("made").report("report.html")).decode()
 
 
+def test_a_failure_is_in_the_report_before_another_trial_ends() -> None:
+    store, refreshed, counts = MemoryStore(), threading.Event(), []
+    make_run(store, ["baseline"], range(2), epochs=1, test_images=40, missing=[("baseline", 1)])
+
+    def refresh(store: Store, run_status: RunStatus) -> None:
+        counts.append((run_status.counts["complete"], run_status.counts["failed"]))
+        refreshed.set()
+
+    with refresh_report(store, "made", refresh, least_seconds=0.01, share=1):
+        assert refreshed.wait(60)
+        refreshed.clear()
+        make_run(store, ["baseline"], range(2), epochs=1, test_images=40, failed=[("baseline", 1)])
+        assert refreshed.wait(60)
+    assert counts == [(1, 0), (1, 1)]
+
+
 def test_a_run_that_cannot_be_read_does_not_end_the_sweep() -> None:
     tried = threading.Event()
 
