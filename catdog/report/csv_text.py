@@ -35,4 +35,5 @@ def _plain(cell: str) -> str:
 
 
 def _not_a_formula(cell: object) -> object:
-    return re.sub(r"^(?=[=+\-@＝＋－＠])", "'", printable(cell)) if isinstance(cell, str) else cell
+    """Return text with an apostrophe before what a spreadsheet would run, in countries where `;` separates cells, too."""
+    return re.sub(r"(^|;)(?=[=+\-@＝＋－＠])", r"\1'", printable(cell)) if isinstance(cell, str) else cell

@@ -105,8 +105,8 @@ def test_every_table_is_there_as_csv_with_plain_numbers(content: ReportContent, 
         "reference", *(f"{one.mean:+.2f}" for one in content.contrasts if one.mean is not None)
     ]  # fmt: skip
     assert not any(re.search(r"−\d", text) for text in tables.values())
-    assert cells_csv([("=1+1", "−0.10 to +0.20", "–", "92.16 ± 0.33", "-x")]) == (
-        "'=1+1,-0.10 to +0.20,,92.16 ± 0.33,'-x\n"
+    assert cells_csv([("=1+1", "−0.10 to +0.20", "–", "92.16 ± 0.33", "-x", "a;=1")]) == (
+        "'=1+1,-0.10 to +0.20,,92.16 ± 0.33,'-x,a;'=1\n"
     )
 
 
