@@ -35,5 +35,5 @@ def _plain(cell: str) -> str:
 
 
 def _not_a_formula(cell: object) -> object:
-    """Return text with an apostrophe before what a spreadsheet would run, in countries where `;` separates cells, too."""
+    """Return text with an apostrophe before what a spreadsheet would run, also where it takes `;` to separate cells."""
     return re.sub(r"(^|;)(?=[=+\-@＝＋－＠])", r"\1'", printable(cell)) if isinstance(cell, str) else cell
