@@ -28,6 +28,7 @@ from catdog.config.recipe_file import changed_config
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec
 from catdog.errors import UserError
+from catdog.formatting import printable
 from catdog.runs.artifacts import SPLITS, ProbeMasks, SplitPredictions, read_predictions_npz
 from catdog.runs.history import read_history
 from catdog.runs.looks import Look
@@ -262,11 +263,11 @@ def _of(variant: str, seed: int, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _images(split: str, predictions: SplitPredictions) -> pd.DataFrame:
-    classes = np.array(predictions.classes)
+    classes = np.array(list(map(printable, predictions.classes)))  # pandas takes UTF-8 alone
     return pd.DataFrame(
         {
             "split": split,
-            "image": predictions.images_N,
+            "image": list(map(printable, predictions.images_N.tolist())),
             "label": classes[predictions.labels_N],
             "predicted": classes[predictions.predicted_N],
             "log_probability": predictions.log_probability_N,

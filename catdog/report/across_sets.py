@@ -7,7 +7,7 @@ from rich.console import Console
 
 from catdog.analysis.across_sets import AcrossSets, Effect
 from catdog.analysis.across_words import figures, sentence
-from catdog.formatting import NumbersTable
+from catdog.formatting import NumbersTable, printable
 from catdog.report.csv_text import csv_bytes
 from catdog.report.tables import interval, p_value, signed
 
@@ -24,8 +24,8 @@ def effects_table(found: Sequence[AcrossSets]) -> pd.DataFrame:
             {
                 "set": effect.of.name,
                 "run": effect.of.run,
-                "dataset": effect.of.identity.recipe.dataset,
-                "backbone": effect.of.identity.recipe.backbone,
+                "dataset": printable(effect.of.identity.recipe.dataset),  # pandas takes UTF-8 alone
+                "backbone": printable(effect.of.identity.recipe.backbone),
                 "variant": one.title,
                 "reference": one.reference,
                 "n": effect.n,

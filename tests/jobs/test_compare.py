@@ -10,6 +10,7 @@ import pytest
 from catdog.analysis.across_sets import compare_sets
 from catdog.analysis.between_runs import compare_runs
 from catdog.analysis.sets import sets_of
+from catdog.api import load_run
 from catdog.cli import run_job
 from catdog.config.recipe import Recipe
 from catdog.report.forest_plot import forest_plot
@@ -111,6 +112,14 @@ def test_runs_of_a_single_variant_have_no_effects_but_a_difference(
     assert "two − one" in (tmp_path / "out" / "compare.md").read_text()
     assert run_job(compare.main, ["one", "--store", str(tmp_path)]) == 2
     assert "run one: has a single variant, nothing to compare: name another run" in capsys.readouterr().err
+
+
+def test_a_dataset_in_a_folder_whose_name_is_no_utf_8_is_compared(tmp_path: Path) -> None:
+    names = {"recipe": Recipe(dataset="folder:caf\udce9", precision="float32"), "classes": ["caf\udce9", "b"]}
+    make_run(LocalStore(tmp_path), ["baseline", "se"], range(6), run="one", **(SMALL | names))  # type: ignore[arg-type]
+    assert run_job(compare.main, ["one", "--store", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert pd.read_csv(tmp_path / "out" / "across.csv")["dataset"].tolist() == [r"folder:caf\udce9"]
+    assert set(load_run(str(tmp_path), "one").predictions["label"]) == {r"caf\udce9", "b"}
 
 
 def test_runs_that_share_few_of_their_seeds_are_not_paired_by_those_few(tmp_path: Path) -> None:
