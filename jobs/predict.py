@@ -14,7 +14,7 @@ import tyro
 
 from catdog.cli import ExitCode, NetworkOptions, output_console, parse, run_job
 from catdog.errors import UserError
-from catdog.formatting import NumbersTable, counted, readable
+from catdog.formatting import NumbersTable, counted, printable, readable
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str]) -> int:
         shares = 100 * prediction.probabilities_NK[:, top]
         table = pd.DataFrame(
             {
-                "photo": prediction.photo,
+                "photo": printable(prediction.photo),  # pandas takes UTF-8 alone
                 "rank": range(1, len(top) + 1),
-                "class": [prediction.classes[label] for label in top],
+                "class": [printable(prediction.classes[label]) for label in top],
                 "probability": shares.mean(axis=0),
                 "lowest": shares.min(axis=0),
                 "highest": shares.max(axis=0),
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         if (second := prediction.second) is None:
             return table
         group, share = second.likeliest
-        return table.assign(second_task=second.task, second_class=group, second_probability=100 * share)
+        return table.assign(second_task=second.task, second_class=printable(group), second_probability=100 * share)
 
     tables, unread = [], []
     for number, photo in enumerate(options.photos, start=1):
