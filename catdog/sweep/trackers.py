@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from catdog.config.sweep_options import Tracker
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError, first_line
-from catdog.formatting import ReportProgress
+from catdog.formatting import ReportProgress, printable
 from catdog.runs.provenance import code_tree
 from catdog.trial.context import RunContext
 
@@ -62,7 +62,8 @@ def _log_in_one_request(mlflow_util: Any) -> None:
     from mlflow.entities import Metric, Param
 
     def log_params(params_to_log: Mapping[str, Any], run_id: str) -> None:
-        MlflowClient().log_batch(run_id, params=[Param(name, str(value)) for name, value in params_to_log.items()])
+        params = [Param(name, printable(str(value))) for name, value in params_to_log.items()]
+        MlflowClient().log_batch(run_id, params=params)
 
     def log_metrics(step: int, metrics_to_log: Mapping[str, Any], run_id: str) -> None:
         numbers = {name: one for name, one in metrics_to_log.items() if isinstance(one, int | float)}

@@ -115,11 +115,11 @@ def test_runs_of_a_single_variant_have_no_effects_but_a_difference(
 
 
 def test_a_dataset_in_a_folder_whose_name_is_no_utf_8_is_compared(tmp_path: Path) -> None:
-    names = {"recipe": Recipe(dataset="folder:caf\udce9", precision="float32"), "classes": ["caf\udce9", "b"]}
+    names = {"recipe": Recipe(dataset="folder:photos\udce9", precision="float32"), "classes": ["photos\udce9", "b"]}
     make_run(LocalStore(tmp_path), ["baseline", "se"], range(6), run="one", **(SMALL | names))  # type: ignore[arg-type]
     assert run_job(compare.main, ["one", "--store", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    assert pd.read_csv(tmp_path / "out" / "across.csv")["dataset"].tolist() == [r"folder:caf\udce9"]
-    assert set(load_run(str(tmp_path), "one").predictions["label"]) == {r"caf\udce9", "b"}
+    assert pd.read_csv(tmp_path / "out" / "across.csv")["dataset"].tolist() == [r"folder:photos\udce9"]
+    assert set(load_run(str(tmp_path), "one").predictions["label"]) == {r"photos\udce9", "b"}
 
 
 def test_runs_that_share_few_of_their_seeds_are_not_paired_by_those_few(tmp_path: Path) -> None:
