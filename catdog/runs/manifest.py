@@ -260,9 +260,10 @@ class Manifest:
     def renamed(self, short_labels: Mapping[str, str]) -> "Manifest":
         """Return the manifest with these short labels, too; raises `UserError` if one would name two variants."""
         labels = {**self.short_labels, **short_labels}
+        titles = {label: labels.get(label, label) for label in self.variants}
         for label, short in labels.items():
-            if twin := next((own for own, other in labels.items() if other == short and own != label), None):
-                raise UserError(f"--variants: {short!r} is the short label of {twin!r} and {label!r}; choose another")
+            if twin := next((own for own, other in titles.items() if other == short and own != label), None):
+                raise UserError(f"--variants: {short!r} would name {twin!r} and {label!r}; choose another short label")
         return dataclasses.replace(self, short_labels=labels)
 
     def to_json(self) -> bytes:

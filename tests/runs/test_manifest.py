@@ -73,8 +73,21 @@ def test_short_labels_are_kept_and_name_one_variant_each() -> None:
     assert [t.variant.folder for t in first.planned()] == [t.variant.folder for t in plain.planned()]
     more = plan_run(first, sweep_of(variants=("wide=baseline", "se"), seeds="1"), identity, ())
     assert more.short_labels == {EIGHT: "eight", "baseline": "wide"}
-    with pytest.raises(UserError, match=r"^--variants: 'eight' is the short label of .* and 'se'|'se' and"):
+    with pytest.raises(UserError, match=r"^--variants: 'eight' would name .*se.*; choose another"):
         plan_run(first, sweep_of(variants=("eight=se",), seeds="1"), identity, ())
+
+
+def test_a_variant_with_settings_may_be_called_by_its_head_if_no_other_variant_is() -> None:
+    def planned(existing: Manifest | None, *variants: str) -> Manifest:
+        return plan_run(existing, sweep_of(variants=variants, seeds="1"), MANIFEST.identity, ())
+
+    tuned = planned(None, "baseline", "se=se:learning_rate=0.5")
+    assert tuned.spec("se").label == "se:learning_rate=0.5"
+    for first, then in [(tuned, "se"), (planned(None, "baseline", "se"), "se=se:learning_rate=0.5")]:
+        with pytest.raises(UserError, match="'se' would name"):
+            planned(first, "baseline", then)
+    with pytest.raises(UserError, match="another variant's name"):
+        planned(None, "baseline", "se=attention")
 
 
 @pytest.mark.parametrize("short_labels", [{"se": "x"}, {"baseline": "se"}, {"baseline": "<b>"}, {"baseline": ""}])
