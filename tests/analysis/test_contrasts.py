@@ -41,7 +41,9 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     attention, multi = contrasts(effect={"multi-attention": 3.0, "attention": -3.0}, seeds=range(30), test_images=1000)
     assert multi.is_primary
     assert multi.words == "multi-attention is better than baseline on this test set, and on new images like these."
-    assert re.search(r"Its 95 % interval is \+\S+ to \+\S+ on this test set and \+\S+ to \+\S+ on new images", multi.figures)
+    assert re.search(
+        r"Its 95 % interval is \+\S+ to \+\S+ on this test set and \+\S+ to \+\S+ on new images", multi.figures
+    )
     assert multi.verdict == f"{multi.words} {multi.figures}"
     assert attention.words == "attention is worse than baseline on this test set, and on new images like these."
     assert "; Holm-adjusted p < 0.001. Its Holm-adjusted 95 % interval is −" in attention.figures
@@ -202,7 +204,9 @@ def test_no_bound_of_an_interval_but_zero_is_printed_as_zero() -> None:
     contrast = only(contrasts(labels=("baseline", "se"), seeds=range(6)))
     answer = Answer(0.4, 0.4, 0.05, Interval(-0.22, -0.003), None, stands=True)
     near = dataclasses.replace(contrast, mean=-0.004, difference=answer, detectable=0.002, smallest_effect=0.004)
-    start = "The mean difference is −0.004 percentage points, n = 6 pairs; p = 0.400. Its 95 % interval is −0.22 to −0.003 "
+    start = (
+        "The mean difference is −0.004 percentage points, n = 6 pairs; p = 0.400. Its 95 % interval is −0.22 to −0.003 "
+    )
     assert near.figures.startswith(start)
     assert "find a true difference of 0.002 points" in near.figures
     surely = dataclasses.replace(
