@@ -27,7 +27,7 @@ from catdog.formatting import data_uri, now, plural, printable, readable, readab
 from catdog.report import figures, origin, tables
 from catdog.report.class_tables import best_row, by_class, confused_pairs, hardest_images
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
-from catdog.report.first_screen import about_line, alike_line, contrasts_plot, next_step, splits_line
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_image_line, splits_line
 from catdog.report.mask_gallery import BUDGET, build_gallery, small_sheet
 from catdog.report.published_figures import published
 from catdog.report.tables import Table
@@ -93,7 +93,7 @@ def build_page(
         planned=len(content.run_status.trials),
         about=about_line(content),
         forest=contrasts_plot(content),
-        alike=alike_line(content.contrasts),
+        no_image=no_image_line(content.contrasts),
         splits=splits_line(content),
         next=None if running else next_step(content),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
@@ -140,7 +140,7 @@ def build_page(
         citation=origin.citation(content),
         versions=tables.pairs("Packages", manifest.versions),
     )
-    return _unbroken(page).encode(errors="backslashreplace")  # text from a store may hold what UTF-8 cannot
+    return _well_broken(page).encode(errors="backslashreplace")  # text from a store may hold what UTF-8 cannot
 
 
 @functools.cache
@@ -149,7 +149,6 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters["breakable"] = _breakable
     return environment.from_string(_asset("page.html"))
 
 
@@ -158,18 +157,19 @@ def _harmless(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
 
 
+_NUMBER = "[−+]?[0-9][0-9.,]*(?<=[0-9])"
 _WHOLE = re.compile(
     "--[a-z][a-z-]*(?: [0-9]+)?"  # an option
     "|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC"
-    "|[np] (?:=|&lt;) [0-9.,]*[0-9]"
-    "|[−+]?[0-9.,]*[0-9](?: (?:±|×|to) [−+]?[0-9.,]*[0-9])?(?: (?:%|px))?"  # a number, a range, with its unit
+    f"|[np] (?:=|&lt;) {_NUMBER}"
+    f"|{_NUMBER}(?: (?:±|×|to) {_NUMBER})?(?: (?:%|px))?"  # a number, a range, with its unit
 )
-"""Text of a page that stays in one line; the last alternative takes plain numbers, too, which never break."""
+"""Text of a page that stays in one line, and numbers, which do anyway."""
 _NO_PROSE = re.compile(r"<(style|script|pre|title)\b.*?</\1>|<[^>]*>", re.DOTALL)
 
 
-def _unbroken(page: str) -> str:
-    """Return a page whose numbers have their units in the same line, and whose options and dates are not torn."""
+def _well_broken(page: str) -> str:
+    """Return a page that keeps numbers with their units, options and dates in one line, and breaks labels at items."""
 
     def keep(found: re.Match[str]) -> str:
         text = found[0]
@@ -177,12 +177,8 @@ def _unbroken(page: str) -> str:
 
     ends = [0, *(end for found in _NO_PROSE.finditer(page) for end in found.span()), len(page)]
     parts = [page[start:end] for start, end in itertools.pairwise(ends)]
-    return "".join(_WHOLE.sub(keep, part) if number % 2 == 0 else part for number, part in enumerate(parts))
-
-
-def _breakable(text: str) -> markupsafe.Markup:
-    """Let a long label break after a colon or a comma."""
-    return markupsafe.Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(markupsafe.escape(text))))
+    parts[::2] = [re.sub("([:,])(?=[A-Za-z])", r"\1<wbr>", _WHOLE.sub(keep, part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 @functools.cache

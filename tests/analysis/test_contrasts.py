@@ -56,11 +56,14 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     assert multi.probability_of_improvement > 0.9
 
 
-def test_where_images_add_nothing_the_verdict_says_why_its_two_intervals_are_alike() -> None:
+def test_where_new_images_add_no_uncertainty_the_verdict_says_why() -> None:
     multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(8)))
-    alike = dataclasses.replace(multi, images_add=False).figures
-    assert " on new images: alike, since no image favours either variant by more than chance explains. " in alike
-    assert "alike" not in dataclasses.replace(multi, images_add=True).figures
+    none = dataclasses.replace(multi, images_add=False).figures
+    assert (
+        " on new images, which add no uncertainty: no image favours either variant by more than chance explains. "
+        in none
+    )
+    assert "add no" not in dataclasses.replace(multi, images_add=True).figures
 
 
 def test_no_gain_is_undecided_and_states_the_detectable_difference() -> None:
