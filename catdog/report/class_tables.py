@@ -52,7 +52,7 @@ def _plot(contrast: Contrast, found: list[ClassDifference], classes: list[str], 
     some = f", the {MOST_ROWS} that differ most of {len(found):,}" if len(found) > MOST_ROWS else ""
     caption = (
         f"{contrast.variant} − {contrast.reference}, Test accuracy by {noun} in points, mean over seeds{some}. "
-        f"With 95 % all {len(found):,} intervals hold together (Bonferroni; Student’s t over seeds, on these images)"
+        f"With 95 % all {len(found):,} intervals hold together (Bonferroni; Student’s t over seeds)"
     )
     columns = (noun.capitalize(), "Difference", "Interval", contrast.variant, contrast.reference, "Images")
     rows = tuple(
