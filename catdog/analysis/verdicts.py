@@ -14,7 +14,7 @@ from catdog.runs.looks import HOPELESS, UNDECIDED
 
 ON_TEST_SET, ON_NEW_IMAGES = "on this test set", "on new images"
 """What an interval is about: other seeds on the same images, or on other images like them."""
-NO_IMAGE = "no image favours either variant by more than chance explains"
+BY_CHANCE = "the difference varies between images no more than chance explains"
 """Why new images add no uncertainty, where they do not."""
 LEAST_CORRELATION, PAIRS_TO_TELL = 0.1, 10
 """Below, pairing by seed takes less than a tenth off the variance of a difference."""
@@ -200,7 +200,7 @@ class Contrast:
     def _intervals(self) -> str:
         found = {ON_TEST_SET: self.interval, ON_NEW_IMAGES: self.interval_new_images}
         ranges = [f"{_range(interval)} {where}" for where, interval in found.items() if interval is not None]
-        why = "" if self.images_add or self.interval_new_images is None else f", which add no uncertainty: {NO_IMAGE}"
+        why = "" if self.images_add or self.interval_new_images is None else f", which add no uncertainty: {BY_CHANCE}"
         text = f" Its {self._adjusted}95 % interval is {' and '.join(ranges)}{why}." if ranges else ""
         if self.equivalence is not None:
             text += f" Equivalence: {_figures('90 %', self.equivalence)}."

@@ -10,7 +10,7 @@ from catdog.analysis.intervals import are_equal, std_interval
 from catdog.analysis.power import POWER, pairs_needed
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.significance import SIGNIFICANCE
-from catdog.analysis.verdicts import NO_IMAGE, ON_NEW_IMAGES, ON_TEST_SET, Contrast
+from catdog.analysis.verdicts import BY_CHANCE, ON_NEW_IMAGES, ON_TEST_SET, Contrast
 from catdog.formatting import counted, format_accuracy, format_points, format_size, readable_time, shorten
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
@@ -102,11 +102,11 @@ def _plot(shown: Sequence[Contrast], effect: float | None) -> IntervalPlot:
     return IntervalPlot.of([*estimates, None], key, effect)
 
 
-def no_image_line(contrasts: Sequence[Contrast]) -> str | None:
+def no_uncertainty_line(contrasts: Sequence[Contrast]) -> str | None:
     """Return for which contrasts new images add no uncertainty and why, in a sentence; None if for none."""
     names = [one.variant for one in contrasts if not one.images_add and one.interval_new_images is not None]
     some = names if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
-    return f"For {' and '.join(some)}, new images add no uncertainty: {NO_IMAGE}." if names else None
+    return f"New images add no uncertainty for {', '.join(some)}: {BY_CHANCE}." if names else None
 
 
 def splits_line(content: ReportContent) -> str | None:

@@ -27,7 +27,7 @@ from catdog.formatting import data_uri, now, plural, printable, readable, readab
 from catdog.report import figures, origin, tables
 from catdog.report.class_tables import best_row, by_class, confused_pairs, hardest_images
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
-from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_image_line, splits_line
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_uncertainty_line, splits_line
 from catdog.report.mask_gallery import BUDGET, build_gallery, small_sheet
 from catdog.report.published_figures import published
 from catdog.report.tables import Table
@@ -93,7 +93,7 @@ def build_page(
         planned=len(content.run_status.trials),
         about=about_line(content),
         forest=contrasts_plot(content),
-        no_image=no_image_line(content.contrasts),
+        no_uncertainty=no_uncertainty_line(content.contrasts),
         splits=splits_line(content),
         next=None if running else next_step(content),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],

@@ -60,7 +60,7 @@ def test_where_new_images_add_no_uncertainty_the_verdict_says_why() -> None:
     multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(8)))
     none = dataclasses.replace(multi, images_add=False).figures
     assert (
-        " on new images, which add no uncertainty: no image favours either variant by more than chance explains. "
+        " on new images, which add no uncertainty: the difference varies between images no more than chance explains. "
         in none
     )
     assert "add no" not in dataclasses.replace(multi, images_add=True).figures

@@ -11,7 +11,7 @@ from catdog.analysis.power import paired_power
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.verdicts import Looked
 from catdog.config.sweep_options import parse_seeds
-from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_image_line, splits_line
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_uncertainty_line, splits_line
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
 from catdog.runs.looks import HOPELESS
@@ -94,10 +94,10 @@ def test_an_axis_has_zero_in_its_middle_and_ends_at_round_numbers_beyond_all_int
 
 
 def test_contrasts_to_which_new_images_add_no_uncertainty_are_named(decided: ReportContent) -> None:
-    assert no_image_line([dataclasses.replace(one, images_add=True) for one in decided.contrasts]) is None
-    said = no_image_line([dataclasses.replace(one, images_add=False) for one in decided.contrasts])
+    assert no_uncertainty_line([dataclasses.replace(one, images_add=True) for one in decided.contrasts]) is None
+    said = no_uncertainty_line([dataclasses.replace(one, images_add=False) for one in decided.contrasts])
     assert said is not None
-    assert said.startswith("For attention and multi-attention, new images add no uncertainty: no image favours either")
+    assert said.startswith("For attention and multi-attention, new images add no uncertainty: the difference varies")
 
 
 def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no_reason_they_deny(
