@@ -200,7 +200,7 @@ class Contrast:
     def _intervals(self) -> str:
         found = {ON_TEST_SET: self.interval, ON_NEW_IMAGES: self.interval_new_images}
         ranges = [f"{_range(interval)} {where}" for where, interval in found.items() if interval is not None]
-        why = "" if self.images_add or self.interval_new_images is None else f", which add no uncertainty: {BY_CHANCE}"
+        why = "" if self.images_add or len(ranges) < 2 else f", which add no uncertainty: {BY_CHANCE}"
         text = f" Its {self._adjusted}95 % interval is {' and '.join(ranges)}{why}." if ranges else ""
         if self.equivalence is not None:
             text += f" Equivalence: {_figures('90 %', self.equivalence)}."

@@ -103,8 +103,8 @@ def _plot(shown: Sequence[Contrast], effect: float | None) -> IntervalPlot:
 
 
 def no_uncertainty_line(contrasts: Sequence[Contrast]) -> str | None:
-    """Return for which contrasts new images add no uncertainty and why, in a sentence; None if for none."""
-    names = [one.variant for one in contrasts if not one.images_add and one.interval_new_images is not None]
+    """Return for which contrasts new images add no uncertainty, and why both intervals are alike; None if for none."""
+    names = [one.variant for one in contrasts if not one.images_add and one.interval and one.interval_new_images]
     some = names if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
     return f"New images add no uncertainty for {', '.join(some)}: {BY_CHANCE}." if names else None
 

@@ -93,11 +93,13 @@ def test_an_axis_has_zero_in_its_middle_and_ends_at_round_numbers_beyond_all_int
         assert IntervalPlot.of([Estimate(mean, interval)], {}).tick_labels()[-1] == ("100.00%", end)
 
 
-def test_contrasts_to_which_new_images_add_no_uncertainty_are_named(decided: ReportContent) -> None:
+def test_contrasts_for_which_new_images_add_no_uncertainty_are_named(decided: ReportContent) -> None:
     assert no_uncertainty_line([dataclasses.replace(one, images_add=True) for one in decided.contrasts]) is None
     said = no_uncertainty_line([dataclasses.replace(one, images_add=False) for one in decided.contrasts])
     assert said is not None
-    assert said.startswith("For attention and multi-attention, new images add no uncertainty: the difference varies")
+    assert said.startswith(
+        "New images add no uncertainty for attention, multi-attention: the difference varies between"
+    )
 
 
 def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no_reason_they_deny(
