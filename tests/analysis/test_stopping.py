@@ -114,7 +114,7 @@ def test_before_the_first_look_the_report_claims_nothing() -> None:
     assert contrast.outcome == UNDECIDED
     assert contrast.interval is None
     assert contrast.figures.endswith(
-        " points, n = 4 pairs. Not looked at yet: the first look is after 6 seeds, of at most 30."
+        " percentage points, n = 4 pairs. Not looked at yet: the first look is after 6 seeds, of at most 30."
     )
 
 

@@ -25,6 +25,18 @@ def test_a_manifest_survives_json_and_grows_by_union() -> None:
     assert grown.extended((), (), ("more",)) == grown
 
 
+def test_the_setting_names_weights_only_where_the_backbone_does_not() -> None:
+    def setting(**fields: object) -> str:
+        identity = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", **fields))  # type: ignore[arg-type]
+        return dataclasses.replace(MANIFEST, identity=identity).setting
+
+    assert ", timm/tf_efficientnet_lite0 (pretrained, frozen), " in setting(
+        backbone="timm/tf_efficientnet_lite0", weights="lite0", freeze=True
+    )
+    assert ", resnet34 (imagenet), " in setting(backbone="resnet34", weights="imagenet")
+    assert ", tiny (from scratch), " in setting(backbone="tiny", weights="none")
+
+
 def sweep_of(**fields: object) -> SweepConfig:
     recipe = Recipe(precision="float32")
     return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
