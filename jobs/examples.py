@@ -23,7 +23,7 @@ from catdog.storage import open_target
 if TYPE_CHECKING:
     from catdog.api import Run
 
-PERCENTILES = (95, 50, 5)
+PERCENTILES, RANKS = (95, 50, 5), "95th, 50th and 5th"
 SPLIT = "test"
 
 
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     images = read_images(run.store, run.manifest.identity.fingerprint, where, names=names)
     predictions = read_predictions_npz(run.store.get(where.predictions), SPLIT)
     labels_P = predictions.labels_N[[predictions.images_N.tolist().index(name) for name in names]].astype(np.int64)
-    title = (
-        f"{run.manifest.run} · test images at the {', '.join(map(str, PERCENTILES))}th percentile above a uniform mask"
-    )
+    title = f"{run.manifest.run} · test images by how much the maps beat a uniform mask: {RANKS} percentile"
     probes = Probes(images.images_BSSC.numpy(), tuple(names), labels_P, predictions.classes)
     cells = {name: maps_THW[chosen][:, None] for name, maps_THW in looks.maps.items()}
     data = contact_sheet(probes, cells, images.predicted_B.astype(np.int64), title)
