@@ -216,7 +216,8 @@ class Contrast:
         if self.outcome != UNDECIDED or self.detectable is None:
             return ""
         size, alone = format_size(self.detectable), " if tested alone" if level < SIGNIFICANCE else ""
-        return f" {self.n} pairs find a true difference of {size} points in {100 * POWER:.0f} % of runs{alone}."
+        runs = f"{100 * POWER:.0f} % of runs with {self.n} pairs"
+        return f" Were the true difference {size} points, {runs} would find it{alone}."
 
 
 def outcome_of(*answers: Answer | None) -> str:

@@ -17,7 +17,7 @@ MOST_ROWS = 100
 """Classes in a plot: of more, those that differ most."""
 MOST_PLOTS, MOST_NAMED = 12, 5
 """Contrasts with a plot of their own, and classes in a sentence."""
-KEY = {"open": "mean, no difference shown", "clear": "mean, differs", "own": f"interval {ON_TEST_SET}"}
+KEY = {"open": "mean difference, 0 not excluded", "clear": "mean difference, not 0", "own": f"interval {ON_TEST_SET}"}
 
 
 def by_class(content: ReportContent) -> Iterator[tuple[Contrast, str, Table]]:

@@ -40,8 +40,11 @@ class NextStep:
 def about_line(content: ReportContent) -> str:
     """Return what the verdict is about: the metric, the images, n and the date."""
     images = "" if content.predictions is None else f" on {counted(len(content.predictions.labels_N), 'image')}"
-    count = counted(content.run_status.counts["complete"], "complete trial")
-    complete = (one for name in content.run_status.manifest.variants for one in content.run_status.results(name))
+    manifest = content.run_status.manifest
+    seeds, variants = len(set().union(*manifest.seeds.values())), len(manifest.variants)
+    of = f" of {counted(seeds, 'seed')} and {counted(variants, 'variant')}"
+    count = counted(content.run_status.counts["complete"], "complete trial") + of
+    complete = (one for name in manifest.variants for one in content.run_status.results(name))
     finished = max((one.finished_at for one in complete if one.finished_at), default=None)
     when = "" if finished is None else f", the last finished on {readable_time(finished)}"
     return f"Test accuracy{images}, {count}{when}."
@@ -55,8 +58,12 @@ def contrasts_plot(content: ReportContent) -> Table | None:
         return None
     reference, effect = shown[0].reference, shown[0].smallest_effect
     some = f" (the first {MOST_CONTRASTS} of {len(paired):,} contrasts)" if len(paired) > MOST_CONTRASTS else ""
-    primary = ". The verdict above is about the primary contrast" if shown[0].is_primary else ""
-    caption = f"Mean Test accuracy, and its difference from {reference} in percentage points{some}{primary}"
+    primary = (
+        ". The verdict above is about the primary contrast, by its interval on this test set"
+        if shown[0].is_primary
+        else ""
+    )
+    caption = f"Mean Test accuracy, and its difference from {reference} in percentage points{some}{primary}."
     columns = (
         "Variant", "Test %", "Difference", f"95 % interval {ON_TEST_SET}", f"95 % interval {ON_NEW_IMAGES}", "Verdict",
     )  # fmt: skip
@@ -92,8 +99,8 @@ def _plot(shown: Sequence[Contrast], effect: float | None) -> IntervalPlot:
         for one in shown
     ]
     key = {
-        "open": "mean, no difference shown",
-        "clear": "mean, better or worse",
+        "open": "mean difference, 0 not excluded",
+        "clear": "mean difference, better or worse",
         "own": f"95 % interval {ON_TEST_SET}",
         "wider": f"95 % interval {ON_NEW_IMAGES}",
     }
@@ -111,7 +118,7 @@ def no_uncertainty_line(contrasts: Sequence[Contrast]) -> str | None:
 
 def splits_line(content: ReportContent) -> str | None:
     """Return how Validation and Test differ and which to read, in sentences; None without a complete trial."""
-    primary = _primary(content)
+    primary, by_choice = _primary(content), None
     if primary is not None and primary.mean is not None:
         names: tuple[str, ...] = (primary.variant, primary.reference)
         ours, theirs = ({one.seed: one.val_accuracy or 0.0 for one in content.run_status.results(i)} for i in names)
@@ -120,6 +127,7 @@ def splits_line(content: ReportContent) -> str | None:
             f"{primary.variant} minus {primary.reference} is {format_points(by_validation)} points on Validation and "
             f"{format_points(primary.mean)} on Test"
         )
+        by_choice = by_validation - primary.mean
     else:
         row = next((row for row in content.table.to_dict("records") if row["n"]), None)
         if row is None:
@@ -133,6 +141,13 @@ def splits_line(content: ReportContent) -> str | None:
         by = " and ".join(f"by {format_size(lift)} points for {name}" for name, lift in lifts.items())
         raises = f"raises it above the last epoch’s ({by})" if any(lifts.values()) else "can raise it"
         chosen = f" Validation also chooses each trial’s epoch, which {raises}."
+        if (
+            by_choice is not None
+            and len(lifts) == 2
+            and any(lifts.values())
+            and (lifts[names[0]] - lifts[names[1]]) * by_choice <= 0
+        ):
+            chosen += " That does not explain why the two differ."
     return f"{what}. They are different images.{chosen} Read Test: it chooses nothing and is scored once."
 
 
@@ -195,12 +210,13 @@ def _plan(content: ReportContent, primary: Contrast) -> NextStep:
             "differences scatter is too uncertain."
         )
     words = (
-        f"Stop, or plan another run of {cost_of(needed, content.run_status, names)}. It finds a true difference of "
-        f"{format_size(effect)} points ({what}) in {100 * POWER:.0f} % of cases."
+        f"Stop, or plan another run of {cost_of(needed, content.run_status, names)}. Were the true difference "
+        f"{format_size(effect)} points ({what}), {100 * POWER:.0f} % of such runs would find it."
     )
     note = (
-        f"{needed:,} seeds are an estimate: the scatter seen here allows {least:,} to {most:,}. Test the new seeds "
-        "alone: together with these, whose result you know, they would too often find a difference where there is none."
+        f"{needed:,} seeds are an estimate: by the 95 % interval of the scatter it takes {least:,} to {most:,}. Judge "
+        "the new seeds alone: with these, whose result you know, more than 5 % of runs would find a difference where "
+        "there is none. More seeds narrow the interval on this test set; that on new images takes more test images."
     )
     return NextStep(words, _command(content, names, needed), note)
 

@@ -69,7 +69,8 @@ def test_where_new_images_add_no_uncertainty_the_verdict_says_why() -> None:
 def test_no_gain_is_undecided_and_states_the_detectable_difference() -> None:
     multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(20)))
     assert multi.words == "multi-attention against baseline: undecided."
-    assert multi.figures.endswith(f" 20 pairs find a true difference of {multi.detectable:.2f} points in 80 % of runs.")
+    power = f" Were the true difference {multi.detectable:.2f} points, 80 % of runs with 20 pairs would find it."
+    assert multi.figures.endswith(power)
     assert "quivalen" not in multi.verdict
 
 
@@ -100,7 +101,7 @@ def test_a_family_needs_more_pairs_than_a_test_alone_and_detects_less() -> None:
     assert few.interval is None
     assert few.figures.endswith("With 6 pairs p cannot be below 0.12 as one of 4 tests (8 are needed).")
     assert enough.interval is not None
-    assert enough.figures.endswith(" points in 80 % of runs if tested alone.")
+    assert enough.figures.endswith(" would find it if tested alone.")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_no_bound_of_an_interval_but_zero_is_printed_as_zero() -> None:
         "The mean difference is −0.004 percentage points, n = 6 pairs; p = 0.400. Its 95 % interval is −0.22 to −0.003 "
     )
     assert near.figures.startswith(start)
-    assert "find a true difference of 0.002 points" in near.figures
+    assert "Were the true difference 0.002 points, " in near.figures
     surely = dataclasses.replace(
         near,
         difference=dataclasses.replace(answer, says="worse"),

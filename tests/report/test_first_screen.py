@@ -34,10 +34,13 @@ def decided() -> ReportContent:
 
 def test_it_says_of_which_metric_how_many_and_when(undecided: ReportContent) -> None:
     assert about_line(undecided) == (
-        "Test accuracy on 100 images, 18 complete trials, the last finished on 2026-01-01 22:05 UTC."
+        "Test accuracy on 100 images, 18 complete trials of 6 seeds and 3 variants, "
+        "the last finished on 2026-01-01 22:05 UTC."
     )
     alone = content_of(["baseline"], [0], epochs=1, test_images=40, classes=4)
-    assert about_line(alone).startswith("Test accuracy on 40 images, 1 complete trial, the last finished on 2026-01-01")
+    assert about_line(alone).startswith(
+        "Test accuracy on 40 images, 1 complete trial of 1 seed and 1 variant, the last finished on 2026-01-01"
+    )
 
 
 def test_the_forest_plot_has_all_contrasts_the_primary_one_first_with_both_intervals(decided: ReportContent) -> None:
@@ -140,7 +143,7 @@ def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_w
     seeds = parse_seeds(command[-1])
     assert seeds[0] == 6
     assert f"another run of {len(seeds):,} seeds, {2 * len(seeds):,} trials, about " in step.words
-    assert "It finds a true difference of 0.10 points (half of the one seen" in step.words
+    assert "Were the true difference 0.10 points (half of the one seen" in step.words
     assert (step.note or "").startswith(f"{len(seeds):,} seeds are an estimate: ")
     effect = 0.1 / np.std(changed.differences, ddof=1)
     assert paired_power(len(seeds), effect, 0.05) >= 0.8 > paired_power(len(seeds) - 1, effect, 0.05)
@@ -183,6 +186,6 @@ def test_a_hopeless_contrast_an_unfinished_run_and_a_single_variant_have_steps_o
     assert next_step(none).words == "2 trials diverged, and no pair is complete: lower the learning rate, in a new run."
     diverged += [("baseline", 0), ("baseline", 1)]
     nothing = content_of(LABELS[:2], range(2), epochs=1, test_images=40, classes=4, diverged=diverged)
-    assert about_line(nothing) == "Test accuracy, 0 complete trials."
+    assert about_line(nothing) == "Test accuracy, 0 complete trials of 2 seeds and 2 variants."
     single = content_of(LABELS[:2], range(1), epochs=1, test_images=40, classes=4)
     assert next_step(single).words.startswith("Run more seeds: 1 pair cannot tell")
