@@ -3,13 +3,14 @@
 python jobs/compare.py RUN [RUN ...] --store URL [--out DIR] [--format html,md,latex,csv]
 """
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.cli import ExitCode, output_console, parse, run_job
-from catdog.config.sweep_options import check_run_name, check_store
+from catdog.config.sweep_options import all_looks, check_run_name, check_store
 from catdog.errors import UserError
 from catdog.formatting import counted
 from catdog.runs.status import RunStatus, open_run
@@ -51,10 +52,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, rest, "Compare runs, from the store alone.", "compare.py RUN [RUN ...]")
     if twice := next((run for run in runs if runs.count(run) > 1), None):
         raise UserError(f"RUN {twice}: given {runs.count(twice)} times; keep one")
+    import pandas as pd
+
     from catdog.analysis.across_sets import compare_sets
     from catdog.analysis.between_runs import compare_runs
     from catdog.analysis.predictions import read_predictions
     from catdog.analysis.sets import check_sets, sets_of
+    from catdog.analysis.stopping import early_stops
     from catdog.report import several_runs
     from catdog.report.across_sets import csv_files, print_across_sets
     from catdog.report.csv_text import csv_bytes
@@ -78,8 +82,12 @@ def main(arguments: Sequence[str]) -> int:
             console.print(several_runs.for_terminal(table))
     for line in filter(None, map(_missing, statuses)):
         console.print(f"  {line}", soft_wrap=True)
+    stops = [stop for status in statuses for stop in early_stops(status, all_looks)]
+    if stops:
+        console.print(several_runs.for_terminal(several_runs.stops_table(stops)))
     plot = forest_plot(found) if found else None
-    tables = [accuracies, contrasts, *([several_runs.effects_table(found)] if found else [])]
+    effects = [several_runs.effects_table(found)] if found else []
+    tables = [accuracies, contrasts, *effects, several_runs.stops_table(stops)]
     files = {} if plot is None else {"across.png": plot}
     for form, name in several_runs.FILES.items():
         if form in options.formats:
@@ -88,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         files |= csv_files(found) if found else {}
         files |= {"runs.csv": csv_bytes(several_runs.runs_frame(statuses))}
         files |= {"between.csv": csv_bytes(several_runs.between_frame(between))} if between else {}
+        files |= {"early_stops.csv": csv_bytes(pd.DataFrame(map(dataclasses.asdict, stops)))} if stops else {}
     for name, data in files.items():
         target.put(name, data)
         console.print(f"{name:>16}  {place_of(target.url, name)}", soft_wrap=True)

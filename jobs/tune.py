@@ -38,6 +38,7 @@ from catdog.config.sweep_options import SweepConfig, check_run_name, require_all
 from catdog.config.variants import VariantSpec, split_short_label
 from catdog.data.datasets.registry import check_dataset
 from catdog.errors import UserError
+from catdog.runs.declaration import by_rule
 from catdog.runs.paths import RunPaths
 from catdog.runs.tuning import Tuning
 from catdog.storage import StoreLocation
@@ -164,13 +165,17 @@ def _write(
         raise UserError(
             f"no point of {', '.join(lacking)} has an accuracy: {output} is not written; try other --ranges"
         )
+    tuned = {spec.title: _named(spec, point.label) for spec, point in best.items() if point}
+    declared = by_rule(list(tuned), config.reference, config.primary)
     text = recipe_yaml(
         config,
         run=PurePath(output).stem,
-        variants=tuple(_named(spec, point.label) for spec, point in best.items() if point is not None),
+        variants=tuple(tuned.values()),
         grid=(),
         seeds=seeds,
         tuning=tuning.run,
+        reference=_title(tuned[declared.reference]),
+        primary=declared.primary and _title(tuned[declared.primary]),
     )
     text = f"{HEADER}{' '.join(shlex.join(command[2:]).split())}\n{text}"
     store, key = StoreLocation.of(config.store, config.store_patience).open(), RunPaths(tuning.run).tuned_recipe
@@ -182,12 +187,13 @@ def _write(
 
 
 def _named(spec: VariantSpec, label: str) -> str:
-    """Return the label with a short one in front, where the variant's title can be part of it."""
-    named = f"tuned {spec.title}={label}"
-    try:
-        return named if split_short_label(named)[0] else label
-    except UserError:  # too long
-        return label
+    """Return the label behind the variant's title, which tables go on to use, where that can be a short label."""
+    return f"{spec.title}={label}" if ":" not in spec.title and spec.title != label else label
+
+
+def _title(text: str) -> str:
+    short, label = split_short_label(text)
+    return short or label
 
 
 def recover(arguments: Sequence[str], interrupted: bool) -> None:

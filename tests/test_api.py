@@ -17,7 +17,7 @@ from catdog.errors import UserError
 from catdog.storage import LocalStore
 from catdog.sweep.notifications import telling_the_end
 from catdog.sweep.run import run_sweep
-from jobs import export, film, predict
+from jobs import examples, export, film, predict
 from tests.helpers.made_runs import make_run
 
 TRIALS = {
@@ -220,6 +220,25 @@ def test_masks_forming_are_a_film(swept: catdog.Run, tmp_path: Path, capsys: pyt
         assert (shown.format, shown.n_frames, shown.info["loop"]) == ("WEBP", 2, 0)  # type: ignore[attr-defined]
     assert run_job(film.main, [*where, "baseline"]) == 2
     assert "it has no masks" in capsys.readouterr().err
+
+
+def test_good_typical_and_failed_images_are_shown_with_the_maps_of_all_variants(
+    swept: catdog.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", swept.store.url, "--run", "demo", "--out", str(tmp_path / "examples.png")]
+    assert run_job(examples.main, [*where, "--images", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "3 of " in said
+    assert "ranked over 3 variants; predictions by baseline" in said, "of one without masks, Grad-CAM"
+    with Image.open(tmp_path / "examples.png") as shown:
+        assert (shown.format, shown.height > 3 * 128, shown.width > 3 * 128) == ("PNG", True, True)
+    assert run_job(examples.main, [*where, "--variants", "se"]) == 2
+    assert "--variant se: the run demo has" in capsys.readouterr().err
+
+
+def test_neighbours_in_the_ranking_are_shown_the_best_first() -> None:
+    assert examples.around_percentiles(np.arange(101), 2).tolist() == [95, 94, 50, 49, 5, 4]
+    assert examples.around_percentiles(np.arange(2), 3).tolist() == [1, 0, 1, 0, 1, 0]
 
 
 def test_a_network_is_exported_and_checked(

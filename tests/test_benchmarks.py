@@ -36,7 +36,7 @@ def test_the_table_matches_the_measurements(monkeypatch: pytest.MonkeyPatch) -> 
     assert "| no |" in rendered or "| yes |" in rendered
 
 
-@pytest.mark.parametrize("script", ["run.py", "alternatives.py"])
+@pytest.mark.parametrize("script", ["run.py", "alternatives.py", "gpu.py"])
 def test_an_unknown_measurement_is_a_mistake_that_lists_the_names(
     script: str, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,11 @@ def test_the_page_of_heads_has_a_row_for_every_variant_with_its_parameters_and_d
         assert given[parameter.name] in ("", default if isinstance(default, str) else f"{default:g}")
 
 
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.name)
+def test_every_variant_says_in_a_few_words_what_it_computes(variant: Variant) -> None:
+    assert 10 <= len(variant.about) <= 65
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)

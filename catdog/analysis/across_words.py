@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from catdog.analysis.across_sets import AcrossSets, Effect
-from catdog.analysis.verdicts import p_words, withheld_words
+from catdog.analysis.verdicts import ON_NEW_IMAGES, p_words, withheld_words
 from catdog.formatting import counted, format_points, format_range, format_size
 from catdog.runs.looks import UNDECIDED
 
@@ -43,8 +43,8 @@ def figures(one: AcrossSets) -> list[str]:
     lines = [f"{text}."]
     if one.mean is not None and (interval := one.mean.interval()) is not None:
         lines.append(
-            f"The mean of these {len(one.effects)} sets is {format_points(100 * one.mean.mean)} points, on new images "
-            f"{format_range(interval.low, interval.high)}."
+            f"The mean of these {len(one.effects)} sets is {format_points(100 * one.mean.mean)} points; its 95 % "
+            f"interval is {format_range(interval.low, interval.high)} {ON_NEW_IMAGES}."
         )
     claimed = set(one.outcome.split(", ")) - {UNDECIDED}
     if alone := [effect for effect in one.effects if not claimed <= set(effect.outcome.split(", "))]:

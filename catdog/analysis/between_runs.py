@@ -94,7 +94,8 @@ def _unpaired(one: Identity, other: Identity) -> str | None:
     """Return why equal seeds of two runs are not the same luck; None if they are, as far as the data go."""
     if one.fingerprint != other.fingerprint:
         return "other images"
-    splits = [(i.recipe.split_seed, i.recipe.resamples_split, i.recipe.limit_images) for i in (one, other)]
+    names = ("split_seed", "resamples_split", "limit_images", "train_images_per_class")
+    splits = [tuple(getattr(i.recipe, name) for name in names) for i in (one, other)]
     return None if splits[0] == splits[1] else "another split"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.analysis.evidence import Evidence, FixedEvidence, Question, evidence_of
-from catdog.analysis.intervals import Interval, summarise, two_way_interval
+from catdog.analysis.intervals import Interval, summarise, two_way_moments
 from catdog.analysis.power import detectable_difference
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.questions import Difference, Equivalence
@@ -197,6 +197,7 @@ def _contrast(
         sample = Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, (), None)
     differences = sample.ours_S - sample.theirs_S
     images_SN = None if predictions is None else image_differences(predictions, name, reference, sample.seeds)
+    moments = None if images_SN is None else two_way_moments(images_SN)
     return Contrast(
         variant=name,
         reference=reference,
@@ -210,8 +211,9 @@ def _contrast(
         probability_of_improvement=probability_of_improvement(sample.ours_S, sample.theirs_S),
         correlation=correlation(sample.ours_S, sample.theirs_S),
         interval_new_images=None
-        if images_SN is None or difference is None
-        else two_way_interval(images_SN, sample.evidence.alpha(difference.level)),
+        if moments is None or difference is None
+        else moments.interval(sample.evidence.alpha(difference.level)),
+        images_add=moments is None or moments.images_add,
         detectable=detectable_difference(differences),
         ended=sample.ended,
         looked=sample.looked,

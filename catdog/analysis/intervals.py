@@ -71,6 +71,8 @@ class Moments:
     mean: float
     variance: float
     freedom: float
+    images_add: bool = True
+    """Whether images differ by more than chance: if not, the variance is that over seeds alone."""
 
     def interval(self, alpha: float = 1 - CONFIDENCE) -> Interval | None:
         """Return the interval of the mean at 1 − `alpha`, in percentage points; None at level 0."""
@@ -105,14 +107,16 @@ def two_way_moments(differences_SN: npt.NDArray[np.int8] | Array) -> Moments | N
     total = float(np.square(differences_SN).sum(dtype=np.float64)) - seeds * images * mean**2
     freedoms = np.array([seeds - 1, images - 1, (seeds - 1) * (images - 1)])
     of_seeds, of_images, of_both = np.array([*squares, total - squares.sum()]) / freedoms
+    images_add = True
     if of_images > of_both:
         variance = of_seeds + of_images - of_both
         freedom = variance**2 / (np.array([of_seeds, of_images, of_both]) ** 2 / freedoms).sum()
     elif are_equal(by_seed_S):  # nor do seeds: by luck, which the interaction measures
         variance, freedom = of_both, freedoms[2]
     else:  # images make no difference beyond chance
-        variance, freedom = of_seeds, freedoms[0]
-    return Moments(mean, max(0.0, float(variance)) / (seeds * images), float(freedom))  # rounding may leave less than 0
+        variance, freedom, images_add = of_seeds, freedoms[0], False
+    variance = max(0.0, float(variance))  # rounding may leave less than 0
+    return Moments(mean, variance / (seeds * images), float(freedom), images_add)
 
 
 def weighted_moments(parts: Sequence[tuple[float, Moments]]) -> Moments:

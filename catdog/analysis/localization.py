@@ -104,17 +104,22 @@ def measure(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> Localiz
         return None
     peaks = masks == masks.max(axis=(2, 3), keepdims=True, initial=-np.inf)
     hits_TM = (peaks * outlines.centres_THW[:, None]).sum(axis=(2, 3)) / peaks.sum(axis=(2, 3)).clip(1)
-    mass_TM = masks.sum(axis=(2, 3))
-    inside_TM = (masks * outlines.shares_THW[:, None]).sum(axis=(2, 3))
-    alive_TM = mass_TM > 0
+    energy_TM = energy_inside(masks, outlines)
+    alive_TM = ~np.isnan(energy_TM)
     if not alive_TM.any():
         return None
-    energy_TM = np.where(alive_TM, inside_TM / np.where(alive_TM, mass_TM, 1), np.nan)
     return LocalizationScores(
         pointing=_macro_average(np.where(alive_TM, hits_TM, np.nan), outlines.classes_T),
         energy=_macro_average(energy_TM, outlines.classes_T),
         pxap=100 * pxap(masks, alive_TM, outlines.shares_THW, outlines.classes_T),
     )
+
+
+def energy_inside(masks_TMHW: npt.NDArray[np.floating], outlines: Outlines) -> Array:
+    """Return the share of each mask's mass that is on the animal, (T, M); NaN for a mask without mass."""
+    mass_TM = masks_TMHW.sum(axis=(2, 3))
+    inside_TM = (masks_TMHW * outlines.shares_THW[:, None]).sum(axis=(2, 3))
+    return np.where(mass_TM > 0, inside_TM / np.where(mass_TM > 0, mass_TM, 1), np.nan)
 
 
 def uniform_mask(height: int, width: int) -> Array:

@@ -1,7 +1,8 @@
 """Look at a sweep that may stop early: which contrasts are decided, and which need more seeds?"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,50 @@ def stop_of(differences: Array, smallest_effect: float, looks: Sequence[int], le
         if end < planned and _is_hopeless(differences[:end], planned, smallest_effect, level):
             return HOPELESS, end
     return UNDECIDED, planned
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """How a contrast of a run that ran all its seeds would have ended with `--until-decided`."""
+
+    run: str
+    variant: str
+    reference: str
+    outcome: str
+    """As the last look at it would have recorded it."""
+    seeds: int
+    planned: int
+    hours: float
+    """Of the variant's trials up to that look, one at a time."""
+    hours_spent: float
+    """Of all its trials."""
+
+
+def early_stops(run_status: RunStatus, looks_of: Callable[[int], Sequence[int]]) -> list[EarlyStop]:
+    """Return how each contrast of a complete run would have ended early, then the reference's trials.
+
+    The looks are taken as a sweep takes them, from the stored results. `looks_of` returns after how many of n seeds.
+    None for a run that declared no smallest effect, looked itself, or gave its variants different seeds.
+    """
+    manifest = run_status.manifest
+    declared, seeds = manifest.declaration, sorted(next(iter(manifest.seeds.values())))
+    alike = all(sorted(one) == seeds for one in manifest.seeds.values())
+    if declared.smallest_effect is None or declared.looks or not alike or not run_status.is_complete:
+        return []
+    planned = dataclasses.replace(declared, looks=tuple(looks_of(len(seeds))), seeds=tuple(seeds))
+    looks: list[Look] = []
+    run_status = dataclasses.replace(run_status, manifest=dataclasses.replace(manifest, declared=(planned,)))
+    while (look := take_look(dataclasses.replace(run_status, looks=looks), None)) is not None:
+        looks.append(look)
+    ended = {label: (outcome, look.planned) for look in looks for label, outcome in look.outcomes.items()}
+    last = max((end for _, end in ended.values()), default=0)
+    found = []
+    for label, (outcome, end) in (ended | {declared.reference: ("the reference", last)}).items():
+        hours = {one.seed: one.seconds / 3600 for one in run_status.results(label)}
+        used = sum(hours.get(seed, 0.0) for seed in seeds[:end])
+        of = (manifest.run, manifest.spec(label).title, manifest.spec(declared.reference).title)
+        found.append(EarlyStop(*of, outcome, end, len(seeds), used, sum(hours.values())))
+    return found
 
 
 def _is_hopeless(differences: Array, planned: int, smallest_effect: float, level: float) -> bool:

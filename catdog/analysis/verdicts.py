@@ -7,10 +7,15 @@ from dataclasses import dataclass
 import pandas as pd
 
 from catdog.analysis.intervals import Interval
+from catdog.analysis.power import POWER
 from catdog.analysis.significance import SIGNIFICANCE, smallest_p
 from catdog.formatting import counted, format_p, format_points, format_range, format_size
 from catdog.runs.looks import HOPELESS, UNDECIDED
 
+ON_TEST_SET, ON_NEW_IMAGES = "on this test set", "on new images"
+"""What an interval is about: other seeds on the same images, or on other images like them."""
+BY_CHANCE = "the difference varies between images no more than chance explains"
+"""Why new images add no uncertainty, where they do not."""
 LEAST_CORRELATION, PAIRS_TO_TELL = 0.1, 10
 """Below, pairing by seed takes less than a tenth off the variance of a difference."""
 
@@ -102,6 +107,8 @@ class Contrast:
     """None if the number of seeds was settled before."""
     log_loss: LogLoss | None = None
     """None if no pair has one, and before the first look."""
+    images_add: bool = True
+    """Whether images differ by more than chance, so that the interval on new images is wider."""
 
     @property
     def n(self) -> int:
@@ -152,35 +159,20 @@ class Contrast:
     def figures(self) -> str:
         """Return the numbers behind the verdict, as sentences."""
         if self.mean is None or self.difference is None:
-            return "They have no seed in common that is complete."
+            return "The two have no seed in common that is complete."
+        size = f"{format_points(self.mean)} percentage points"
         if self.n == 1:
-            return f"They differ by {format_points(self.mean)} points in one pair, which says nothing of other seeds."
-        figures = f"{format_points(self.mean)} points, n = {self.n} pairs"
+            return f"The difference is {size} in one pair, which says nothing of other seeds."
+        figures = f"The mean difference is {size}, n = {self.n} pairs"
         if self.looked is not None and self.looked.after is None:
             return f"{figures}.{_stopping(self.looked)}"
-        adjusted = "" if self.is_primary else "Holm-adjusted "
-        figures += f"; {adjusted}{_figures('95 %', self.difference)}"
-        if self.interval_new_images is not None:
-            figures += f"; on new images {_range(self.interval_new_images)}"
-        if self.equivalence is not None:
-            figures += f"; equivalence: {_figures('90 %', self.equivalence)}"
-        figures += "."
+        figures += f"; {self._adjusted}{p_words(self.difference.p_adjusted)}.{self._intervals}"
         withheld = withheld_words(self.diverged, self.difference, self.equivalence)
         if withheld:
-            figures += f" It is {withheld}."
+            figures += f" {self.variant} is {withheld}."
         if self.looked is not None:
-            figures += _stopping(self.looked)
-        elif withheld:
-            pass
-        elif smallest_p(self.n) >= self.difference.level:
-            tests = round(SIGNIFICANCE / self.difference.level)
-            smallest, needed = min(1.0, tests * smallest_p(self.n)), 1 + math.ceil(-math.log2(self.difference.level))
-            among = f" as one of {tests} tests" if tests > 1 else ""
-            figures += f" With {self.n} pairs p cannot be below {smallest:.2g}{among} ({needed} are needed)."
-        elif self.outcome == "undecided" and self.detectable is not None:
-            alone = " if tested alone" if self.difference.level < SIGNIFICANCE else ""
-            figures += f" {self.n} pairs detect {format_size(self.detectable)} points{alone}."
-        return figures
+            return figures + _stopping(self.looked)
+        return figures if withheld else figures + self._reach(self.difference.level)
 
     @property
     def verdict(self) -> str:
@@ -199,6 +191,33 @@ class Contrast:
         if self.interval_new_images.excludes_zero:
             return ", and on new images like these"
         return "; whether on new images, too, is open"
+
+    @property
+    def _adjusted(self) -> str:
+        return "" if self.is_primary else "Holm-adjusted "
+
+    @property
+    def _intervals(self) -> str:
+        found = {ON_TEST_SET: self.interval, ON_NEW_IMAGES: self.interval_new_images}
+        ranges = [f"{_range(interval)} {where}" for where, interval in found.items() if interval is not None]
+        why = "" if self.images_add or len(ranges) < 2 else f", which add no uncertainty: {BY_CHANCE}"
+        text = f" Its {self._adjusted}95 % interval is {' and '.join(ranges)}{why}." if ranges else ""
+        if self.equivalence is not None:
+            text += f" Equivalence: {_figures('90 %', self.equivalence)}."
+        return text
+
+    def _reach(self, level: float) -> str:
+        """Return what so many pairs can find, if they found nothing."""
+        if smallest_p(self.n) >= level:
+            tests = round(SIGNIFICANCE / level)
+            smallest, needed = min(1.0, tests * smallest_p(self.n)), 1 + math.ceil(-math.log2(level))
+            among = f" as one of {tests} tests" if tests > 1 else ""
+            return f" With {self.n} pairs p cannot be below {smallest:.2g}{among} ({needed} are needed)."
+        if self.outcome != UNDECIDED or self.detectable is None:
+            return ""
+        size, alone = format_size(self.detectable), " if tested alone" if level < SIGNIFICANCE else ""
+        runs = f"{100 * POWER:.0f} % of runs with {self.n} pairs"
+        return f" Were the true difference {size} points, {runs} would find it{alone}."
 
 
 def outcome_of(*answers: Answer | None) -> str:

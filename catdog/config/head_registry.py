@@ -118,57 +118,127 @@ class Variant:
     """Settings of the recipe that the name implies; a label may give others."""
     code: str = ""
     """Which code it is, of a head from outside the package: a digest, or a package's name and version."""
+    about: str = field(default="", compare=False)
+    """What it computes, in a few words for a reader of a report; of a head from outside, its docstring's first line."""
 
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("baseline", "pooled.PlainHead", (DROPOUT,)),
-        Variant("attention", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "sigmoid"}),
+        Variant("baseline", "pooled.PlainHead", (DROPOUT,), about="plain mean over the image, no mask"),
         Variant(
-            "multi-attention", "attention.MultiAttentionHead", (NUM_MASKS, LAMBDA, HIDDEN, DROPOUT, DIVERGENCE, MASKS)
+            "attention",
+            "attention.AttentionHead",
+            (DROPOUT, MASKS),
+            {"activation": "sigmoid"},
+            about="one sigmoid mask over the image",
         ),
-        Variant("attention-relu", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "relu"}),
-        Variant("attention-softmax", "attention.AttentionHead", (DROPOUT, MASKS), {"activation": "softmax"}),
+        Variant(
+            "multi-attention",
+            "attention.MultiAttentionHead",
+            (NUM_MASKS, LAMBDA, HIDDEN, DROPOUT, DIVERGENCE, MASKS),
+            about="sigmoid masks, kept apart by a loss",
+        ),
+        Variant(
+            "attention-relu",
+            "attention.AttentionHead",
+            (DROPOUT, MASKS),
+            {"activation": "relu"},
+            about="one ReLU mask over the image",
+        ),
+        Variant(
+            "attention-softmax",
+            "attention.AttentionHead",
+            (DROPOUT, MASKS),
+            {"activation": "softmax"},
+            about="one softmax mask over the image",
+        ),
         Variant(
             "se",
             "pooled.squeeze_excitation",
             (REDUCTION, DROPOUT, dataclasses.replace(STAGES, default="none", later=True)),
+            about="weights for channels, no mask",
         ),
-        Variant("eca", "staged.StagedHead", (STAGES, DROPOUT), {"module": "eca"}),
-        Variant("cbam", "staged.StagedHead", (REDUCTION, KERNEL, STAGES, DROPOUT, MASKS), {"module": "cbam"}),
-        Variant("residual-attention", "staged.StagedHead", (DEPTH, STAGES, DROPOUT, MASKS), {"module": "residual"}),
+        Variant(
+            "eca",
+            "staged.StagedHead",
+            (STAGES, DROPOUT),
+            {"module": "eca"},
+            about="weights for channels behind each stage, no mask",
+        ),
+        Variant(
+            "cbam",
+            "staged.StagedHead",
+            (REDUCTION, KERNEL, STAGES, DROPOUT, MASKS),
+            {"module": "cbam"},
+            about="weights for channels and a mask behind each stage",
+        ),
+        Variant(
+            "residual-attention",
+            "staged.StagedHead",
+            (DEPTH, STAGES, DROPOUT, MASKS),
+            {"module": "residual"},
+            about="a mask behind each stage of the backbone",
+        ),
         Variant(
             "abn",
             "staged.AttentionBranchHead",
             (BRANCH_WEIGHT, dataclasses.replace(STAGES, default="before-last"), DROPOUT, MASKS),
+            about="a second classifier’s class maps become a mask",
         ),
-        Variant("stage-attention", "stage_reading.StageReadingHead", (STAGES, DROPOUT, MASKS)),
+        Variant(
+            "stage-attention",
+            "stage_reading.StageReadingHead",
+            (STAGES, DROPOUT, MASKS),
+            about="a softmax mask over the map of each stage",
+        ),
         Variant(
             "multi-attention-free",
             "attention.MultiAttentionHead",
             (NUM_MASKS, HIDDEN, DROPOUT, MASKS),
             {"lambda_divergence": 0.0},
+            about="sigmoid masks, not kept apart",
         ),
         Variant(
             "multi-attention-fixed",
             "attention.MultiAttentionHead",
             (NUM_MASKS, HIDDEN, DROPOUT),
             {"lambda_divergence": 0.0, "train_masks": False},
+            about="random masks, never trained",
         ),
-        Variant("query", "attention_pooling.QueryHead", (QUERIES, HEADS, HEAD_FEATURES, DROPOUT, MASKS)),
+        Variant(
+            "query",
+            "attention_pooling.QueryHead",
+            (QUERIES, HEADS, HEAD_FEATURES, DROPOUT, MASKS),
+            about="softmax masks by learned queries",
+        ),
         Variant(
             "ep",
             "attention_pooling.EfficientProbingHead",
             (dataclasses.replace(QUERIES, default=8), dataclasses.replace(REDUCTION, default=1), DROPOUT, MASKS),
+            about="softmax masks by queries, each for a slice of the channels",
         ),
-        Variant("simpool", "attention_pooling.SimPoolHead", (GAMMA, DROPOUT, MASKS)),
         Variant(
-            "abmil", "attention_pooling.GatedAttentionHead", (dataclasses.replace(HIDDEN, default=128), DROPOUT, MASKS)
+            "simpool",
+            "attention_pooling.SimPoolHead",
+            (GAMMA, DROPOUT, MASKS),
+            about="a softmax mask by the image’s own mean",
         ),
-        Variant("gem", "pooled.GeneralisedMeanHead", (P, DROPOUT)),
-        Variant("max", "pooled.MaxHead", (DROPOUT,)),
-        Variant("multi-task", "pooled.PlainHead", (DROPOUT,), settings={"second_task": "species"}),
+        Variant(
+            "abmil",
+            "attention_pooling.GatedAttentionHead",
+            (dataclasses.replace(HIDDEN, default=128), DROPOUT, MASKS),
+            about="a softmax mask by gated scores",
+        ),
+        Variant("gem", "pooled.GeneralisedMeanHead", (P, DROPOUT), about="generalised mean over the image, no mask"),
+        Variant("max", "pooled.MaxHead", (DROPOUT,), about="maximum over the image, no mask"),
+        Variant(
+            "multi-task",
+            "pooled.PlainHead",
+            (DROPOUT,),
+            settings={"second_task": "species"},
+            about="baseline with a second classifier",
+        ),
     )
 }
 
@@ -215,7 +285,8 @@ def register_head(name: str, *parameters: Parameter) -> Callable[[Head], Head]:
             wanted = ", ".join(["in_channels", "num_classes", *given])
             raise UserError(f"head {name!r}: its class must take {wanted} by keyword ({error})") from None
         key = f"external {name}"
-        EXTERNAL[name], HEAD_CLASSES[key] = Variant(name, key, tuple(resolved)), head
+        about = (head.__doc__ or "").strip().partition("\n")[0]
+        EXTERNAL[name], HEAD_CLASSES[key] = Variant(name, key, tuple(resolved), about=about), head
         return head
 
     return register

@@ -27,7 +27,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 LATER_SETTINGS = (
     "gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task", "second_task_weight",
-    "resample_split",
+    "resample_split", "train_images_per_class",
 )  # fmt: skip
 """Settings that the first version did not have: part of a trial's hash only where they are not at their defaults, so
 that its results are found again."""
@@ -37,6 +37,7 @@ SHARED_SETTINGS: Mapping[str, str] = {
     "split_seed": "all trials of a seed share the split",
     "resample_split": "all trials of a seed share the split",
     "limit_images": "all trials of a seed share the split",
+    "train_images_per_class": "all trials of a seed share the split",
     "probe_images": "the contact sheets of a run show the same images",
     "lambda_divergence": "it is a parameter of multi-attention alone",
 }
@@ -53,6 +54,7 @@ _INTEGERS = {
     "probe_images": (1, 1000),
     "split_seed": (0, 2**32 - 1),
     "limit_images": (1, 10_000_000),
+    "train_images_per_class": (1, 10_000_000),
 }
 """Minimum and maximum of the recipe's integers; anything beyond is a typo."""
 
@@ -121,6 +123,8 @@ class Recipe:
     """Split trainval anew for every seed, so that the luck of one split is not in all trials; Test stays."""
     limit_images: int | None = None
     """Use at most this many images of each split (train, validation, test), spread over the classes."""
+    train_images_per_class: int | None = None
+    """Train on at most this many images of each class, drawn with the split; validation and test keep all of theirs."""
     probe_images: int = 4
     """How many validation images the contact sheets show."""
     precision: Precision = "auto"

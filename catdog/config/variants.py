@@ -136,8 +136,8 @@ def split_short_label(text: str) -> tuple[str | None, str]:
             f"short label {shorten(short_label)!r} of variant {label!r}: use 1 to 40 letters, digits, spaces, "
             "'.', '_', '+' and '-', a letter or digit first"
         )
-    if short_label in known_heads():
-        raise UserError(f"short label {short_label!r} of variant {label!r}: is a variant's name; choose another")
+    if short_label in known_heads() and short_label != label.partition(":")[0]:
+        raise UserError(f"short label {short_label!r} of variant {label!r}: is another variant's name; choose another")
     return short_label, label
 
 

@@ -41,6 +41,8 @@ class DatasetInfo:
     """By group column: the digest of its content. Empty in stores of earlier versions."""
     has_validation: bool = False
     """Whether it came with a validation split; False in stores of earlier versions."""
+    classes: int | None = None
+    """How many it has; None in stores of earlier versions."""
 
     @classmethod
     def of(cls, source: Source) -> "DatasetInfo":
@@ -50,7 +52,8 @@ class DatasetInfo:
         title, noun, share = source.title, source.class_noun, source.test_share
         groups = {one.column: one.digest for one in source.groups}
         given = source.is_validation is not None
-        return cls(source.dataset, source.fingerprint, trainval, validation, title, noun, share, groups, given)
+        known = (source.dataset, source.fingerprint, trainval, validation, title, noun, share, groups, given)
+        return cls(*known, len(source.classes))
 
     def check(self) -> None:
         """Raise `ValueError` for what no dataset is."""
@@ -58,6 +61,8 @@ class DatasetInfo:
             raise ValueError(f"the fingerprint is {shorten(self.fingerprint)!r}")
         if not 0 <= (self.validation_images or 0) <= self.trainval_images or not 0 <= (self.test_share or 0) < 1:
             raise ValueError("its numbers of images make no sense")
+        if self.classes is not None and self.classes < 1:
+            raise ValueError("its number of classes makes no sense")
         if not self.class_noun.isalpha() or max(len(self.class_noun), len(self.title or "")) > 255:
             raise ValueError("its words are too long, or no words")
         if not all(is_task_name(name) and re.fullmatch("[0-9a-f]{16}", digest) for name, digest in self.groups.items()):

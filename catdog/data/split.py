@@ -34,17 +34,22 @@ def split_images(
     split_seed: int | Sequence[int],
     limit_images: int | None = None,
     is_validation: npt.NDArray[np.bool_] | None = None,
+    train_images_per_class: int | None = None,
 ) -> Split:
     """Split trainval by class (stratified, largest remainders) into 80 % train and 20 % validation.
 
     On Oxford-IIIT Pet this gives exactly 2,944 + 736 images; the test split is the official one. `limit_images` caps
     the size of each split, spread evenly over the classes. A dataset may come with its own validation split.
+    `train_images_per_class` draws that many training images of each class; fewer are a subset of more.
     """
     if is_validation is None:
         trainval = np.flatnonzero(~is_test)
         validation, train = draw(trainval, labels, VALIDATION_SHARE, np.random.default_rng(split_seed))
     else:
         validation, train = np.flatnonzero(is_validation), np.flatnonzero(~is_test & ~is_validation)
+    if train_images_per_class is not None:
+        shuffled = np.random.default_rng(split_seed).permutation(train)
+        train = np.concatenate([images[:train_images_per_class] for images in _by_class(shuffled, labels)])
     splits = (train, validation, np.flatnonzero(is_test))
     return Split(*(np.sort(spread(split, labels, limit_images)) for split in splits))
 

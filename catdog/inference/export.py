@@ -6,7 +6,7 @@ of them, and give what `KeptNetwork.forward` gives, by name. Their `card.json` s
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,17 +40,25 @@ class RealImages(NamedTuple):
     """The classes that the trial predicted."""
 
 
-def read_images(store: Store, fingerprint: str, where: TrialPaths, count: int = 64) -> RealImages:
-    """Return test images of a trial from the store's pack, spread over the classes; raises `UserError` without it."""
+def read_images(
+    store: Store, fingerprint: str, where: TrialPaths, count: int = 64, names: Sequence[str] | None = None
+) -> RealImages:
+    """Return test images of a trial from the store's pack: those of these names, else `count` over the classes.
+
+    Raises `UserError` without the pack.
+    """
     try:
         stored = read_predictions_npz(store.get(where.predictions), "test")
         pack = open_pack(fetch_or_make(store, pack_key(fingerprint)))
     except NotFoundError:
         raise UserError(
-            f"{store.url}/{pack_key(fingerprint)}: the packed images are not there, and an export is checked on them: "
+            f"{store.url}/{pack_key(fingerprint)}: the packed images, which are needed, are not there: "
             "jobs/prepare.py puts them there"
         ) from None
-    chosen = np.sort(spread(np.arange(len(stored.labels_N)), stored.labels_N.astype(np.int64), count))
+    if names is None:
+        chosen = np.sort(spread(np.arange(len(stored.labels_N)), stored.labels_N.astype(np.int64), count))
+    else:
+        chosen = np.array([stored.images_N.tolist().index(name) for name in names])
     row = {name: number for number, name in enumerate(pack.names)}
     rows = [row[name] for name in stored.images_N[chosen].tolist()]
     return RealImages(pack.images_NSSC[rows], stored.predicted_N[chosen])

@@ -7,7 +7,7 @@ import numpy as np
 from catdog.analysis.class_differences import ClassDifference, class_differences
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
-from catdog.analysis.verdicts import Contrast
+from catdog.analysis.verdicts import ON_TEST_SET, Contrast
 from catdog.formatting import counted, plural, readable
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.tables import Table, interval, number, signed
@@ -17,6 +17,7 @@ MOST_ROWS = 100
 """Classes in a plot: of more, those that differ most."""
 MOST_PLOTS, MOST_NAMED = 12, 5
 """Contrasts with a plot of their own, and classes in a sentence."""
+KEY = {"open": "mean difference, 0 not excluded", "clear": "mean difference, not 0", "own": f"interval {ON_TEST_SET}"}
 
 
 def by_class(content: ReportContent) -> Iterator[tuple[Contrast, str, Table]]:
@@ -51,7 +52,7 @@ def _plot(contrast: Contrast, found: list[ClassDifference], classes: list[str], 
     some = f", the {MOST_ROWS} that differ most of {len(found):,}" if len(found) > MOST_ROWS else ""
     caption = (
         f"{contrast.variant} − {contrast.reference}, Test accuracy by {noun} in points, mean over seeds{some}. "
-        f"With 95 % all {len(found):,} intervals hold together (Bonferroni; Student’s t over seeds, on these images)"
+        f"With 95 % all {len(found):,} intervals hold together (Bonferroni; Student’s t over seeds)"
     )
     columns = (noun.capitalize(), "Difference", "Interval", contrast.variant, contrast.reference, "Images")
     rows = tuple(
@@ -66,7 +67,7 @@ def _plot(contrast: Contrast, found: list[ClassDifference], classes: list[str], 
         for one in shown
     )
     estimates = [Estimate(one.mean, one.interval, is_clear=one.is_clear) for one in shown]
-    return Table(caption, columns, rows, phone=frozenset({0, 1}), plot=IntervalPlot.of(estimates))
+    return Table(caption, columns, rows, phone=frozenset({0, 1}), plot=IntervalPlot.of(estimates, KEY))
 
 
 def hardest_images(predictions: Predictions, noun: str) -> Table | None:

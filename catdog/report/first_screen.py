@@ -10,15 +10,18 @@ from catdog.analysis.intervals import are_equal, std_interval
 from catdog.analysis.power import POWER, pairs_needed
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.significance import SIGNIFICANCE
-from catdog.analysis.verdicts import Contrast
-from catdog.formatting import counted, format_accuracy, format_points, format_size, readable_time
+from catdog.analysis.verdicts import BY_CHANCE, ON_NEW_IMAGES, ON_TEST_SET, Contrast
+from catdog.formatting import counted, format_accuracy, format_points, format_size, readable_time, shorten
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
 from catdog.report.power_plan import cost_of
-from catdog.report.tables import Table, interval, signed
+from catdog.report.tables import NOTHING, Table, interval, signed
 from catdog.runs.looks import HOPELESS, UNDECIDED
 
-MOST_CONTRASTS = 100
+MOST_CONTRASTS, MOST_NAMED = 100, 5
+"""In the plot, and in a sentence."""
+MOST_ABOUT = 80
+"""Letters of what is said of a variant."""
 MOST_SEEDS = 10_000
 """That one command can name."""
 MOST_RANGE = 10
@@ -27,58 +30,95 @@ MOST_RANGE = 10
 
 @dataclass(frozen=True)
 class NextStep:
-    """What to do after a run, and the command that does it, if any."""
+    """What to do after a run, the command that does it, and what to know about that, if any."""
 
     words: str
     command: str | None = None
+    note: str | None = None
 
 
 def about_line(content: ReportContent) -> str:
     """Return what the verdict is about: the metric, the images, n and the date."""
     images = "" if content.predictions is None else f" on {counted(len(content.predictions.labels_N), 'image')}"
-    count = counted(content.run_status.counts["complete"], "complete trial")
-    complete = (one for name in content.run_status.manifest.variants for one in content.run_status.results(name))
+    manifest = content.run_status.manifest
+    seeds, variants = len(set().union(*manifest.seeds.values())), len(manifest.variants)
+    of = f" of {counted(seeds, 'seed')} and {counted(variants, 'variant')}"
+    count = counted(content.run_status.counts["complete"], "complete trial") + of
+    complete = (one for name in manifest.variants for one in content.run_status.results(name))
     finished = max((one.finished_at for one in complete if one.finished_at), default=None)
     when = "" if finished is None else f", the last finished on {readable_time(finished)}"
     return f"Test accuracy{images}, {count}{when}."
 
 
-def contrasts_plot(contrasts: Sequence[Contrast]) -> Table | None:
-    """Return a forest plot of the contrasts, the primary one first; None if none has a pair."""
-    paired = sorted((one for one in contrasts if one.n), key=lambda one: not one.is_primary)
+def contrasts_plot(content: ReportContent) -> Table | None:
+    """Return a forest plot of the contrasts, the primary one first, the reference last; None if none has a pair."""
+    paired = sorted((one for one in content.contrasts if one.n), key=lambda one: not one.is_primary)
     shown = paired[:MOST_CONTRASTS]
     if not shown:
         return None
-    effect = shown[0].smallest_effect
+    reference, effect = shown[0].reference, shown[0].smallest_effect
     some = f" (the first {MOST_CONTRASTS} of {len(paired):,} contrasts)" if len(paired) > MOST_CONTRASTS else ""
-    matters = "" if effect is None else f"; grey: smaller than the {format_size(effect)} points that matter"
-    caption = (
-        f"Test accuracy minus that of {shown[0].reference}, in points{some}. Dot: mean, filled if better or worse; "
-        f"thick line: 95 % interval over seeds; thin line: over seeds and images{matters}"
+    primary = (
+        ". The verdict above is about the primary contrast, by its interval on this test set"
+        if shown[0].is_primary
+        else ""
     )
-    columns = ("Variant", "Difference", "95 % interval, seeds", "95 % interval, seeds and images", "Verdict")
-    rows = tuple(
+    caption = f"Mean Test accuracy, and its difference from {reference} in percentage points{some}{primary}."
+    columns = (
+        "Variant", "Test %", "Difference", f"95 % interval {ON_TEST_SET}", f"95 % interval {ON_NEW_IMAGES}", "Verdict",
+    )  # fmt: skip
+    accuracy = dict(zip(content.table["variant"], content.table["test_mean"], strict=True))
+    rows = [
         (
             f"{one.variant}{' (primary)' * one.is_primary}",
+            format_accuracy(accuracy[one.variant]),
             signed(one.mean),
             interval(one.interval),
             interval(one.interval_new_images),
             one.outcome,
         )
         for one in shown
+    ]
+    rows.append((f"{reference} (reference)", format_accuracy(accuracy[reference]), *(NOTHING,) * 4))
+    about = (content.run_status.manifest.about(name) for name in (*(one.variant for one in shown), reference))
+    return Table(
+        caption,
+        columns,
+        tuple(rows),
+        words=frozenset({0, 5}),
+        strong=frozenset({rows[0][0]} if shown[0].is_primary else ()),
+        phone=frozenset({0, 1, 2}),
+        plot=_plot(shown, effect),
+        about=tuple(shorten(text, MOST_ABOUT) for text in about),
     )
+
+
+def _plot(shown: Sequence[Contrast], effect: float | None) -> IntervalPlot:
     estimates = [
         Estimate(one.mean or 0.0, one.interval, one.interval_new_images, one.outcome.startswith(("better", "worse")))
         for one in shown
     ]
-    strong = frozenset({rows[0][0]}) if shown[0].is_primary else frozenset[str]()
-    plot = IntervalPlot.of(estimates, effect)
-    return Table(caption, columns, rows, frozenset({0, 4}), strong, frozenset({0, 1}), plot)
+    key = {
+        "open": "mean difference, 0 not excluded",
+        "clear": "mean difference, better or worse",
+        "own": f"95 % interval {ON_TEST_SET}",
+        "wider": f"95 % interval {ON_NEW_IMAGES}",
+    }
+    if effect is not None:
+        key["small"] = f"smaller than the {format_size(effect)} points that matter"
+    return IntervalPlot.of([*estimates, None], key, effect)
+
+
+def no_uncertainty_line(contrasts: Sequence[Contrast]) -> str | None:
+    """Return for which contrasts new images add no uncertainty, and why both intervals are alike; None if for none."""
+    names = [one.variant for one in contrasts if not one.images_add and one.interval and one.interval_new_images]
+    some = names if len(names) <= MOST_NAMED else [*names[: MOST_NAMED - 1], f"{len(names) - MOST_NAMED + 1} more"]
+    return f"New images add no uncertainty for {', '.join(some)}: {BY_CHANCE}." if names else None
 
 
 def splits_line(content: ReportContent) -> str | None:
     """Return how Validation and Test differ and which to read, in sentences; None without a complete trial."""
-    primary = _primary(content)
+    primary, by_choice = _primary(content), None
     if primary is not None and primary.mean is not None:
         names: tuple[str, ...] = (primary.variant, primary.reference)
         ours, theirs = ({one.seed: one.val_accuracy or 0.0 for one in content.run_status.results(i)} for i in names)
@@ -87,6 +127,7 @@ def splits_line(content: ReportContent) -> str | None:
             f"{primary.variant} minus {primary.reference} is {format_points(by_validation)} points on Validation and "
             f"{format_points(primary.mean)} on Test"
         )
+        by_choice = by_validation - primary.mean
     else:
         row = next((row for row in content.table.to_dict("records") if row["n"]), None)
         if row is None:
@@ -99,8 +140,15 @@ def splits_line(content: ReportContent) -> str | None:
         lifts = {name: lift for name in names if (lift := _lift(content, name)) is not None}
         by = " and ".join(f"by {format_size(lift)} points for {name}" for name, lift in lifts.items())
         raises = f"raises it above the last epoch’s ({by})" if any(lifts.values()) else "can raise it"
-        chosen = f", and Validation also chooses each trial’s epoch, which {raises}"
-    return f"{what}. The two are different images{chosen}. Read Test, which is scored once."
+        chosen = f" Validation also chooses each trial’s epoch, which {raises}."
+        if (
+            by_choice is not None
+            and len(lifts) == 2
+            and any(lifts.values())
+            and (lifts[names[0]] - lifts[names[1]]) * by_choice <= 0
+        ):
+            chosen += " That does not explain why the two differ."
+    return f"{what}. They are different images.{chosen} Read Test: it chooses nothing and is scored once."
 
 
 def _lift(content: ReportContent, name: str) -> float | None:
@@ -144,7 +192,7 @@ def _plan(content: ReportContent, primary: Contrast) -> NextStep:
     differences, effect = np.array(primary.differences), primary.smallest_effect
     if primary.n < 2 or are_equal(differences):
         return NextStep(f"Run more seeds: {counted(primary.n, 'pair')} cannot tell how the differences scatter.")
-    what = "the smallest that matters" if effect is not None else "half of the one seen, which may owe the rest to luck"
+    what = "the smallest that matters" if effect is not None else "half of the one seen, which luck may have enlarged"
     effect = effect if effect is not None else abs(primary.mean or 0.0) / 2
     needed = pairs_needed(effect / float(differences.std(ddof=1)), SIGNIFICANCE, POWER) if effect else None
     if needed is None or needed > MOST_SEEDS:
@@ -157,17 +205,20 @@ def _plan(content: ReportContent, primary: Contrast) -> NextStep:
     least, most = (pairs_needed(effect / one, SIGNIFICANCE, POWER) for one in (scatter.low, scatter.high))
     if least is None or most is None or most > MOST_RANGE * least:
         return NextStep(
-            f"Stop, or plan another run: {counted(primary.n, 'pair')} cannot tell how the differences scatter, and "
-            f"so not how many seeds find a true difference of {format_size(effect)} points ({what}). A pilot of ten "
-            "can (--pilot 10, then --dry-run --detect)."
+            f"Stop, or run a pilot of ten seeds (--pilot 10, then --dry-run --detect). It tells how many seeds find a "
+            f"true difference of {format_size(effect)} points ({what}). {counted(primary.n, 'pair')} cannot: how the "
+            "differences scatter is too uncertain."
         )
     words = (
-        f"Stop, or plan another run of {cost_of(needed, content.run_status, names)}: by the scatter seen here it finds "
-        f"a true difference of {format_size(effect)} points ({what}) with power {POWER:g} ({least:,} to {most:,} "
-        "seeds, since the scatter is itself an estimate). Its seeds are new: to test all together, after a look at "
-        "these, would too often find a difference where there is none."
+        f"Stop, or plan another run of {cost_of(needed, content.run_status, names)}. Were the true difference "
+        f"{format_size(effect)} points ({what}), {100 * POWER:.0f} % of such runs would find it."
     )
-    return NextStep(words, _command(content, names, needed))
+    note = (
+        f"{needed:,} seeds are an estimate: by the 95 % interval of the scatter it takes {least:,} to {most:,}. Judge "
+        "the new seeds alone: with these, whose result you know, more than 5 % of runs would find a difference where "
+        "there is none. More seeds narrow the interval on this test set; that on new images takes more test images."
+    )
+    return NextStep(words, _command(content, names, needed), note)
 
 
 def _command(content: ReportContent, names: Sequence[str], seeds: int) -> str | None:

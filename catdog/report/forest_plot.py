@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from catdog.analysis.across_sets import AcrossSets, Effect
+from catdog.analysis.verdicts import ON_NEW_IMAGES, ON_TEST_SET
 from catdog.formatting import printable
 from catdog.report.plot_style import Axes, Figure, default_style
 
@@ -76,9 +77,9 @@ def _face(effect: Effect) -> str:
 
 def _caption(found: Sequence[AcrossSets], has_mean: bool) -> str:
     text = (
-        f"Difference from {found[0].reference} on Test in points, with the 95 % interval over seeds of each set alone. "
-        "Filled: better or worse after correction for the number of tests. Larger: more pairs."
+        f"Difference from {found[0].reference} on Test in points, with the 95 % interval {ON_TEST_SET}, each set "
+        "alone. Filled: better or worse after correction for the number of tests. Larger: more pairs."
     )
     if any(effect.of.smallest_effect for one in found for effect in one.effects):
         text += " Grey: smaller than what matters."
-    return text + (" Diamond: the mean of the sets, with its interval over seeds and images." if has_mean else "")
+    return text + (f" Diamond: the mean of the sets, with its 95 % interval {ON_NEW_IMAGES}." if has_mean else "")

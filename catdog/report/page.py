@@ -22,12 +22,12 @@ from catdog.analysis.log_loss import log_loss_line
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns, tie_lines
-from catdog.analysis.verdicts import Contrast, pairing_line
+from catdog.analysis.verdicts import ON_TEST_SET, Contrast, pairing_line
 from catdog.formatting import data_uri, now, plural, printable, readable, readable_time
 from catdog.report import figures, origin, tables
 from catdog.report.class_tables import best_row, by_class, confused_pairs, hardest_images
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
-from catdog.report.first_screen import about_line, contrasts_plot, next_step, splits_line
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_uncertainty_line, splits_line
 from catdog.report.mask_gallery import BUDGET, build_gallery, small_sheet
 from catdog.report.published_figures import published
 from catdog.report.tables import Table
@@ -92,7 +92,8 @@ def build_page(
         counts=content.run_status.counts,
         planned=len(content.run_status.trials),
         about=about_line(content),
-        forest=contrasts_plot(content.contrasts),
+        forest=contrasts_plot(content),
+        no_uncertainty=no_uncertainty_line(content.contrasts),
         splits=splits_line(content),
         next=None if running else next_step(content),
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
@@ -139,7 +140,7 @@ def build_page(
         citation=origin.citation(content),
         versions=tables.pairs("Packages", manifest.versions),
     )
-    return page.encode(errors="backslashreplace")  # text from a store may hold what UTF-8 cannot
+    return _well_broken(page).encode(errors="backslashreplace")  # text from a store may hold what UTF-8 cannot
 
 
 @functools.cache
@@ -148,7 +149,6 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters["breakable"] = _breakable
     return environment.from_string(_asset("page.html"))
 
 
@@ -157,9 +157,28 @@ def _harmless(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
 
 
-def _breakable(text: str) -> markupsafe.Markup:
-    """Let a long label break after a colon or a comma."""
-    return markupsafe.Markup(re.sub(r"([:,])(?=\S)", r"\1<wbr>", str(markupsafe.escape(printable(text)))))
+_NUMBER = "[−+]?[0-9][0-9.,]*(?<=[0-9])"
+_WHOLE = re.compile(
+    "--[a-z][a-z-]*(?: [0-9]+)?"  # an option
+    "|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2} UTC"
+    f"|[np] (?:=|&lt;) {_NUMBER}"
+    f"|{_NUMBER}(?: (?:±|×|to) {_NUMBER})?(?: (?:%|px))?"  # a number, a range, with its unit
+)
+"""Text of a page that stays in one line, and numbers, which do anyway."""
+_NO_PROSE = re.compile(r"<(style|script|pre|title)\b.*?</\1>|<[^>]*>", re.DOTALL)
+
+
+def _well_broken(page: str) -> str:
+    """Return a page that keeps numbers with their units, options and dates in one line, and breaks labels at items."""
+
+    def keep(found: re.Match[str]) -> str:
+        text = found[0]
+        return f'<span class="whole">{text}</span>' if " " in text or "-" in text else text
+
+    ends = [0, *(end for found in _NO_PROSE.finditer(page) for end in found.span()), len(page)]
+    parts = [page[start:end] for start, end in itertools.pairwise(ends)]
+    parts[::2] = [re.sub("([:,])(?=[A-Za-z])", r"\1<wbr>", _WHOLE.sub(keep, part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 @functools.cache
@@ -207,9 +226,9 @@ def _differences(content: ReportContent) -> list[Picture]:
     pictures = [
         _picture(
             figures.differences_svg(paired, variants),
-            f"Paired differences of Test accuracy, mean and 95 % interval: {said}.",
-            f"{_points(max(one.n for one in paired), 'pair').capitalize()}, the mean and its 95 % interval over seeds"
-            f"{figures.some_of(figures.MOST_ROWS, len(paired), 'contrasts')}",
+            f"Paired differences of Test accuracy, mean and 95 % interval {ON_TEST_SET}: {said}.",
+            f"{_points(max(one.n for one in paired), 'pair').capitalize()}, the mean and its 95 % interval "
+            f"{ON_TEST_SET}{figures.some_of(figures.MOST_ROWS, len(paired), 'contrasts')}",
         )
     ]
     primary = next((contrast for contrast in paired if contrast.is_primary), None)

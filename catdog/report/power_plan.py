@@ -121,7 +121,7 @@ def cost_of(seeds: int, run_status: RunStatus, labels: Sequence[str], hourly_pri
     hours = seeds * float(np.sum(seconds)) / 3600
     price = "" if hourly_price is None else f", {hours * hourly_price:.2f} at {hourly_price:g} an hour"
     trials = counted(seeds * len(labels), "trial")
-    return f"{counted(seeds, 'seed')}, {trials}, about {hours:.2g} hours of one trial at a time{price}"
+    return f"{counted(seeds, 'seed')}, {trials}, about {hours:.2g} hours if trials run one by one{price}"
 
 
 def _seeds(count: int | None) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from catdog.analysis.across_sets import AcrossSets
 from catdog.analysis.across_words import figures, sentence
 from catdog.analysis.between_runs import BetweenRuns
+from catdog.analysis.stopping import EarlyStop
 from catdog.analysis.tables import comparison_table
 from catdog.formatting import NumbersTable, data_uri, format_accuracy, format_count, markdown, printable
 from catdog.report.across_sets import effects_rows
@@ -69,6 +70,22 @@ def between_table(found: Sequence[BetweenRuns]) -> Table:
     ]
     columns = ("Variant", "Runs", "n", "Difference", "95 % interval", "p", "Adjusted p", "Trials")
     return Table("Between runs", columns, tuple(rows), frozenset({0, 1, 7}))
+
+
+def stops_table(found: Sequence[EarlyStop]) -> Table:
+    """Return one row per contrast that might have stopped early, and one for the reference of its run."""
+    rows = [
+        (
+            one.run,
+            one.variant if one.variant == one.reference else f"{one.variant} − {one.reference}",
+            one.outcome,
+            f"{one.seeds} of {one.planned}",
+            f"{one.hours:.2g} of {one.hours_spent:.2g}",
+        )
+        for one in found
+    ]
+    columns = ("Run", "Contrast", "Would have ended", "Seeds", "Hours of one trial at a time")
+    return Table("Had the sweeps looked early (--until-decided)", columns, tuple(rows), frozenset({0, 1, 2}))
 
 
 def effects_table(found: Sequence[AcrossSets]) -> Table:

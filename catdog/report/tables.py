@@ -17,7 +17,7 @@ from catdog.analysis.log_loss import DIGITS
 from catdog.analysis.mask_lifts import BLIND, mask_verdicts
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.tables import side_columns
-from catdog.analysis.verdicts import Answer, Contrast
+from catdog.analysis.verdicts import ON_NEW_IMAGES, ON_TEST_SET, Answer, Contrast
 from catdog.formatting import data_uri, format_accuracy, format_count, format_p, format_points, format_range
 from catdog.report.csv_text import cells_csv
 from catdog.report.interval_plot import IntervalPlot
@@ -50,6 +50,8 @@ class Table:
     """The columns that a phone shows at first; empty: all."""
     plot: IntervalPlot | None = None
     """Drawn behind the first column: an estimate for each row."""
+    about: tuple[str, ...] = ()
+    """What stands below each row's name, in small letters."""
 
     @property
     def csv(self) -> str:
@@ -121,8 +123,8 @@ def contrasts(found: Sequence[Contrast]) -> Table:
         for one in found
     )
     columns = (
-        "Contrast", "Difference", "95 % interval", "p", "Adjusted p", *asked, "Probability of improvement",
-        "Correlation", "95 % interval, seeds and images", "n",
+        "Contrast", "Difference", f"95 % interval {ON_TEST_SET}", "p", "Adjusted p", *asked,
+        "Probability of improvement", "Correlation", f"95 % interval {ON_NEW_IMAGES}", "n",
     )  # fmt: skip
     primary = frozenset(row[0] for row, one in zip(rows, found, strict=True) if one.is_primary)
     return Table("Differences of Test accuracy in points, paired by seed", columns, rows, strong=primary)

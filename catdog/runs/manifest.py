@@ -206,6 +206,7 @@ class Manifest:
         """Return what a report says of the recipe, in a line."""
         recipe = self.identity.recipe
         weights = "from scratch" if recipe.weights == "none" else recipe.weights
+        weights = "pretrained" if weights in recipe.backbone else weights
         frozen = ", frozen" if recipe.freeze else ""
         specs = map(self.spec, self.variants)
         have_own = any(f"{name}=" in spec.label for spec in specs for name in spec.settings)
@@ -223,6 +224,10 @@ class Manifest:
     def subject(self) -> str:
         """Return what the images' masks outline."""
         return "animal" if self.class_noun == "breed" else "object"
+
+    def about(self, label: str) -> str:
+        """Return what a variant's head computes, in a few words; empty if that is not known."""
+        return (VARIANTS | dict(self.heads))[self.spec(label).name].about
 
     def planned(self) -> list[PlannedTrial]:
         """Return all trials, by variant as planned, then by seed."""
@@ -260,9 +265,10 @@ class Manifest:
     def renamed(self, short_labels: Mapping[str, str]) -> "Manifest":
         """Return the manifest with these short labels, too; raises `UserError` if one would name two variants."""
         labels = {**self.short_labels, **short_labels}
+        titles = {label: labels.get(label, label) for label in self.variants}
         for label, short in labels.items():
-            if twin := next((own for own, other in labels.items() if other == short and own != label), None):
-                raise UserError(f"--variants: {short!r} is the short label of {twin!r} and {label!r}; choose another")
+            if twin := next((own for own, other in titles.items() if other == short and own != label), None):
+                raise UserError(f"--variants: {short!r} would name {twin!r} and {label!r}; choose another short label")
         return dataclasses.replace(self, short_labels=labels)
 
     def to_json(self) -> bytes:

@@ -185,7 +185,9 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
 
 def count_train_images(recipe: Recipe, dataset: DatasetInfo) -> int:
     """Return how many images an epoch trains on."""
-    return min(dataset.train_images, recipe.limit_images or dataset.train_images)
+    few = recipe.train_images_per_class
+    each = few * dataset.classes if few and dataset.classes else dataset.train_images
+    return min(dataset.train_images, recipe.limit_images or dataset.train_images, each)
 
 
 @dataclass(frozen=True)

@@ -173,14 +173,20 @@ def load_inputs(
 
 
 def _split_of(pack: Pack, recipe: Recipe, seed: int) -> tuple[Split, Split]:
-    """Return a seed's split, and the images whose features are cached: all of trainval if each seed has its own."""
+    """Return a seed's split, and the split whose features are cached.
+
+    That is all of trainval if each seed has its own split, and the whole split if training takes a part of it.
+    """
     given = None if pack.is_validation_N is None else pack.is_validation_N.numpy()
     check_split(recipe, pack.dataset, given is not None)
     labels_N, is_test_N = pack.labels_N.numpy(), pack.is_test_N.numpy()
-    split = split_images(labels_N, is_test_N, recipe.split_seeds(seed), recipe.limit_images, given)
-    if not (recipe.freeze and recipe.resamples_split):
+    seeds, limit, few = recipe.split_seeds(seed), recipe.limit_images, recipe.train_images_per_class
+    split = split_images(labels_N, is_test_N, seeds, limit, given, few)
+    if not recipe.freeze:
         return split, split
-    return split, Split(np.flatnonzero(~is_test_N), np.empty(0, dtype=np.int64), split.test)
+    if recipe.resamples_split:
+        return split, Split(np.flatnonzero(~is_test_N), np.empty(0, dtype=np.int64), split.test)
+    return split, split if few is None else split_images(labels_N, is_test_N, seeds, limit, given)
 
 
 def _groups_of(context: RunContext) -> Groups | None:

@@ -92,6 +92,5 @@ def prepare_process(threads: int, gpus: float, deterministic: bool) -> torch.dev
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     device = take_device(gpus)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = not deterministic
         torch.set_float32_matmul_precision("high")
     return device

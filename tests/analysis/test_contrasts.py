@@ -1,6 +1,7 @@
 """Contrasts between a run's variants: pairing by seed, the primary contrast, the family, and the verdicts."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -40,10 +41,12 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     attention, multi = contrasts(effect={"multi-attention": 3.0, "attention": -3.0}, seeds=range(30), test_images=1000)
     assert multi.is_primary
     assert multi.words == "multi-attention is better than baseline on this test set, and on new images like these."
-    assert "; on new images +" in multi.figures
+    assert re.search(
+        r"Its 95 % interval is \+\S+ to \+\S+ on this test set and \+\S+ to \+\S+ on new images", multi.figures
+    )
     assert multi.verdict == f"{multi.words} {multi.figures}"
     assert attention.words == "attention is worse than baseline on this test set, and on new images like these."
-    assert "; Holm-adjusted 95 % interval −" in attention.figures
+    assert "; Holm-adjusted p < 0.001. Its Holm-adjusted 95 % interval is −" in attention.figures
     assert multi.interval is not None
     assert multi.mean is not None
     assert multi.interval.low < multi.mean < multi.interval.high
@@ -53,18 +56,29 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     assert multi.probability_of_improvement > 0.9
 
 
+def test_where_new_images_add_no_uncertainty_the_verdict_says_why() -> None:
+    multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(8)))
+    none = dataclasses.replace(multi, images_add=False).figures
+    assert (
+        " on new images, which add no uncertainty: the difference varies between images no more than chance explains. "
+        in none
+    )
+    assert "add no" not in dataclasses.replace(multi, images_add=True).figures
+
+
 def test_no_gain_is_undecided_and_states_the_detectable_difference() -> None:
     multi = only(contrasts(labels=("baseline", "multi-attention"), seeds=range(20)))
     assert multi.words == "multi-attention against baseline: undecided."
-    assert multi.figures.endswith(f" 20 pairs detect {multi.detectable:.2f} points.")
+    power = f" Were the true difference {multi.detectable:.2f} points, 80 % of runs with 20 pairs would find it."
+    assert multi.figures.endswith(power)
     assert "quivalen" not in multi.verdict
 
 
 @pytest.mark.parametrize(
     ("n", "words", "figures"),
     [
-        (0, "nothing can be said.", "They have no seed in common that is complete."),
-        (1, "nothing can be said.", "points in one pair, which says nothing of other seeds."),
+        (0, "nothing can be said.", "The two have no seed in common that is complete."),
+        (1, "nothing can be said.", " percentage points in one pair, which says nothing of other seeds."),
         (2, "undecided.", "With 2 pairs p cannot be below 0.5 (6 are needed)."),
         (5, "undecided.", "With 5 pairs p cannot be below 0.062 (6 are needed)."),
     ],
@@ -87,7 +101,7 @@ def test_a_family_needs_more_pairs_than_a_test_alone_and_detects_less() -> None:
     assert few.interval is None
     assert few.figures.endswith("With 6 pairs p cannot be below 0.12 as one of 4 tests (8 are needed).")
     assert enough.interval is not None
-    assert enough.figures.endswith(" points if tested alone.")
+    assert enough.figures.endswith(" would find it if tested alone.")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +144,7 @@ def test_a_declared_smallest_effect_lets_variants_be_equivalent(
     assert (equivalence.p < 0.05) == (-smallest < interval.low and interval.high < smallest)
     assert contrast.interval is not None
     assert contrast.interval.low <= interval.low <= interval.high <= contrast.interval.high
-    assert f"equivalence: 90 % interval {format_range(interval.low, interval.high)}, p " in contrast.figures
+    assert f"Equivalence: 90 % interval {format_range(interval.low, interval.high)}, p " in contrast.figures
 
 
 def test_nobody_wins_by_diverging() -> None:
@@ -141,7 +155,7 @@ def test_nobody_wins_by_diverging() -> None:
     assert lucky.difference is not None
     assert lucky.difference.p_adjusted < 0.05
     assert lucky.words == "se against baseline: undecided."
-    assert lucky.figures.endswith("It is not called better: with 3 diverged seeds at chance accuracy it would not be.")
+    assert lucky.figures.endswith("se is not called better: with 3 diverged seeds at chance accuracy it would not be.")
     fallen = only(contrasts(**options, diverged=[("baseline", 4)]))
     assert (fallen.outcome, fallen.diverged) == ("better", 1), "the reference's divergence adds to the gain"
     both = only(contrasts(**options, diverged=[("se", 4), ("baseline", 4)]))
@@ -194,13 +208,19 @@ def test_no_bound_of_an_interval_but_zero_is_printed_as_zero() -> None:
     contrast = only(contrasts(labels=("baseline", "se"), seeds=range(6)))
     answer = Answer(0.4, 0.4, 0.05, Interval(-0.22, -0.003), None, stands=True)
     near = dataclasses.replace(contrast, mean=-0.004, difference=answer, detectable=0.002, smallest_effect=0.004)
-    assert "−0.004 points, n = 6 pairs; 95 % interval −0.22 to −0.003, p = 0.400; " in near.figures
-    assert near.figures.endswith("detect 0.002 points.")
+    start = (
+        "The mean difference is −0.004 percentage points, n = 6 pairs; p = 0.400. Its 95 % interval is −0.22 to −0.003 "
+    )
+    assert near.figures.startswith(start)
+    assert "Were the true difference 0.002 points, " in near.figures
     surely = dataclasses.replace(
-        near, difference=dataclasses.replace(answer, says="worse"), interval_new_images=Interval(-0.3, 0.0004)
+        near,
+        difference=dataclasses.replace(answer, says="worse"),
+        interval_new_images=Interval(-0.3, 0.0004),
+        images_add=True,
     )
     assert surely.words == "se is worse than baseline on this test set; whether on new images, too, is open."
-    assert "on new images −0.30 to +0.0004." in surely.figures
+    assert "−0.30 to +0.0004 on new images." in surely.figures
     equal = dataclasses.replace(near, equivalence=dataclasses.replace(answer, says="equivalent"))
     assert equal.words.endswith("within the 0.004 points that matter.")
 

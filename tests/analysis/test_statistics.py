@@ -16,6 +16,7 @@ from catdog.analysis.intervals import (
     std_interval,
     t_interval,
     two_way_interval,
+    two_way_moments,
     variance_share,
     weighted_moments,
 )
@@ -119,6 +120,22 @@ def test_three_values_are_enough_for_an_interval() -> None:
     assert interval is not None
     assert interval.low < 0.3 < interval.high
     assert two_way_interval(np.ones((3, 10), dtype=np.int8)) == Interval(100, 100)
+
+
+def test_images_that_favour_neither_variant_add_nothing_to_the_interval_over_seeds() -> None:
+    favours_N = np.array([0, 0, 0, 0, 1, 1, 2, 3])  # each image favours ours with one seed only, as any other image
+    differences_SN = (np.arange(4)[:, None] == favours_N).astype(np.int8)
+    found, seeds = two_way_moments(differences_SN), t_interval(100 * differences_SN.mean(axis=1))
+    assert found is not None
+    assert seeds is not None
+    assert not found.images_add
+    interval = found.interval()
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((seeds.low, seeds.high))
+    differences_SN[:, :4] = 1  # with all seeds
+    favoured = two_way_moments(differences_SN)
+    assert favoured is not None
+    assert favoured.images_add
 
 
 def test_seeds_that_agree_by_luck_leave_the_mean_over_images_uncertain() -> None:

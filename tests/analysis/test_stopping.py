@@ -7,7 +7,7 @@ import pytest
 
 from catdog.analysis.contrasts import compare
 from catdog.analysis.predictions import read_predictions
-from catdog.analysis.stopping import take_look
+from catdog.analysis.stopping import early_stops, take_look
 from catdog.analysis.verdicts import Contrast, contrasts_table
 from catdog.runs.looks import HOPELESS, UNDECIDED, Look, next_look
 from catdog.runs.status import RunStatus
@@ -114,7 +114,7 @@ def test_before_the_first_look_the_report_claims_nothing() -> None:
     assert contrast.outcome == UNDECIDED
     assert contrast.interval is None
     assert contrast.figures.endswith(
-        " points, n = 4 pairs. Not looked at yet: the first look is after 6 seeds, of at most 30."
+        " percentage points, n = 4 pairs. Not looked at yet: the first look is after 6 seeds, of at most 30."
     )
 
 
@@ -164,6 +164,27 @@ def test_the_interval_on_new_images_allows_for_looking_early() -> None:
     assert early.interval is not None
     assert plain.interval is not None
     assert early.interval.low <= plain.interval.low < plain.interval.high <= early.interval.high
+
+
+def test_a_run_of_all_its_seeds_tells_when_each_contrast_would_have_stopped() -> None:
+    whole = make_run(MemoryStore(), LABELS, range(30), smallest_effect=2.0, test_images=300, **SOME)
+    stops = {one.variant: one for one in early_stops(whole, lambda seeds: LOOKS)}
+    looks: list[Look] = []
+    while (look := take_look(made(30, looks, **SOME), None)) is not None:
+        looks.append(look)
+    ended = {label: (outcome, look.planned) for look in looks for label, outcome in look.outcomes.items()}
+    assert {label: (stops[label].outcome, stops[label].seeds) for label in LABELS[1:]} == ended
+    assert ended["multi-attention"] == ("better", 12)
+    assert stops["baseline"].seeds == ended["se"][1], "the reference runs as long as any contrast is open"
+    seconds = [one.seconds for one in whole.results("multi-attention")]
+    assert stops["multi-attention"].hours == pytest.approx(sum(seconds[:12]) / 3600)
+    assert stops["multi-attention"].hours_spent == pytest.approx(sum(seconds) / 3600)
+
+
+@pytest.mark.parametrize("options", [{"smallest_effect": None}, {"missing": [("se", 4)]}, {"looks": LOOKS}])
+def test_a_run_that_cannot_be_looked_at_again_tells_of_no_early_stop(options: dict[str, object]) -> None:
+    of = {"smallest_effect": 2.0, "test_images": 300, "most_seeds": 30} | options
+    assert early_stops(make_run(MemoryStore(), LABELS, range(6), **of), lambda seeds: LOOKS) == []
 
 
 @pytest.mark.parametrize("short", [False, True])

@@ -47,6 +47,7 @@ OTHER_VALUES: dict[str, object] = {
     "split_seed": 1,
     "resample_split": True,
     "limit_images": 100,
+    "train_images_per_class": 5,
     "probe_images": 2,
     "precision": "bfloat16",
     "compile": True,
@@ -62,6 +63,7 @@ LIMITS = {
     "probe_images": (1, 1000),
     "split_seed": (0, 2**32 - 1),
     "limit_images": (1, 10_000_000),
+    "train_images_per_class": (1, 10_000_000),
 }
 
 OUT_OF_RANGE: list[tuple[str, object]] = [
@@ -322,7 +324,7 @@ def test_later_settings_at_their_defaults_are_not_part_of_a_trials_hash() -> Non
     mine, spec = identity(), parse_variant("baseline")
     content = dataclasses.asdict(mine) | {"variant": [spec.name, dict(spec.arguments)], "seed": 3}
     later = ("gradient_clip", "mixup", "cutmix", "ema", "loss", "train_modules_only", "second_task")
-    for name in (*later, "second_task_weight", "resample_split"):
+    for name in (*later, "second_task_weight", "resample_split", "train_images_per_class"):
         del content["recipe"][name]
     del content["groups"], content["workers"]
     first_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

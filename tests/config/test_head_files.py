@@ -69,6 +69,20 @@ def test_a_head_is_a_variant_once_its_file_is_loaded(tmp_path: Path) -> None:
         parse_variant("other")
 
 
+def test_what_a_heads_docstring_says_first_goes_into_the_runs_plan(tmp_path: Path) -> None:
+    text = HEAD.format(name="mine", default=16).replace(
+        ":\n    def", ':\n    """One mask.\n\n    Mine."""\n\n    def', 1
+    )
+    config = parse_sweep(
+        ["demo", "--import", write(tmp_path / "mine.py", text), "--variants", "mine", "se"], "sweep.py"
+    )
+    manifest = plan_run(None, config, IDENTITY, ())
+    assert manifest.about("mine") == "One mask."
+    EXTERNAL.clear()
+    assert Manifest.from_json(manifest.to_json()).about("mine") == "One mask."
+    assert manifest.about("se") == "weights for channels, no mask"
+
+
 def test_several_files_may_be_named_and_a_name_is_taken_once(tmp_path: Path) -> None:
     one = write(tmp_path / "one.py", HEAD.format(name="one", default=1))
     two = write(tmp_path / "two.py", HEAD.format(name="two", default=2))

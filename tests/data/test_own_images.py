@@ -415,7 +415,7 @@ def test_a_named_dataset_is_found_in_the_store_and_keeps_its_name(tmp_path: Path
     store, root = MemoryStore(), make_images(tmp_path / "pets", {"cat": 5, "dog": 5})
     here, there = config_of(f"folder:{root}"), config_of("store:mine")
     info = prepare_dataset(here, store, lambda message: None, "mine")
-    assert info == DatasetInfo("images", info.fingerprint, 8, 2, "pets", "class", 0.2)
+    assert info == DatasetInfo("images", info.fingerprint, 8, 2, "pets", "class", 0.2, classes=2)
     assert find_dataset(there, store) == (info, None)
     assert prepare_dataset(there, store, lambda message: None) == info
     prepare_dataset(here, store, lambda message: None, "mine")

@@ -33,7 +33,9 @@ def test_a_dataset_is_packed_once_and_then_found_in_the_store(kind: str, tmp_pat
     said: list[str] = []
     dataset = prepare_dataset(here, store, said.append)
     groups = {"species": dataset.groups["species"]}
-    assert dataset == DatasetInfo("oxford-iiit-pet", dataset.fingerprint, 24, 5, "Oxford-IIIT Pet", groups=groups)
+    assert dataset == DatasetInfo(
+        "oxford-iiit-pet", dataset.fingerprint, 24, 5, "Oxford-IIIT Pet", groups=groups, classes=3
+    )
     assert prepare_dataset(here, store, said.append) == dataset
     assert prepare_dataset(ELSEWHERE, store, said.append) == dataset
     assert said == ["packing 36 images, once"]

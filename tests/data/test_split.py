@@ -167,6 +167,21 @@ def test_the_split_is_that_of_a_scan_for_every_class(data: Labels, split_seed: i
         assert np.array_equal(split.indices(part), np.sort(kept))
 
 
+def test_few_training_images_of_each_class_are_drawn_with_the_split_and_lie_in_more_of_them() -> None:
+    labels, is_test = official()
+    whole = split_images(labels, is_test, split_seed=0)
+    five, ten, other = (
+        split_images(labels, is_test, seed, train_images_per_class=count) for seed, count in [(0, 5), (0, 10), (1, 5)]
+    )
+    assert np.array_equal(np.bincount(labels[five.train]), np.full(37, 5))
+    assert set(five.train) < set(ten.train) < set(whole.train)
+    assert set(other.train) != set(five.train)
+    for part in ("validation", "test"):
+        assert np.array_equal(five.indices(part), whole.indices(part))
+    most = split_images(labels, is_test, split_seed=0, train_images_per_class=10_000)
+    assert np.array_equal(most.train, whole.train), "a class may have fewer"
+
+
 def test_a_limit_of_74_is_two_images_of_each_official_breed() -> None:
     labels, is_test = official()
     split = split_images(labels, is_test, split_seed=0, limit_images=74)

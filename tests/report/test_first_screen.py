@@ -11,7 +11,7 @@ from catdog.analysis.power import paired_power
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.verdicts import Looked
 from catdog.config.sweep_options import parse_seeds
-from catdog.report.first_screen import about_line, contrasts_plot, next_step, splits_line
+from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_uncertainty_line, splits_line
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
 from catdog.runs.looks import HOPELESS
@@ -34,40 +34,75 @@ def decided() -> ReportContent:
 
 def test_it_says_of_which_metric_how_many_and_when(undecided: ReportContent) -> None:
     assert about_line(undecided) == (
-        "Test accuracy on 100 images, 18 complete trials, the last finished on 2026-01-01 22:05 UTC."
+        "Test accuracy on 100 images, 18 complete trials of 6 seeds and 3 variants, "
+        "the last finished on 2026-01-01 22:05 UTC."
     )
     alone = content_of(["baseline"], [0], epochs=1, test_images=40, classes=4)
-    assert about_line(alone).startswith("Test accuracy on 40 images, 1 complete trial, the last finished on 2026-01-01")
+    assert about_line(alone).startswith(
+        "Test accuracy on 40 images, 1 complete trial of 1 seed and 1 variant, the last finished on 2026-01-01"
+    )
 
 
 def test_the_forest_plot_has_all_contrasts_the_primary_one_first_with_both_intervals(decided: ReportContent) -> None:
-    table = contrasts_plot(decided.contrasts)
+    table = contrasts_plot(decided)
     assert table is not None
     assert table.plot is not None
-    assert [row[0] for row in table.rows] == ["multi-attention (primary)", "attention"]
-    assert "grey: smaller than the 0.50 points that matter" in table.caption
+    assert [row[0] for row in table.rows] == ["multi-attention (primary)", "attention", "baseline (reference)"]
+    assert table.plot.key["small"] == "smaller than the 0.50 points that matter"
     by_name = {one.variant: one for one in decided.contrasts}
-    for row, estimate in zip(table.rows, table.plot.estimates, strict=True):
+    for row, estimate in zip(table.rows[:-1], table.plot.estimates, strict=False):
         contrast = by_name[row[0].removesuffix(" (primary)")]
+        assert estimate is not None
         assert (estimate.mean, estimate.interval, estimate.wider) == (
             contrast.mean, contrast.interval, contrast.interval_new_images,
         )  # fmt: skip
         assert estimate.is_clear == (row[-1] == "better")
     assert table.rows[0][-1] == "better"
-    assert contrasts_plot([]) is None
+    assert table.plot.estimates[-1] is None
+    assert contrasts_plot(dataclasses.replace(decided, contrasts=[])) is None
 
 
-def test_an_axis_holds_all_intervals_zero_and_what_does_not_matter() -> None:
-    plot = IntervalPlot.of([Estimate(1.2, Interval(0.4, 2.0), Interval(-0.3, 2.9))], 0.5)
-    assert (plot.low, plot.high) == (-1.0, 3.0)
-    assert [label for _, label, _ in plot.tick_labels()] == ["−1", "0", "+3"]
-    assert (plot.at(-1), plot.at(0), plot.at(3), plot.band) == ("0.00%", "25.00%", "100.00%", ("12.50%", "25.00%"))
-    assert [label for _, label, _ in IntervalPlot.of([Estimate(-0.02, None)]).tick_labels()] == ["−0.02", "0"]
-    assert [label for _, label, _ in IntervalPlot.of([Estimate(-40.0, Interval(-41.0, 3.0))]).tick_labels()] == [
-        "−60",
-        "0",
-        "+20",
+def test_the_forest_plot_says_how_accurate_each_variant_is_and_what_it_is(decided: ReportContent) -> None:
+    table = contrasts_plot(decided)
+    assert table is not None
+    means = decided.table.set_index("variant")["test_mean"]
+    assert [row[1] for row in table.rows] == [
+        f"{means[name]:.2f}" for name in ("multi-attention", "attention", "baseline")
     ]
+    assert table.about == (
+        "sigmoid masks, kept apart by a loss",
+        "one sigmoid mask over the image",
+        "plain mean over the image, no mask",
+    )
+
+
+def test_the_key_explains_the_marks_that_are_drawn_and_no_others() -> None:
+    key = {kind: kind for kind in ("open", "clear", "own", "wider", "small")}
+    few = [Estimate(1.2, None, Interval(-0.3, 2.9)), None]
+    assert list(IntervalPlot.of(few, key).key) == ["open", "wider"]
+    all_kinds = [*few, Estimate(1.2, Interval(0.4, 2.0), is_clear=True)]
+    assert list(IntervalPlot.of(all_kinds, key, 0.5).key) == list(key)
+
+
+def test_an_axis_has_zero_in_its_middle_and_ends_at_round_numbers_beyond_all_intervals() -> None:
+    plot = IntervalPlot.of([Estimate(1.2, Interval(0.4, 2.0), Interval(-0.3, 2.9)), None], {}, 0.5)
+    assert plot.reach == 3.0
+    assert [label for _, label in plot.tick_labels()] == ["−3", "−1.5", "0", "+1.5", "+3"]
+    assert (plot.at(-3), plot.at(0), plot.at(3), plot.band) == ("0.00%", "50.00%", "100.00%", ("41.67%", "16.67%"))
+    for mean, interval, end in (
+        (-0.02, None, "+0.02"), (-40.0, Interval(-41.0, 3.0), "+50"), (0.1, Interval(-0.3, 0.53), "+0.6"),
+        (0.0, None, "+1"), (0.0, Interval(-0.0071, 0.001), "+0.008"),
+    ):  # fmt: skip
+        assert IntervalPlot.of([Estimate(mean, interval)], {}).tick_labels()[-1] == ("100.00%", end)
+
+
+def test_contrasts_for_which_new_images_add_no_uncertainty_are_named(decided: ReportContent) -> None:
+    assert no_uncertainty_line([dataclasses.replace(one, images_add=True) for one in decided.contrasts]) is None
+    said = no_uncertainty_line([dataclasses.replace(one, images_add=False) for one in decided.contrasts])
+    assert said is not None
+    assert said.startswith(
+        "New images add no uncertainty for attention, multi-attention: the difference varies between"
+    )
 
 
 def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no_reason_they_deny(
@@ -81,17 +116,17 @@ def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no
     size = f"{'+' if difference > 0 else '−'}{abs(difference):.2f} points on Validation and "
     assert line.startswith(f"multi-attention minus baseline is {size}")
     assert "Validation also chooses each trial’s epoch, which raises it above the last epoch’s (by " in line
-    assert line.endswith("Read Test, which is scored once.")
+    assert line.endswith("Read Test: it chooses nothing and is scored once.")
     one_epoch = splits_line(content_of(["baseline"], [0], epochs=1, test_images=40, classes=4))
     assert one_epoch is not None
-    assert one_epoch.endswith(" on Test. The two are different images. Read Test, which is scored once.")
+    assert one_epoch.endswith(" on Test. They are different images. Read Test: it chooses nothing and is scored once.")
     is_last = {key: history.iloc[:1] for key, history in undecided.histories.items()}
     chosen = {
         key: history.assign(val_accuracy=results[key[0]][key[1]].val_accuracy) for key, history in is_last.items()
     }
     no_lift = splits_line(dataclasses.replace(undecided, histories=chosen))
     assert no_lift is not None
-    assert "each trial’s epoch, which can raise it. Read Test" in no_lift
+    assert "each trial’s epoch, which can raise it. Read Test: " in no_lift
     assert splits_line(content_of(["baseline"], [0], missing=[("baseline", 0)])) is None
 
 
@@ -108,7 +143,8 @@ def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_w
     seeds = parse_seeds(command[-1])
     assert seeds[0] == 6
     assert f"another run of {len(seeds):,} seeds, {2 * len(seeds):,} trials, about " in step.words
-    assert "finds a true difference of 0.10 points (half of the one seen" in step.words
+    assert "Were the true difference 0.10 points (half of the one seen" in step.words
+    assert (step.note or "").startswith(f"{len(seeds):,} seeds are an estimate: ")
     effect = 0.1 / np.std(changed.differences, ddof=1)
     assert paired_power(len(seeds), effect, 0.05) >= 0.8 > paired_power(len(seeds) - 1, effect, 0.05)
     with_recipe = next_step(dataclasses.replace(undecided, contrasts=[changed], recipe_file="run: made\n"))
@@ -119,7 +155,7 @@ def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_w
         in next_step(dataclasses.replace(undecided, contrasts=[declared])).words
     )
     few = next_step(dataclasses.replace(undecided, contrasts=[dataclasses.replace(changed, differences=(1.0, -0.5))]))
-    assert (few.command, few.words.partition(":")[0]) == (None, "Stop, or plan another run")
+    assert (few.command, few.words.partition(" (")[0]) == (None, "Stop, or run a pilot of ten seeds")
     tiny = dataclasses.replace(changed, mean=0.0001)
     assert next_step(dataclasses.replace(undecided, contrasts=[tiny])).words.startswith("Stop: a difference of")
 
@@ -150,6 +186,6 @@ def test_a_hopeless_contrast_an_unfinished_run_and_a_single_variant_have_steps_o
     assert next_step(none).words == "2 trials diverged, and no pair is complete: lower the learning rate, in a new run."
     diverged += [("baseline", 0), ("baseline", 1)]
     nothing = content_of(LABELS[:2], range(2), epochs=1, test_images=40, classes=4, diverged=diverged)
-    assert about_line(nothing) == "Test accuracy, 0 complete trials."
+    assert about_line(nothing) == "Test accuracy, 0 complete trials of 2 seeds and 2 variants."
     single = content_of(LABELS[:2], range(1), epochs=1, test_images=40, classes=4)
     assert next_step(single).words.startswith("Run more seeds: 1 pair cannot tell")

@@ -236,6 +236,21 @@ def test_class_names_that_utf_8_cannot_hold_are_spelled_out() -> None:
     assert "cat\\ud800" in html.unescape(build_page(content).decode())
 
 
+def test_numbers_stay_with_their_units_and_options_and_dates_are_not_torn_but_commands_are_as_they_were() -> None:
+    content = content_of(["baseline", "se"], range(2), epochs=1, classes=["p = 3 %", "B", "C"], test_images=40)
+    page = build_page(content).decode()
+    for whole in ("95 %", "n = 2", "2026-01-01 22:01 UTC", "p = 3"):
+        assert f'<span class="whole">{whole}</span>' in page
+    assert re.search(r'<span class="whole">[0-9.]+ ± [0-9.]+</span>', page)
+    told = build_page(content_of(["baseline"], [0], epochs=1, test_images=40, classes=4)).decode()
+    assert 'Add a variant to compare with (<span class="whole">--variants</span>)' in told
+    commands = re.findall(
+        "<pre.*?</pre>|<title>.*?</title>|<script.*?</script>|<style.*?</style>", page, flags=re.DOTALL
+    )
+    assert len(commands) >= 4
+    assert not any("whole" in one.replace(".whole", "") or "<wbr>" in one for one in commands)
+
+
 def test_no_control_character_reaches_the_page() -> None:
     hostile = "\x1b]0;title\x07\u202e\ud800 <b>&"
     content = content_of(

@@ -106,7 +106,7 @@ def test_the_dry_run_takes_the_scatter_of_a_pilot_or_of_the_run_named(capsys: py
     assert main(arguments) == 0
     assert "by the paired differences of run demo" in capsys.readouterr().out
     assert main([*arguments, "--scatter-of", "pets-frozen"]) == 0
-    assert "  in all: 34 seeds, 102 trials, about 0.3 hours of one trial at a time" in capsys.readouterr().out
+    assert "  in all: 34 seeds, 102 trials, about 0.3 hours if trials run one by one" in capsys.readouterr().out
 
 
 def test_a_pilot_is_a_run_of_its_own_with_seeds_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

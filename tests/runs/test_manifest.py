@@ -25,6 +25,18 @@ def test_a_manifest_survives_json_and_grows_by_union() -> None:
     assert grown.extended((), (), ("more",)) == grown
 
 
+def test_the_setting_names_weights_only_where_the_backbone_does_not() -> None:
+    def setting(**fields: object) -> str:
+        identity = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", **fields))  # type: ignore[arg-type]
+        return dataclasses.replace(MANIFEST, identity=identity).setting
+
+    assert ", timm/tf_efficientnet_lite0 (pretrained, frozen), " in setting(
+        backbone="timm/tf_efficientnet_lite0", weights="lite0", freeze=True
+    )
+    assert ", resnet34 (imagenet), " in setting(backbone="resnet34", weights="imagenet")
+    assert ", tiny (from scratch), " in setting(backbone="tiny", weights="none")
+
+
 def sweep_of(**fields: object) -> SweepConfig:
     recipe = Recipe(precision="float32")
     return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
@@ -73,8 +85,21 @@ def test_short_labels_are_kept_and_name_one_variant_each() -> None:
     assert [t.variant.folder for t in first.planned()] == [t.variant.folder for t in plain.planned()]
     more = plan_run(first, sweep_of(variants=("wide=baseline", "se"), seeds="1"), identity, ())
     assert more.short_labels == {EIGHT: "eight", "baseline": "wide"}
-    with pytest.raises(UserError, match=r"^--variants: 'eight' is the short label of .* and 'se'|'se' and"):
+    with pytest.raises(UserError, match=r"^--variants: 'eight' would name .*se.*; choose another"):
         plan_run(first, sweep_of(variants=("eight=se",), seeds="1"), identity, ())
+
+
+def test_a_variant_with_settings_may_be_called_by_its_head_if_no_other_variant_is() -> None:
+    def planned(existing: Manifest | None, *variants: str) -> Manifest:
+        return plan_run(existing, sweep_of(variants=variants, seeds="1"), MANIFEST.identity, ())
+
+    tuned = planned(None, "baseline", "se=se:learning_rate=0.5")
+    assert tuned.spec("se").label == "se:learning_rate=0.5"
+    for first, then in [(tuned, "se"), (planned(None, "baseline", "se"), "se=se:learning_rate=0.5")]:
+        with pytest.raises(UserError, match="'se' would name"):
+            planned(first, "baseline", then)
+    with pytest.raises(UserError, match="another variant's name"):
+        planned(None, "baseline", "se=attention")
 
 
 @pytest.mark.parametrize("short_labels", [{"se": "x"}, {"baseline": "se"}, {"baseline": "<b>"}, {"baseline": ""}])

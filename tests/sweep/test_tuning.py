@@ -168,7 +168,8 @@ def test_the_file_that_a_tuning_writes_compares_the_tuned_variants_and_its_repor
     assert "4: 2 points × 1 seeds of each variant" in capsys.readouterr().out
     assert run_job(tune_job.main, tuning) == 0
     config = named_config("demo-tuned.yaml")
-    assert [spec.title for spec in config.variant_specs] == ["tuned baseline", "tuned one"]
+    assert [spec.title for spec in config.variant_specs] == ["baseline", "one"]
+    assert (config.reference, config.primary) == ("baseline", "one")
     assert (config.seeds, config.tuning, config.recipe.epochs) == ("3", "demo-tuning", 2)
     assert (store_folder / "demo-tuning" / "tuned.yaml").read_text() == Path("demo-tuned.yaml").read_text()
     before = Path("demo-tuned.yaml").read_text()

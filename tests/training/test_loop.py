@@ -185,11 +185,11 @@ def test_other_optimisers_and_precisions_resume_too(changes: dict[str, object], 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_training_on_a_gpu_resumes_in_the_middle_of_an_epoch(setup: Setup) -> None:
     device, recipe = torch.device("cuda"), dataclasses.replace(setup.recipe, epochs=2)
-    inputs, seeds = load_inputs(setup.context, device), trial_seeds(0)
-    spec = parse_variant("multi-attention")
+    context, seeds = dataclasses.replace(setup.context, gpus_per_trial=1.0), trial_seeds(0)
+    inputs, spec = load_inputs(context, device), parse_variant("multi-attention")
 
     def start() -> TrainState:
-        return new_state(new_model(inputs, setup.context, spec, seeds).to(device), recipe, 3)
+        return new_state(new_model(inputs, context, spec, seeds).to(device), recipe, 3)
 
     first, second, left = start(), start(), itertools.count(1)
     records = fit(first, inputs.batches, recipe, seeds, device, lambda: next(left) == MIDDLE_OF_EPOCH_1)

@@ -110,3 +110,20 @@ def test_cached_features_of_every_split_are_counted_twice_but_those_of_test() ->
     assert info.feature_images(Recipe(limit_images=30)) == 2 * 30 + 20 + 30
     assert info.feature_images(Recipe(resample_split=True)) == 2 * 100 + 100
     assert info.feature_images(Recipe(vary="split", limit_images=30)) == 2 * 100 + 30
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_trial_trains_on_few_images_of_each_class_and_their_features_are_those_of_the_whole_split(
+    freeze: bool, make_context: Callable[..., RunContext], recipe: Recipe
+) -> None:
+    few = dataclasses.replace(recipe, limit_images=None, train_images_per_class=2, freeze=freeze, epochs=1)
+    context = make_context(few)
+    result = run_trial(context, parse_variant("baseline", few), 0)
+    inputs = load_inputs(context, torch.device("cpu"))
+    split = inputs.split
+    whole = load_inputs(make_context(dataclasses.replace(few, train_images_per_class=None)), torch.device("cpu")).split
+    assert result.images_trained == len(split.train) == 2 * len(inputs.pack.classes)
+    assert set(split.train) < set(whole.train)
+    assert split.validation.tolist() == whole.validation.tolist()
+    features = [key for key in context.location.open().list("datasets/") if "/features-" in key]
+    assert len([key for key in features if key.endswith(".safetensors")]) == freeze, "one file, whatever the number"
