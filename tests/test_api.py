@@ -229,7 +229,7 @@ def test_good_typical_and_failed_images_are_shown_with_the_maps_of_all_variants(
     assert run_job(examples.main, [*where, "--images", "1"]) == 0
     said = capsys.readouterr().out
     assert "3 of " in said
-    assert "ranked over 3 variants; predictions by baseline" in said, "of one without masks, Grad-CAM"
+    assert "ranked over 4 variants; predictions by baseline" in said, "of one without masks, Grad-CAM"
     with Image.open(tmp_path / "examples.png") as shown:
         assert (shown.format, shown.height > 3 * 128, shown.width > 3 * 128) == ("PNG", True, True)
     assert run_job(examples.main, [*where, "--variants", "se"]) == 2
