@@ -45,7 +45,11 @@ def main(arguments: Sequence[str]) -> int:
         from catdog.report.watch import watch_run
         from catdog.sweep.lease import LeaseWatch
 
-        run_status = watch_run(console, store, options.run, LeaseWatch(store, options.run).is_held)
+        try:
+            run_status = watch_run(console, store, options.run, LeaseWatch(store, options.run).is_held)
+        except KeyboardInterrupt:
+            print("the watch has ended; the run goes on", file=sys.stderr)
+            return ExitCode.INTERRUPTED
     else:
         run_status = open_run(store, options.run).with_short_labels()
     print_status(console, store.url, run_status, comparison_table(run_status))

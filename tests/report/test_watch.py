@@ -1,8 +1,12 @@
 """Following a run from its store: on a terminal, in a log, while the store is away."""
 
 import io
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,7 +15,7 @@ from catdog.cli import output_console
 from catdog.errors import StoreError, StoreRefusedError, UserError
 from catdog.report.watch import watch_run
 from catdog.runs.status import RunStatus
-from catdog.storage import MemoryStore
+from catdog.storage import LocalStore, MemoryStore
 from tests.helpers.made_runs import CountedStore, make_run
 
 LABELS = ["baseline", "se"]
@@ -148,6 +152,17 @@ def test_a_terminal_too_small_for_the_table_still_says_that_the_store_is_away() 
     watch_run(console, store, "made", scripted(nothing, leave, come_back), least_seconds=0)
     assert "the store does not answer, trying again: no route to host" in output.getvalue()
     assert "looked at " in output.getvalue()
+
+
+def test_ctrl_c_ends_the_watch_alone(tmp_path: Path) -> None:
+    make_run(LocalStore(tmp_path), LABELS, range(2), epochs=2, test_images=40, missing=[("se", 1)])
+    command = [sys.executable, "-u", "jobs/status.py", "--store", str(tmp_path), "--run", "made", "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert "3 complete" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate()
+    assert (watching.returncode, said) == (130, "the watch has ended; the run goes on\n")
 
 
 def test_a_mistake_ends_it_at_once() -> None:
