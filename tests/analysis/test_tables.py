@@ -30,6 +30,7 @@ from catdog.storage import MemoryStore
 from catdog.storage.serialization import to_json
 from tests.helpers.hand_made_run import EIGHT, MANIFEST, hand_made_store, hash_of, paths_of, result
 from tests.helpers.made_runs import put_small_trial
+from tests.helpers.pages import text_of
 
 TRIAL_COLUMNS = "variant,seed,status,val_accuracy,test_accuracy,best_epoch,epochs,seconds,config_hash"
 TABLE_COLUMNS = "variant,n,val_mean,val_std,test_mean,test_std,best_val,best_val_test"
@@ -150,7 +151,7 @@ def test_runs_that_tie_for_the_best_validation_are_told_wherever_the_best_run_is
     console = Console(file=io.StringIO(), width=200)
     print_status(console, "memory", open_run(store, "night"), table)
     files = build_files(read_content(store, open_run(store, "night")))
-    for told in (files["table.md"].decode(), files["report.html"].decode(), console.file.getvalue()):
+    for told in (files["table.md"].decode(), text_of(files["report.html"]), console.file.getvalue()):
         assert line in told
 
 

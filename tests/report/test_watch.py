@@ -16,6 +16,7 @@ from catdog.errors import StoreError, StoreRefusedError, UserError
 from catdog.report.watch import watch_run
 from catdog.runs.status import RunStatus
 from catdog.storage import LocalStore, MemoryStore
+from catdog.sweep.lease import RunLease
 from tests.helpers.made_runs import CountedStore, make_run
 
 LABELS = ["baseline", "se"]
@@ -156,8 +157,12 @@ def test_a_terminal_too_small_for_the_table_still_says_that_the_store_is_away() 
 
 def test_ctrl_c_ends_the_watch_alone(tmp_path: Path) -> None:
     make_run(LocalStore(tmp_path), LABELS, range(2), epochs=2, test_images=40, missing=[("se", 1)])
+    lease = RunLease(LocalStore(tmp_path), "made", "launch")
     command = [sys.executable, "-u", "jobs/status.py", "--store", str(tmp_path), "--run", "made", "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    with (
+        lease.hold(print),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching,
+    ):
         assert watching.stdout is not None
         assert "3 complete" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)

@@ -10,6 +10,7 @@ import pytest
 from catdog.cli import run_job
 from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES
 from jobs import aggregate, status, sweep
+from tests.helpers.pages import text_of
 from tests.helpers.pets import make_images
 from tests.helpers.sweeps import report, run_sweep
 
@@ -44,7 +45,7 @@ def test_own_images_and_an_own_head_give_a_table_that_is_read_without_the_head(
     capsys.readouterr()
     table = pd.read_csv(io.BytesIO(report(store, "table.csv")))
     assert table[["variant", "n"]].to_numpy().tolist() == [["baseline", 2], ["own:wide=4", 2]]
-    page = report(store, "report.html").decode()
+    page = text_of(report(store, "report.html"))
     assert "Confusion between classes" in page
     assert "The images came without a Test split: 20 % of each class were drawn for it, once." in page
     manifest = json.loads((store / "demo" / "manifest.json").read_text())
