@@ -164,7 +164,7 @@ def test_the_recipe_file_that_a_run_stores_makes_it_again(
     (tmp_path / "mine.yaml").write_text("\n".join([*lines, "variants: {plain: baseline, se: se}"]))
     again = tmp_path / "again"
     assert run_job(sweep.main, [str(tmp_path / "mine.yaml"), "--store", str(store_folder)]) == 0
-    assert "se against plain: nothing can be said.\n  They differ by" in capsys.readouterr().out
+    assert "se against plain: nothing can be said.\n  The difference is" in capsys.readouterr().out
     assert (store_folder / "mine" / "trials" / "baseline" / "seed-01" / "result.json").exists()
     recipe = store_folder / "mine" / "recipe.yaml"
     assert recipe.read_bytes() == report(store_folder, "recipe.yaml", "mine")
