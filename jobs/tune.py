@@ -35,7 +35,7 @@ from catdog.config.ranges import parse_ranges
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, check_run_name, require_all_seeds
-from catdog.config.variants import VariantSpec, split_short_label
+from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.data.datasets.registry import check_dataset
 from catdog.errors import UserError
 from catdog.runs.declaration import by_rule
@@ -166,7 +166,12 @@ def _write(
             f"no point of {', '.join(lacking)} has an accuracy: {output} is not written; try other --ranges"
         )
     tuned = {spec.title: _named(spec, point.label) for spec, point in best.items() if point}
-    declared = by_rule(list(tuned), config.reference, config.primary)
+    titles = {spec.label: spec.title for spec in best}
+    given = [
+        one if one is None or one in tuned else titles[parse_variant(one, config.recipe).label]  # however it is spelled
+        for one in (config.reference, config.primary)
+    ]
+    declared = by_rule(list(tuned), *given)
     text = recipe_yaml(
         config,
         run=PurePath(output).stem,

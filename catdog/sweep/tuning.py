@@ -80,7 +80,8 @@ def tune(
             point.label for points in tuning.variants.values() for point in points if point.accuracy is None
         )
         if labels := tuple(label for label in waiting if label not in tried):
-            run_status = sweep(dataclasses.replace(config, variants=labels, grid=()))
+            points = dataclasses.replace(config, variants=labels, grid=(), reference=None, primary=None)
+            run_status = sweep(points)  # what is compared is for the tuned variants to say
             tuning = _stored(_scored(tuning, run_status), store)
             report_progress(tuning)
             if any(trial.status == "missing" and trial.planned.variant.label in labels for trial in run_status.trials):

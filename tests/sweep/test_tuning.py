@@ -160,6 +160,8 @@ def test_the_file_that_a_tuning_writes_compares_the_tuned_variants_and_its_repor
         "--variants",
         "baseline",
         "one=attention:dropout=0",
+        "--primary",
+        "attention:dropout=0.0",
     ]
     assert run_job(tune_job.main, [*command, "--budget", "2", "--seeds", "0-1", "--dry-run"]) == 2
     assert "0 is a seed of the comparison" in capsys.readouterr().err
