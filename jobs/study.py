@@ -87,7 +87,7 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
     "lambda": study_lambda,
     "scatter": study_scatter,
 }
-SET_BY_STUDY = {"lambda": ("--variants", "--grid", "--lambda-divergence"), "scatter": ("--vary", "--resample-split")}
+SET_BY_STUDY = {"lambda": ("--grid", "--lambda-divergence"), "scatter": ("--vary", "--resample-split")}
 """The options that make up a study: whatever a user gives for them would be ignored."""
 
 

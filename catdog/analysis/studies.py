@@ -1,30 +1,44 @@
 """Tables of the two studies: the effect of λ, and which sources of randomness make results scatter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from catdog.analysis.intervals import std_interval, summarise, variance_share
+from catdog.analysis.intervals import std_interval, summarise, t_interval, variance_share
 from catdog.analysis.significance import rank_intervals
 from catdog.analysis.tables import summarise_accuracies
-from catdog.config.presets import ALL, WITHOUT
+from catdog.config.presets import ALL, WITH, WITHOUT
 from catdog.formatting import format_size
 from catdog.runs.history import epoch_row, read_history
+from catdog.runs.results import TrialResult
 from catdog.runs.status import RunStatus
 from catdog.runs.trial_files import read_files
 from catdog.storage import Store
 
 
 def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
-    """Return one row per λ of multi-attention: accuracies, and mask overlap in the chosen epoch."""
+    """Return one row per λ of multi-attention: accuracies, and mask overlap in the chosen epoch.
+
+    With the differences from λ = 0, paired by seed, and 95 % intervals (Student's t, each on its own).
+    """
     rows: list[dict[str, object]] = []
+    free = {
+        result.seed: result
+        for label in run_status.manifest.variants
+        if _lambda(run_status, label) == 0
+        for result in run_status.results(label)
+    }
     for label in run_status.manifest.variants:
         value = _lambda(run_status, label)
         if value is None:
             continue
-        val, test = summarise_accuracies(run_status.results(label))
-        overlap = summarise(_overlaps(store, run_status, label))
+        results = run_status.results(label)
+        pairs = [(result, free[result.seed]) for result in results if result.seed in free]
+        val, test = summarise_accuracies(results)
+        overlaps = np.array(_overlaps(store, run_status, label), dtype=np.float64)
+        overlap = summarise(overlaps)
         rows.append(
             {
                 "lambda": value,
@@ -34,8 +48,10 @@ def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
                 "val_std": val.std,
                 "test_mean": test.mean,
                 "test_std": test.std,
-                "overlap_mean": overlap.mean,
+                **_with_interval("overlap", overlaps),
                 "overlap_std": overlap.std,
+                **_with_interval("val_difference", _differences(pairs, "val_accuracy")),
+                **_with_interval("test_difference", _differences(pairs, "test_accuracy")),
             }
         )
     return _numbers(rows).sort_values("lambda", ignore_index=True) if rows else pd.DataFrame()
@@ -105,7 +121,17 @@ def _numbers(rows: list[dict[str, object]]) -> pd.DataFrame:
 def _lambda(run_status: RunStatus, label: str) -> float | None:
     """Return λ of a variant of multi-attention; None for any other variant."""
     spec = run_status.manifest.spec(label)
-    return float(spec.arguments["lambda_divergence"]) if spec.name in ("multi-attention", WITHOUT) else None
+    return float(spec.arguments["lambda_divergence"]) if spec.name in (WITH, WITHOUT) else None
+
+
+def _with_interval(name: str, values: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    interval = t_interval(values)
+    ends = (interval.low, interval.high) if interval else (None, None)
+    return {f"{name}_mean": summarise(values).mean, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+
+
+def _differences(pairs: Sequence[tuple[TrialResult, TrialResult]], measure: str) -> npt.NDArray[np.float64]:
+    return np.array([getattr(one, measure) - getattr(other, measure) for one, other in pairs], dtype=np.float64)
 
 
 def _overlaps(store: Store, run_status: RunStatus, label: str) -> list[float]:

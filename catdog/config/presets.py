@@ -1,10 +1,12 @@
 """The named sweeps, and the sweeps that make up a study."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from catdog.config.recipe import PURPOSES, Recipe, Vary
 from catdog.config.sweep_options import SweepConfig
+from catdog.config.variants import multiply_out
 from catdog.errors import UserError
 from catdog.formatting import shorten
 
@@ -80,16 +82,38 @@ def preset_config(name: str) -> SweepConfig:
     return PRESETS[name]
 
 
-LAMBDAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-WITHOUT = "multi-attention-free"
-"""The variant with λ = 0."""
+LAMBDAS = {"sum": "1e-6,1e-5,1e-4,1e-3,1e-2,0.1", "mean": "1e-3,1e-2,0.1,1,10,100"}
+"""The weights of a λ study, by the form of the divergence loss; 0 is compared as well."""
+WITH, WITHOUT = "multi-attention", "multi-attention-free"
+"""The variant with λ, and that with λ = 0."""
 ALL: Literal["all"] = "all"
 
 
 def lambda_config(config: SweepConfig) -> SweepConfig:
-    """Return the sweep of a λ study; the run is named after the preset unless the user named it."""
-    labels = (WITHOUT, *(f"multi-attention:lambda_divergence={value:g}" for value in LAMBDAS))
-    return dataclasses.replace(config, run=config.run or f"{config.preset_name}-lambda", variants=labels, grid=())
+    """Return the sweep of a λ study: of the one multi-attention in `config`, whose other values stay.
+
+    The run is named after the preset unless the user named it. Raises `UserError` if there are several, or none.
+    """
+    heads = [spec for spec in config.variant_specs if spec.name == WITH]
+    if len(heads) != 1:
+        raise UserError(f"the study lambda is of one {WITH}, and --variants has {len(heads)}: name it there")
+    items = [item for item in heads[0].label.partition(":")[2].split(",") if item]
+    items = [item for item in items if not item.startswith("lambda_divergence=")]
+    without = [item for item in items if not item.startswith("divergence=")]
+    labels = multiply_out(
+        [_label("lambda", WITH, items)],
+        [f"lambda_divergence={LAMBDAS[str(heads[0].arguments.get('divergence', 'sum'))]}"],
+    )
+    return dataclasses.replace(
+        config,
+        run=config.run or f"{config.preset_name}-lambda",
+        variants=(_label("lambda 0", WITHOUT, without), *labels),
+        grid=(),
+    )
+
+
+def _label(short_label: str, name: str, items: Sequence[str]) -> str:
+    return f"{short_label}={name}:{','.join(items)}" if items else f"{short_label}={name}"
 
 
 def scatter_configs(config: SweepConfig, with_split: bool) -> dict[str, SweepConfig]:

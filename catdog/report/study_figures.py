@@ -3,10 +3,11 @@
 import io
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from catdog.report.forest_plot import in_lines
-from catdog.report.plot_style import Figure, default_style
+from catdog.report.plot_style import Axes, Figure, default_style
 
 BLUE, RED = "#33638d", "#c0392b"
 TITLE_WIDTH = 36
@@ -15,24 +16,31 @@ TITLE_WIDTH = 36
 
 @default_style({})
 def lambda_figure(table: pd.DataFrame) -> bytes:
-    """Return a PNG: mask overlap and both accuracies against λ, evenly spaced to make room for 0."""
+    """Return a PNG: mask overlap, and what λ costs on Validation and Test; λ is evenly spaced to make room for 0."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    places = np.arange(len(table))
-    above.errorbar(places, table["overlap_mean"], table["overlap_std"], fmt="o-", color=BLUE, capsize=3)
+    places = np.arange(len(table), dtype=np.float64)
+    _means(above, places, table, "overlap", BLUE)
     above.set_ylabel("overlap of the masks\n(mean cosine)")
-    for column, colour, name in (("val", BLUE, "Validation"), ("test", RED, "Test")):
-        below.errorbar(
-            places, table[f"{column}_mean"], table[f"{column}_std"], fmt="o-", color=colour, capsize=3, label=name
-        )
-    below.set_ylabel("accuracy, %")
+    for column, shift, colour, name in (("val", -0.05, BLUE, "Validation"), ("test", 0.05, RED, "Test")):
+        _means(below, places + shift, table, f"{column}_difference", colour, name)
+    below.axhline(0, color="black", linewidth=0.8)
+    below.set_ylabel("accuracy minus that\nof λ = 0, points")
     below.set_xlabel("weight λ of the divergence loss")
     below.set_xticks(places, [f"{value:g}" for value in table["lambda"]])
     below.legend()
     for panel in (above, below):
         panel.grid(alpha=0.3)
-    figure.suptitle(f"Mean ± standard deviation over seeds (n = {_counts(table['n'])})", fontsize=10)
+    figure.suptitle(f"Means over seeds, with 95 % intervals (n = {_counts(table['n'])})", fontsize=10)
     return _png(figure)
+
+
+def _means(
+    panel: Axes, places: npt.NDArray[np.float64], table: pd.DataFrame, name: str, colour: str, label: str | None = None
+) -> None:
+    mean = table[f"{name}_mean"]
+    ends = [(mean - table[f"{name}_low"]).fillna(0), (table[f"{name}_high"] - mean).fillna(0)]
+    panel.errorbar(places, mean, ends, fmt="o-", color=colour, capsize=3, label=label)
 
 
 @default_style({})

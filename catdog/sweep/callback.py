@@ -6,7 +6,6 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from catdog.config.variants import parse_variant
 from catdog.errors import DeviceError, StoreError, StoreRefusedError, UserError, first_line
 from catdog.runs.manifest import TrialId
 from catdog.runs.results import Failure
@@ -114,7 +113,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
     def _failed(self, trial_id: TrialId) -> None:
         """Count a trial whose failure is recorded; the first one is told."""
         label, seed = trial_id
-        variant = parse_variant(label, self._context.identity.recipe)
+        variant = self._context.variant(label)
         self._progress.failed(label, seed)
 
         def details() -> Iterator[str]:

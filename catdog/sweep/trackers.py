@@ -18,7 +18,6 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from catdog.config.sweep_options import Tracker
-from catdog.config.variants import parse_variant
 from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, printable
 from catdog.runs.provenance import code_tree
@@ -75,7 +74,7 @@ def _log_in_one_request(mlflow_util: Any) -> None:
 
 def trial_settings(context: RunContext, code: str | None, label: str, seed: int) -> dict[str, Any]:
     """Return all that a trial's results depend on: its variant and seed, the recipe, the data, and the code's hash."""
-    variant = parse_variant(label, context.identity.recipe)
+    variant = context.variant(label)
     identity = context.identity.of(variant)
     own = {"variant": label, "seed": seed, "fingerprint": identity.fingerprint, "code": code}
     return own | dataclasses.asdict(identity.recipe) | dict(variant.arguments)

@@ -10,7 +10,6 @@ from typing import Any
 
 from ray import tune
 
-from catdog.config.variants import parse_variant
 from catdog.errors import DeviceError, NotFoundError, PausedError, StoreError, UserError, WorkerLostError, first_line
 from catdog.formatting import ReportProgress
 from catdog.runs.cost import Launch
@@ -65,7 +64,7 @@ def _train_trial(config: dict[str, Any], context: RunContext, launch: str, repor
     """Run one trial; `report` what the driver is told of each epoch, and return what it is told of the end."""
     try:
         context.load_heads()
-        variant = parse_variant(config["trial"]["variant"], context.identity.recipe)
+        variant = context.variant(config["trial"]["variant"])
         store = context.location.open()
     except UserError as mistake:  # it would recur, and cannot be recorded from here
         return {"status": "failed", "mistake": first_line(mistake)}

@@ -13,7 +13,6 @@ import platform
 import traceback
 from collections import Counter
 
-from catdog.config.variants import parse_variant
 from catdog.errors import NotFoundError, StoreError, first_line
 from catdog.formatting import now
 from catdog.runs.manifest import PlannedTrial, TrialId
@@ -52,7 +51,7 @@ class LostTrials:
     def record(self, trial_id: TrialId, error: Exception, attempts: int | None = None) -> None:
         """Store the failure of a trial that is not retried any more; an attempt that begins later ends at once."""
         store, (label, seed) = self._context.location.open(), trial_id
-        trial = PlannedTrial(parse_variant(label, self._context.identity.recipe), seed)
+        trial = PlannedTrial(self._context.variant(label), seed)
         attempts = self._failures[trial_id] if attempts is None else attempts
         failure = describe_failure(self._context, trial, error, self._launch, attempts)
         try:

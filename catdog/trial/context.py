@@ -4,13 +4,14 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from catdog.config.head_files import HeadFile, load_head_files, read_head_file
 from catdog.config.sweep_options import SweepConfig
-from catdog.config.variants import VariantSpec
+from catdog.config.variants import VariantSpec, parse_variant
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.storage import StoreLocation
@@ -32,6 +33,7 @@ class RunContext:
     keep_weights: Literal["auto", "none", "best", "all"] = "none"
     head_files: tuple[HeadFile, ...] = ()
     """The code of heads from outside the package."""
+    short_labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(
@@ -49,7 +51,13 @@ class RunContext:
             checkpoint_seconds=config.checkpoint_seconds,
             keep_weights=config.keep_weights,
             head_files=config.head_files,
+            short_labels={spec.label: spec.short_label for spec in config.variant_specs if spec.short_label},
         )
+
+    def variant(self, label: str) -> VariantSpec:
+        """Return the variant of a label, with the short one that pictures and messages call it."""
+        spec = parse_variant(label, self.identity.recipe)
+        return dataclasses.replace(spec, short_label=self.short_labels.get(spec.label))
 
     def of_variant(self, variant: VariantSpec) -> "RunContext":
         """Return the context of a variant's trials, with its own settings in the recipe."""

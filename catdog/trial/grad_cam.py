@@ -36,7 +36,7 @@ def grad_cam(head: Finish, features_BCHW: torch.Tensor) -> tuple[torch.Tensor, t
 def queue_grad_cam(trial: Trial, uploads: BackgroundUploads) -> None:
     """Queue the sheet of the probe images and the maps of the images with an outline, of the model as it is."""
     maps_P1HW, predicted_P = _maps(trial, "validation", list(trial.inputs.probe_positions))
-    title = f"Grad-CAM · {trial.variant.label} · seed {trial.seed} · epoch {trial.state.best.epoch}"
+    title = f"Grad-CAM · {trial.variant.title} · seed {trial.seed} · epoch {trial.state.best.epoch}"
     draw = functools.partial(contact_sheet, trial.probes, {"Grad-CAM": maps_P1HW.numpy()}, predicted_P.numpy(), title)
     uploads.put(trial.where.grad_cam_sheet, draw)
     splits: dict[str, TrimapMasks] = {}

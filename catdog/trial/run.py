@@ -154,7 +154,7 @@ def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundU
     masks, predicted = {place: one.half().cpu() for place, one in places.items()}, output.logits_BK.argmax(dim=1).cpu()
     trial.probe_history.masks.append(masks)
     trial.probe_history.predicted_P.append(predicted)
-    title = f"{trial.variant.label} · seed {trial.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
+    title = f"{trial.variant.title} · seed {trial.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
     # Drawn and encoded on the upload thread.
     arrays = {place: one.numpy() for place, one in masks.items()}
     draw = functools.partial(contact_sheet, trial.probes, arrays, predicted.numpy(), title)

@@ -1,5 +1,6 @@
 """The two studies: their sweeps, their tables on simulated runs, and one real run of each."""
 
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
@@ -25,12 +26,26 @@ from jobs import study
 from tests.helpers.made_runs import make_run
 from tests.helpers.sweeps import SMALL
 
+WEIGHTS = {form: [0.0, *map(float, listing.split(","))] for form, listing in LAMBDAS.items()}
+
 
 def test_a_lambda_study_is_one_sweep_of_seven_lambdas() -> None:
     config = lambda_config(preset_config("pets-frozen"))
     assert config.run_name == "pets-frozen-lambda"
-    weights = [spec.arguments["lambda_divergence"] for spec in config.variant_specs]
-    assert weights == [0.0, *LAMBDAS]
+    assert [spec.arguments["lambda_divergence"] for spec in config.variant_specs] == WEIGHTS["sum"]
+    assert [spec.title for spec in config.variant_specs][:3] == ["lambda 0", "lambda 1e-6", "lambda 1e-5"]
+
+
+def test_a_lambda_study_keeps_all_else_of_the_multi_attention_that_it_is_of() -> None:
+    preset = preset_config("pets-frozen")
+    label = "multi-attention:lambda_divergence=0.5,num_masks=2,divergence=mean,learning_rate=0.005"
+    specs = lambda_config(dataclasses.replace(preset, variants=("baseline", label))).variant_specs
+    assert [spec.arguments["lambda_divergence"] for spec in specs] == WEIGHTS["mean"]
+    assert {(spec.arguments["num_masks"], spec.settings["learning_rate"]) for spec in specs} == {(2, 0.005)}
+    assert [spec.arguments.get("divergence") for spec in specs] == [None, *["mean"] * 6]
+    for variants in (("baseline",), ("multi-attention", label)):
+        with pytest.raises(UserError, match="one multi-attention"):
+            lambda_config(dataclasses.replace(preset, variants=variants))
 
 
 def test_a_scatter_study_is_one_sweep_per_source_of_randomness_and_one_for_all() -> None:
@@ -60,8 +75,17 @@ def test_the_lambda_table_is_sorted_by_lambda_and_leaves_other_variants_out() ->
     labels = ["baseline", *(spec.label for spec in reversed(specs))]
     run_status = make_run(store, labels, range(3), failed=[("multi-attention-free", 1)])
     table = lambda_table(store, run_status)
-    assert table["lambda"].tolist() == [0.0, *LAMBDAS]
+    assert table["lambda"].tolist() == WEIGHTS["sum"]
     assert table["n"].tolist() == [2, 3, 3, 3, 3, 3, 3]
+    one, pairs = table.iloc[1], [(0, 0), (2, 1)]  # seed 1 has no λ = 0
+    tests = {
+        label: [result.test_accuracy for result in run_status.results(label)] for label in run_status.manifest.variants
+    }
+    differences = [tests[one["variant"]][with_] - tests["multi-attention-free"][without] for with_, without in pairs]
+    assert one["test_difference_mean"] == pytest.approx(np.mean(differences))
+    assert np.isnan(one["test_difference_low"]), "two pairs have no interval"
+    assert (table["overlap_low"][1:] < table["overlap_mean"][1:]).all()
+    assert (table["overlap_mean"][1:] < table["overlap_high"][1:]).all()
     assert table["overlap_mean"].between(0, 1).all()
     free = [result.test_accuracy for result in run_status.results("multi-attention-free")]
     assert table["test_mean"][0] == pytest.approx(np.mean([value for value in free if value is not None]))

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from catdog.config.presets import preset_config
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
 from catdog.errors import PausedError, StoreError
@@ -139,6 +140,13 @@ def lasting(files: dict[str, bytes]) -> dict[str, Any]:
     result["files"] = {name: digest for name, digest in result["files"].items() if name != "history.csv"}
     content["result.json"] = result
     return content
+
+
+def test_workers_call_a_variant_by_its_short_label() -> None:
+    config = dataclasses.replace(preset_config("demo"), variants=("plain=baseline:dropout=0.5", "attention"))
+    identity = Identity(config.recipe, "0" * 16, None, 1)
+    context = RunContext.of(config, StoreLocation(""), identity, 0.0)
+    assert [context.variant(spec.label).title for spec in config.variant_specs] == ["plain", "attention"]
 
 
 def assert_same(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
