@@ -3,8 +3,8 @@
     python jobs/examples.py --store URL --run NAME [--variants V ...] [--out FILE.png]
 
 Each variant is shown by its best run: its masks' mean, or its Grad-CAM map if it has none. The images with an outline
-are ranked by how much more of the maps lies on the animal than of a uniform mask, averaged over the variants; shown are
-those around the 95th, the 50th and the 5th percentile.
+are ranked by the share of the maps that lies on the animal, averaged over the variants: 0 is a uniform mask's, 1 all,
+so an animal that fills the image is no easy success. Shown are those around the 95th, the 50th and the 5th percentile.
 """
 
 import sys
@@ -55,7 +55,7 @@ class Looks:
     """By variant, (T, H, W) each: the mean of its masks."""
 
     def ranked(self, run: "Run") -> npt.NDArray[np.intp]:
-        """Return the images (T,), that where the maps beat a uniform mask least first."""
+        """Return the images (T,), those first where least of the maps is on the animal."""
         from catdog.analysis.localization import Outlines, energy_inside
         from catdog.data.trimaps import read_trimaps
 
@@ -66,8 +66,8 @@ class Looks:
         inside = [
             energy_inside(one[:, None], Outlines.of(animals, labels, *one.shape[1:])) for one in self.maps.values()
         ]
-        lift_T = np.nan_to_num(np.concatenate(inside, axis=1)).mean(axis=1) - animals.mean(axis=(1, 2))
-        return np.argsort(lift_T, kind="stable")
+        on_animal_T, uniform_T = np.nan_to_num(np.concatenate(inside, axis=1)).mean(axis=1), animals.mean(axis=(1, 2))
+        return np.argsort((on_animal_T - uniform_T) / np.maximum(1 - uniform_T, 1e-6), kind="stable")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     images = read_images(run.store, run.manifest.identity.fingerprint, where, names=names)
     predictions = read_predictions_npz(run.store.get(where.predictions), SPLIT)
     labels_P = predictions.labels_N[[predictions.images_N.tolist().index(name) for name in names]].astype(np.int64)
-    title = f"{run.manifest.run} · test images by how much the maps beat a uniform mask: {RANKS} percentile"
+    title = f"{run.manifest.run} · test images by how much of the maps is on the animal: {RANKS} percentile"
     probes = Probes(images.images_BSSC.numpy(), tuple(names), labels_P, predictions.classes)
     cells = {name: maps_THW[chosen][:, None] for name, maps_THW in looks.maps.items()}
     data = contact_sheet(probes, cells, images.predicted_B.astype(np.int64), title)

@@ -13,6 +13,7 @@ from PIL import Image
 
 import catdog
 from catdog.cli import output_console, run_job
+from catdog.data.trimaps import read_trimaps
 from catdog.errors import UserError
 from catdog.storage import LocalStore
 from catdog.sweep.notifications import telling_the_end
@@ -234,6 +235,16 @@ def test_good_typical_and_failed_images_are_shown_with_the_maps_of_all_variants(
         assert (shown.format, shown.height > 3 * 128, shown.width > 3 * 128) == ("PNG", True, True)
     assert run_job(examples.main, [*where, "--variants", "se"]) == 2
     assert "--variant se: the run demo has" in capsys.readouterr().err
+
+
+def test_images_are_ranked_by_the_share_of_the_maps_on_the_animal_and_not_by_its_size(swept: catdog.Run) -> None:
+    trimaps = read_trimaps(swept.store, swept.manifest.identity.fingerprint)
+    assert trimaps is not None
+    names, animals = trimaps.names[:3], trimaps.animals_TSS[trimaps.rows(trimaps.names[:3])].astype(np.float64)
+    animals /= animals.sum(axis=(1, 2), keepdims=True)
+    on_animal_T = np.array([0.5, 0.9, 0.1])[:, None, None]
+    maps = on_animal_T * animals + (1 - on_animal_T) / animals[0].size
+    assert examples.Looks(names, {"one": maps}).ranked(swept).tolist() == [2, 0, 1]
 
 
 def test_neighbours_in_the_ranking_are_shown_the_best_first() -> None:

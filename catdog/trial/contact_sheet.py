@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import itertools
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,19 +99,28 @@ def contact_sheet(
 
 
 def _lines(masks: Mapping[str, npt.NDArray[np.floating]]) -> list[list[tuple[str, int]]]:
-    """Return the places and numbers of the masks on each line: all on one, or each place's on its own if many."""
+    """Return the places and numbers of the masks on each line: all on one, or each place's on its own if many.
+
+    Many places with one mask each share lines of equal length.
+    """
     places = [[(place, mask) for mask in range(masks_PMHW.shape[1])] for place, masks_PMHW in masks.items()]
-    return places if sum(map(len, places)) > MOST_IN_LINE else [list(itertools.chain(*places))]
+    tiles = list(itertools.chain(*places))
+    if len(tiles) > max(MOST_IN_LINE, len(places)):
+        return places
+    length = math.ceil(len(tiles) / math.ceil(len(tiles) / MOST_IN_LINE))
+    return [tiles[start : start + length] for start in range(0, len(tiles), length)]
 
 
 def _caption(masks: Mapping[str, npt.NDArray[np.floating]], place: str, mask: int, pen: ImageDraw.ImageDraw) -> str:
-    """Return a mask's number and scale, after the name of its place unless all are the head's."""
+    """Return a mask's number and scale, after the name of its place unless all are the head's; a long name, alone."""
     low, high = colour_scale(masks[place])
     if list(masks) == [HEAD]:
         return f"mask {mask + 1} ({low:g} to {high:.3g})"
-    rest = f"{f' #{mask + 1}' if masks[place].shape[1] > 1 else ''} ({low:g} to {high:.3g})"
-    font = ImageFont.load_default(_FONT)
-    return fitting(place, CELL - int(pen.textlength(rest, font)), pen, font) + rest
+    number, font = f" #{mask + 1}" if masks[place].shape[1] > 1 else "", ImageFont.load_default(_FONT)
+    whole = f"{place}{number} ({low:g} to {high:.3g})"
+    if pen.textlength(whole, font) <= CELL:
+        return whole
+    return fitting(place, CELL - int(pen.textlength(number, font)), pen, font) + number
 
 
 def _draw_image(

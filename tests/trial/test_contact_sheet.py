@@ -10,7 +10,17 @@ from PIL import Image
 
 from catdog.formatting import colour_map
 from catdog.runs.places import HEAD
-from catdog.trial.contact_sheet import CAPTION, CELL, GAP, TITLE, Probes, colour_scale, contact_sheet, paint_mask
+from catdog.trial.contact_sheet import (
+    CAPTION,
+    CELL,
+    GAP,
+    MOST_IN_LINE,
+    TITLE,
+    Probes,
+    colour_scale,
+    contact_sheet,
+    paint_mask,
+)
 
 BREEDS = ("Abyssinian", "american_pit_bull_terrier")
 RIGHT, WRONG = (0, 110, 40), (180, 30, 20)
@@ -141,6 +151,15 @@ def test_with_many_masks_each_place_has_a_line_of_its_own() -> None:
         for mask, values_HW in enumerate(masks[place][1]):
             assert np.array_equal(cell(sheet, line, 1 + mask), enlarged(paint_mask(values_HW, 0, 1)))
     assert np.all(cell(sheet, 3, 0) == 255), "the image stands beside the first line"
+
+
+def test_many_places_with_a_mask_each_share_lines_of_equal_length() -> None:
+    masks = {f"place {number}": random_masks(2, 1) for number in range(MOST_IN_LINE + 2)}
+    sheet = pixels(contact_sheet(probes(), masks, np.array([0, 1]), "title"))
+    assert sheet.shape[:2] == (TITLE + 4 * (CELL + GAP + CAPTION), GAP + 6 * (CELL + GAP))
+    for number, values_PMHW in enumerate(masks.values()):
+        expected = enlarged(paint_mask(values_PMHW[1, 0], 0, 1))
+        assert np.array_equal(cell(sheet, 2 + number // 5, 1 + number % 5), expected)
 
 
 def test_right_and_wrong_predictions_differ_in_colour() -> None:
