@@ -27,6 +27,8 @@ class ComparedSet:
     """Label of the reference in the run."""
     contenders: Mapping[str, str]
     """By the name that a contender has in all sets, its label without the set's settings: its label in the run."""
+    of_several: bool
+    """Whether the run has other sets."""
 
     @property
     def manifest(self) -> Manifest:
@@ -40,8 +42,8 @@ class ComparedSet:
 
     @cached_property
     def name(self) -> str:
-        """Return the run's name, and the settings that are the set's own."""
-        settings = self.manifest.spec(self.reference).settings
+        """Return the run's name, and in one of several sets the settings that are the set's own."""
+        settings = self.manifest.spec(self.reference).settings if self.of_several else ()
         items = self.reference.partition(":")[2].split(",")
         return " ".join([self.run, *(item for item in items if item.partition("=")[0] in settings)])
 
@@ -80,7 +82,8 @@ def sets_of(run_status: RunStatus, predictions: Predictions | None) -> list[Comp
             found = contenders[reference or base.label]
             name = one.label if reference is None else one.head_label
             found[f"{name} (recipe of the run)" if name in found else name] = one.label
-    return [ComparedSet(run_status, predictions, label, found) for label, found in contenders.items() if found]
+    sets = {label: found for label, found in contenders.items() if found}
+    return [ComparedSet(run_status, predictions, label, found, len(sets) > 1) for label, found in sets.items()]
 
 
 def check_sets(sets: Sequence[ComparedSet]) -> None:
