@@ -18,7 +18,8 @@ from tests.helpers.project import ROOT
 def digests() -> list[str]:
     accuracies = {"val_accuracy": [90.0, 91.0, 92.5], "test_accuracy": [89.0, 90.0, 90.5]}
     trials = pd.DataFrame({"variant": "baseline", "seed": [0, 1, 2], "status": "complete", **accuracies})
-    columns = [f"{name}_{kind}" for name in ("overlap", "val", "test") for kind in ("mean", "std")]
+    measures = ("overlap", "val_difference", "test_difference")
+    columns = [f"{name}_{kind}" for name in measures for kind in ("mean", "low", "high")]
     study = pd.DataFrame({"lambda": [0.0, 0.1], "n": 3, **{name: [1.0, 2.0] for name in columns}})
     svg = accuracies_svg(trials, ("baseline",), "test_accuracy").encode()
     figures = [accuracy_figure(trials, ("baseline",)), svg, lambda_figure(study)]
