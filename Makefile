@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Tests spend more time waiting (for processes, servers and sleeps) than computing.
 TEST_PROCESSES ?= 3
 
-.PHONY: sweep test test-all chaos coverage mutants bench check format lock clean
+.PHONY: sweep test test-all chaos coverage mutants bench archive check format lock clean
 
 sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this machine, into results/
 	$(BIN)/python jobs/sweep.py demo
@@ -23,6 +23,14 @@ chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers 
 
 bench: .venv/installed-bench  ## overhead over bare training: writes benchmarks/RESULTS.md; takes an hour on an otherwise idle machine
 	$(BIN)/python benchmarks/run.py
+
+archive: .venv/installed  ## RUN=NAME: a finished run for this repository: its report, and its trials' small files in one archive
+	$(BIN)/python jobs/publish.py --run $(RUN) --to build/published
+	mkdir -p results/published/$(RUN)
+	cp -r build/published/$(RUN)/report results/published/$(RUN)/
+	cd build/published && find $(RUN) -path $(RUN)/report -prune -o -type f -print | awk -F/ '{ print $$NF, $$0 }' \
+		| sort | cut -d" " -f2 | XZ_OPT=-9e tar --mtime=@0 --owner=0 --group=0 --files-from=- \
+		-cJf ../../results/published/$(RUN)/trials.tar.xz
 
 coverage: .venv/installed-dev  ## line coverage of catdog/ and jobs/, workers included; fails below the floor
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow and not chaos" --cov --cov-report=

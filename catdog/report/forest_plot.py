@@ -1,4 +1,4 @@
-"""The forest plot of a comparison across sets: a panel per contender, a row per set."""
+"""The forest plot of a comparison across sets: a panel per contender and a row per set, or the other way round."""
 
 import io
 import math
@@ -12,6 +12,7 @@ from catdog.formatting import printable
 from catdog.report.plot_style import Axes, Figure, default_style
 
 MOST_IN_A_ROW = 6
+MEAN = "mean of the sets"
 BLUE, GREY = "#33638d", "#e4e4e4"
 NAME_WIDTH, TITLE_WIDTH = 36, 28
 """Letters in a line; nothing is cut."""
@@ -21,26 +22,34 @@ PANEL_WIDTH, LEAST_WIDTH, LINE_HEIGHT, LETTER = 2.3, 5.5, 0.17, 0.075
 
 @default_style({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False})
 def forest_plot(found: Sequence[AcrossSets]) -> bytes:
-    """Return a PNG: the effect of each contender on each set, with its 95 % interval, and their mean if any."""
-    sets = found[0].sets
-    names = [in_lines(name, NAME_WIDTH) for name in sets]
-    titles = [in_lines(one.title, TITLE_WIDTH) for one in found]
-    rows, columns = math.ceil(len(found) / MOST_IN_A_ROW), min(MOST_IN_A_ROW, len(found))
-    has_mean = any(one.mean for one in found)
+    """Return a PNG: the effect of each contender on each set, with its 95 % interval, and their mean if any.
+
+    Of contenders and sets, the fewer have a panel each.
+    """
+    contenders, has_mean = [one.title for one in found], any(one.mean for one in found)
+    sets = [*found[0].sets, *([MEAN] if has_mean else [])]
+    by_set = len(sets) < len(contenders)
+    panel_names, row_names = (sets, contenders) if by_set else (contenders, sets)
+    names = [in_lines(name, NAME_WIDTH) for name in row_names]
+    titles = [in_lines(name, TITLE_WIDTH) for name in panel_names]
+    rows, columns = math.ceil(len(titles) / MOST_IN_A_ROW), min(MOST_IN_A_ROW, len(titles))
     lines, above = (max(text.count("\n") + 1 for text in texts) for texts in (names, titles))
-    height = 0.4 + LINE_HEIGHT * (above + (len(names) + has_mean) * (lines + 0.7))
+    height = 0.4 + LINE_HEIGHT * (above + len(names) * (lines + 0.7))
     beside = LETTER * max(len(line) for name in names for line in name.splitlines())
     width = max(LEAST_WIDTH, 0.5 + beside + PANEL_WIDTH * columns)
     figure = Figure(figsize=(width, 0.7 + rows * height), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     most = max(effect.n for one in found for effect in one.effects)
-    for panel, one, title in zip(panels, found, titles, strict=False):
-        _draw(panel, one, most)
+    for number, (panel, title) in enumerate(zip(panels, titles, strict=False)):
+        panel.axvline(0, color="#222222", linewidth=0.8, zorder=1)
+        for row in range(len(names)):
+            contender, place = (row, number) if by_set else (number, row)
+            _draw(panel, row, found[contender], sets[place], most)
         panel.set_title(title, fontsize=9)
         panel.tick_params(labelbottom=True)
-        panel.set_yticks(range(len(sets) + has_mean), [*names, *(["mean of the sets"] * has_mean)])
-        panel.set_ylim(len(sets) + has_mean - 0.4, -0.6)
-    for panel in panels[len(found) :]:
+        panel.set_yticks(range(len(names)), names)
+        panel.set_ylim(len(names) - 0.4, -0.6)
+    for panel in panels[len(titles) :]:
         panel.set_visible(False)
     figure.supxlabel(textwrap.fill(_caption(found, has_mean), int(14 * width)), fontsize=8.5)
     buffer = io.BytesIO()
@@ -53,10 +62,14 @@ def in_lines(label: str, width: int) -> str:
     return textwrap.fill(re.sub("([:,])", r"\1 ", printable(label)), width).replace(": ", ":").replace(", ", ",")
 
 
-def _draw(panel: Axes, one: AcrossSets, most: int) -> None:
-    panel.axvline(0, color="#222222", linewidth=0.8, zorder=1)
+def _draw(panel: Axes, row: int, one: AcrossSets, set_name: str, most: int) -> None:
+    """Draw a contender's effect on a set, or its mean over the sets, if there is one."""
+    if set_name == MEAN and one.mean is not None and (interval := one.mean.interval()) is not None:
+        panel.plot([interval.low, interval.high], [row, row], color="#222222", linewidth=1.5)
+        panel.plot(100 * one.mean.mean, row, "D", markersize=7, color="#222222")
     for effect in one.effects:
-        row = one.sets.index(effect.of.name)
+        if effect.of.name != set_name:
+            continue
         if effect.of.smallest_effect is not None:
             margin = effect.of.smallest_effect
             panel.barh(row, 2 * margin, left=-margin, height=1, color=GREY, zorder=0)
@@ -65,9 +78,6 @@ def _draw(panel: Axes, one: AcrossSets, most: int) -> None:
                 panel.plot([effect.interval.low, effect.interval.high], [row, row], color=BLUE, linewidth=1.5)
             size = 4 + 5 * math.sqrt(effect.n / most)
             panel.plot(effect.mean, row, "o", markersize=size, color=BLUE, mfc=_face(effect), mew=1.2)
-    if one.mean is not None and (interval := one.mean.interval()) is not None:
-        panel.plot([interval.low, interval.high], [len(one.sets)] * 2, color="#222222", linewidth=1.5)
-        panel.plot(100 * one.mean.mean, len(one.sets), "D", markersize=7, color="#222222")
 
 
 def _face(effect: Effect) -> str:

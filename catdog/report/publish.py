@@ -18,6 +18,9 @@ from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import RunStatus
 from catdog.storage import Store, read_many, sha256
 
+STUDY_FILES = ("lambda.csv", "figures/lambda.png", "scatter.csv", "figures/scatter.png")
+"""In the report of a study's last run: built from all its runs, so one of them cannot make them again."""
+
 
 def publish_run(store: Store, run_status: RunStatus, target: Store) -> None:
     """Write the published form of a run's complete and diverged trials, and its records, into `target`.
@@ -29,6 +32,7 @@ def publish_run(store: Store, run_status: RunStatus, target: Store) -> None:
     _check_target(store, target, manifest)
     target.put(run.manifest, manifest.to_json())
     records = [key for prefix in (run.imports, run.launches, run.looks, run.failures) for key in store.list(prefix)]
+    records += sorted({run.report(name) for name in STUDY_FILES} & set(store.list(run.report(""))))
     for key, data in read_many(store, [run.recipe, *records]):
         target.put(key, data)
     localizations = [(maps.scores, localize(store, run_status, maps)) for maps in MAPS]

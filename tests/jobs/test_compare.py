@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from catdog.analysis.across_sets import compare_sets
+from catdog.analysis.across_sets import AcrossSets, compare_sets
 from catdog.analysis.between_runs import compare_runs
 from catdog.analysis.sets import sets_of
 from catdog.api import load_run
@@ -177,16 +178,21 @@ def test_a_mistake_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_the_forest_plot_has_room_for_many_panels_and_is_drawn_alike_again() -> None:
-    labels = ("baseline", "se", "gem", "max", "eca", "ep", "multi-task")
-    run_status = make_run(MemoryStore(), labels, range(6), smallest_effect=1.0, **SMALL)  # type: ignore[arg-type]
-    found = compare_sets(sets_of(run_status, None))
-    png = forest_plot(found)
-    assert png == forest_plot(found)
-    assert len(found) == 6
-    narrow, tall = (png_size(forest_plot(ones)) for ones in (found[:1], [*found, *found[:1]]))
-    assert narrow[0] < png_size(png)[0] == tall[0]
-    assert tall[1] > png_size(png)[1]
+def test_the_forest_plot_has_room_for_all_and_is_drawn_alike_again() -> None:
+    heads = ("baseline", "se", "gem", "max", "eca", "ep", "abmil", "attention")
+
+    def found_on(sets: int) -> Sequence[AcrossSets]:
+        labels = [f"{head}:learning_rate=0.{number}" for head in heads for number in range(1, sets + 1)]
+        return compare_sets(sets_of(make_run(MemoryStore(), labels, range(6), smallest_effect=1.0, **SMALL), None))  # type: ignore[arg-type]
+
+    on_one, on_two, on_eight = found_on(1), found_on(2), found_on(8)
+    assert [(len(found), len(found[0].sets)) for found in (on_one, on_two, on_eight)] == [(7, 1), (7, 2), (7, 8)]
+    one, fewer, two, eight = (png_size(forest_plot(found)) for found in (on_one, on_one[:3], on_two, on_eight))
+    assert forest_plot(on_two) == forest_plot(on_two)
+    assert one[1] > fewer[1], "a row per contender"
+    assert two[1] < 1.2 * one[1], "a panel per set"
+    assert eight[0] > two[0], "six panels beside each other"
+    assert eight[1] > 1.8 * one[1], "the seventh contender's panel is below"
 
 
 def png_size(png: bytes) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The published form of a run: small, and the same report is built from it."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,18 @@ def test_a_published_trial_keeps_what_it_predicted_and_only_the_best_run_its_mas
     assert not out.list("datasets/")
 
 
+def test_the_table_and_figure_of_a_study_are_published_with_the_run_that_has_them(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    store.put(RUN.report("scatter.csv"), b"variant,vary\n")
+    store.put(RUN.report("figures/scatter.png"), b"a figure")
+    publish_made(store, tmp_path / "out")
+    out = LocalStore(tmp_path / "out")
+    assert (out.get(RUN.report("scatter.csv")), out.get(RUN.report("figures/scatter.png"))) == (
+        b"variant,vary\n", b"a figure",
+    )  # fmt: skip
+
+
 def test_publishing_again_leaves_nothing_over_and_changes_nothing(store: LocalStore, tmp_path: Path) -> None:
     publish_made(store, tmp_path / "out")
     out = LocalStore(tmp_path / "out")
@@ -129,9 +142,13 @@ def test_a_run_is_published_neither_over_itself_nor_over_another(
     assert "--to: empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("run", ["demo", "pets-frozen"])
+@pytest.mark.parametrize("run", [path.name for path in sorted(PUBLISHED.iterdir()) if (path / "report").exists()])
 def test_the_published_tables_are_rebuilt_from_the_repository(run: str, tmp_path: Path) -> None:
-    shutil.copytree(PUBLISHED / run, tmp_path / run)
+    if (archive := PUBLISHED / run / "trials.tar.xz").exists():
+        with tarfile.open(archive) as trials:
+            trials.extractall(tmp_path, filter="data")
+    else:
+        shutil.copytree(PUBLISHED / run, tmp_path / run)
     store = LocalStore(tmp_path)
     content = read_content(store, open_run(store, run))
     tables = {"trials": content.trials, "table": content.table, "attention": content.attention}
