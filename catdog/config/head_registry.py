@@ -101,6 +101,12 @@ STAGES = Parameter("stages", "all")
 """Places in the backbone: names joined by '+', in any order, or one of the groups in `catdog.models.stages`."""
 MASKS = Parameter("masks", "trained", choices=("trained", "untrained", "swapped", "flat"), later=True)
 """The controls of every head with masks; see `catdog.models.heads.masked`."""
+CONTROLS: Mapping[Value, str] = {
+    "untrained": "control: masks never trained",
+    "swapped": "control: scored with another image's masks",
+    "flat": "control: each mask replaced by its mean",
+}
+"""What they do, in a few words."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catdog.config.head_files import read_head_file
-from catdog.config.head_registry import EXTERNAL, VARIANTS, Variant, known_heads
+from catdog.config.head_registry import CONTROLS, EXTERNAL, VARIANTS, Variant, known_heads
 from catdog.config.recipe import LATER_SETTINGS, Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant, split_short_label
@@ -226,8 +226,9 @@ class Manifest:
         return "animal" if self.class_noun == "breed" else "object"
 
     def about(self, label: str) -> str:
-        """Return what a variant's head computes, in a few words; empty if that is not known."""
-        return (VARIANTS | dict(self.heads))[self.spec(label).name].about
+        """Return what a variant's head computes, or which control it is, in a few words; empty if that is not known."""
+        spec = self.spec(label)
+        return CONTROLS.get(spec.arguments.get("masks", ""), (VARIANTS | dict(self.heads))[spec.name].about)
 
     def planned(self) -> list[PlannedTrial]:
         """Return all trials, by variant as planned, then by seed."""

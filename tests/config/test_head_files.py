@@ -81,6 +81,7 @@ def test_what_a_heads_docstring_says_first_goes_into_the_runs_plan(tmp_path: Pat
     EXTERNAL.clear()
     assert Manifest.from_json(manifest.to_json()).about("mine") == "One mask."
     assert manifest.about("se") == "weights for channels, no mask"
+    assert manifest.about("attention:masks=flat") == "control: each mask replaced by its mean"
 
 
 def test_several_files_may_be_named_and_a_name_is_taken_once(tmp_path: Path) -> None:
