@@ -24,16 +24,10 @@ def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     With the differences from λ = 0, paired by seed, and 95 % intervals (Student's t, each on its own).
     """
     rows: list[dict[str, object]] = []
-    free = {
-        result.seed: result
-        for label in run_status.manifest.variants
-        if _lambda(run_status, label) == 0
-        for result in run_status.results(label)
-    }
-    for label in run_status.manifest.variants:
-        value = _lambda(run_status, label)
-        if value is None:
-            continue
+    manifest = run_status.manifest
+    lambdas = {label: value for label in manifest.variants if (value := _lambda(run_status, label)) is not None}
+    free = {one.seed: one for label, value in lambdas.items() if value == 0 for one in run_status.results(label)}
+    for label, value in lambdas.items():
         results = run_status.results(label)
         pairs = [(result, free[result.seed]) for result in results if result.seed in free]
         val, test = summarise_accuracies(results)
@@ -42,7 +36,7 @@ def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
         rows.append(
             {
                 "lambda": value,
-                "variant": label,
+                "variant": manifest.spec(label).title,
                 "n": val.n,
                 "val_mean": val.mean,
                 "val_std": val.std,
@@ -64,7 +58,8 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
     Shares need not add up to one: sources interact.
     """
     rows: list[dict[str, object]] = []
-    for label in run_statuses[ALL].manifest.variants:
+    manifest = run_statuses[ALL].manifest
+    for label in manifest.variants:
         accuracies = {
             source: np.array([result.test_accuracy for result in run_status.results(label)], dtype=np.float64)
             for source, run_status in run_statuses.items()
@@ -76,7 +71,7 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
             share = variance_share(values, accuracies[ALL]) if source != ALL else None
             rows.append(
                 {
-                    "variant": label,
+                    "variant": manifest.spec(label).title,
                     "vary": source,
                     "n": summary.n,
                     "test_mean": summary.mean,
