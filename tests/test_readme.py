@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from catdog.cli import run_job
@@ -10,10 +11,12 @@ from catdog.config.head_registry import VARIANTS, Variant
 from catdog.config.presets import PRESETS
 from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
+from catdog.formatting import format_points, format_range
 from jobs import check_head, sweep
 from tests.helpers.project import ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = ["README.md", "docs/findings.md", "docs/ja/findings.md"]
 
 
 def test_every_variant_and_preset_is_in_the_readme() -> None:
@@ -49,6 +52,31 @@ def test_links_to_files_resolve(page: Path) -> None:
         linked = page.parent / target if target else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def figures_of(report: Path) -> dict[str, set[str]]:
+    """Return all that a published run's tables say of each variant, as pages write it."""
+    table, contrasts, masks = (pd.read_csv(report / f"{name}.csv") for name in ("table", "contrasts", "attention"))
+    found = {
+        row.variant: {f"{row.val_mean:.2f} ± {row.val_std:.2f}", f"{row.test_mean:.2f} ± {row.test_std:.2f}"}
+        for row in table.itertuples()
+    }
+    for row in contrasts.dropna(subset=["difference_low", "log_loss"]).itertuples():
+        limits = format_range(row.difference_low, row.difference_high)
+        found[row.variant] |= {format_points(row.difference), limits, format_points(row.log_loss, 4)}
+    for row in masks[masks["part"] == "test"].itertuples():
+        found[row.variant.removesuffix(" (Grad-CAM)")].add(format_points(row.energy_lift_uniform, 1))
+    return found
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_tables_of_results_are_those_of_a_published_run(name: str) -> None:
+    published = [figures_of(path.parent) for path in (ROOT / "results" / "published").glob("*/report/contrasts.csv")]
+    rows = re.findall(r"^\| `([\w-]+)` \|(.*±.*)\|$", (ROOT / name).read_text(), flags=re.MULTILINE)
+    assert len(rows) >= 3
+    for variant, cells in rows:
+        figures = {cell for cell in cells.replace("～", " to ").split(" | ") if re.search(r"\d", cell)}
+        assert any({one.strip() for one in figures} <= run.get(variant, set()) for run in published), (variant, cells)
 
 
 def example_head(folder: Path) -> str:

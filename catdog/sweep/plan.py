@@ -149,7 +149,10 @@ def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tun
         return known
     tuning = read_tuning(store, config.tuning)
     if tuning is None:
-        raise UserError(f"--tuning {config.tuning}: {store.url} has no such tuning: leave it out, or run tune.py")
+        raise UserError(
+            f"--tuning {config.tuning}: {store.url} has no such tuning: copy its {config.tuning}/tuning.json there, "
+            "run tune.py, or give --tuning None"
+        )
     if known not in (None, tuning):
         raise UserError(f"run {config.run_name!r} has variants of another tuning: choose another --run")
     return tuning

@@ -251,7 +251,11 @@ VARIANTS = {
     "seeds of the comparison": Mistake("tune demo --seeds 1-1", "--seeds 1-1", "give others, such as 1000-1002"),
     "range": Mistake("tune demo --ranges learning_rate=0..1", "--ranges", "must be above 0"),
     "budget": Mistake("tune demo --budget 0", "--budget 0", "from 1 to 1000"),
-    "no such tuning": Mistake("sweep demo --tuning gone --dry-run", "--tuning gone", "leave it out, or run tune.py"),
+    "no such tuning": Mistake(
+        "sweep demo --tuning gone --dry-run",
+        "--tuning gone",
+        "copy its gone/tuning.json there, run tune.py, or give --tuning None",
+    ),
     "grid": Mistake("sweep demo --grid learning_rate", "--grid learning_rate", "name=value,value"),
     "no masks": Mistake("sweep demo --variants multi-attention:num_masks=0", "num_masks=0", "[1, 1024]"),
     "half a mask": Mistake("sweep demo --variants multi-attention:num_masks=1.5", "num_masks=1.5", "not an integer"),
