@@ -5,6 +5,7 @@ import functools
 import gc
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +36,9 @@ from tests.helpers.s3_servers import s3_variables
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a suite in the background ignores Ctrl-C, as would all it starts
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # as the product does; must be set before any test imports Ray
 
 

@@ -101,7 +101,10 @@ def test_the_lambda_table_holds_the_accuracies_and_overlaps_of_its_trials(made: 
     (row,) = lambda_table(store, run_status).to_dict("records")
     results = run_status.results("multi-attention")
     assert list(row) == [
-        "lambda", "variant", "n", "val_mean", "val_std", "test_mean", "test_std", "overlap_mean", "overlap_std",
+        "lambda", "variant", "n", "val_mean", "val_std", "test_mean", "test_std",
+        "overlap_mean", "overlap_low", "overlap_high", "overlap_std",
+        "val_difference_mean", "val_difference_low", "val_difference_high",
+        "test_difference_mean", "test_difference_low", "test_difference_high",
     ]  # fmt: skip
     assert (row["lambda"], row["variant"], row["n"]) == (0.001, "multi-attention", 4)
     assert row["val_mean"] == pytest.approx(statistics.mean(result.val_accuracy or 0 for result in results))

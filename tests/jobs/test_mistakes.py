@@ -159,7 +159,7 @@ OPTIONS = {
     "given twice": Mistake("status --run A --store x --run=B", "--run: given 2 times", "keep one"),
     "digits of another script": Mistake("sweep demo --epochs １２", "--epochs: '１２'", "is not an integer"),
     "variants of a study": Mistake(
-        "study lambda demo --variants se", "--variants: the study lambda", "leave the option"
+        "study lambda demo --variants se --dry-run", "one multi-attention, and --variants has 0", "name it there"
     ),
     "grid of a study": Mistake("study lambda demo --grid epochs=1,2", "--grid: the study lambda", "leave the option"),
     "split of a study": Mistake(
