@@ -212,8 +212,17 @@ class Manifest:
         have_own = any(f"{name}=" in spec.label for spec in specs for name in spec.settings)
         own = "; variants whose labels name settings have these instead" if have_own else ""
         network = f"{recipe.backbone} ({weights}{frozen})"
-        split = ", each seed with a split of its own" if recipe.resamples_split else ""
-        return f"{self.data_title}, {network}, {recipe.image_size} px, {counted(recipe.epochs, 'epoch')}{split}{own}"
+        few, limit = recipe.train_images_per_class, recipe.limit_images
+        parts = [
+            self.data_title,
+            *([f"{counted(few, 'training image')} of each {self.class_noun}"] if few else []),
+            *([f"at most {counted(limit, 'image')} of each split"] if limit else []),
+            network,
+            f"{recipe.image_size} px",
+            counted(recipe.epochs, "epoch"),
+            *(["each seed with a split of its own"] if recipe.resamples_split else []),
+        ]
+        return f"{', '.join(parts)}{own}"
 
     @property
     def class_noun(self) -> str:

@@ -37,6 +37,12 @@ def test_the_setting_names_weights_only_where_the_backbone_does_not() -> None:
     assert ", tiny (from scratch), " in setting(backbone="tiny", weights="none")
 
 
+def test_the_setting_tells_of_images_that_are_left_out() -> None:
+    recipe = Recipe(precision="float32", backbone="tiny", weights="none", train_images_per_class=5, limit_images=100)
+    few = dataclasses.replace(MANIFEST, identity=dataclasses.replace(MANIFEST.identity, recipe=recipe)).setting
+    assert ", 5 training images of each breed, at most 100 images of each split, tiny (from scratch), " in few
+
+
 def sweep_of(**fields: object) -> SweepConfig:
     recipe = Recipe(precision="float32")
     return dataclasses.replace(PRESETS["demo"], run="night", recipe=recipe, **fields)  # type: ignore[arg-type]
