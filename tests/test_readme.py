@@ -61,9 +61,8 @@ def figures_of(report: Path) -> dict[str, set[str]]:
         row.variant: {f"{row.val_mean:.2f} ± {row.val_std:.2f}", f"{row.test_mean:.2f} ± {row.test_std:.2f}"}
         for row in table.itertuples()
     }
-    for row in contrasts.dropna(subset=["difference_low", "log_loss"]).itertuples():
-        limits = format_range(row.difference_low, row.difference_high)
-        found[row.variant] |= {format_points(row.difference), limits, format_points(row.log_loss, 4)}
+    for row in contrasts.dropna(subset=["difference_low"]).itertuples():
+        found[row.variant] |= {format_points(row.difference), format_range(row.difference_low, row.difference_high)}
     for row in masks[masks["part"] == "test"].itertuples():
         found[row.variant.removesuffix(" (Grad-CAM)")].add(format_points(row.energy_lift_uniform, 1))
     return found
