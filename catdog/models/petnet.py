@@ -43,6 +43,10 @@ class ModelOutput(NamedTuple):
         """Return the masks (B, M, H, W); None for heads without spatial masks."""
         return self.masks_BMHW
 
+    def changed(self, **fields: Any) -> "ModelOutput":
+        """Return the same but for these fields: what `_replace` does, which torch.compile of torch 2.11 cannot."""
+        return ModelOutput(**{**self._asdict(), **fields})
+
 
 class SideTask(NamedTuple):
     """What the other logits of a head, `ModelOutput.side_logits`, are to predict. A head has them in `side_tasks`."""
@@ -65,7 +69,7 @@ def _split_logits(num_classes: int, column: str, head: nn.Module, inputs: object
     """Make the last G of a head's K + G logits those of the second task: a hook, so that any head will do."""
     side_logits = {name: logits[:, :num_classes] for name, logits in (output.side_logits or {}).items()}
     side_logits[column] = output.logits_BK[:, num_classes:]
-    return output._replace(logits_BK=output.logits_BK[:, :num_classes], side_logits=side_logits)
+    return output.changed(logits_BK=output.logits_BK[:, :num_classes], side_logits=side_logits)
 
 
 class PetNet(nn.Module):
@@ -105,10 +109,10 @@ class PetNet(nn.Module):
         masks = {place: one.masks_BMHW for place, one in outputs.items() if one.masks_BMHW is not None}
         branch = next((one.logits_BK for one in outputs.values() if one.logits_BK is not None), None)
         if masks:
-            output = output._replace(stage_masks=masks)
+            output = output.changed(stage_masks=masks)
         if branch is not None:  # built for as many outputs as the head; those of a second task are the head's alone
             own = {BRANCH: branch[:, : output.logits_BK.shape[1]]}
-            output = output._replace(side_logits={**own, **(output.side_logits or {})})
+            output = output.changed(side_logits={**own, **(output.side_logits or {})})
         return output
 
 

@@ -23,7 +23,7 @@ def in_whole_batch(model: nn.Module, inputs: torch.Tensor) -> ModelOutput:
         repeated = torch.cat([inputs] * math.ceil(EVALUATION_BATCH / count))
         inputs = repeated[:EVALUATION_BATCH].contiguous(memory_format=torch.channels_last)
     output: ModelOutput = model(inputs)
-    return output._replace(
+    return output.changed(
         logits_BK=output.logits_BK[:count],
         masks_BMHW=None if output.masks_BMHW is None else output.masks_BMHW[:count],
         stage_masks=_first(output.stage_masks, count),
