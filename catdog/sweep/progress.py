@@ -46,9 +46,11 @@ class VariantProgress:
 class SweepProgress:
     """Counts trials as they start and end: the driver's thread writes, the display's thread reads, under `lock`."""
 
-    def __init__(self, run: str, run_status: RunStatus, slots: int) -> None:
+    def __init__(self, run: str, run_status: RunStatus, slots: int, *, hides_test: bool = False) -> None:
         self.run = run
         self.slots = slots
+        self.hides_test = hides_test
+        """As in a tuning, which Validation alone decides."""
         self.variants = {
             label: VariantProgress(run_status.manifest.spec(label).title, len(run_status.manifest.seeds[label]))
             for label in run_status.manifest.variants
@@ -151,10 +153,12 @@ class ProgressView:
             parts = [f"{progress.run}: {done}/{planned} done, {running} running, {failed} failed"]
             if progress.retries:
                 parts.append(self._retries)
+            shown = {v.title: v.val if progress.hides_test else v.test for v in variants}
+            what = "validation" if progress.hides_test else "test"
             parts += _first(
-                f"{variant.title} test {_mean_and_std(variant.test)} (n={len(variant.test)})"
-                for variant in progress.variants.values()
-                if variant.test
+                f"{title} {what} {_mean_and_std(accuracies)} (n={len(accuracies)})"
+                for title, accuracies in shown.items()
+                if accuracies
             )
             parts += _first(self._warnings())
             eta = progress.eta_seconds
@@ -173,8 +177,9 @@ class ProgressView:
                 "running": [str(len(variant.running)) for variant in variants],
                 "failed": [str(variant.failed + variant.diverged) for variant in variants],
                 "Validation": [_mean_and_std(variant.val) for variant in variants],
-                "Test": [_mean_and_std(variant.test) for variant in variants],
             }
+            if not progress.hides_test:
+                columns["Test"] = [_mean_and_std(variant.test) for variant in variants]
             table = NumbersTable(columns, optional=("failed", "running"), has_frame=False)
             current = [
                 Styled(f"  {variant.title} seed {seed}: {state}", "dim")

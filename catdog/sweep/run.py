@@ -232,7 +232,8 @@ def _run_trials(
 ) -> None:
     store, launch = context.location.open(), lease.launch
     code = code_of({trial.variant for trial in plan.pending}, context.identity, context.head_files)
-    progress = SweepProgress(context.run, plan.run_status, cluster.slots)
+    is_tuning = store.exists(RunPaths(context.run).tuning)
+    progress = SweepProgress(context.run, plan.run_status, cluster.slots, hides_test=is_tuning)
     progress.pending = len(plan.pending)
     meter = Meter(
         Launch(

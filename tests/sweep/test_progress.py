@@ -58,6 +58,17 @@ def test_progress_on_a_terminal_is_a_table(progress: SweepProgress) -> None:
     assert "1 started again" in text
 
 
+def test_a_tuning_shows_no_test_accuracy(progress: SweepProgress) -> None:
+    progress.hides_test = True
+    progress.finished("baseline", 0, 90.0, 89.0, 60.0)
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(ProgressView(progress))
+    assert "baseline validation 90.00 (n=1)" in ProgressView(progress).line()
+    for text in (ProgressView(progress).line(), shown.getvalue()):
+        assert "89" not in text
+        assert "test" not in text.lower()
+
+
 def test_collapsed_masks_are_warned_about_during_the_run(progress: SweepProgress) -> None:
     progress.epoch("se", 0, 0, 12, 50.0, {"dead masks": ["head"]})
     progress.epoch("se", 1, 0, 12, 50.0, {"dead masks": ["head"]})
