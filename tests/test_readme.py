@@ -16,7 +16,7 @@ from jobs import check_head, sweep
 from tests.helpers.project import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-RESULTS = ["README.md", "docs/findings.md", "docs/ja/findings.md"]
+RESULTS = ["README.md", "docs/findings.md", "docs/experiments.md", "docs/ja/findings.md"]
 
 
 def test_every_variant_and_preset_is_in_the_readme() -> None:
