@@ -1,6 +1,7 @@
 """README and docs match the code: commands parse, names exist, links resolve."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -77,6 +78,11 @@ def test_tables_of_results_are_those_of_published_runs(name: str) -> None:
         figures = {cell for cell in cells.replace("～", " to ").split(" | ") if re.search(r"\d", cell)}
         known = set().union(*(run.get(variant, set()) for run in published))
         assert {one.strip() for one in figures} <= known, (variant, cells)
+
+
+def test_the_contrasts_that_were_not_declared_are_those_of_published_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "docs" / "post_hoc.py"))["main"]()
+    assert f"|---|---:|---:|---:|\n{capsys.readouterr().out}\n" in (ROOT / "docs" / "experiments.md").read_text()
 
 
 def example_head(folder: Path) -> str:

@@ -1,0 +1,67 @@
+"""The post hoc contrasts of docs/experiments.md, from the published trials: `python docs/post_hoc.py`.
+
+Prints the rows of its table: mean differences in points, paired by seed, with the 95 % interval of Student's t. None
+was declared, and none is adjusted for the others.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from catdog.formatting import format_points, format_range
+
+PUBLISHED = Path(__file__).parent.parent / "results" / "published"
+CONTROLS, FREE, LAMBDA, FEW = "lite0-controls", "lite0-controls-free", "lite0-lambda", "lite0-5-images-controls"
+TUNED, FINETUNED = "lite0", "lite0-finetuned"
+Pair = tuple[str, str, str, str]
+"""A run and its variant, minus another run and its variant."""
+
+FLAT_MINUS_FREE = (CONTROLS, "flat", LAMBDA, "lambda 0"), (FREE, "flat", FREE, "free")
+LOSS = (LAMBDA, "lambda 1e-4", LAMBDA, "lambda 0"), (FREE, "multi-attention", FREE, "free")
+AGAINST_BASELINE = tuple((run, "multi-attention", run, "baseline") for run in (TUNED, CONTROLS, FREE))
+CONTRASTS: dict[str, tuple[Pair, ...]] = {
+    "`flat` − λ = 0, seeds 30–59": FLAT_MINUS_FREE[:1],
+    "`flat` − λ = 0, seeds 30–89": FLAT_MINUS_FREE,
+    "λ = 1e-4 − λ = 0, seeds 30–89": LOSS,
+    "`multi-attention` − `flat`, seeds 60–89": ((FREE, "multi-attention", FREE, "flat"),),
+    "`multi-attention` − `baseline`, seeds 60–89": AGAINST_BASELINE[2:],
+    "`multi-attention` − `baseline`, seeds 0–89": AGAINST_BASELINE,
+    "`flat` − `baseline`, seeds 30–59": ((CONTROLS, "flat", CONTROLS, "baseline"),),
+    "`flat` − `baseline`, seeds 60–89": ((FREE, "flat", FREE, "baseline"),),
+    "five a breed: `flat` − `baseline`": ((FEW, "flat", FEW, "baseline"),),
+    "five a breed: `free` − `flat`": ((FEW, "free", FEW, "flat"),),
+    "five a breed: `multi-attention` − `free`": ((FEW, "multi-attention", FEW, "free"),),
+    "fine-tuned: `attention` − `baseline`": ((FINETUNED, "attention", FINETUNED, "baseline"),),
+    "fine-tuned: `multi-attention` − `baseline`": ((FINETUNED, "multi-attention", FINETUNED, "baseline"),),
+    "`baseline`: fine-tuned − frozen": ((FINETUNED, "baseline", TUNED, "baseline"),),
+    "`attention`: fine-tuned − frozen": ((FINETUNED, "attention", TUNED, "attention"),),
+    "`multi-attention`: fine-tuned − frozen": ((FINETUNED, "multi-attention", TUNED, "multi-attention"),),
+}
+
+
+def main() -> None:
+    """Print the table's rows."""
+    for name, pairs in CONTRASTS.items():
+        print(row(name, pairs))
+
+
+def row(name: str, pairs: tuple[Pair, ...]) -> str:
+    """Return a contrast's row: Test, then Validation, over the pairs of seeds of all `pairs` of variants."""
+    cells = []
+    for column in ("test_accuracy", "val_accuracy"):
+        differences = pd.concat([accuracies(*pair[:2], column) - accuracies(*pair[2:], column) for pair in pairs])
+        mean, count = differences.mean(), len(differences.dropna())
+        half = stats.t.ppf(0.975, count - 1) * differences.std() / count**0.5
+        cells.append(f"{format_points(mean)} ({format_range(mean - half, mean + half)})")
+    return f"| {name} | {count} | {' | '.join(cells)} |"
+
+
+def accuracies(run: str, variant: str, column: str) -> pd.Series:
+    """Return a variant's accuracies in a published run, by seed; a variant with settings goes by its name alone."""
+    trials = pd.read_csv(PUBLISHED / run / "report" / "trials.csv", index_col="seed")
+    return trials.loc[trials["variant"].str.partition(":")[0] == variant, column]
+
+
+if __name__ == "__main__":
+    main()
