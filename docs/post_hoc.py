@@ -7,8 +7,8 @@ was declared, and none is adjusted for the others.
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
+from catdog.analysis.intervals import t_interval
 from catdog.formatting import format_points, format_range
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
@@ -50,11 +50,12 @@ def row(name: str, pairs: tuple[Pair, ...]) -> str:
     """Return a contrast's row: Test, then Validation, over the pairs of seeds of all `pairs` of variants."""
     cells = []
     for column in ("test_accuracy", "val_accuracy"):
-        differences = pd.concat([accuracies(*pair[:2], column) - accuracies(*pair[2:], column) for pair in pairs])
-        mean, count = differences.mean(), len(differences.dropna())
-        half = stats.t.ppf(0.975, count - 1) * differences.std() / count**0.5
-        cells.append(f"{format_points(mean)} ({format_range(mean - half, mean + half)})")
-    return f"| {name} | {count} | {' | '.join(cells)} |"
+        both = [accuracies(*pair[:2], column) - accuracies(*pair[2:], column) for pair in pairs]
+        differences = pd.concat(both).dropna().to_numpy()
+        interval = t_interval(differences)
+        assert interval is not None
+        cells.append(f"{format_points(differences.mean())} ({format_range(interval.low, interval.high)})")
+    return f"| {name} | {len(differences)} | {' | '.join(cells)} |"
 
 
 def accuracies(run: str, variant: str, column: str) -> pd.Series:
