@@ -1,8 +1,9 @@
 """How close a trial gets to the bare arithmetic on this machine's GPU: `python benchmarks/gpu.py [PART ...]`.
 
 The parts: steps (ResNet-34 at 224 px in the `paper` preset's precision, by batch size; heads on frozen features; the
-start of a worker's later trials), sharing (whole sweeps whose trials share the GPU), memory (its peak, and so how many
-trials fit on the GPU), compiled (steps under torch.compile). Prints each line as it is measured.
+start of a worker's later trials), epochs (where a trial's time goes beside its bare steps), sharing (whole sweeps whose
+trials share the GPU), memory (its peak, and so how many trials fit on the GPU), compiled (steps under torch.compile).
+Prints each line as it is measured.
 """
 
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from made_data import made_context, preset_recipe
 from measuring import HEADER, Figure, machine
 from starting import ROOT, later_trials
-from training import compare
+from training import compare, epoch_parts
 
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
@@ -57,6 +58,13 @@ def steps() -> Iterator[Figure]:
     short = preset_recipe("paper", weights="none", epochs=1, batch_size=8)
     name = "a later trial of a worker, to its first step: ResNet-34"
     yield Figure(name, later_trials(short, gpus=1.0), " s", 0.25, False, "224 px")
+
+
+def epochs() -> Iterator[str]:
+    """Yield a line for a network with masks, which has contact sheets, and one without, at the largest batch size."""
+    recipe = preset_recipe("paper", weights="none", epochs=2 * EPOCHS, batch_size=BATCHES[-1])
+    for label in ("multi-attention", "baseline"):
+        yield epoch_parts(recipe, label, IMAGES, threads=1, gpus=1.0)
 
 
 def compiled() -> Iterator[Figure]:
@@ -118,7 +126,7 @@ def _sharing(share: float) -> str:
     )
 
 
-PARTS = {"steps": steps, "sharing": sharing, "memory": memory, "compiled": compiled}
+PARTS = {"steps": steps, "epochs": epochs, "sharing": sharing, "memory": memory, "compiled": compiled}
 
 
 if __name__ == "__main__":

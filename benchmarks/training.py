@@ -63,12 +63,31 @@ def compare(
     return Figure(name, ratios(bare_seconds[1:], trial_seconds[1:]), "", target, True, detail)
 
 
+def epoch_parts(recipe: Recipe, label: str, images: int, threads: int, gpus: float = 0.0) -> str:
+    """Return a line on where the time of a trial's epochs goes, in milliseconds per step."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = made_context(Path(folder), recipe, images, threads, gpus)
+        bare, steps = BareTraining(context, label), images // recipe.batch_size
+        bare.run(steps)  # warms up
+        step = statistics.median(bare.run(steps) for _ in range(REPEATS))
+        made = statistics.median(bare.make() for _ in range(REPEATS))
+        first, *later = trial_epochs(context, label, seed=0)
+    return (
+        f"{label}, batch {recipe.batch_size}: {1e3 * step:.1f} ms a bare step, {1e3 * made:.1f} ms to make its batch, "
+        f"{1e3 * first:.1f} ms a step in a trial's first epoch, {1e3 * statistics.median(later):.1f} ms in later ones"
+    )
+
+
 def trial_step(context: RunContext, label: str, seed: int) -> float:
     """Run a whole trial; returns the seconds per training step over all epochs."""
-    variant = parse_variant(label, context.identity.recipe)
-    records: list[EpochRecord] = []
+    return statistics.mean(trial_epochs(context, label, seed))
+
+
+def trial_epochs(context: RunContext, label: str, seed: int) -> list[float]:
+    """Run a whole trial; returns the seconds per training step of each epoch."""
+    recipe, records = context.identity.recipe, list[EpochRecord]()
     context = dataclasses.replace(context, checkpoint_seconds=1e9)
-    result = run_trial(context, variant, seed, records.append)
+    result = run_trial(context, parse_variant(label, recipe), seed, records.append)
     assert result.images_trained is not None
-    steps = result.images_trained / context.identity.recipe.batch_size
-    return sum(record.train_seconds for record in records) / steps
+    steps = result.images_trained / recipe.batch_size / len(records)
+    return [record.train_seconds / steps for record in records]
