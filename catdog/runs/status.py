@@ -285,9 +285,13 @@ def mixed_versions(run_status: RunStatus) -> list[str]:
     lines = [
         f"launches ran with different {name}: {', '.join(found)}" for name, found in seen.items() if len(found) > 1
     ]
+    changed: dict[tuple[str, float], list[str]] = {}
+    for label, record in manifest.code_records.items():
+        for change in record.changes:
+            same = record.code.differences(change.code), change.difference
+            changed.setdefault(same, []).append(manifest.spec(label).title)
     return lines + [
-        f"trials of {manifest.spec(label).title} ran with other code ({record.code.differences(change.code)}); a short "
-        f"trial gave the same numbers, but for {100 * change.difference:.2g} % ({100 * TOLERANCE:g} % is allowed)"
-        for label, record in manifest.code_records.items()
-        for change in record.changes
+        f"trials of {', '.join(titles)} ran with other code ({differences}); a short trial gave the same numbers"
+        + (f", but for {100 * difference:.2g} % ({100 * TOLERANCE:g} % is allowed)" if difference else "")
+        for (differences, difference), titles in changed.items()
     ]

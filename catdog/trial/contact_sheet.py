@@ -74,13 +74,15 @@ def contact_sheet(
 ) -> bytes:
     """Return the sheet of one epoch as PNG bytes; `masks` are (P, M, H, W) by place.
 
-    Of a title that is too long, what stands before its first ` · ` is shortened.
+    Its title makes a sheet of one mask wider, up to that of two; of one that is longer still, what stands before its
+    first ` · ` is shortened.
     """
     lines, step, count = _lines(masks), CELL + GAP, len(predicted_P)
-    width = max(GAP + (1 + max(map(len, lines))) * step, 2 * step + GAP)
+    font = ImageFont.load_default(_FONT)
+    for_title = min(math.ceil(font.getlength(title)) + 2 * GAP, GAP + 3 * step)
+    width = max(GAP + (1 + max(map(len, lines))) * step, for_title)
     sheet = Image.new("RGB", (width, TITLE + count * len(lines) * (step + CAPTION)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(_FONT)
     name, dot, rest = title.partition(" · ")
     room = width - 2 * GAP
     title = fitting(name, room - int(pen.textlength(dot + rest, font)), pen, font) + dot + rest

@@ -158,7 +158,7 @@ def test_the_published_tables_are_rebuilt_from_the_repository(run: str, tmp_path
     sizes = {path: path.stat().st_size for path in (PUBLISHED / run).rglob("*") if path.is_file()}
     report = {path: size for path, size in sizes.items() if "report" in path.parts}
     assert max(report.values()) <= 15_000_000
-    assert sum(sizes.values()) - sum(report.values()) <= 8_000_000
+    assert sum(sizes.values()) - sum(report.values()) <= 9_000_000
 
 
 def test_published_figures_stand_beside_no_other_images_of_the_same_dataset() -> None:

@@ -151,6 +151,11 @@ def test_other_code_that_computes_the_same_continues_the_run_and_is_shown(tmp_pa
     assert line.startswith("trials of attention ran with other code (code 000000 → ")
     assert f"torch 1.0 → {change.code.versions['torch']}" in line
     assert line.endswith("a short trial gave the same numbers, but for 0.012 % (0.05 % is allowed)")
+    exact = dataclasses.replace(after.code_records["attention"], changes=(dataclasses.replace(change, difference=0.0),))
+    both = dataclasses.replace(after, code_records=dict.fromkeys(after.variants, exact))
+    (line,) = mixed_versions(read_run_status(store, both))
+    assert line.startswith(f"trials of {', '.join(after.variants)} ran with other code (")
+    assert line.endswith("a short trial gave the same numbers")
 
     def no_probes(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
         raise AssertionError("this code is known")

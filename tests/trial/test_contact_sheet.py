@@ -178,15 +178,26 @@ def test_right_and_wrong_predictions_differ_in_colour() -> None:
 def test_long_titles_and_names_are_shortened_to_fit(num_masks: int) -> None:
     long = probes(2, ("a_breed_with_a_name_as_long_as_a_sentence", "𓃠 ねこ " * 8))
     sheet = pixels(draw(long, random_masks(2, num_masks), np.array([1, 0]), "title " * 30))
-    assert sheet.shape[1] == GAP + (1 + num_masks) * (CELL + GAP)
+    assert sheet.shape[1] == GAP + (1 + max(num_masks, 2)) * (CELL + GAP)
     gap_beside_captions = sheet[TITLE + CELL : TITLE + CELL + GAP + CAPTION, GAP + CELL : GAP + CELL + GAP]
     assert np.all(gap_beside_captions == 255)
     assert np.all(sheet[:TITLE, -GAP:] == 255)
 
 
+def test_a_title_makes_a_narrow_sheet_wider_until_it_fits() -> None:
+    masks, end = random_masks(1, 1), " · seed 102 · epoch 13 · validation 86.5 %"
+    short, other, longer = (
+        pixels(draw(probes(1), masks, np.array([0]), f"{name}{end}"))
+        for name in ("attention-softmax", "attention-softsign", "attention-softmax ")
+    )
+    assert GAP + 2 * (CELL + GAP) < short.shape[1] < longer.shape[1] < GAP + 3 * (CELL + GAP)
+    assert not np.array_equal(short, other), "nothing of the name is cut"
+
+
 def test_a_long_label_is_shortened_before_the_accuracy_is() -> None:
     masks, end = random_masks(1, 1), " · seed 0 · epoch 3 · validation 86.5 %"
-    titles = [f"attention-softmax{end}", f"attention-softsign{end}", f"attention-softmax{end.replace('6.5', '7.5')}"]
+    name = "attention " * 8
+    titles = [f"{name}softmax{end}", f"{name}softsign{end}", f"{name}softmax{end.replace('6.5', '7.5')}"]
     cut, other, accuracy = (pixels(draw(probes(1), masks, np.array([0]), title)) for title in titles)
     assert np.array_equal(cut, other), "where the labels differ they are cut"
     assert not np.array_equal(cut, accuracy)
