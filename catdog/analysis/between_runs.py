@@ -7,6 +7,7 @@ two samples of trials are taken as independent: Welch's t test, which assumes th
 adjusted over all contrasts between runs (Holm). No figure here speaks of other images.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class BetweenRuns:
     """A variant in another run minus the same variant in the first, Test accuracy in percentage points."""
 
     variant: str
+    """What tables of the first run call it."""
     run: str
     first: str
     n: tuple[int, int]
@@ -49,12 +51,14 @@ class BetweenRuns:
 def compare_runs(runs: Sequence[RunStatus]) -> list[BetweenRuns]:
     """Return the contrasts of all other runs with the first one, by variant as there, then by run."""
     first, *others = runs
-    labels = [first.manifest.spec(name).label for name in first.manifest.variants]
-    found = [_contrast(label, other, first) for label in labels for other in others]
+    titles = {spec.label: spec.title for spec in map(first.manifest.spec, first.manifest.variants)}
+    found = [_contrast(label, other, first) for label in titles for other in others]
     contrasts = [one for one in found if one is not None]
     tested = [one for one in contrasts if one.p is not None]
     adjusted = dict(zip(map(id, tested), holm([one.p for one in tested if one.p is not None]), strict=True))
-    return [BetweenRuns(**vars(one) | {"p_adjusted": adjusted.get(id(one))}) for one in contrasts]
+    return [
+        dataclasses.replace(one, variant=titles[one.variant], p_adjusted=adjusted.get(id(one))) for one in contrasts
+    ]
 
 
 def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | None:

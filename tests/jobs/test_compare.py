@@ -197,3 +197,10 @@ def test_the_forest_plot_has_room_for_all_and_is_drawn_alike_again() -> None:
 
 def png_size(png: bytes) -> tuple[int, int]:
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+def test_a_contrast_between_runs_calls_a_variant_as_the_tables_of_its_run_do(tmp_path: Path) -> None:
+    label, store = "baseline:label_smoothing=0.2", LocalStore(tmp_path)
+    runs = [make_run(store, [label], range(8), run=run, **SMALL) for run in ("one", "two")]  # type: ignore[arg-type]
+    named = [dataclasses.replace(run, manifest=run.manifest.renamed({label: "smooth"})) for run in runs]
+    assert [one.variant for one in compare_runs(named)] == ["smooth"]
