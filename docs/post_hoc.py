@@ -13,25 +13,30 @@ from catdog.formatting import format_points, format_range
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 CONTROLS, FREE, LAMBDA, FEW = "lite0-controls", "lite0-controls-free", "lite0-lambda", "lite0-5-images-controls"
-TUNED, FINETUNED = "lite0", "lite0-finetuned"
+TUNED, RETUNED, FINETUNED = "lite0", "lite0-retuned", "lite0-finetuned"
 Pair = tuple[str, str, str, str]
 """A run and its variant, minus another run and its variant."""
 
 FLAT_MINUS_FREE = (CONTROLS, "flat", LAMBDA, "lambda 0"), (FREE, "flat", FREE, "free")
 LOSS = (LAMBDA, "lambda 1e-4", LAMBDA, "lambda 0"), (FREE, "multi-attention", FREE, "free")
-AGAINST_BASELINE = tuple((run, "multi-attention", run, "baseline") for run in (TUNED, CONTROLS, FREE))
+AGAINST_BASELINE = tuple((run, "multi-attention", run, "baseline") for run in (TUNED, CONTROLS, FREE, RETUNED))
 CONTRASTS: dict[str, tuple[Pair, ...]] = {
     "`flat` − λ = 0, seeds 30–59": FLAT_MINUS_FREE[:1],
     "`flat` − λ = 0, seeds 30–89": FLAT_MINUS_FREE,
     "λ = 1e-4 − λ = 0, seeds 30–89": LOSS,
     "`multi-attention` − `flat`, seeds 60–89": ((FREE, "multi-attention", FREE, "flat"),),
-    "`multi-attention` − `baseline`, seeds 60–89": AGAINST_BASELINE[2:],
-    "`multi-attention` − `baseline`, seeds 0–89": AGAINST_BASELINE,
+    "`multi-attention` − `baseline`, seeds 60–89": AGAINST_BASELINE[2:3],
+    "`multi-attention` − `baseline`, seeds 0–119": AGAINST_BASELINE,
     "`flat` − `baseline`, seeds 30–59": ((CONTROLS, "flat", CONTROLS, "baseline"),),
     "`flat` − `baseline`, seeds 60–89": ((FREE, "flat", FREE, "baseline"),),
     "five a breed: `flat` − `baseline`": ((FEW, "flat", FEW, "baseline"),),
     "five a breed: `free` − `flat`": ((FEW, "free", FEW, "flat"),),
     "five a breed: `multi-attention` − `free`": ((FEW, "multi-attention", FEW, "free"),),
+    **{
+        f"{run.capitalize()}: `{head}` − `baseline`": ((run, head, run, "baseline"),)
+        for run in ("lite1", "lite2")
+        for head in ("multi-attention", "query", "ep")
+    },
     "fine-tuned: `attention` − `baseline`": ((FINETUNED, "attention", FINETUNED, "baseline"),),
     "fine-tuned: `multi-attention` − `baseline`": ((FINETUNED, "multi-attention", FINETUNED, "baseline"),),
     "`baseline`: fine-tuned − frozen": ((FINETUNED, "baseline", TUNED, "baseline"),),

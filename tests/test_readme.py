@@ -55,6 +55,17 @@ def test_links_to_files_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
 
 
+JAPANESE = {
+    "～": " to ",
+    "（": " (",
+    "）": ") ",
+    "優る": "better",
+    "劣る": "worse",
+    "同等": "equivalent",
+    "判定保留": "undecided",
+}
+
+
 def figures_of(report: Path) -> dict[str, set[str]]:
     """Return all that a published run's tables say of each variant, as pages write it."""
     table, contrasts, masks = (pd.read_csv(report / f"{name}.csv") for name in ("table", "contrasts", "attention"))
@@ -62,8 +73,11 @@ def figures_of(report: Path) -> dict[str, set[str]]:
         row.variant: {f"{row.val_mean:.2f} ± {row.val_std:.2f}", f"{row.test_mean:.2f} ± {row.test_std:.2f}"}
         for row in table.itertuples()
     }
+    for row in contrasts.itertuples():
+        found[row.variant].add(format_points(row.difference))
     for row in contrasts.dropna(subset=["difference_low"]).itertuples():
-        found[row.variant] |= {format_points(row.difference), format_range(row.difference_low, row.difference_high)}
+        difference, interval = format_points(row.difference), format_range(row.difference_low, row.difference_high)
+        found[row.variant] |= {interval, f"{difference} ({interval}) {row.outcome}"}
     for row in masks[masks["part"] == "test"].itertuples():
         found[row.variant.removesuffix(" (Grad-CAM)")].add(format_points(row.energy_lift_uniform, 1))
     return found
@@ -72,12 +86,13 @@ def figures_of(report: Path) -> dict[str, set[str]]:
 @pytest.mark.parametrize("name", RESULTS)
 def test_tables_of_results_are_those_of_published_runs(name: str) -> None:
     published = [figures_of(path.parent) for path in (ROOT / "results" / "published").glob("*/report/contrasts.csv")]
-    rows = re.findall(r"^\| `([\w-]+)` \|(.*±.*)\|$", (ROOT / name).read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \|(.*±.*|.*\d [(（].*)\|$", (ROOT / name).read_text(), flags=re.MULTILINE)
     assert len(rows) >= 3
     for variant, cells in rows:
-        figures = {cell for cell in cells.replace("～", " to ").split(" | ") if re.search(r"\d", cell)}
-        known = set().union(*(run.get(variant, set()) for run in published))
-        assert {one.strip() for one in figures} <= known, (variant, cells)
+        for japanese, english in JAPANESE.items():
+            cells = cells.replace(japanese, english)
+        figures = {" ".join(cell.split()) for cell in cells.split(" | ") if re.search(r"\d", cell)}
+        assert figures <= set().union(*(run.get(variant, set()) for run in published)), (variant, cells)
 
 
 def test_the_contrasts_that_were_not_declared_are_those_of_published_trials(capsys: pytest.CaptureFixture[str]) -> None:
