@@ -14,6 +14,8 @@ from catdog.formatting import format_points, format_range
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 CONTROLS, FREE, LAMBDA, FEW = "lite0-controls", "lite0-controls-free", "lite0-lambda", "lite0-5-images-controls"
 TUNED, RETUNED, FINETUNED = "lite0", "lite0-retuned", "lite0-finetuned"
+BACKBONES = {"Lite0": RETUNED, "Lite1": "lite1", "Lite2": "lite2"}
+"""By name: the run of all heads, on seeds 90–119."""
 Pair = tuple[str, str, str, str]
 """A run and its variant, minus another run and its variant."""
 
@@ -33,8 +35,12 @@ CONTRASTS: dict[str, tuple[Pair, ...]] = {
     "five a breed: `free` − `flat`": ((FEW, "free", FEW, "flat"),),
     "five a breed: `multi-attention` − `free`": ((FEW, "multi-attention", FEW, "free"),),
     **{
-        f"{run.capitalize()}: `{head}` − `baseline`": ((run, head, run, "baseline"),)
-        for run in ("lite1", "lite2")
+        f"{name}: `multi-attention` − `multi-attention-free`": ((run, "multi-attention", run, "multi-attention-free"),)
+        for name, run in BACKBONES.items()
+    },
+    **{
+        f"{name}: `{head}` − `baseline`": ((run, head, run, "baseline"),)
+        for name, run in BACKBONES.items()
         for head in ("multi-attention", "query", "ep")
     },
     "fine-tuned: `attention` − `baseline`": ((FINETUNED, "attention", FINETUNED, "baseline"),),
