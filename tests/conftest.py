@@ -18,6 +18,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 
 from catdog.config.extensions import EXTERNAL_LOSSES, EXTERNAL_OPTIMIZERS
 from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES
@@ -63,6 +64,12 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CATDOG_CACHE", str(tmp_path_factory.mktemp("node-cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers() -> None:
+    """Every test draws the same, whichever ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Grad-CAM of a head is what its definition says, and leaves the head and the features as they were."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -45,9 +47,10 @@ class InPlaceHead(nn.Module):
         return ModelOutput(features_BCHW.relu_().mean(dim=(2, 3)), None, features_BCHW.new_zeros(()))
 
 
-@pytest.mark.parametrize("head", [InPlaceHead(), SqueezeExcitationHead(5, 4, reduction=2, dropout=0.0)])
-def test_any_head_will_do_and_the_features_stay_as_they_are(head: nn.Module) -> None:
-    features_BCHW = features()
+@pytest.mark.parametrize("new_head", [InPlaceHead, lambda: SqueezeExcitationHead(5, 4, reduction=2, dropout=0.0)])
+def test_any_head_will_do_and_the_features_stay_as_they_are(new_head: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    head, features_BCHW = new_head(), features()
     with torch.no_grad():
         maps, _ = grad_cam(head.eval(), features_BCHW)
     assert torch.equal(features_BCHW, features())
