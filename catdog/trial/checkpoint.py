@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import zipfile
+from dataclasses import dataclass, field
 
 import torch
 
@@ -11,9 +12,17 @@ from catdog.errors import NotFoundError, first_line
 from catdog.runs.places import HEAD
 from catdog.storage import Store
 from catdog.training.loop import TrainState
-from catdog.trial.contact_sheet import ProbeHistory
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ProbeHistory:
+    """Masks and predictions of the probe images in every epoch so far."""
+
+    masks: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    """For each epoch the masks by place, (P, M, H, W) in float16; empty for networks without masks."""
+    predicted_P: list[torch.Tensor] = field(default_factory=list)
 
 
 def checkpoint_bytes(config_hash: str, state: TrainState, probe_history: ProbeHistory) -> bytes:

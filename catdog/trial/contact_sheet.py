@@ -13,12 +13,11 @@ import itertools
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from catdog.formatting import colour_map, readable
@@ -43,15 +42,6 @@ class Probes:
     names: tuple[str, ...]
     labels_P: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-
-
-@dataclass
-class ProbeHistory:
-    """Masks and predictions of the probe images in every epoch so far."""
-
-    masks: list[dict[str, torch.Tensor]] = field(default_factory=list)
-    """For each epoch the masks by place, (P, M, H, W) in float16; empty for networks without masks."""
-    predicted_P: list[torch.Tensor] = field(default_factory=list)
 
 
 def colour_scale(masks: npt.NDArray[np.floating]) -> tuple[float, float]:
@@ -196,10 +186,3 @@ def _mark(pen: ImageDraw.ImageDraw, at: tuple[int, int], verdict: str, colour: t
     else:
         pen.line([(x, y + 7), (x + 9, y + 7)], fill=colour, width=1)
         pen.line([(x + 6, y + 4), (x + 9, y + 7), (x + 6, y + 10)], fill=colour, width=1)
-
-
-def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
-    """Return positions of up to `count` images of different classes, spread evenly over the classes present."""
-    classes = torch.unique(labels).tolist()
-    chosen = np.unique(np.linspace(0, len(classes) - 1, min(count, len(classes))).round().astype(int))
-    return [int((labels == classes[i]).nonzero()[0]) for i in chosen]

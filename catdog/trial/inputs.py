@@ -31,7 +31,7 @@ from catdog.storage import StoreLocation
 from catdog.storage.node_cache import fetch_or_make, file_digest, is_stored
 from catdog.training.precision import autocast_for
 from catdog.training.seeding import DeriveSeed
-from catdog.trial.contact_sheet import Probes, choose_probes
+from catdog.trial.contact_sheet import Probes
 from catdog.trial.context import RunContext
 from catdog.trial.device import has_room
 
@@ -325,3 +325,10 @@ def _place(tensors: Mapping[str, torch.Tensor], device: torch.device, gpus: floa
         if not _forget_oldest():
             return tensors
     return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def choose_probes(labels: torch.Tensor, count: int) -> list[int]:
+    """Return positions of up to `count` images of different classes, spread evenly over the classes present."""
+    classes = torch.unique(labels).tolist()
+    chosen = np.unique(np.linspace(0, len(classes) - 1, min(count, len(classes))).round().astype(int))
+    return [int((labels == classes[i]).nonzero()[0]) for i in chosen]

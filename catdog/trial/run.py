@@ -28,6 +28,7 @@ from catdog.trial.contact_sheet import contact_sheet
 from catdog.trial.context import RunContext
 from catdog.trial.outcome import Outcome, build_result, evaluate_test, queue_epochs, score
 from catdog.trial.setup import Trial, set_up
+from catdog.trial.sheet_process import sheet_process
 
 
 def run_trial(
@@ -155,7 +156,9 @@ def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundU
     trial.probe_history.masks.append(masks)
     trial.probe_history.predicted_P.append(predicted)
     title = f"{trial.variant.title} · seed {trial.seed} · epoch {record.epoch} · validation {record.val_accuracy:.1f} %"
-    # Drawn and encoded on the upload thread.
+    # Called on the upload thread.
+    draw = sheet_process().contact_sheet if trial.device.type == "cuda" else contact_sheet
     arrays = {place: one.numpy() for place, one in masks.items()}
-    draw = functools.partial(contact_sheet, trial.probes, arrays, predicted.numpy(), title)
-    uploads.put(trial.where.snapshot(record.epoch), draw)
+    uploads.put(
+        trial.where.snapshot(record.epoch), functools.partial(draw, trial.probes, arrays, predicted.numpy(), title)
+    )

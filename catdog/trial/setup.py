@@ -14,8 +14,8 @@ from catdog.system.process import tune_malloc
 from catdog.training.data_parallel import ALONE, Workers
 from catdog.training.loop import TrainState, new_state
 from catdog.training.seeding import DeriveSeed, trial_seeds
-from catdog.trial.checkpoint import resume
-from catdog.trial.contact_sheet import ProbeHistory, Probes
+from catdog.trial.checkpoint import ProbeHistory, resume
+from catdog.trial.contact_sheet import Probes
 from catdog.trial.context import RunContext
 from catdog.trial.device import take_device
 from catdog.trial.inputs import TrialInputs, load_inputs, new_model

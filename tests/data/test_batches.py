@@ -38,7 +38,7 @@ from catdog.data.features import SPLITS, Features, features_digest, open_feature
 from catdog.data.pack import Pack
 from catdog.data.split import Split
 from catdog.errors import UserError
-from catdog.trial.contact_sheet import choose_probes
+from catdog.trial.inputs import choose_probes
 
 COUNT, SIZE = 120, 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
