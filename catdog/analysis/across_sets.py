@@ -114,10 +114,12 @@ def compare_sets(sets: Sequence[ComparedSet]) -> list[AcrossSets]:
     }
     equivalent = _on_all({name: ones for name, ones in margins.items() if len(ones) == len(effects[name])}, primary)
     titles = _titles(effects)
+    references = {one.manifest.spec(one.reference).short_label or one.head for one in sets}
+    reference = references.pop() if len(references) == 1 else sets[0].head
     return [
         AcrossSets(
             titles[name],
-            sets[0].head,
+            reference,
             is_primary=name == primary,
             sets=tuple(one.name for one in sets),
             effects=ones,

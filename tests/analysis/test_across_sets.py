@@ -238,10 +238,11 @@ def test_no_variant_wins_by_diverging() -> None:
 
 
 def test_a_short_label_is_used_where_all_sets_have_it() -> None:
-    eight, short = "multi-attention:num_masks=8", {"multi-attention:num_masks=8": "8 masks"}
+    eight, short = "multi-attention:num_masks=8", {"multi-attention:num_masks=8": "8 masks", "baseline": "mean"}
     runs = [a_run(f"run-{i}", ["baseline", eight], recipe=with_batches_of(i), short_labels=short) for i in (8, 9)]
-    assert [one.title for one in compared(*runs)] == ["8 masks"]
-    assert [one.title for one in compared(*runs, a_run("c", ["baseline", eight]))] == [eight]
+    assert [(one.title, one.reference) for one in compared(*runs)] == [("8 masks", "mean")]
+    others = compared(*runs, a_run("c", ["baseline", eight]))
+    assert [(one.title, one.reference) for one in others] == [(eight, "baseline")]
 
 
 PLAIN, OF_R50 = ["baseline", "se"], [f"baseline:{R50}", f"se:{R50}"]
