@@ -13,7 +13,7 @@ from catdog.formatting import format_points, format_range
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 CONTROLS, FREE, LAMBDA, FEW = "lite0-controls", "lite0-controls-free", "lite0-lambda", "lite0-5-images-controls"
-TUNED, RETUNED, FINETUNED = "lite0", "lite0-retuned", "lite0-finetuned"
+TUNED, RETUNED, FINETUNED, FINER = "lite0", "lite0-retuned", "lite0-finetuned", "lite0-14"
 BACKBONES = {"Lite0": RETUNED, "Lite1": "lite1", "Lite2": "lite2"}
 """By name: the run of all heads, on seeds 90–119."""
 Pair = tuple[str, str, str, str]
@@ -43,6 +43,11 @@ CONTRASTS: dict[str, tuple[Pair, ...]] = {
         for name, run in BACKBONES.items()
         for head in ("multi-attention", "query", "ep")
     },
+    "14 × 14: `multi-attention` − `baseline`": ((FINER, "multi-attention", FINER, "baseline"),),
+    "14 × 14: `flat` − `baseline`": ((FINER, "flat", FINER, "baseline"),),
+    "14 × 14: `free` − `flat`": ((FINER, "free", FINER, "flat"),),
+    "14 × 14: `multi-attention` − `free`": ((FINER, "multi-attention", FINER, "free"),),
+    "14 × 14: `multi-attention` − `flat`": ((FINER, "multi-attention", FINER, "flat"),),
     "fine-tuned: `attention` − `baseline`": ((FINETUNED, "attention", FINETUNED, "baseline"),),
     "fine-tuned: `multi-attention` − `baseline`": ((FINETUNED, "multi-attention", FINETUNED, "baseline"),),
     "`baseline`: fine-tuned − frozen": ((FINETUNED, "baseline", TUNED, "baseline"),),
