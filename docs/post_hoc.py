@@ -44,6 +44,7 @@ CONTRASTS: dict[str, tuple[Pair, ...]] = {
         for head in ("multi-attention", "query", "ep")
     },
     "14 × 14: `multi-attention` − `baseline`": ((FINER, "multi-attention", FINER, "baseline"),),
+    "14 × 14: `free` − `baseline`": ((FINER, "free", FINER, "baseline"),),
     "14 × 14: `flat` − `baseline`": ((FINER, "flat", FINER, "baseline"),),
     "14 × 14: `free` − `flat`": ((FINER, "free", FINER, "flat"),),
     "14 × 14: `multi-attention` − `free`": ((FINER, "multi-attention", FINER, "free"),),
