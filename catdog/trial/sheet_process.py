@@ -6,18 +6,24 @@ training fills, a process would gain nothing.
 """
 
 import functools
+import io
+import json
 import os
-import pickle
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from catdog.trial.contact_sheet import Probes, contact_sheet
+
+_LENGTH = struct.Struct("<Q")
+"""Comes before each message."""
 
 
 class SheetProcess:
@@ -40,22 +46,21 @@ class SheetProcess:
         title: str,
     ) -> bytes:
         """Return what `contact_sheet.contact_sheet` returns; it is drawn here if the process fails."""
-        sheet = (probes, masks, predicted_P, title)
         with self._lock:
             try:
-                return self._drawn(sheet)
-            except (OSError, EOFError, pickle.UnpicklingError):
+                return self._drawn(_pack(probes, masks, predicted_P, title))
+            except (OSError, EOFError):
                 self.close()
-        return contact_sheet(*sheet)
+        return contact_sheet(probes, masks, predicted_P, title)
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            with self._process:
+            with suppress(BrokenPipeError), self._process:
                 self._process.kill()
             self._process = None
 
-    def _drawn(self, sheet: tuple[object, ...]) -> bytes:
+    def _drawn(self, sheet: bytes) -> bytes:
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
@@ -66,10 +71,8 @@ class SheetProcess:
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        pickle.dump(sheet, self._process.stdin)
-        self._process.stdin.flush()
-        drawn: bytes = pickle.load(self._process.stdout)
-        return drawn
+        _send(self._process.stdin, sheet)
+        return _receive(self._process.stdout)
 
 
 @functools.cache
@@ -78,12 +81,46 @@ def sheet_process() -> SheetProcess:
     return SheetProcess()
 
 
+def _pack(
+    probes: Probes, masks: Mapping[str, npt.NDArray[np.floating]], predicted_P: npt.NDArray[np.int64], title: str
+) -> bytes:
+    """Return the arguments of `contact_sheet` as an npz archive without pickled objects."""
+    buffer = io.BytesIO()
+    texts = json.dumps([probes.names, probes.classes, list(masks), title])
+    np.savez(buffer, probes.images_PSSC, probes.labels_P, predicted_P, np.array(texts), *masks.values())
+    return buffer.getvalue()
+
+
+def _unpack(data: bytes) -> tuple[Probes, dict[str, npt.NDArray[np.floating]], npt.NDArray[np.int64], str]:
+    with np.load(io.BytesIO(data)) as archive:
+        images_PSSC, labels_P, predicted_P, texts, *masks = archive.values()
+    names, classes, places, title = json.loads(str(texts))
+    probes = Probes(images_PSSC, tuple(names), labels_P, tuple(classes))
+    return probes, dict(zip(places, masks, strict=True)), predicted_P, title
+
+
+def _send(stream: IO[bytes], data: bytes) -> None:
+    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    """Return the next message; raises `EOFError` if the other end closes first."""
+    return _read(stream, *_LENGTH.unpack(_read(stream, _LENGTH.size)))
+
+
+def _read(stream: IO[bytes], length: int) -> bytes:
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return data
+
+
 def main() -> None:
     """Draw the sheets that come in, until the other end closes."""
     with suppress(EOFError, BrokenPipeError):
         while True:
-            pickle.dump(contact_sheet(*pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            _send(sys.stdout.buffer, contact_sheet(*_unpack(_receive(sys.stdin.buffer))))
 
 
 if __name__ == "__main__":
