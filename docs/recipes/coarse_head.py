@@ -1,4 +1,4 @@
-"""`coarse`: `multi-attention` on means over 2 × 2 positions, a map half as fine of the same image, with the same mean."""
+"""`coarse`: `multi-attention` on means over 2 × 2 positions, a map half as fine of the same image."""
 
 import torch
 import torch.nn.functional as F
