@@ -89,7 +89,7 @@ def test_tables_of_results_are_those_of_published_runs(name: str) -> None:
     text = (ROOT / name).read_text()
     for japanese, english in JAPANESE.items():
         text = text.replace(japanese, english)
-    rows = re.findall(r"^\| `([\w-]+)` \|(.*(?:±|\d \().*)\|$", text, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w .-]+)` \|(.*(?:±|\d \().*)\|$", text, flags=re.MULTILINE)
     assert len(rows) >= 3
     for variant, cells in rows:
         figures = {" ".join(cell.split()) for cell in cells.split(" | ") if re.search(r"\d", cell)}
