@@ -1,42 +1,38 @@
 """Draws contact sheets in a process of its own, for a worker that trains on a GPU.
 
-On a thread of the worker, drawing holds Python's lock for tens of milliseconds in which training launches nothing:
-the first step of an epoch waited for it, a tenth of the epoch on a fast GPU (benchmarks/GPU.md). On CPUs, whose cores
-training fills, a process would gain nothing.
+Drawn on a thread of the worker, a sheet held up the first step of the next epoch, probably by Python's lock: a tenth of
+the epoch on a fast GPU (benchmarks/GPU.md). On CPUs, whose cores training fills, a process would gain nothing.
 """
 
 import functools
 import io
 import json
 import os
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
 import numpy as np
 import numpy.typing as npt
 
 from catdog.trial.contact_sheet import Probes, contact_sheet
 
-_LENGTH = struct.Struct("<Q")
-"""Comes before each message."""
-
 
 class SheetProcess:
     """A process that draws: started for its first sheet, and again if it has died; it ends with this one."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: tuple[subprocess.Popen[bytes], Connection] | None = None
         self._lock = threading.Lock()
 
     @property
     def pid(self) -> int | None:
         """Return the process's id, None before its first sheet."""
-        return None if self._process is None else self._process.pid
+        return None if self._running is None else self._running[0].pid
 
     def contact_sheet(
         self,
@@ -55,24 +51,31 @@ class SheetProcess:
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            with suppress(BrokenPipeError), self._process:
-                self._process.kill()
-            self._process = None
+        if self._running is not None:
+            process, connection = self._running
+            connection.close()
+            process.kill()
+            process.wait()
+            self._running = None
 
     def _drawn(self, sheet: bytes) -> bytes:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                start_new_session=True,  # Ctrl-C is for the driver, which lets the trial finish its files
-            )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        _send(self._process.stdin, sheet)
-        return _receive(self._process.stdout)
+        if self._running is None:
+            self._running = _start()
+        _, connection = self._running
+        connection.send_bytes(sheet)
+        return connection.recv_bytes()
+
+
+def _start() -> "tuple[subprocess.Popen[bytes], Connection]":
+    ours, theirs = Pipe()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            start_new_session=True,  # Ctrl-C is for the driver, which lets the trial finish its files
+        )
+    return process, ours
 
 
 @functools.cache
@@ -99,28 +102,12 @@ def _unpack(data: bytes) -> tuple[Probes, dict[str, npt.NDArray[np.floating]], n
     return probes, dict(zip(places, masks, strict=True)), predicted_P, title
 
 
-def _send(stream: IO[bytes], data: bytes) -> None:
-    stream.write(_LENGTH.pack(len(data)) + data)
-    stream.flush()
-
-
-def _receive(stream: IO[bytes]) -> bytes:
-    """Return the next message; raises `EOFError` if the other end closes first."""
-    return _read(stream, *_LENGTH.unpack(_read(stream, _LENGTH.size)))
-
-
-def _read(stream: IO[bytes], length: int) -> bytes:
-    data = stream.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
 def main() -> None:
     """Draw the sheets that come in, until the other end closes."""
-    with suppress(EOFError, BrokenPipeError):
+    connection = Connection(int(sys.argv[1]))
+    with suppress(EOFError, ConnectionError):
         while True:
-            _send(sys.stdout.buffer, contact_sheet(*_unpack(_receive(sys.stdin.buffer))))
+            connection.send_bytes(contact_sheet(*_unpack(connection.recv_bytes())))
 
 
 if __name__ == "__main__":
