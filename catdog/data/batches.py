@@ -145,10 +145,7 @@ class ImageBatches:
         lines_N4 = send(sampling_lines(*crops), self.device)
         labels_N = send(self._labels[order_N], self.device)
         for rows in _rows(self.batch_size, range(first_step, self.steps_per_epoch), shard):
-            # Channels-last, as the pack is: to gather takes half as long, and to sample no longer.
-            images = gather(self.images_NSSC, indices_N[rows], self.device, torch.channels_last)
-            images = crop_and_resize(images, lines_N4[rows], self._centres_S)
-            yield self._normalise(images), labels_N[rows]
+            yield self._cropped(indices_N[rows], lines_N4[rows]), labels_N[rows]
 
     def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
         """Yield a whole split in its fixed order (see `Batches`)."""
@@ -168,6 +165,12 @@ class ImageBatches:
         for indices in send(self._train, self.images_NSSC.device).split(EVALUATION_BATCH):
             images = self._whole(indices)
             yield images.flip(3) if mirrored else images
+
+    def _cropped(self, indices_B: torch.Tensor, lines_B4: torch.Tensor) -> torch.Tensor:
+        """Return the network inputs for crops of these images; the images themselves are free again before the step."""
+        # Channels-last, as the pack is: to gather takes half as long, and to sample no longer.
+        images = gather(self.images_NSSC, indices_B, self.device, torch.channels_last)
+        return self._normalise(crop_and_resize(images, lines_B4, self._centres_S))
 
     def _whole(self, indices: torch.Tensor) -> torch.Tensor:
         return self._normalise(resize_whole(gather(self.images_NSSC, indices, self.device), self.image_size))

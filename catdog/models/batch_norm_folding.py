@@ -151,7 +151,8 @@ def _faster_layer(module: nn.Module, turned: bool) -> nn.Module:
 def _convert_conv(conv: nn.Conv2d, kind: type[nn.Conv2d], padding: Any) -> nn.Conv2d:
     (height, width), (down, along) = conv.kernel_size, conv.stride
     channels, bias = (conv.in_channels, conv.out_channels), conv.bias is not None
-    return kind(*channels, (height, width), (down, along), padding, groups=conv.groups, bias=bias)
+    # Without weights of its own, which it never uses and which would be drawn from the generator of dropout.
+    return kind(*channels, (height, width), (down, along), padding, groups=conv.groups, bias=bias, device="meta")
 
 
 def _rest_of_norm(norm: nn.Module) -> nn.Module:
@@ -179,8 +180,7 @@ def _find_folding(backbone: nn.Module, image_1CHW: torch.Tensor) -> _Folding | N
             ways = (True, False) if any(map(_pads_behind, modes)) and not sockets else (False,)
             for turned in ways if pairs else ():
                 folding = _Folding(backbone, pairs, turned)
-                fits = torch.allclose(folding(image), features, rtol=_TOLERANCE, atol=tolerance)
-                if fits and folding.is_whole:
+                if folding.is_whole and torch.allclose(folding(image), features, rtol=_TOLERANCE, atol=tolerance):
                     folding.use_modules()
                     return folding
             return None

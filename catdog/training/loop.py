@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from catdog.config.recipe import Recipe
 from catdog.data.batches import CLASS, EVALUATION_BATCH, WHOLE, Batches, EvaluationSplit, targets_of
@@ -93,8 +92,8 @@ class TrainState:
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     best_validation: Evaluation | None = None
     """The outputs of these weights on the validation split."""
-    average: AveragedModel | None = None
-    """The model with averaged weights, where the recipe wants one."""
+    average: PetNet | None = None
+    """The model with averaged weights and buffers, where the recipe wants one."""
     partial: list[dict[str, torch.Tensor]] = field(default_factory=list)
     """Between two steps of an epoch: by worker, what it needs to continue the epoch; else empty."""
     workers: Workers = ALONE
@@ -107,7 +106,7 @@ class TrainState:
     @property
     def evaluated(self) -> PetNet:
         """Return the model whose weights are validated and kept: the trained one, or its average."""
-        return self.model if self.average is None else cast(PetNet, self.average.module)
+        return self.model if self.average is None else self.average
 
     @property
     def next_epoch(self) -> int:
@@ -150,9 +149,7 @@ def new_state(model: PetNet, recipe: Recipe, steps_per_epoch: int, workers: Work
     stop_counting_batches(model)
     optimizer = new_optimizer(model, recipe)
     scheduler = new_scheduler(optimizer, recipe, recipe.epochs * steps_per_epoch)
-    average = None
-    if recipe.ema:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    average = copy.deepcopy(model) if recipe.ema else None
     return TrainState(model, _network(model, recipe), optimizer, scheduler, average=average, workers=workers)
 
 
@@ -337,7 +334,7 @@ def _train_epoch(
         state.optimizer.step()
         state.scheduler.step()
         if state.average is not None:
-            state.average.update_parameters(state.model)
+            _average_in(state.average, state.model, 0.0 if state.scheduler.last_epoch == 1 else recipe.ema)
         losses.append(loss.detach())
         correct.append((output.logits_BK.detach().argmax(dim=1) == classes).sum())
         del inputs, labels, classes, output, loss  # lets the next batch reuse their memory while it is still cached
@@ -356,6 +353,20 @@ def _train_epoch(
     means = torch.stack(losses).mean().item(), 100 * torch.stack(correct).sum().item() / images
     train_loss, accuracy = workers.mean(*means)
     return _TrainedEpoch(train_loss, accuracy, before + time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _average_in(average: PetNet, model: PetNet, decay: float) -> None:
+    """Move an exponential moving average towards the model; 0 as the decay starts it. Counters keep their first values.
+
+    `torch.optim.swa_utils.AveragedModel` gives the same numbers, but makes the host wait for the GPU at each step.
+    """
+    ours, theirs = ([*one.parameters(), *one.buffers()] for one in (average, model))
+    if not decay:
+        torch._foreach_copy_(ours, theirs)
+        return
+    floats = [pair for pair in zip(ours, theirs, strict=True) if pair[0].is_floating_point()]
+    torch._foreach_lerp_([one for one, _ in floats], [one for _, one in floats], 1 - decay)
 
 
 def _random_states(model: PetNet, mix: Mixing) -> dict[str, torch.Tensor]:

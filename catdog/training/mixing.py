@@ -18,8 +18,7 @@ class Mixing:
 
             kinds = ((v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix))
             self._mixes = [kind(num_classes=num_classes, alpha=alpha) for kind, alpha in kinds if alpha]
-            with torch.random.fork_rng(devices=[]):
-                self._state = torch.manual_seed(seed).get_state()
+            self._state = torch.Generator().manual_seed(seed).get_state()
 
     @property
     def is_on(self) -> bool:

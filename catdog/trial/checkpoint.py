@@ -4,7 +4,9 @@ import copy
 import io
 import logging
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -69,12 +71,12 @@ def resume(store: Store, key: str, config_hash: str, state: TrainState, steps_pe
 
 def _check_fit(state: TrainState, probe_history: ProbeHistory) -> None:
     """Raise `ValueError` unless the parts of a loaded state fit together: the optimiser itself does not look."""
-    for parameter, moments in state.optimizer.state.items():
+    shaped_like_weights = type(state.optimizer) in (torch.optim.AdamW, torch.optim.SGD)  # a user's may factor them
+    for parameter, moments in state.optimizer.state.items() if shaped_like_weights else ():
         for name, moment in moments.items():
             if isinstance(moment, torch.Tensor) and moment.ndim and moment.shape != parameter.shape:
                 raise ValueError(f"{name} has shape {tuple(moment.shape)}, its parameter {tuple(parameter.shape)}")
-    weights = state.model.state_dict() if state.history else {}
-    if {name: value.shape for name, value in state.best_weights.items()} != {n: v.shape for n, v in weights.items()}:
+    if _shapes(state.best_weights) != (_shapes(state.model.state_dict()) if state.history else {}):
         raise ValueError("the best weights are another model's")
     best = state.best_validation
     if (best is None) != (not state.history):
@@ -87,6 +89,11 @@ def _check_fit(state: TrainState, probe_history: ProbeHistory) -> None:
     epochs = [record.epoch for record in state.history]
     if epochs != list(range(len(epochs))) or len(probe_history.masks) not in (0, len(epochs)):
         raise ValueError("its epochs do not fit together")
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size | None]:
+    """Return the shapes of a model's state; None for what a head keeps that is no tensor."""
+    return {name: getattr(value, "shape", None) for name, value in weights.items()}
 
 
 def _check_partial(state: TrainState, steps_per_epoch: int) -> None:

@@ -82,6 +82,14 @@ def test_tensorflow_padding_copies_no_map_and_wide_depthwise_kernels_run_in_stri
         assert isinstance(conv, StripedDepthwiseConv2d) == (conv.kernel_size == (5, 5))
 
 
+def test_folding_draws_no_random_numbers_which_a_resumed_trial_would_lack() -> None:
+    network = FoldedNet(pretrained("timm/tf_efficientnet_lite0")).eval()
+    image, before = torch.zeros(1, 3, 64, 64), torch.get_rng_state()
+    network(image)
+    assert is_folded(network)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_model_keeps_its_parameters_and_their_names() -> None:
     model = pretrained("tiny")
     names = list(model.state_dict())

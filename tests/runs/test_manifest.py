@@ -120,9 +120,12 @@ def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> 
         plan_run(MANIFEST, sweep_of(), other, ())
 
 
-def test_only_compiled_runs_have_another_result_format_than_those_of_the_first_version() -> None:
-    assert result_format(Recipe()) == 3
+def test_recipes_whose_numbers_have_changed_have_a_higher_result_format() -> None:
+    assert result_format(Recipe(weights="none")) == 3
+    assert result_format(Recipe(freeze=True)) == 3
     assert result_format(Recipe(compile=True)) == 4
+    assert result_format(Recipe()) == 5
+    assert result_format(Recipe(weights="none", cutmix=1.0, compile=True)) == 5
 
 
 def declared(existing: Manifest | None = None, **options: object) -> Manifest:

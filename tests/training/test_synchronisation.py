@@ -59,8 +59,8 @@ def test_an_epoch_waits_for_the_device_twice_regardless_of_its_number_of_steps(
 ) -> None:
     if freeze and "stages" in parse_variant(label).arguments and label != "stage-attention":
         label += ":stages=last"  # inside, it would change what is cached
-    for batch_size in (12, 4):  # two steps, six steps
-        changed = dataclasses.replace(recipe, freeze=freeze, batch_size=batch_size)
+    for batch_size, ema in ((12, 0.0), (4, 0.9)):  # two steps, six steps
+        changed = dataclasses.replace(recipe, freeze=freeze, batch_size=batch_size, ema=ema)
         assert waits_of_an_epoch(make_context(changed), label) == 2
 
 

@@ -38,6 +38,7 @@ from catdog.runs.results import TrialResult
 from catdog.runs.trial_files import read_result
 from catdog.storage import LocalStore, StoreLocation, sha256
 from catdog.system.process import cpu_model
+from catdog.training import register_optimizer
 from catdog.training.loop import evaluate, fit, new_state
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
@@ -359,6 +360,39 @@ def test_a_paused_trial_resumes_at_its_very_step_and_ends_with_the_same_files(sh
         assert len(partial["losses"]) == 2
     _, epochs = run_and_watch(context, undisturbed.spec)
     assert epochs == (1, 2)
+    assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+class HeadWithMemory(nn.Module):
+    """A head whose state is not only tensors."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier, self.images = nn.Linear(in_channels, num_classes), 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"images": self.images}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.images = state["images"]
+
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        self.images += len(features)
+        return ModelOutput(self.classifier(features.mean(dim=(2, 3))), None, features.new_zeros(()))
+
+
+@pytest.mark.usefixtures("no_external_heads")
+def test_a_head_with_state_of_its_own_and_an_optimiser_that_factors_its_moments_resume(
+    make_context: MakeContext, recipe: Recipe
+) -> None:
+    register_head("with-memory")(HeadWithMemory)
+    register_optimizer("adafactor")(torch.optim.Adafactor)
+    context = make_context(dataclasses.replace(recipe, optimizer="adafactor", epochs=EPOCHS))
+    undisturbed = finish(context, "with-memory")
+    context = dataclasses.replace(context, run="interrupted")
+    interrupt(context, undisturbed.spec, after_epoch=1)
+    _, epochs = run_and_watch(context, undisturbed.spec)
+    assert epochs == (2,)
     assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
 
 
