@@ -5,11 +5,11 @@ import time
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 
 from catdog.config.variants import parse_variant
-from catdog.data.batches import CLASS, Batch, targets_of
+from catdog.data.batches import Batch, targets_of
 from catdog.training.loop import new_state, set_training_mode
+from catdog.training.objective import training_loss
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
@@ -37,7 +37,7 @@ class BareTraining:
         self.autocast = autocast_for(recipe.precision, self.device)
         epoch = self.train_batches() if recipe.freeze else itertools.islice(self.train_batches(), 1)
         self.batches = [
-            (inputs.clone(memory_format=torch.preserve_format), targets_of(labels, self._batches.groups)[CLASS].clone())
+            (inputs.clone(memory_format=torch.preserve_format), targets_of(labels.clone(), self._batches.groups))
             for inputs, labels in epoch
         ]
 
@@ -60,11 +60,10 @@ class BareTraining:
         self._wait()
         started = time.perf_counter()
         with flush_denormals():
-            for inputs, labels in itertools.islice(itertools.cycle(self.batches[:distinct]), steps):
+            for inputs, targets in itertools.islice(itertools.cycle(self.batches[:distinct]), steps):
                 with self.autocast:
                     output = self.state.network(inputs)
-                loss = F.cross_entropy(output.logits_BK.float(), labels, label_smoothing=recipe.label_smoothing)
-                loss = loss + output.aux_loss
+                loss = training_loss(output, targets, self.model.side_tasks, recipe)
                 self.state.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 self.state.optimizer.step()

@@ -58,6 +58,7 @@ def write_features(
 
     Raises:
         OSError: the disk is full.
+        UserError: a map has values that half precision cannot hold, or none that are numbers.
     """
     backbone.eval()
     streams: dict[str, Iterator[torch.Tensor]] = {
@@ -74,7 +75,13 @@ def write_features(
             for batch in images:
                 with autocast:
                     maps_BCHW = backbone(batch).half().contiguous(memory_format=torch.channels_last)
-                write(f"maps.{split}", row, maps_BCHW.permute(0, 2, 3, 1).cpu().numpy())
+                maps_BHWC = maps_BCHW.permute(0, 2, 3, 1).cpu().numpy()
+                if not np.isfinite(maps_BHWC).all():
+                    raise UserError(
+                        "--freeze: the backbone's maps have values beyond 65,504, which their files in half precision "
+                        "cannot hold: use other weights, another backbone or other stages"
+                    )
+                write(f"maps.{split}", row, maps_BHWC)
                 if with_means:
                     write(f"pooled.{split}", row, maps_BCHW.float().mean(dim=(2, 3)).cpu().numpy())
                 row, done = row + len(batch), done + len(batch)

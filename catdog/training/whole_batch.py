@@ -1,6 +1,6 @@
 """Evaluation's smaller last batches, filled up on GPUs, so that each network sees one shape there.
 
-For every new shape, cuDNN searches for the fastest algorithms again, and torch.compile compiles.
+For every new shape, cuDNN and cuBLAS prepare their kernels again, and torch.compile compiles.
 """
 
 import math

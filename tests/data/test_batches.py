@@ -413,6 +413,13 @@ def cached_features(
     return open_features(path)
 
 
+def test_features_that_half_precision_cannot_hold_are_refused(pack: Pack, tmp_path: Path) -> None:
+    backbone = torch.nn.Conv2d(3, 5, 3, stride=4)
+    torch.nn.init.constant_(backbone.bias, 1e6)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"--freeze: .* beyond 65,504"):
+        cached_features(backbone, image_batches(pack), tmp_path / "features.safetensors")
+
+
 def test_cached_features_equal_the_output_of_the_backbone_and_survive_the_file(pack: Pack, tmp_path: Path) -> None:
     backbone = torch.nn.Conv2d(3, 5, 3, stride=4)
     images = image_batches(pack)

@@ -106,6 +106,25 @@ class Remembers(Plain):
         return super().forward(features * (1 + 0.1 * self.steps))
 
 
+class Attends(Plain):
+    """Layers that want channels to divide, and more than one image to train on."""
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes)
+        self.group_norm, self.batch_norm = nn.GroupNorm(32, in_channels), nn.BatchNorm1d(in_channels)
+        self.attention = nn.MultiheadAttention(in_channels, num_heads=8, batch_first=True)
+
+    def forward(self, features: torch.Tensor) -> ModelOutput:
+        tokens = self.group_norm(features).flatten(2).transpose(1, 2)
+        pooled = self.batch_norm(self.attention(tokens, tokens, tokens)[0].mean(dim=1))
+        return ModelOutput(self.classifier(pooled), None, pooled.new_zeros(()))
+
+
+def test_a_head_may_divide_its_channels_and_normalise_over_the_batch() -> None:
+    register_head("attends")(Attends)
+    assert dict(check_head(parse_variant("attends"))) == dict.fromkeys(CHECKS)
+
+
 class Exits(Plain):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         raise SystemExit(0)

@@ -13,7 +13,8 @@ from catdog.models.stages import StageOutput
 class AttentionBranch(Masked):
     """(1 + M(x)) · x, where M = sigmoid(1×1 convolution of K class maps), whose means are logits of their own.
 
-    Class maps: 3×3 convolution C → C/4, ReLU, 1×1 convolution → K (the paper's branch is a copy of the last stage).
+    Class maps: 3×3 convolution C → C/4, ReLU, 1×1 convolution → K (the paper's branch is a copy of the last stage);
+    before they become the mask, they are normalised together, over all positions of all maps.
     M starts near zero, so the map starts within 0.5 % of the stage's own.
     """
 
