@@ -74,6 +74,13 @@ class Moments:
     images_add: bool = True
     """Whether images differ by more than chance: if not, the variance is that over seeds alone."""
 
+    @property
+    def p(self) -> float:
+        """Return the two-sided p of no difference: below `alpha` exactly if the interval excludes zero."""
+        if not self.mean or not self.variance:
+            return float(not self.mean)
+        return float(2 * scipy.stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.freedom))
+
     def interval(self, alpha: float = 1 - CONFIDENCE) -> Interval | None:
         """Return the interval of the mean at 1 − `alpha`, in percentage points; None at level 0."""
         if not alpha:
