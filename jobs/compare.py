@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     if not there and len(runs) == 1:
         raise UserError(f"run {runs[0]}: has a single variant, nothing to compare: name another run")
     target = open_target("--out", options.out)
-    sets = [one for status in statuses for one in sets_of(status, read_predictions(store, status))]
+    predictions = [read_predictions(store, status) for status in statuses]
+    sets = [one for of_run in zip(statuses, predictions, strict=True) for one in sets_of(*of_run)]
     found, between, console = compare_sets(sets) if sets else [], compare_runs(statuses), output_console()
     if found:
         print_across_sets(console, found)
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
             console.print(several_runs.for_terminal(table))
     for line in filter(None, map(_missing, statuses)):
         console.print(f"  {line}", soft_wrap=True)
-    stops = [stop for status in statuses for stop in early_stops(status, all_looks)]
+    stops = [stop for of_run in zip(statuses, predictions, strict=True) for stop in early_stops(*of_run, all_looks)]
     if stops:
         console.print(several_runs.for_terminal(several_runs.stops_table(stops)))
     plot = forest_plot(found) if found else None
