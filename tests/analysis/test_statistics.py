@@ -20,6 +20,7 @@ from catdog.analysis.intervals import (
     weighted_moments,
 )
 from catdog.analysis.power import detectable_difference
+from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import (
     correlation,
     holm,
@@ -54,12 +55,26 @@ def test_the_probability_of_improvement_counts_pairs(ours: list[float], theirs: 
 
 @pytest.mark.parametrize(
     ("n", "scale"),
-    [(3, 1.0), (4, 1.0), (5, 1.0), (9, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)],
+    [(8, 1.0), (9, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)],
 )
 def test_the_detectable_difference_agrees_with_statsmodels(n: int, scale: float) -> None:
     differences = rng(n).normal(0, scale, n)
     effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8, alternative="two-sided")
     assert detectable_difference(differences) == pytest.approx(effect * differences.std(ddof=1), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [8, 14])
+def test_the_sign_flip_test_finds_the_detectable_difference_in_about_four_of_five_runs(n: int) -> None:
+    spread, generator = rng(n).normal(0, 1, n), rng(1)
+    effect = detectable_difference(spread)
+    assert effect is not None
+    samples = np.rint(20 * generator.normal(effect / spread.std(ddof=1), 1, (1000, n)))
+    found = [SubsetMeans.of(one, generator).p() < 0.05 for one in samples]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)
+
+
+def test_of_fewer_than_eight_pairs_it_finds_less_and_no_detectable_difference_is_given() -> None:
+    assert detectable_difference(rng(7).normal(0, 1, 7)) is None
 
 
 def test_the_interval_over_seeds_and_images_is_wider_than_over_seeds_alone() -> None:
