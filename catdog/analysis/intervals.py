@@ -102,7 +102,7 @@ class Moments:
 
 
 def two_way_moments(differences_SN: npt.NDArray[np.int8] | Array) -> Moments | None:
-    """Return the moments of the mean of paired differences of right answers: 1 where only ours is right, -1 if only theirs.
+    """Return the moments of the mean of paired differences of right answers, each from -1 to 1.
 
     Seeds, images and their interaction each have a variance; their mean squares give that of the mean and its degrees
     of freedom. None for fewer than three seeds, or if all differences are 0.

@@ -270,6 +270,7 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
                 **_bounds("equivalence", contrast.interval_equivalence),
                 **_p_values("p_equivalence", contrast.equivalence),
                 "diverged": contrast.diverged,
+                "level": contrast.difference and contrast.difference.level,
                 **({"looked_after": contrast.looked and contrast.looked.after} if may_stop else {}),
                 **_log_loss(contrast.log_loss),
             }

@@ -142,7 +142,7 @@ def make_run(
 def favoured_on_images(
     labels: Sequence[str], seeds: int, gains: Mapping[str, tuple[int, int]], images: int = 200
 ) -> Predictions:
-    """Return predictions by which a variant is right, with every seed, on as many images more, and less, than the first.
+    """Return predictions by which a variant is right on so many images more, and less, than the first, with every seed.
 
     The first of `labels` is right on every other image.
     """
