@@ -93,7 +93,8 @@ def probability_of_improvement(ours: Array, theirs: Array) -> float | None:
 def correlation(ours: Array, theirs: Array) -> float | None:
     """Return Pearson's correlation of pairs (n,), (n,); None for fewer than three, or if one side is constant.
 
-    It measures the gain from pairing, which multiplies the variance of a difference by 1 - correlation.
+    It measures the gain from pairing, which multiplies the variance of a difference by 1 - correlation if both sides
+    spread alike, and gains less if they do not.
     """
     if len(ours) < FEWEST_FOR_AN_INTERVAL or are_equal(ours) or are_equal(theirs):
         return None
