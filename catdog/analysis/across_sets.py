@@ -53,16 +53,6 @@ class Effect:
         return None if self.pairs is None else self.pairs.evidence.interval(Difference(), SIGNIFICANCE)
 
     @property
-    def p(self) -> float | None:
-        """Return the p of no difference."""
-        return None if self.difference is None else self.difference.p
-
-    @property
-    def p_adjusted(self) -> float | None:
-        """Return the same, adjusted over all sets."""
-        return None if self.difference is None else self.difference.p_adjusted
-
-    @property
     def outcome(self) -> str:
         """Return what the adjusted p says, in the words of a contrast's outcome."""
         return outcome_of(self.difference, self.equivalence)

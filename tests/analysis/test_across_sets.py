@@ -128,10 +128,12 @@ def test_a_set_is_tested_as_the_run_itself_and_p_is_adjusted_over_all_sets() -> 
     for effect in effects:
         contrast = contrasts[effect.of.run, effect.contender]
         assert contrast.difference is not None
-        assert (effect.n, effect.mean, effect.p) == (contrast.n, contrast.mean, contrast.difference.p)
+        assert effect.difference is not None
+        assert (effect.n, effect.mean, effect.difference.p) == (contrast.n, contrast.mean, contrast.difference.p)
         assert (effect.interval is not None) == (effect.n >= 6)
     for one in found:  # one is primary, and there is only one besides
-        assert [effect.p_adjusted for effect in one.effects] == holm([effect.p or 0.0 for effect in one.effects])
+        answers = [effect.difference for effect in one.effects if effect.difference is not None]
+        assert [answer.p_adjusted for answer in answers] == holm([answer.p for answer in answers])
 
 
 @pytest.mark.parametrize(
