@@ -39,8 +39,9 @@ def format_size(value: float, digits: int = 2) -> str:
 
 
 def format_p(value: float) -> str:
-    """Return a p-value: `0.083`, or `< 0.001`."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """Return a p-value: `0.083`, or `< 0.001`; near 0.05 as many digits as show on which side it lies: `0.0497`."""
+    digits = next((digits for digits in range(3, 9) if round(value, digits) != 0.05), 3)
+    return "< 0.001" if value < 0.001 else f"{value:.{digits}f}"
 
 
 def format_range(low: float, high: float, digits: int = 2) -> str:

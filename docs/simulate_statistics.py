@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.analysis.across_sets import moments_over_sets
-from catdog.analysis.intervals import Interval, two_way_interval
+from catdog.analysis.intervals import Interval, two_way_moments
 from catdog.analysis.questions import Equivalence
 from catdog.analysis.sequential import Walk
 from catdog.analysis.sign_flips import SubsetMeans
@@ -118,7 +118,8 @@ SCENARIOS: dict[str, Scenario] = {
 def images_coverage(scenario: str, seeds: int, repetitions: int) -> float:
     """Return how often the 95 % interval over seeds and images holds the true mean."""
     rng = np.random.default_rng(seeds)
-    intervals = (two_way_interval(SCENARIOS[scenario](rng, seeds)) for _ in range(repetitions))
+    found = (two_way_moments(SCENARIOS[scenario](rng, seeds)) for _ in range(repetitions))
+    intervals = (moments and moments.interval() for moments in found)
     return float(np.mean([interval is None or _holds(interval, 0.0) for interval in intervals]))
 
 

@@ -1,6 +1,6 @@
 """Compare runs: backbones, datasets and recipes, in one table, and the effects of variants in each. No Ray, no torch.
 
-python jobs/compare.py RUN [RUN ...] --store URL [--out DIR] [--format html,md,latex,csv]
+python jobs/compare.py RUN [RUN ...] --store URL [--out DIR] [--format html,md,latex,csv,png]
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from catdog.formatting import counted
 from catdog.runs.status import RunStatus, open_run
 from catdog.storage import Store, StoreLocation, open_target
 
-FORMATS = ("html", "md", "latex", "csv")
+FORMATS = ("html", "md", "latex", "csv", "png")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Options:
     """A folder, or s3://bucket/prefix."""
     out: str = "compare"
     """A folder, or s3://bucket/prefix: compare.html, compare.md, compare.tex, tables in .csv, across.png."""
-    format: str = "html,md,latex,csv"
+    format: str = "html,md,latex,csv,png"
     """Which files to write, joined by commas."""
 
     @property
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> int:
     if not there and len(runs) == 1:
         raise UserError(f"run {runs[0]}: has a single variant, nothing to compare: name another run")
     target = open_target("--out", options.out)
-    sets = [one for status in statuses for one in sets_of(status, read_predictions(store, status))]
+    predictions = [read_predictions(store, status) for status in statuses]
+    sets = [one for of_run in zip(statuses, predictions, strict=True) for one in sets_of(*of_run)]
     found, between, console = compare_sets(sets) if sets else [], compare_runs(statuses), output_console()
     if found:
         print_across_sets(console, found)
@@ -82,13 +83,13 @@ def main(arguments: Sequence[str]) -> int:
             console.print(several_runs.for_terminal(table))
     for line in filter(None, map(_missing, statuses)):
         console.print(f"  {line}", soft_wrap=True)
-    stops = [stop for status in statuses for stop in early_stops(status, all_looks)]
+    stops = [stop for of_run in zip(statuses, predictions, strict=True) for stop in early_stops(*of_run, all_looks)]
     if stops:
         console.print(several_runs.for_terminal(several_runs.stops_table(stops)))
     plot = forest_plot(found) if found else None
     effects = [several_runs.effects_table(found)] if found else []
     tables = [accuracies, contrasts, *effects, several_runs.stops_table(stops)]
-    files = {} if plot is None else {"across.png": plot}
+    files = {"across.png": plot} if plot is not None and "png" in options.formats else {}
     for form, name in several_runs.FILES.items():
         if form in options.formats:
             files[name] = several_runs.render(form, tables, found, plot)

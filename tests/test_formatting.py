@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from catdog.formatting import NumbersTable, counted, markdown, markdown_code, printable, readable
+from catdog.formatting import NumbersTable, counted, format_p, markdown, markdown_code, printable, readable
 
 
 def test_one_thing_is_singular() -> None:
@@ -97,3 +97,14 @@ def test_columns_are_left_out_from_the_end_before_the_table_becomes_lines() -> N
     assert ("best run" in shown[70], "its" in shown[70]) == (True, False)
     assert "best run" not in shown[60]
     assert "best run: Validation 92.93" in shown[40], "a line of its own"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.083, "0.083"), (0.0004, "< 0.001"), (0.0497, "0.0497"), (0.0503, "0.0503"), (0.04996, "0.04996"),
+        (0.05, "0.050"), (0.051, "0.051"), (1.0, "1.000"),
+    ],
+)  # fmt: skip
+def test_a_p_value_shows_on_which_side_of_five_percent_it_lies(value: float, text: str) -> None:
+    assert format_p(value) == text

@@ -53,16 +53,6 @@ class Effect:
         return None if self.pairs is None else self.pairs.evidence.interval(Difference(), SIGNIFICANCE)
 
     @property
-    def p(self) -> float | None:
-        """Return the p of no difference."""
-        return None if self.difference is None else self.difference.p
-
-    @property
-    def p_adjusted(self) -> float | None:
-        """Return the same, adjusted over all sets."""
-        return None if self.difference is None else self.difference.p_adjusted
-
-    @property
     def outcome(self) -> str:
         """Return what the adjusted p says, in the words of a contrast's outcome."""
         return outcome_of(self.difference, self.equivalence)
@@ -94,6 +84,8 @@ class AcrossSets:
     """None unless each of its sets declared a smallest effect."""
     mean: Moments | None
     """Of the sets' effects; None for fewer than five sets."""
+    left_out: int
+    """Pairs that the mean leaves out: sets with the same test images count equally many each."""
 
     @property
     def outcome(self) -> str:
@@ -116,6 +108,7 @@ def compare_sets(sets: Sequence[ComparedSet]) -> list[AcrossSets]:
     titles = _titles(effects)
     references = {one.manifest.spec(one.reference).short_label or one.head for one in sets}
     reference = references.pop() if len(references) == 1 else sets[0].head
+    means = {name: _mean(ones) for name, ones in effects.items()}
     return [
         AcrossSets(
             titles[name],
@@ -125,7 +118,8 @@ def compare_sets(sets: Sequence[ComparedSet]) -> list[AcrossSets]:
             effects=ones,
             difference=different[name],
             equivalence=equivalent.get(name),
-            mean=_mean(ones),
+            mean=means[name][0],
+            left_out=means[name][1],
         )
         for name, ones in effects.items()
     ]
@@ -153,13 +147,13 @@ def _effects(sets: Sequence[ComparedSet], primary: str | None) -> list[Effect]:
 
 def _primary(sets: Sequence[ComparedSet]) -> str | None:
     """Return the contender that is primary in every run; None if they differ."""
-    primary = {
-        name
-        for one in sets
-        for name, label in one.contenders.items()
-        if label == one.manifest.declaration.primary
-    }  # fmt: skip
-    return primary.pop() if len(primary) == 1 else None
+    primary: dict[str, str | None] = {one.run: None for one in sets}
+    for one in sets:
+        for name, label in one.contenders.items():
+            if label == one.manifest.declaration.primary:
+                primary[one.run] = name
+    names = set(primary.values())
+    return names.pop() if len(names) == 1 else None
 
 
 def _titles(effects: Mapping[str, Sequence[Effect]]) -> dict[str, str]:
@@ -201,26 +195,30 @@ def _largest_p(asked: Sequence[tuple[Question, Effect]]) -> float:
     return max(effect.pairs.evidence.p(question) for question, effect in asked if effect.pairs)
 
 
-def _mean(effects: Sequence[Effect]) -> Moments | None:
-    """Return the moments of the mean over sets; None for few sets, or without all predictions.
+def _mean(effects: Sequence[Effect]) -> tuple[Moments | None, int]:
+    """Return the moments of the mean over sets, and how many pairs it leaves out.
+
+    None for few sets, or without all predictions.
 
     Nor where sets share only some of their test images (`--limit-images`): how far they vary together is unknown. Nor
     where a run has looks: it may have ended because its mean was large.
     """
     if len(effects) < FEWEST_SETS_FOR_A_MEAN or any(one.of.manifest.declaration.looks for one in effects):
-        return None
+        return None, 0
     groups: dict[tuple[str, ...], list[tuple[Sequence[int], npt.NDArray[np.int8]]]] = {}
     datasets: dict[tuple[str, ...], set[str]] = {}
     for effect in effects:
         differences_SN = effect.image_differences_SN
         if differences_SN is None or effect.of.predictions is None or effect.pairs is None:
-            return None
+            return None, 0
         images = tuple(effect.of.predictions.images_N.tolist())
         groups.setdefault(images, []).append((effect.pairs.seeds, differences_SN))
         datasets.setdefault(images, set()).add(effect.of.identity.fingerprint)
     if sum(map(len, datasets.values())) > len(set().union(*datasets.values())):
-        return None
-    return moments_over_sets([_joined_by_seed(group) for group in groups.values()])
+        return None, 0
+    joined = [_joined_by_seed(group) for group in groups.values()]
+    kept = sum(len(group) * min(map(len, group)) for group in joined)
+    return moments_over_sets(joined), sum(effect.n for effect in effects) - kept
 
 
 def _joined_by_seed(group: Sequence[tuple[Sequence[int], npt.NDArray[np.int8]]]) -> list[npt.NDArray[np.int8]]:

@@ -42,9 +42,11 @@ def figures(one: AcrossSets) -> list[str]:
         text += f"; equivalent: {adjusted}{p_words(one.equivalence.p_adjusted)}"
     lines = [f"{text}."]
     if one.mean is not None and (interval := one.mean.interval()) is not None:
+        without = f", without {counted(one.left_out, 'pair')} that not all sets on the same images have"
         lines.append(
-            f"The mean of these {len(one.effects)} sets is {format_points(100 * one.mean.mean)} points; its 95 % "
-            f"interval is {format_range(interval.low, interval.high)} {ON_NEW_IMAGES}."
+            f"The mean of these {len(one.effects)} sets{without * bool(one.left_out)} is "
+            f"{format_points(100 * one.mean.mean)} points; its 95 % interval is "
+            f"{format_range(interval.low, interval.high)} {ON_NEW_IMAGES}."
         )
     claimed = set(one.outcome.split(", ")) - {UNDECIDED}
     if alone := [effect for effect in one.effects if not claimed <= set(effect.outcome.split(", "))]:

@@ -33,7 +33,7 @@ class BetweenRuns:
     """A variant in another run minus the same variant in the first, Test accuracy in percentage points."""
 
     variant: str
-    """What tables of the first run call it."""
+    """What tables of both runs call it."""
     run: str
     first: str
     n: tuple[int, int]
@@ -49,21 +49,21 @@ class BetweenRuns:
 
 
 def compare_runs(runs: Sequence[RunStatus]) -> list[BetweenRuns]:
-    """Return the contrasts of all other runs with the first one, by variant as there, then by run."""
-    first, *others = runs
-    titles = {spec.label: spec.title for spec in map(first.manifest.spec, first.manifest.variants)}
-    found = [_contrast(label, other, first) for label in titles for other in others]
+    """Return the contrasts of all other runs with the first one, by variant as there, then by run.
+
+    A variant is the same that has the same name in tables, which is its short label where it has one.
+    """
+    first, *others = (one.with_short_labels() for one in runs)
+    found = [_contrast(name, other, first) for name in first.manifest.variants for other in others]
     contrasts = [one for one in found if one is not None]
     tested = [one for one in contrasts if one.p is not None]
     adjusted = dict(zip(map(id, tested), holm([one.p for one in tested if one.p is not None]), strict=True))
-    return [
-        dataclasses.replace(one, variant=titles[one.variant], p_adjusted=adjusted.get(id(one))) for one in contrasts
-    ]
+    return [dataclasses.replace(one, p_adjusted=adjusted.get(id(one))) for one in contrasts]
 
 
-def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | None:
+def _contrast(name: str, other: RunStatus, first: RunStatus) -> BetweenRuns | None:
     """Return the contrast of a variant, its p not adjusted; None if it has no trials in one of the runs."""
-    ours, theirs = _scores(other, label), _scores(first, label)
+    ours, theirs = _scores(other, name), _scores(first, name)
     if not (ours and theirs):
         return None
     shared = sorted(ours.keys() & theirs.keys())
@@ -75,9 +75,9 @@ def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | N
         ours, theirs = ({seed: one[seed] for seed in shared} for one in (ours, theirs))
     both = np.array(list(ours.values())), np.array(list(theirs.values()))
     stops = any(one.manifest.declaration.looks for one in (other, first))
-    interval, p = (None, None) if stops else (_independent(*both) if unpaired else _paired(*both, label, other))
+    interval, p = (None, None) if stops else (_independent(*both) if unpaired else _paired(*both, name, other))
     return BetweenRuns(
-        label,
+        name,
         other.manifest.run,
         first.manifest.run,
         (len(ours), len(theirs)),
@@ -89,9 +89,10 @@ def _contrast(label: str, other: RunStatus, first: RunStatus) -> BetweenRuns | N
     )
 
 
-def _scores(run_status: RunStatus, label: str) -> Mapping[int, float]:
-    """Return the Test accuracy of a variant's complete trials, by seed."""
-    return {one.seed: one.test_accuracy for one in run_status.results(label) if one.test_accuracy is not None}
+def _scores(run_status: RunStatus, name: str) -> Mapping[int, float]:
+    """Return the Test accuracy of a variant's complete trials, by seed; `name` is what tables call it."""
+    results = (one for one in run_status.finished.values() if one.variant == name)
+    return {one.seed: one.test_accuracy for one in results if one.test_accuracy is not None}
 
 
 def _unpaired(one: Identity, other: Identity) -> str | None:
@@ -103,8 +104,8 @@ def _unpaired(one: Identity, other: Identity) -> str | None:
     return None if splits[0] == splits[1] else "another split"
 
 
-def _paired(ours_S: Array, theirs_S: Array, label: str, other: RunStatus) -> tuple[Interval | None, float]:
-    rng = np.random.default_rng([RESAMPLING_SEED, *f"{label} in {other.manifest.run}".encode()])
+def _paired(ours_S: Array, theirs_S: Array, name: str, other: RunStatus) -> tuple[Interval | None, float]:
+    rng = np.random.default_rng([RESAMPLING_SEED, *f"{name} in {other.manifest.run}".encode()])
     means = SubsetMeans.of(ours_S - theirs_S, rng)
     return Difference().interval(means, SIGNIFICANCE), Difference().p(means)
 

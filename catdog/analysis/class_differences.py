@@ -25,11 +25,17 @@ class ClassDifference:
     mean: float
     interval: Interval | None
     """Of the mean over seeds, at 95 % for all classes together; None for fewer than three seeds, or equal ones."""
+    seeds: int
 
     @property
     def is_clear(self) -> bool:
         """Return whether the difference is told from zero."""
         return self.interval is not None and self.interval.excludes_zero
+
+    @property
+    def is_constant(self) -> bool:
+        """Return whether all seeds, three or more, have the same difference, which is not zero."""
+        return self.interval is None and self.seeds >= FEWEST_FOR_AN_INTERVAL and abs(self.mean) > 10.0**-DIGITS
 
 
 def class_differences(predictions: Predictions, contrast: Contrast) -> list[ClassDifference]:
@@ -64,6 +70,7 @@ def class_differences(predictions: Predictions, contrast: Contrast) -> list[Clas
             float(theirs_SK[:, k].mean()),
             float(mean_K[k]),
             Interval(float(low_K[k]), float(high_K[k])) if half_K[k] > 10.0**-DIGITS else None,
+            len(seeds),
         )
         for k in np.flatnonzero(images_K).tolist()
     ]

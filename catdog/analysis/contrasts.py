@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.analysis.evidence import Evidence, FixedEvidence, Question, evidence_of
-from catdog.analysis.intervals import Interval, summarise, two_way_moments
+from catdog.analysis.intervals import Interval, Moments, summarise, two_way_moments
 from catdog.analysis.power import detectable_difference
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.questions import Difference, Equivalence
@@ -71,6 +71,8 @@ def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Cont
     samples = paired(run_status, predictions, declared.reference, [one for one in names if one != declared.reference])
     differences = _answers(Difference(), samples, declared.primary)
     equivalences = {} if effect is None else _answers(Equivalence(effect), samples, declared.primary)
+    moments = {label: _moments(predictions, names[label], reference, sample) for label, sample in samples.items()}
+    new_images = _on_new_images(moments, samples, declared.primary)
     return [
         _contrast(
             name,
@@ -80,7 +82,8 @@ def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Cont
             differences.get(label),
             equivalences.get(label),
             effect,
-            predictions,
+            moments.get(label),
+            new_images.get(label),
         )
         for label, name in names.items()
         if name != reference
@@ -158,18 +161,37 @@ def _scores(run_status: RunStatus, name: str) -> Scores:
 
 
 def _answers(question: Question, samples: Mapping[str, Sample], primary: str | None) -> dict[str, Answer]:
-    """Answer a question for every contrast, the primary one alone, the others as a family.
+    """Answer a question for every contrast, family by family."""
+    return {
+        label: answer
+        for family in _families(samples, primary)
+        for label, answer in answer_family({label: (question, samples[label]) for label in family}).items()
+    }
+
+
+def _families(samples: Mapping[str, Sample], primary: str | None) -> list[list[str]]:
+    """Return which contrasts are tested together: the primary one alone, the others as a family.
 
     Those that were added after the first look are another family: they do not change what was decided.
     """
     kinds: dict[tuple[bool, bool], list[str]] = {}
     for label, sample in samples.items():
         kinds.setdefault((label == primary, sample.looked is None), []).append(label)
-    return {
-        label: answer
-        for family in kinds.values()
-        for label, answer in answer_family({label: (question, samples[label]) for label in family}).items()
-    }
+    return list(kinds.values())
+
+
+def _on_new_images(
+    moments: Mapping[str, Moments | None], samples: Mapping[str, Sample], primary: str | None
+) -> dict[str, Interval | None]:
+    """Return the intervals on new images, Holm-adjusted by p of their own: that is another claim than over seeds."""
+    intervals = {}
+    for family in _families(samples, primary):
+        alphas, found = [samples[label].evidence.alpha for label in family], [moments[label] for label in family]
+        p_values = [1.0 if one is None else one.p for one in found]
+        levels = holm_levels(p_values, alphas)
+        for label, one, alpha, level in zip(family, found, alphas, levels, strict=True):
+            intervals[label] = None if one is None else one.interval(alpha(level))
+    return intervals
 
 
 def answer_family(asked: Mapping[Key, tuple[Question, Sample]]) -> dict[Key, Answer]:
@@ -190,14 +212,13 @@ def _contrast(
     difference: Answer | None,
     equivalence: Answer | None,
     smallest_effect: float | None,
-    predictions: Predictions | None,
+    moments: Moments | None,
+    new_images: Interval | None,
 ) -> Contrast:
     if sample is None:
         nothing = np.empty(0)
         sample = Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, (), None)
     differences = sample.ours_S - sample.theirs_S
-    images_SN = None if predictions is None else image_differences(predictions, name, reference, sample.seeds)
-    moments = None if images_SN is None else two_way_moments(images_SN)
     return Contrast(
         variant=name,
         reference=reference,
@@ -210,14 +231,17 @@ def _contrast(
         smallest_effect=smallest_effect,
         probability_of_improvement=probability_of_improvement(sample.ours_S, sample.theirs_S),
         correlation=correlation(sample.ours_S, sample.theirs_S),
-        interval_new_images=None
-        if moments is None or difference is None
-        else moments.interval(sample.evidence.alpha(difference.level)),
+        interval_new_images=new_images,
         images_add=moments is None or moments.images_add,
         detectable=detectable_difference(differences),
         ended=sample.ended,
         looked=sample.looked,
     )
+
+
+def _moments(predictions: Predictions | None, name: str, reference: str, sample: Sample) -> Moments | None:
+    images_SN = None if predictions is None else image_differences(predictions, name, reference, sample.seeds)
+    return None if images_SN is None else two_way_moments(images_SN)
 
 
 def image_differences(

@@ -73,23 +73,32 @@ class Moments:
     freedom: float
     images_add: bool = True
     """Whether images differ by more than chance: if not, the variance is that over seeds alone."""
+    seeds_variance: float = 0.0
+    """The variance over seeds alone, of `seeds_freedom`: of few seeds, its interval may be the wider one."""
+    seeds_freedom: float = math.inf
+
+    @property
+    def p(self) -> float:
+        """Return the two-sided p of no difference: below `alpha` exactly if the interval excludes zero."""
+        if not self.mean:
+            return 1.0
+        return max(
+            float(2 * scipy.stats.t.sf(abs(self.mean) / math.sqrt(variance), freedom)) if variance else 0.0
+            for variance, freedom in self._variances
+        )
 
     def interval(self, alpha: float = 1 - CONFIDENCE) -> Interval | None:
         """Return the interval of the mean at 1 − `alpha`, in percentage points; None at level 0."""
         if not alpha:
             return None
-        half = scipy.stats.t.ppf(1 - alpha / 2, self.freedom) * math.sqrt(self.variance)
+        half = max(
+            scipy.stats.t.ppf(1 - alpha / 2, freedom) * math.sqrt(variance) for variance, freedom in self._variances
+        )
         return Interval(float(100 * (self.mean - half)), float(100 * (self.mean + half)))
 
-
-def two_way_interval(differences_SN: npt.NDArray[np.int8], alpha: float = 1 - CONFIDENCE) -> Interval | None:
-    """Return the interval at 1 − `alpha` of the mean over other seeds *and* images, in percentage points.
-
-    `differences_SN` is 1 where only our model is right, -1 where only the other is, else 0. None for fewer than three
-    seeds, at level 0, or if all differences are 0.
-    """
-    found = two_way_moments(differences_SN)
-    return None if found is None else found.interval(alpha)
+    @property
+    def _variances(self) -> tuple[tuple[float, float], ...]:
+        return (self.variance, self.freedom), (self.seeds_variance, self.seeds_freedom)
 
 
 def two_way_moments(differences_SN: npt.NDArray[np.int8] | Array) -> Moments | None:
@@ -116,17 +125,23 @@ def two_way_moments(differences_SN: npt.NDArray[np.int8] | Array) -> Moments | N
     else:  # images make no difference beyond chance
         variance, freedom, images_add = of_seeds, freedoms[0], False
     variance = max(0.0, float(variance))  # rounding may leave less than 0
-    return Moments(mean, variance / (seeds * images), float(freedom), images_add)
+    over_seeds = float(of_seeds) / (seeds * images), float(freedoms[0])
+    return Moments(mean, variance / (seeds * images), float(freedom), images_add, *over_seeds)
 
 
 def weighted_moments(parts: Sequence[tuple[float, Moments]]) -> Moments:
     """Return the moments of a sum of independent means with weights: variances add (Satterthwaite 1946)."""
-    mean, variances = (
-        sum(weight * one.mean for weight, one in parts),
-        [weight**2 * one.variance for weight, one in parts],
-    )
-    squares = sum(variance**2 / one.freedom for variance, (_, one) in zip(variances, parts, strict=True))
-    return Moments(mean, sum(variances), sum(variances) ** 2 / squares if squares else math.inf)
+    mean = sum(weight * one.mean for weight, one in parts)
+    both = _sum_of([(weight**2 * one.variance, one.freedom) for weight, one in parts])
+    over_seeds = _sum_of([(weight**2 * one.seeds_variance, one.seeds_freedom) for weight, one in parts])
+    return Moments(mean, *both, True, *over_seeds)
+
+
+def _sum_of(variances: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the sum of variances, each with its degrees of freedom, and those of the sum."""
+    total = sum(variance for variance, _ in variances)
+    squares = sum(variance**2 / freedom for variance, freedom in variances)
+    return total, total**2 / squares if squares else math.inf
 
 
 def std_interval(values: Sequence[float] | Array) -> Interval | None:
@@ -136,7 +151,7 @@ def std_interval(values: Sequence[float] | Array) -> Interval | None:
     for n = 30. None for fewer than two values, or if all are equal.
     """
     n = len(values)
-    if n < 2 or np.ptp(values) == 0:
+    if n < 2 or are_equal(values):
         return None
     tail = (1 - CONFIDENCE) / 2
     squares = np.var(values, ddof=1) * (n - 1)
@@ -150,7 +165,7 @@ def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array
     From the F distribution of the ratio of two sample variances. None if either has fewer than two values, or a
     variance of 0.
     """
-    if min(len(part), len(whole)) < 2 or np.ptp(part) == 0 or np.ptp(whole) == 0:
+    if min(len(part), len(whole)) < 2 or are_equal(part) or are_equal(whole):
         return None
     ratio = float(np.var(part, ddof=1) / np.var(whole, ddof=1))
     tail = (1 - CONFIDENCE) / 2
@@ -158,6 +173,6 @@ def variance_share(part: Sequence[float] | Array, whole: Sequence[float] | Array
     return ratio, Interval(ratio / high, ratio / low)
 
 
-def are_equal(values: Array) -> bool:
+def are_equal(values: Sequence[float] | Array) -> bool:
     """Return whether `values` (n,) differ by no more than rounding error."""
     return bool(np.ptp(values) < 10.0**-DIGITS)

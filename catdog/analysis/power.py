@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from catdog.analysis.intervals import DIGITS, FEWEST_FOR_AN_INTERVAL, are_equal
+from catdog.analysis.intervals import DIGITS, are_equal
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import SIGNIFICANCE
 
@@ -18,6 +18,8 @@ Array = npt.NDArray[np.float64]
 POWER = 0.8
 FEW_PAIRS = 15
 """Below, the sign-flip test has clearly less power than Student's, and is simulated."""
+FEWEST_TO_DETECT = 8
+"""Pairs: from here on its power is within three points of Student's, of which six have 59 % for 80 %, seven 76 %."""
 SIMULATED = 2000
 MOST_PAIRS = 100_000
 STEPS = 20
@@ -34,10 +36,11 @@ def paired_power(n: int, effect: float, level: float) -> float:
 def detectable_difference(differences: Array) -> float | None:
     """Return the true mean difference that n pairs detect at 5 % with 80 % power.
 
-    With the standard deviation of `differences` (n,). None for fewer than three, or if all are equal.
+    With the standard deviation of `differences` (n,). None for fewer than eight, of which the sign-flip test finds
+    clearly less than a t-test, or if all are equal.
     """
     n = len(differences)
-    if n < FEWEST_FOR_AN_INTERVAL or are_equal(differences):
+    if n < FEWEST_TO_DETECT or are_equal(differences):
         return None
 
     def shortfall(effect: float) -> float:

@@ -5,7 +5,7 @@ improvement).
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,17 +31,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def holm_levels(p_values: Sequence[float]) -> list[float]:
+def holm_levels(p_values: Sequence[float], alphas: Sequence[Callable[[float], float]] | None = None) -> list[float]:
     """Return the level at which each of a family is tested: `SIGNIFICANCE` / m for the smallest p, then / (m − 1), ….
 
     From the first that is not rejected on, all have its level. So p is below its level exactly if the adjusted p is
-    below `SIGNIFICANCE`, and an interval at this level excludes zero exactly then.
+    below `SIGNIFICANCE`, and an interval at this level excludes zero exactly then. Where a test may spend only
+    some of its level, `alphas` return how much.
     """
     levels, level, rejecting = [0.0] * len(p_values), SIGNIFICANCE, True
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
         if rejecting:
             level = SIGNIFICANCE / (len(p_values) - rank)
-            rejecting = p_values[index] < level
+            rejecting = p_values[index] < (level if alphas is None else alphas[index](level))
         levels[index] = level
     return levels
 
@@ -92,7 +93,8 @@ def probability_of_improvement(ours: Array, theirs: Array) -> float | None:
 def correlation(ours: Array, theirs: Array) -> float | None:
     """Return Pearson's correlation of pairs (n,), (n,); None for fewer than three, or if one side is constant.
 
-    It measures the gain from pairing, which multiplies the variance of a difference by 1 - correlation.
+    It measures the gain from pairing, which multiplies the variance of a difference by 1 - correlation if both sides
+    spread alike, and gains less if they do not.
     """
     if len(ours) < FEWEST_FOR_AN_INTERVAL or are_equal(ours) or are_equal(theirs):
         return None

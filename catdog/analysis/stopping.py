@@ -96,10 +96,12 @@ class EarlyStop:
     hours: float
     """Of the variant's trials up to that look, one at a time."""
     hours_spent: float
-    """Of all its trials."""
+    """Of all its trials, complete or diverged."""
 
 
-def early_stops(run_status: RunStatus, looks_of: Callable[[int], Sequence[int]]) -> list[EarlyStop]:
+def early_stops(
+    run_status: RunStatus, predictions: Predictions | None, looks_of: Callable[[int], Sequence[int]]
+) -> list[EarlyStop]:
     """Return how each contrast of a complete run would have ended early, then the reference's trials.
 
     The looks are taken as a sweep takes them, from the stored results. `looks_of` returns after how many of n seeds.
@@ -113,13 +115,14 @@ def early_stops(run_status: RunStatus, looks_of: Callable[[int], Sequence[int]])
     planned = dataclasses.replace(declared, looks=tuple(looks_of(len(seeds))), seeds=tuple(seeds))
     looks: list[Look] = []
     run_status = dataclasses.replace(run_status, manifest=dataclasses.replace(manifest, declared=(planned,)))
-    while (look := take_look(dataclasses.replace(run_status, looks=looks), None)) is not None:
+    while (look := take_look(dataclasses.replace(run_status, looks=looks), predictions)) is not None:
         looks.append(look)
     ended = {label: (outcome, look.planned) for look in looks for label, outcome in look.outcomes.items()}
     last = max((end for _, end in ended.values()), default=0)
     found = []
     for label, (outcome, end) in (ended | {declared.reference: ("the reference", last)}).items():
-        hours = {one.seed: one.seconds / 3600 for one in run_status.results(label)}
+        results = [one.result for one in run_status.trials if one.result and one.planned.variant.label == label]
+        hours = {one.seed: one.seconds / 3600 for one in results}
         used = sum(hours.get(seed, 0.0) for seed in seeds[:end])
         of = (manifest.run, manifest.spec(label).title, manifest.spec(declared.reference).title)
         found.append(EarlyStop(*of, outcome, end, len(seeds), used, sum(hours.values())))

@@ -98,7 +98,7 @@ class Contrast:
     correlation: float | None
     """Between the paired accuracies."""
     interval_new_images: Interval | None
-    """95 % interval of the mean, over seeds and test images, adjusted as that over seeds."""
+    """95 % interval of the mean, over seeds and test images, Holm-adjusted by a p of its own."""
     detectable: float | None
     """The true difference that n pairs detect with 80 % power, tested alone."""
     ended: tuple[int, ...]
@@ -270,6 +270,7 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
                 **_bounds("equivalence", contrast.interval_equivalence),
                 **_p_values("p_equivalence", contrast.equivalence),
                 "diverged": contrast.diverged,
+                "level": contrast.difference and contrast.difference.level,
                 **({"looked_after": contrast.looked and contrast.looked.after} if may_stop else {}),
                 **_log_loss(contrast.log_loss),
             }

@@ -27,7 +27,7 @@ from catdog.storage.serialization import to_json
 CARD, CLASSES = "card.json", "classes.txt"
 """Files inside a program, and properties of an ONNX model: its `ModelCard`, and the class names, one a line."""
 TOLERANCE = 1e-4
-"""How far an output may be from the original's, as a share of its largest value: graphs compute in other orders."""
+"""How far an output may be from the original's, as a share of its largest value if that exceeds 1: orders differ."""
 LEAST_AGREEMENT = 0.9
 """Of the classes predicted here with those that the trial stored; processors and precisions differ."""
 

@@ -32,8 +32,8 @@ def effects_table(found: Sequence[AcrossSets]) -> pd.DataFrame:
                 "difference": effect.mean,
                 "difference_low": effect.interval and effect.interval.low,
                 "difference_high": effect.interval and effect.interval.high,
-                "p": effect.p,
-                "p_adjusted": effect.p_adjusted,
+                "p": effect.difference and effect.difference.p,
+                "p_adjusted": effect.difference and effect.difference.p_adjusted,
                 "outcome": effect.outcome,
                 "smallest_effect": effect.of.smallest_effect,
             }
@@ -87,6 +87,7 @@ def effects_rows(found: Sequence[AcrossSets]) -> tuple[tuple[str, ...], tuple[tu
 def _columns(rows: Sequence[tuple[AcrossSets, Effect]]) -> dict[str, list[str]]:
     recipes = [effect.of.identity.recipe for _, effect in rows]
     datasets, backbones = [one.dataset for one in recipes], [one.backbone for one in recipes]
+    answers = [effect.difference for _, effect in rows]
     return {
         "set": [effect.of.name for _, effect in rows],
         **({"dataset": datasets} if len(set(datasets)) > 1 else {}),
@@ -95,7 +96,7 @@ def _columns(rows: Sequence[tuple[AcrossSets, Effect]]) -> dict[str, list[str]]:
         "n": [str(effect.n) for _, effect in rows],
         "difference": [signed(effect.mean) for _, effect in rows],
         "95 % interval": [interval(effect.interval) for _, effect in rows],
-        "p": [p_value(effect.p) for _, effect in rows],
-        "adjusted p": [p_value(effect.p_adjusted) for _, effect in rows],
+        "p": [p_value(one.p if one else None) for one in answers],
+        "adjusted p": [p_value(one.p_adjusted if one else None) for one in answers],
         "outcome": [effect.outcome for _, effect in rows],
     }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from catdog.analysis.class_differences import ClassDifference, class_differences
+from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.run_data import ReportContent
 from catdog.analysis.verdicts import ON_TEST_SET, Contrast
@@ -33,17 +34,21 @@ def by_class(content: ReportContent) -> Iterator[tuple[Contrast, str, Table]]:
 
 
 def _sentence(found: list[ClassDifference], classes: list[str], noun: str) -> str:
-    clear = sorted((one for one in found if one.is_clear), key=lambda one: -abs(one.mean))
-    if all(one.interval is None for one in found):
-        return f"Too few seeds to tell which of the {counted(len(found), noun)} differ."
-    if not clear:
-        return f"No {noun} of {len(found):,} differs by more than the seeds’ chance explains."
-    names = ", ".join(f"{classes[one.label]} {signed(one.mean)}" for one in clear[:MOST_NAMED])
-    some = f"; the largest {MOST_NAMED}: " if len(clear) > MOST_NAMED else ": "
+    clear, constant = [one for one in found if one.is_clear], [one for one in found if one.is_constant]
+    of = f"of the {counted(len(found), noun)}"
+    if found[0].seeds < FEWEST_FOR_AN_INTERVAL:
+        return f"Too few seeds to tell which {of} differ."
     does = "differs" if len(clear) == 1 else "differ"
-    return (
-        f"{len(clear)} of the {counted(len(found), noun)} {does} by more than the seeds’ chance explains{some}{names}."
-    )
+    chance = f"{len(clear)} {of} {does} by more than the seeds’ chance explains{_named(clear, classes)}."
+    said = chance if clear else f"The difference of none {of} is told from zero."
+    same = f" {len(constant)} without an interval, the same in all {found[0].seeds} seeds{_named(constant, classes)}."
+    return said + same * bool(constant)
+
+
+def _named(found: list[ClassDifference], classes: list[str]) -> str:
+    largest = sorted(found, key=lambda one: -abs(one.mean))[:MOST_NAMED]
+    some = f"; the largest {MOST_NAMED}: " if len(found) > MOST_NAMED else ": "
+    return some + ", ".join(f"{classes[one.label]} {signed(one.mean)}" for one in largest)
 
 
 def _plot(contrast: Contrast, found: list[ClassDifference], classes: list[str], noun: str) -> Table:
@@ -71,7 +76,7 @@ def _plot(contrast: Contrast, found: list[ClassDifference], classes: list[str], 
 
 
 def hardest_images(predictions: Predictions, noun: str) -> Table | None:
-    """Return the Test images that most trials of all variants get wrong; None if none is ever wrong."""
+    """Return the Test images that trials of all variants most often get wrong; None if none is ever wrong."""
     predicted_TN = np.concatenate(list(predictions.predicted_SN.values()))
     wrong_N = (predicted_TN != predictions.labels_N).sum(axis=0)
     classes = [readable(name) for name in predictions.classes]
@@ -89,7 +94,7 @@ def hardest_images(predictions: Predictions, noun: str) -> Table | None:
     rows = tuple(row(n) for n in np.argsort(-wrong_N, kind="stable")[:MOST_PAIRS].tolist() if wrong_N[n])
     columns = ("Image", f"True {noun}", "Most frequent mistake", "Trials that get it wrong")
     always = f"{(wrong_N == len(predicted_TN)).sum():,} of {len(wrong_N):,}"
-    caption = f"Test images that most trials of all variants get wrong ({always} are wrong in every trial)"
+    caption = f"Test images that trials of all variants most often get wrong ({always} are wrong in every trial)"
     return Table(caption, columns, rows, frozenset({0, 1, 2})) if rows else None
 
 

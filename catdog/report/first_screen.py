@@ -15,7 +15,7 @@ from catdog.formatting import counted, format_accuracy, format_points, format_si
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
 from catdog.report.power_plan import cost_of
-from catdog.report.tables import NOTHING, Table, interval, signed
+from catdog.report.tables import NOTHING, Table, holm_note, interval, signed
 from catdog.runs.looks import HOPELESS, UNDECIDED
 
 MOST_CONTRASTS, MOST_NAMED = 100, 5
@@ -63,7 +63,13 @@ def contrasts_plot(content: ReportContent) -> Table | None:
         if shown[0].is_primary
         else ""
     )
-    caption = f"Mean Test accuracy, and its difference from {reference} in percentage points{some}{primary}."
+    holm = holm_note(shown)
+    n = dict(zip(content.table["variant"], content.table["n"], strict=True))
+    all_paired = all(n[one.variant] == n[reference] == one.n for one in shown)
+    over = "" if all_paired else " Test is over all complete trials, differences over pairs."
+    caption = (
+        f"Mean Test accuracy, and its difference from {reference} in percentage points{some}{primary}{holm}.{over}"
+    )
     columns = (
         "Variant", "Test %", "Difference", f"95 % interval {ON_TEST_SET}", f"95 % interval {ON_NEW_IMAGES}", "Verdict",
     )  # fmt: skip
@@ -148,7 +154,13 @@ def splits_line(content: ReportContent) -> str | None:
             and (lifts[names[0]] - lifts[names[1]]) * by_choice <= 0
         ):
             chosen += " That does not explain why the two differ."
-    return f"{what}. They are different images.{chosen} Read Test: it chooses nothing and is scored once."
+    looks = content.run_status.manifest.declaration.looks
+    once = (
+        "it chooses no epoch and is scored once per trial; looks at it decide when to stop"
+        if looks
+        else "it chooses nothing and is scored once"
+    )
+    return f"{what}. They are different images.{chosen} Read Test: {once}."
 
 
 def _lift(content: ReportContent, name: str) -> float | None:

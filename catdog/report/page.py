@@ -99,6 +99,7 @@ def build_page(
         primary=[contrast for contrast in content.contrasts if contrast.is_primary],
         others=[contrast for contrast in content.contrasts if not contrast.is_primary],
         declared=manifest.declared_lines,
+        looks=manifest.declaration.looks,
         pairing=pairing_line(content.contrasts),
         comparison=tables.comparison(content),
         ties=tie_lines(content.table),
@@ -228,7 +229,7 @@ def _differences(content: ReportContent) -> list[Picture]:
             figures.differences_svg(paired, variants),
             f"Paired differences of Test accuracy, mean and 95 % interval {ON_TEST_SET}: {said}.",
             f"{_points(max(one.n for one in paired), 'pair').capitalize()}, the mean and its 95 % interval "
-            f"{ON_TEST_SET}{figures.some_of(figures.MOST_ROWS, len(paired), 'contrasts')}",
+            f"{ON_TEST_SET}{figures.some_of(figures.MOST_ROWS, len(paired), 'contrasts')}{tables.holm_note(paired)}",
         )
     ]
     primary = next((contrast for contrast in paired if contrast.is_primary), None)

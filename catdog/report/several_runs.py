@@ -68,7 +68,7 @@ def between_table(found: Sequence[BetweenRuns]) -> Table:
         )
         for one in found
     ]
-    columns = ("Variant", "Runs", "n", "Difference", "95 % interval", "p", "Adjusted p", "Trials")
+    columns = ("Variant", "Runs", "n", "Difference", "95 % interval, alone", "p", "Adjusted p", "Trials")
     return Table("Between runs", columns, tuple(rows), frozenset({0, 1, 7}))
 
 

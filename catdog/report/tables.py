@@ -127,7 +127,15 @@ def contrasts(found: Sequence[Contrast]) -> Table:
         "Probability of improvement", "Correlation", f"95 % interval {ON_NEW_IMAGES}", "n",
     )  # fmt: skip
     primary = frozenset(row[0] for row, one in zip(rows, found, strict=True) if one.is_primary)
-    return Table("Differences of Test accuracy in points, paired by seed", columns, rows, strong=primary)
+    caption = f"Differences of Test accuracy in points, paired by seed{holm_note(found)}"
+    return Table(caption, columns, rows, strong=primary)
+
+
+def holm_note(found: Sequence[Contrast]) -> str:
+    """Return which intervals of these contrasts are Holm-adjusted, as the end of a caption; nothing if none is."""
+    if all(one.is_primary for one in found):
+        return ""
+    return f"; all intervals{' but the primary’s' * any(one.is_primary for one in found)} are Holm-adjusted"
 
 
 def log_losses(found: Sequence[Contrast]) -> Table | None:

@@ -128,10 +128,12 @@ def test_a_set_is_tested_as_the_run_itself_and_p_is_adjusted_over_all_sets() -> 
     for effect in effects:
         contrast = contrasts[effect.of.run, effect.contender]
         assert contrast.difference is not None
-        assert (effect.n, effect.mean, effect.p) == (contrast.n, contrast.mean, contrast.difference.p)
+        assert effect.difference is not None
+        assert (effect.n, effect.mean, effect.difference.p) == (contrast.n, contrast.mean, contrast.difference.p)
         assert (effect.interval is not None) == (effect.n >= 6)
     for one in found:  # one is primary, and there is only one besides
-        assert [effect.p_adjusted for effect in one.effects] == holm([effect.p or 0.0 for effect in one.effects])
+        answers = [effect.difference for effect in one.effects if effect.difference is not None]
+        assert [answer.p_adjusted for answer in answers] == holm([answer.p for answer in answers])
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,9 @@ def test_of_several_contenders_the_primary_is_tested_alone_and_the_others_togeth
     assert [one.difference.p_adjusted for one in (gem, largest)] == holm([gem.difference.p, largest.difference.p])
     others = compared(first, a_run("b", ["baseline", "gem", "se"], recipe=nine))
     assert not any(one.is_primary for one in others), "the runs' primary contrasts differ"
+    tuned = Declaration("baseline", f"baseline:{R50}", None)
+    reference = a_run("b", ["baseline", "se", f"baseline:{R50}", f"se:{R50}"], recipe=nine, declared=tuned)
+    assert not any(one.is_primary for one in compared(first, reference)), "that run's primary one is a set's reference"
 
 
 def test_a_variant_without_pairs_makes_the_others_no_less_certain() -> None:
@@ -279,6 +284,10 @@ def test_the_mean_joins_the_pairs_of_a_seed_that_all_sets_have() -> None:
         differences = dict(zip(effect.pairs.seeds, effect.pairs.ours_S - effect.pairs.theirs_S, strict=True))
         of_seeds.append([differences[seed] for seed in range(2, 6)])
     assert 100 * found.mean.mean == pytest.approx(np.mean(of_seeds))
+    assert found.left_out == 5 + 5 + 6 + 6 + 6 - 5 * 4
+    assert figures(found)[1].startswith(
+        "The mean of these 5 sets, without 8 pairs that not all sets on the same images"
+    )
 
 
 @pytest.mark.slow

@@ -59,8 +59,8 @@ def test_classes_that_test_lacks_are_left_out_and_two_seeds_or_equal_ones_have_n
     for seeds in (2, 3):
         two = predictions_of(np.repeat(correct[:, :1], seeds, axis=1), labels_N, 3)
         found = class_differences(two, contrast_of(seeds))
-        assert [(one.label, one.images, one.mean, one.interval) for one in found] == [
-            (0, 10, 20.0, None), (2, 10, 0.0, None)
+        assert [(one.label, one.images, one.mean, one.interval, one.is_constant) for one in found] == [
+            (0, 10, 20.0, None, seeds == 3), (2, 10, 0.0, None, False)
         ]  # fmt: skip
     assert class_differences(two, contrast_of(0)) == []
 

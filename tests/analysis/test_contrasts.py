@@ -13,7 +13,7 @@ from catdog.analysis.significance import holm
 from catdog.analysis.verdicts import Answer, Contrast, pairing_line
 from catdog.formatting import format_points, format_range
 from catdog.storage import MemoryStore
-from tests.helpers.made_runs import make_run
+from tests.helpers.made_runs import favoured_on_images, make_run
 
 THREE = ("baseline", "attention", "multi-attention")
 
@@ -54,6 +54,21 @@ def test_a_clear_gain_is_called_better_and_a_clear_loss_worse() -> None:
     assert multi.interval_new_images.low < multi.interval.low
     assert multi.probability_of_improvement is not None
     assert multi.probability_of_improvement > 0.9
+
+
+def test_the_intervals_on_new_images_are_adjusted_by_their_own_p() -> None:
+    """se has the smallest p over seeds, gem that over images: 0.035, too large for the first of a family of two."""
+    labels, effect = ("baseline", "multi-attention", "se", "gem"), {"se": 9.0, "gem": 7.0}
+    run_status = make_run(MemoryStore(), labels, range(10), effect=effect, test_images=300)
+    gains = {"se": (10, 10), "gem": (19, 8), "multi-attention": (0, 0)}
+    _, se, gem = compare(run_status, favoured_on_images(labels, 10, gains))
+    assert se.difference is not None
+    assert gem.difference is not None
+    assert se.difference.level < gem.difference.level == 0.05
+    assert gem.words == "gem is better than baseline on this test set; whether on new images, too, is open."
+    _, se, gem = compare(run_status, favoured_on_images(labels, 10, gains | {"se": (30, 0)}))
+    assert gem.words == "gem is better than baseline on this test set, and on new images like these."
+    assert se.words == "se is better than baseline on this test set, and on new images like these."
 
 
 def test_where_new_images_add_no_uncertainty_the_verdict_says_why() -> None:

@@ -5,9 +5,12 @@ import runpy
 import numpy as np
 import pytest
 
+from catdog.analysis.contrasts import compare
 from catdog.analysis.power import pairs_needed
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import holm
+from catdog.storage import MemoryStore
+from tests.helpers.made_runs import favoured_on_images, make_run
 from tests.helpers.project import ROOT
 
 pytestmark = pytest.mark.slow
@@ -68,6 +71,19 @@ def test_one_in_twenty_sweeps_without_a_better_variant_raises_a_false_alarm() ->
         family_alarms += min(holm(others)) < 0.05
     assert 0.035 <= alarms / REPETITIONS <= 0.065
     assert family_alarms / REPETITIONS <= 0.06
+
+
+def test_of_many_contrasts_hardly_any_is_wrongly_said_to_hold_on_new_images() -> None:
+    """All are better over seeds, and on other images none is: luck alone says on which images of this test set."""
+    labels, seeds, repetitions = ("baseline", "multi-attention", *(f"se:reduction={n}" for n in range(2, 14))), 12, 500
+    run_status = make_run(MemoryStore(), labels, range(seeds), test_images=100, effect=dict.fromkeys(labels[1:], 9.0))
+    rng, alarms = np.random.default_rng(5), 0
+    for _ in range(repetitions):
+        gains = {label: (more, 40 - more) for label, more in zip(labels, rng.binomial(40, 0.5, 14), strict=True)}
+        _, *others = compare(run_status, favoured_on_images(labels, seeds, gains | {"baseline": (0, 0)}))
+        assert {one.outcome for one in others} == {"better"}
+        alarms += any("and on new images" in one.words for one in others)
+    assert alarms / repetitions <= 0.05 + 2.5 * (0.05 * 0.95 / repetitions) ** 0.5
 
 
 @pytest.mark.parametrize(("effect", "power"), [(0.5, 0.8), (0.8, 0.9), (1.0, 0.8), (2.0, 0.8)])

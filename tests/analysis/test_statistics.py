@@ -15,12 +15,12 @@ from catdog.analysis.intervals import (
     Moments,
     std_interval,
     t_interval,
-    two_way_interval,
     two_way_moments,
     variance_share,
     weighted_moments,
 )
 from catdog.analysis.power import detectable_difference
+from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import (
     correlation,
     holm,
@@ -33,6 +33,11 @@ VALUES = st.lists(st.floats(-5, 5).map(lambda value: round(value, 2)), min_size=
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def two_way_interval(differences_SN: npt.NDArray[np.int8]) -> Interval | None:
+    moments = two_way_moments(differences_SN)
+    return moments and moments.interval()
 
 
 @settings(deadline=None, max_examples=30)
@@ -50,12 +55,26 @@ def test_the_probability_of_improvement_counts_pairs(ours: list[float], theirs: 
 
 @pytest.mark.parametrize(
     ("n", "scale"),
-    [(3, 1.0), (4, 1.0), (5, 1.0), (9, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)],
+    [(8, 1.0), (9, 1.0), (10, 0.3), (30, 2.0), (125, 0.3), (1000, 1.0), (20_000, 1.0)],
 )
 def test_the_detectable_difference_agrees_with_statsmodels(n: int, scale: float) -> None:
     differences = rng(n).normal(0, scale, n)
     effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8, alternative="two-sided")
     assert detectable_difference(differences) == pytest.approx(effect * differences.std(ddof=1), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [8, 14])
+def test_the_sign_flip_test_finds_the_detectable_difference_in_about_four_of_five_runs(n: int) -> None:
+    spread, generator = rng(n).normal(0, 1, n), rng(1)
+    effect = detectable_difference(spread)
+    assert effect is not None
+    samples = np.rint(20 * generator.normal(effect / spread.std(ddof=1), 1, (1000, n)))
+    found = [SubsetMeans.of(one, generator).p() < 0.05 for one in samples]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)
+
+
+def test_of_fewer_than_eight_pairs_it_finds_less_and_no_detectable_difference_is_given() -> None:
+    assert detectable_difference(rng(7).normal(0, 1, 7)) is None
 
 
 def test_the_interval_over_seeds_and_images_is_wider_than_over_seeds_alone() -> None:
@@ -86,11 +105,11 @@ def test_the_interval_over_seeds_and_images_is_what_it_was_to_the_last_digit() -
     generator = rng(7)
     luck_N, found = generator.normal(0, 0.3, 200), []
     for scale in (0.3, 0.0):
-        ours_SN, theirs_SN = generator.random((5, 200)) < 0.3 + scale * luck_N, generator.random((5, 200)) < 0.25
+        ours_SN, theirs_SN = generator.random((30, 200)) < 0.3 + scale * luck_N, generator.random((30, 200)) < 0.25
         found.append(two_way_interval(ours_SN.astype(np.int8) - theirs_SN.astype(np.int8)))
     assert found == [
-        Interval(-2.0801915207379675, 13.280191520737969),
-        Interval(-2.065310698436975, 10.265310698436975),
+        Interval(2.3466705415989484, 6.15332945840105),
+        Interval(3.7316281422461572, 7.401705191087175),
     ]
 
 
@@ -138,6 +157,27 @@ def test_images_that_favour_neither_variant_add_nothing_to_the_interval_over_see
     assert favoured.images_add
 
 
+@pytest.mark.parametrize("seeds", [3, 4, 6])
+def test_of_few_seeds_the_interval_over_seeds_and_images_is_never_the_narrower_one(seeds: int) -> None:
+    """Images that differ a little add to the variance less than their many degrees of freedom take from Student's t."""
+    narrower = 0
+    for repetition in range(20):
+        luck_N, generator = rng(repetition).normal(0, 0.1, 300), rng(100 + repetition)
+        gain_S1 = generator.normal(0, 0.03, (seeds, 1))
+        differences_SN = (generator.random((seeds, 300)) < 0.2 + luck_N + gain_S1).astype(np.int8)
+        found, over_seeds = two_way_moments(differences_SN), t_interval(100 * differences_SN.mean(axis=1))
+        assert found is not None
+        assert over_seeds is not None
+        both = found.interval()
+        assert both is not None
+        assert both.high - both.low >= (over_seeds.high - over_seeds.low) * (1 - 1e-9)
+        assert (found.p < 0.05) == both.excludes_zero
+        alone = Moments(found.mean, found.variance, found.freedom).interval()
+        assert alone is not None
+        narrower += alone.high < both.high
+    assert narrower, "without the bound it would be"
+
+
 def test_seeds_that_agree_by_luck_leave_the_mean_over_images_uncertain() -> None:
     interval = two_way_interval(np.eye(3, 10, dtype=np.int8))  # each is better on one image, another each time
     assert interval is not None
@@ -155,3 +195,10 @@ def test_intervals_of_deviations_and_shares_follow_the_tables_of_chi_squared_and
     share, interval = found
     assert share == pytest.approx(2.25)
     assert (interval.low, interval.high) == pytest.approx((2.25 / 4.7181, 2.25 / 0.11230), rel=1e-4)
+
+
+def test_values_that_differ_by_rounding_alone_have_no_deviation() -> None:
+    alike = [0.1 + 0.2, 0.3, 0.3]
+    assert std_interval(alike) is None
+    assert variance_share(alike, [1.0, 2.0]) is None
+    assert variance_share([1.0, 2.0], alike) is None

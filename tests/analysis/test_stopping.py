@@ -168,7 +168,7 @@ def test_the_interval_on_new_images_allows_for_looking_early() -> None:
 
 def test_a_run_of_all_its_seeds_tells_when_each_contrast_would_have_stopped() -> None:
     whole = make_run(MemoryStore(), LABELS, range(30), smallest_effect=2.0, test_images=300, **SOME)
-    stops = {one.variant: one for one in early_stops(whole, lambda seeds: LOOKS)}
+    stops = {one.variant: one for one in early_stops(whole, None, lambda seeds: LOOKS)}
     looks: list[Look] = []
     while (look := take_look(made(30, looks, **SOME), None)) is not None:
         looks.append(look)
@@ -181,10 +181,28 @@ def test_a_run_of_all_its_seeds_tells_when_each_contrast_would_have_stopped() ->
     assert stops["multi-attention"].hours_spent == pytest.approx(sum(seconds) / 3600)
 
 
+def test_diverged_trials_count_at_chance_accuracy_and_their_hours_too_in_what_might_have_stopped() -> None:
+    """Of two classes chance is 50 %: two such seeds leave multi-attention better, two at 0 % would not."""
+    store, diverged = MemoryStore(), [("multi-attention", seed) for seed in (3, 7)]
+    whole = make_run(
+        store, LABELS[:2], range(30), smallest_effect=2.0, test_images=300, classes=2, diverged=diverged,
+        effect={"multi-attention": 8.0},
+    )  # fmt: skip
+    predictions = read_predictions(store, whole)
+    stop, _ = early_stops(whole, predictions, lambda seeds: LOOKS)
+    looked, looks = made(30, classes=2, labels=LABELS[:2], diverged=diverged, **EFFECTS), []
+    while (look := take_look(dataclasses.replace(looked, looks=looks), predictions)) is not None:
+        looks.append(look)
+    assert (stop.outcome, stop.seeds) == (looks[-1].outcomes["multi-attention"], looks[-1].planned) == ("better", 30)
+    of_diverged = [one.result.seconds for one in whole.trials if one.result and one.status == "diverged"]
+    spent = sum(one.seconds for one in whole.results("multi-attention")) + sum(of_diverged)
+    assert stop.hours_spent == pytest.approx(spent / 3600)
+
+
 @pytest.mark.parametrize("options", [{"smallest_effect": None}, {"missing": [("se", 4)]}, {"looks": LOOKS}])
 def test_a_run_that_cannot_be_looked_at_again_tells_of_no_early_stop(options: dict[str, object]) -> None:
     of = {"smallest_effect": 2.0, "test_images": 300, "most_seeds": 30} | options
-    assert early_stops(make_run(MemoryStore(), LABELS, range(6), **of), lambda seeds: LOOKS) == []
+    assert early_stops(make_run(MemoryStore(), LABELS, range(6), **of), None, lambda seeds: LOOKS) == []
 
 
 @pytest.mark.parametrize("short", [False, True])

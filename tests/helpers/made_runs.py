@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import stats
 
+from catdog.analysis.predictions import Predictions
 from catdog.config.recipe import Recipe
 from catdog.data.datasets.base import trimaps_key
 from catdog.data.trimaps import Trimaps
@@ -136,6 +137,23 @@ def make_run(
     )
     store.put(RunPaths(run).launch("first"), to_json(launch))
     return open_run(store, run)
+
+
+def favoured_on_images(
+    labels: Sequence[str], seeds: int, gains: Mapping[str, tuple[int, int]], images: int = 200
+) -> Predictions:
+    """Return predictions by which a variant is right on so many images more, and less, than the first, with every seed.
+
+    The first of `labels` is right on every other image.
+    """
+    labels_N = np.zeros(images, np.int16)
+    wrong_N = (np.arange(images) % 2).astype(np.int16)
+    predicted_SN = {label: np.tile(wrong_N, (seeds, 1)) for label in labels}
+    for label, (more, less) in gains.items():
+        predicted_SN[label][:, 1 : 2 * more : 2] = 0
+        predicted_SN[label][:, 0 : 2 * less : 2] = 1
+    of_seeds = dict.fromkeys(labels, tuple(range(seeds)))
+    return Predictions(("right", "wrong"), np.arange(images).astype(str), labels_N, of_seeds, predicted_SN, {})
 
 
 class _Maker:

@@ -14,8 +14,9 @@ from catdog.config.sweep_options import parse_seeds
 from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_uncertainty_line, splits_line
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
+from catdog.report.page import build_page
 from catdog.runs.looks import HOPELESS
-from tests.helpers.pages import content_of
+from tests.helpers.pages import content_of, text_of
 
 LABELS = ["baseline", "attention", "multi-attention"]
 
@@ -60,6 +61,18 @@ def test_the_forest_plot_has_all_contrasts_the_primary_one_first_with_both_inter
     assert table.rows[0][-1] == "better"
     assert table.plot.estimates[-1] is None
     assert contrasts_plot(dataclasses.replace(decided, contrasts=[])) is None
+
+
+def test_the_caption_says_which_intervals_are_holm_adjusted_and_where_test_is_over_more_trials_than_pairs(
+    decided: ReportContent,
+) -> None:
+    table = contrasts_plot(decided)
+    assert table is not None
+    assert table.caption.endswith("on this test set; all intervals but the primary’s are Holm-adjusted.")
+    missing = [("multi-attention", 1)]
+    torn = contrasts_plot(content_of(LABELS[::2], range(3), epochs=1, test_images=40, classes=4, missing=missing))
+    assert torn is not None
+    assert torn.caption.endswith("on this test set. Test is over all complete trials, differences over pairs.")
 
 
 def test_the_forest_plot_says_how_accurate_each_variant_is_and_what_it_is(decided: ReportContent) -> None:
@@ -128,6 +141,16 @@ def test_how_validation_and_test_differ_is_said_with_the_runs_own_figures_and_no
     assert no_lift is not None
     assert "each trial’s epoch, which can raise it. Read Test: " in no_lift
     assert splits_line(content_of(["baseline"], [0], missing=[("baseline", 0)])) is None
+
+
+def test_of_a_sweep_with_looks_it_is_not_said_that_test_chooses_nothing() -> None:
+    looked = content_of(LABELS[:2], range(3), epochs=1, test_images=40, smallest_effect=1.0, looks=(6, 9), most_seeds=9)
+    line = splits_line(looked)
+    assert line is not None
+    assert line.endswith(
+        "Read Test: it chooses no epoch and is scored once per trial; looks at it decide when to stop."
+    )
+    assert "nothing is chosen by Test" not in text_of(build_page(looked))
 
 
 def test_an_undecided_run_gets_the_seeds_for_half_the_difference_and_a_command_with_seeds_of_its_own(

@@ -40,7 +40,7 @@ from catdog.runs.places import HEAD
 from catdog.runs.tuning import Point, Tuning
 from catdog.storage import MemoryStore
 from catdog.trial.contact_sheet import colour_scale, paint_mask
-from tests.helpers.made_runs import make_run, put_trimaps
+from tests.helpers.made_runs import favoured_on_images, make_run, put_trimaps
 from tests.helpers.pages import EIGHT, content_of, text_of, varied_run
 from tests.helpers.project import ROOT
 
@@ -124,6 +124,13 @@ def test_all_classes_have_their_difference_and_the_sentence_names_those_that_dif
     assert text_of(build_page(content)).count(sentence) == 1
     few = content_of(["baseline", "se"], range(2), epochs=1, classes=5, test_images=40)
     assert [said for _, said, _ in by_class(few)] == ["Too few seeds to tell which of the 5 breeds differ."]
+
+
+def test_classes_whose_difference_is_the_same_in_all_seeds_are_named_as_such() -> None:
+    content = content_of(["baseline", "se"], range(3), epochs=1, test_images=40, classes=2)
+    predictions = favoured_on_images(["baseline", "se"], 3, {"se": (5, 0)}, images=40)
+    ((_, sentence, _),) = by_class(dataclasses.replace(content, predictions=predictions))
+    assert sentence.endswith("is told from zero. 1 without an interval, the same in all 3 seeds: right +12.50.")
 
 
 def test_of_hundreds_of_classes_the_plot_has_those_that_differ_most_and_says_so() -> None:
