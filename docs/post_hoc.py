@@ -14,7 +14,7 @@ from catdog.formatting import format_points, format_range
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 CONTROLS, FREE, LAMBDA, FEW = "lite0-controls", "lite0-controls-free", "lite0-lambda", "lite0-5-images-controls"
 TUNED, RETUNED, FINETUNED = "lite0", "lite0-retuned", "lite0-finetuned"
-LARGE, CHECKS = "lite0-14", "lite0-14-checks"
+LARGE, CHECKS, RATES = "lite0-14", "lite0-14-checks", "lite0-14-rates"
 BACKBONES = {"Lite0": RETUNED, "Lite1": "lite1", "Lite2": "lite2"}
 """By name: the run of all heads, on seeds 90–119."""
 Pair = tuple[str, str, str, str]
@@ -57,6 +57,11 @@ CONTRASTS: dict[str, tuple[Pair, ...]] = {
     "448 px: `flat` − `rate 0.00525`": ((LARGE, "flat", CHECKS, "rate 0.00525"),),
     "448 px: `coarse 0.00111` − `rate 0.00525`": ((CHECKS, "coarse 0.00111", CHECKS, "rate 0.00525"),),
     "448 px: `untrained` − `flat`": ((CHECKS, "untrained", LARGE, "flat"),),
+    **{
+        f"448 px, {rate}: `{ours}` − `{theirs}`": ((RATES, f"{ours} {rate}", RATES, f"{theirs} {rate}"),)
+        for ours, theirs in (("14x14", "mean"), ("7x7", "mean"), ("14x14", "7x7"))
+        for rate in ("0.00111", "0.00259", "0.00525")
+    },
     "fine-tuned: `attention` − `baseline`": ((FINETUNED, "attention", FINETUNED, "baseline"),),
     "fine-tuned: `multi-attention` − `baseline`": ((FINETUNED, "multi-attention", FINETUNED, "baseline"),),
     "`baseline`: fine-tuned − frozen": ((FINETUNED, "baseline", TUNED, "baseline"),),
