@@ -37,7 +37,7 @@ from catdog.runs.tuning import Tuning, read_tuning
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.sweep.code_check import changed_code, code_of, concerned
-from catdog.sweep.feature_cache import feature_bytes
+from catdog.sweep.feature_room import feature_bytes
 from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
@@ -77,7 +77,7 @@ class ResolvedRun:
 def resolve_run(
     config: SweepConfig,
     store: Store,
-    find_dataset: Callable[[], DatasetInfo],
+    dataset_info: Callable[[], DatasetInfo],
     device_precision: Callable[[], Precision],
     check_weights: Callable[[str | None], None] = lambda digest: None,
 ) -> ResolvedRun:
@@ -89,7 +89,7 @@ def resolve_run(
     warn_of_enlarged_images(config)
     digest = weights_digest(config.recipe.weights)
     check_weights(digest)
-    dataset = find_dataset()
+    dataset = dataset_info()
     recipe = dataclasses.replace(config.recipe, dataset=dataset.name)
     if recipe.precision == "auto":
         existing = read_manifest(store, config.run_name)
