@@ -1,7 +1,6 @@
 """The contract of stores (a folder, a real S3 server over HTTP, memory), and background uploads."""
 
 import errno
-import hashlib
 import os
 import socket
 import threading
@@ -147,19 +146,6 @@ def test_stores_with_similar_names_do_not_see_each_other(s3_bucket: str, tmp_pat
         assert [one.list("") for one in stores] == [["b/key", "key"], ["key"], ["key"]]
         assert [one.get("key") for one in stores] == [b"\0", b"\1", b"\2"]
         assert stores[0].list("b") == ["b/key"]
-
-
-def test_objects_on_s3_carry_the_digest_of_their_content(s3_bucket: str, tmp_path: Path) -> None:
-    import boto3
-
-    store = StoreLocation.of(f"{s3_bucket}/p/").open()
-    assert isinstance(store, S3Store)
-    (tmp_path / "file").write_bytes(b"content")
-    store.put("a", b"content")
-    store.put_file("b", tmp_path / "file")
-    for key in ("p/a", "p/b"):
-        head = boto3.client("s3").head_object(Bucket=store.bucket, Key=key)
-        assert head["Metadata"]["sha256"] == hashlib.sha256(b"content").hexdigest() == sha256(b"content")
 
 
 def test_a_missing_bucket_is_a_mistake_that_names_it(s3_environment: dict[str, str], tmp_path: Path) -> None:
