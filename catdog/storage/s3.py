@@ -211,8 +211,10 @@ class S3Store:
             try:  # is there an object? it may be ours, if a response was lost
                 return client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read() == data
             except client_error() as missing:
-                if code in CONDITION_FAILED or error_code(missing) not in MISSING:
+                if error_code(missing) not in MISSING:
                     raise
+            if code in CONDITION_FAILED:  # it was deleted in the meantime
+                return False
             self._put(client, key, data)
         return True
 
