@@ -161,7 +161,7 @@ def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tun
 def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
     """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
-    It declares what the run has declared, whichever launch did. Where some variants have more seeds than others, it
+    It declares what the run has declared, and names its tuning, whichever launch did. Where some variants have more seeds than others, it
     gives all of them all seeds, or those planned if the run may stop early. Where the images lie on this machine is
     left out: their fingerprint tells them apart.
     """
@@ -172,6 +172,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         run=manifest.run,
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
         grid=(),
+        tuning=None if manifest.tuning is None else manifest.tuning.run,
         imports=tuple(dict.fromkeys(manifest.imports.values())),
         seeds=format_seeds(
             declared.seeds if declared.looks else {seed for seeds in manifest.seeds.values() for seed in seeds}
