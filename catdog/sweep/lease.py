@@ -87,10 +87,13 @@ class RunLease:
         while True:
             if self._store.put_new(self._key, _to_json(self._mine)):
                 break
-            holder = read_lease(self._store, self._run)
-            if holder is None:
-                self._store.delete(self._key)  # damaged, or released in the meantime
-            elif holder.is_dead or self._waits_in_vain(holder, report_progress):
+            try:
+                holder = _read(self._store, self._key)
+            except NotFoundError:  # released in the meantime
+                continue
+            except ValueError:  # damaged
+                holder = None
+            if holder is None or holder.is_dead or self._waits_in_vain(holder, report_progress):
                 self._store.put(self._key, _to_json(self._mine))
                 decided = False  # two may take over from the same dead holder
                 break
@@ -172,11 +175,15 @@ def read_lease(store: Store, run: str) -> LeaseHolder | None:
     Raises:
         UserError: it is a lease of another version, in which this one cannot find the holder.
     """
-    key = RunPaths(run).lease
     try:
-        content = read_json(store.get(key))
+        return _read(store, RunPaths(run).lease)
     except (NotFoundError, ValueError):
         return None
+
+
+def _read(store: Store, key: str) -> LeaseHolder:
+    """Return the holder of a lease; raises `NotFoundError`, `ValueError` if it is no JSON, or `UserError`."""
+    content = read_json(store.get(key))
     known = {field.name for field in fields(LeaseHolder)}
     try:
         return from_fields(LeaseHolder, {name: value for name, value in content.items() if name in known})
