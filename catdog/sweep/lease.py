@@ -56,7 +56,7 @@ class LeaseHolder:
 
 
 class RunLease:
-    """This process's lease on a run; `verify` checks that it still holds."""
+    """This process's lease on a run; `verify` checks that it still holds, `ask` does so in the store."""
 
     def __init__(self, store: Store, run: str, launch: str, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store, self._run, self._key = store, run, RunPaths(run).lease
@@ -81,6 +81,13 @@ class RunLease:
         """Raise `UserError` if another sweep has taken over."""
         if self._lost is not None:
             raise UserError(f"run {self._run!r} was taken over by {self._lost.text}: this sweep has ended")
+
+    def ask(self) -> None:
+        """Raise `UserError` if another sweep has taken over by now, as while this machine slept; or `StoreError`."""
+        holder = read_lease(self._store, self._run)
+        if holder is not None and holder.launch != self._mine.launch:
+            self._lost = holder
+        self.verify()
 
     def _acquire(self, report_progress: ReportProgress) -> None:
         decided = self._store.has_conditional_writes

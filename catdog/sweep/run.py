@@ -104,6 +104,7 @@ def run_sweep(
                     context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
                     _prepare(context, plan, cluster, console)
                     plan = _with_checked_code(context, plan, cluster)
+                lease.ask()
                 _put_manifest(store, plan, config)
                 _report_pending(plan, cluster.slots, report_progress)
                 if plan.pending:
@@ -112,6 +113,7 @@ def run_sweep(
                 run_status = open_run(store, config.run_name, keep=True)  # a report follows
                 _delete_leftovers(store, run_status)
                 look = take_look(store, run_status) if take_look is not None and config.until_decided else None
+                lease.ask()
                 if look is not None:
                     store_look(store, config.run_name, look)
                     report_progress(_look_line(look))

@@ -167,6 +167,15 @@ def test_a_driver_whose_lease_was_taken_over_notices_and_leaves_the_new_lease_al
     assert read_lease(store, "night") == other
 
 
+def test_a_driver_that_asks_notices_a_takeover_before_it_writes(store: Store) -> None:
+    with RunLease(store, "night", "first").hold(silent) as first:
+        first.ask()
+        other = stranger_of(store)
+        with pytest.raises(UserError, match="was taken over by process .*: this sweep has ended"):
+            first.ask()
+    assert read_lease(store, "night") == other
+
+
 def verify_for_a_while(lease: RunLease) -> None:
     for _ in range(100):
         lease.verify()

@@ -135,6 +135,28 @@ def test_another_recipe_under_the_same_name_is_refused(
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_driver_that_was_taken_over_deletes_no_weights(store_folder: Path) -> None:
+    options = ("--variants", "baseline", "--seeds", "2", "--epochs", "1")
+    assert run_sweep(store_folder, *options) == 0
+    store, run = StoreLocation.of(str(store_folder)).open(), RunPaths("demo")
+    passing = [run.trial("baseline", seed).weights for seed in range(2)]
+    for key in passing:
+        store.put(key, b"of a later driver")
+
+    class TakenOver(io.StringIO):
+        def write(self, text: str) -> int:
+            if "nothing to run" in text:
+                lease = json.loads(store.get(run.lease))
+                store.put(run.lease, json.dumps({**lease, "launch": "other"}).encode())
+            return super().write(text)
+
+    with contextlib.redirect_stdout(TakenOver()), contextlib.redirect_stderr(io.StringIO()) as said:
+        assert run_sweep(store_folder, *options) == 2
+    assert "was taken over by process" in said.getvalue()
+    assert all(map(store.exists, passing))
+
+
 def test_the_precision_is_measured_once_and_kept(thrice: ThriceLaunched) -> None:
     assert thrice.first.output.count("choosing the precision") == 1
     assert "choosing the precision" not in thrice.again.output + thrice.extended.output
