@@ -332,7 +332,7 @@ def check_here(config: SweepConfig, store: Store) -> None:
     """Raise `UserError` for what can be seen without Ray: a folder, cores or a backbone that the sweep would refuse."""
     if not store.is_shared:
         store.check()
-    cores = os.cpu_count() or config.threads
+    cores = usable_cores()
     if not os.environ.get("RAY_ADDRESS"):
         if config.threads > cores:
             raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
