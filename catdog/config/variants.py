@@ -118,7 +118,7 @@ def parse_variant(text: str, recipe: Recipe | None = None, heads: Mapping[str, V
             )
     spec = _resolve(variant, given, recipe, settings)
     if len(spec.label) > MOST_LETTERS:
-        raise UserError(f"variant {shorten(spec.label)!r}: its label is longer than {MOST_LETTERS} letters; change less")
+        raise UserError(f"variant {shorten(spec.label)!r}: its label has over {MOST_LETTERS} letters; change less")
     if spec.settings:
         _check_settings(spec.label, spec.settings, recipe)
     twins = [twin.label for other in heads.values() if (twin := _as_variant(spec, other, recipe)) is not None]

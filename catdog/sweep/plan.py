@@ -161,9 +161,9 @@ def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tun
 def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
     """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
-    It declares what the run has declared, and names its tuning, whichever launch did. Where some variants have more seeds than others, it
-    gives all of them all seeds, or those planned if the run may stop early. Where the images lie on this machine is
-    left out: their fingerprint tells them apart.
+    It declares what the run has declared, and names its tuning, whichever launch did. Where some variants have more
+    seeds than others, it gives all of them all seeds, or those planned if the run may stop early. Where the images lie
+    on this machine is left out: their fingerprint tells them apart.
     """
     declared = manifest.declaration
     specs = [manifest.spec(label) for label in manifest.variants]

@@ -210,7 +210,7 @@ def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Pla
 
 
 def on_a_worker(cards: CardWatch, attempt: Callable[[], T]) -> T:
-    """Return what the task in `attempt` returns; raises its own `UserError` or `StoreError`, or one for a lost worker."""
+    """Return what the task in `attempt` returns; raises its own `UserError` or `StoreError`, or says that it was lost."""
     try:
         return cards.on_a_working_card(attempt)
     except ray.exceptions.RayTaskError as error:

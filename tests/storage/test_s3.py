@@ -68,7 +68,7 @@ def test_objects_carry_a_type_so_that_a_browser_shows_them(
         assert head(moto_server, store, f"file/{name}")["ContentType"] == content_type
 
 
-def test_a_key_that_vanishes_while_it_is_claimed_is_not_held(moto_server: Any, new_store: Callable[..., S3Store]) -> None:
+def test_a_key_that_vanishes_as_it_is_claimed_is_not_held(moto_server: Any, new_store: Callable[..., S3Store]) -> None:
     class Vanishing(FaultyS3):
         def passes(self, request: Request) -> None:
             if request.method == "PUT":

@@ -171,7 +171,7 @@ def test_a_driver_that_asks_notices_a_takeover_before_it_writes(store: Store) ->
     with RunLease(store, "night", "first").hold(silent) as first:
         first.ask()
         other = stranger_of(store)
-        with pytest.raises(UserError, match="was taken over by process .*: this sweep has ended"):
+        with pytest.raises(UserError, match=r"was taken over by process .*: this sweep has ended"):
             first.ask()
     assert read_lease(store, "night") == other
 
