@@ -198,12 +198,14 @@ def _read(store: Store, key: str) -> LeaseHolder:
         raise UserError(f"{key} cannot be read ({error}): delete it if no other process is sweeping this run") from None
 
 
-def release_dead(store: Store, run: str) -> None:
-    """Delete the lease on a run if its holder was a process on this machine that has ended."""
+def release_dead(store: Store, run: str) -> bool:
+    """Delete the lease on a run if its holder was a process on this machine that has ended; return whether it was."""
     holder = read_lease(store, run)
-    if holder is not None and holder.is_dead:
-        store.delete(RunPaths(run).lease)
-        store.remove_leftovers(run)
+    if holder is None or not holder.is_dead:
+        return False
+    store.delete(RunPaths(run).lease)
+    store.remove_leftovers(run)
+    return True
 
 
 def require_lease(store: Store, run: str, launch: str) -> None:

@@ -33,7 +33,7 @@ from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.in_order import InOrder, listed
 from catdog.sweep.lease import RunLease
-from catdog.sweep.notifications import Notifier
+from catdog.sweep.notifications import INTERRUPTED, Notifier
 from catdog.sweep.pausing import pause_trials
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
 from catdog.sweep.progress import ProgressView, SweepProgress, show_progress
@@ -210,7 +210,7 @@ def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Pla
 
 
 def on_a_worker(cards: CardWatch, attempt: Callable[[], T]) -> T:
-    """Return what the task in `attempt` returns; raises its own `UserError` or `StoreError`, or says that it was lost."""
+    """Return what the task in `attempt` returns; raises its own `UserError` or `StoreError`, or that it was lost."""
     try:
         return cards.on_a_working_card(attempt)
     except ray.exceptions.RayTaskError as error:
@@ -274,7 +274,7 @@ def _run_trials(
             try:
                 _fit(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
             except KeyboardInterrupt:
-                notifier.send("end", "interrupted: the same command resumes", lambda: [ProgressView(progress).line()])
+                notifier.send("end", INTERRUPTED, lambda: [ProgressView(progress).line()])
                 pause_trials(launch)
                 raise
             trial_ids = lost.take()
