@@ -32,6 +32,7 @@ from catdog.runs.manifest import (
     read_manifest,
     result_format,
 )
+from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.tuning import Tuning, read_tuning
 from catdog.runs.weights_digest import local_weights, weights_digest
@@ -60,6 +61,16 @@ class Plan:
     def images(self) -> int:
         """Return how many images the pending trials will train on."""
         return sum(self.recipe_of(trial).epochs for trial in self.pending) * self.train_images
+
+    @property
+    def damage(self) -> dict[TrialPaths, str]:
+        """Return what is wrong with the results of pending trials that have one."""
+        run, trials = RunPaths(self.run_status.manifest.run), self.run_status.trials
+        return {
+            run.trial(one.planned.variant.folder, one.planned.seed): one.damage
+            for one in trials
+            if one.damage is not None and one.planned in self.pending
+        }
 
     def recipe_of(self, trial: PlannedTrial) -> Recipe:
         """Return a trial's recipe."""

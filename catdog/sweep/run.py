@@ -24,6 +24,7 @@ from catdog.runs.manifest import TrialId
 from catdog.runs.paths import WEIGHTS, RunPaths
 from catdog.runs.provenance import code_tree, package_versions
 from catdog.runs.status import RunStatus, open_run
+from catdog.runs.trial_files import delete_outvoted
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
@@ -102,6 +103,7 @@ def run_sweep(
                 give_up_on_interrupt(store),
             ):
                 plan = make_plan(config, store, run, command)
+                delete_outvoted(store, plan.damage)
                 if plan.pending:
                     cluster.start()
                     context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
