@@ -79,7 +79,7 @@ class SweepConfig:
     max_retries: int = 20
     """How often a trial is retried after a lost node, a killed process or an unavailable store."""
     store_patience: float = 600.0
-    """Seconds to keep retrying an unavailable S3 store before a trial gives up and is restarted."""
+    """Seconds to keep retrying an unavailable store before a trial gives up and is restarted."""
     hourly_price: float | None = None
     """Hourly price of one GPU (of one CPU core if trials use no GPU), to report what a sweep costs."""
     max_cost: float | None = None

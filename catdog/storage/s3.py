@@ -169,7 +169,7 @@ class S3Store:
 
     def set_retrying(self, on: bool) -> None:
         """Retry from now on while the store is unavailable, or stop retrying."""
-        self._client.set_retrying(on)
+        self._client.patience.set_retrying(on)
 
     def abilities(self) -> dict[str, bool]:
         """Test what S3 stores differ in: writes conditional on the key not existing, and request checksums."""

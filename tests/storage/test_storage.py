@@ -26,7 +26,7 @@ from catdog.storage import (
 )
 from catdog.storage.local import scratch_beside
 from catdog.storage.store import MOST_AHEAD
-from tests.helpers.limits import files_of_at_most
+from tests.helpers.limits import files_of_at_most, no_more_open_files
 
 TRIAL = "run/trials/multi-attention__num_masks=2,lambda_divergence=1e-5/seed-00"
 
@@ -301,6 +301,41 @@ def test_a_folder_without_hard_links_is_a_store_that_says_it_has_no_conditional_
     assert not store.put_new("run/claim", b"yours")
     assert everything_below(tmp_path) == {"store/run/claim"}
     assert store.get("run/claim") == b"mine"
+
+
+def test_a_folder_that_is_unavailable_for_a_while_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StoreLocation.of(str(tmp_path / "store"), patience=60.0).open()
+    store.put("run/a", b"1")
+    operations = (
+        lambda: store.get("run/a"),
+        lambda: store.list("run/"),
+        lambda: store.put("run/a", b"1"),
+        lambda: store.put_new("run/a", b"1"),
+    )
+    with ThreadPoolExecutor(len(operations)) as pool:
+        with no_more_open_files():
+            asked = [pool.submit(operation) for operation in operations]
+            while caplog.text.count("waiting for the store") < len(operations):
+                time.sleep(0.01)
+        assert [one.result() for one in asked] == [b"1", ["run/a"], None, True]
+    assert "too many open files" in caplog.text
+
+
+def test_a_folder_is_not_asked_again_for_what_stays_so(tmp_path: Path) -> None:
+    store = StoreLocation.of(str(tmp_path / "store"), patience=1e6).open()
+    with pytest.raises(NotFoundError):
+        store.get("run/a")
+    store.set_retrying(False)
+    store.put("run/a", b"1")
+    for operation in (lambda: store.get("run/a"), lambda: store.list("run/")):
+        with no_more_open_files(), pytest.raises(StoreError, match=r"(?i)too many open files"):
+            operation()
+    store.set_retrying(True)
+    for operation in (lambda: store.list("a" * 300 + "/"), lambda: store.exists("a" * 300)):
+        with pytest.raises(StoreRefusedError, match=r"file name too long.*: choose another folder, or shorter labels"):
+            operation()
 
 
 def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) -> None:
