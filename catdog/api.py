@@ -93,11 +93,10 @@ def run_sweep(
 def report_lost_run(config: SweepConfig, run_status: RunStatus, console: Console) -> None:
     """Write and print the report of a sweep whose process was lost, and tell whom the sweep was to tell."""
     from catdog.report.terminal import counts_line
-    from catdog.sweep.notifications import telling_the_end
+    from catdog.sweep.notifications import LOST, telling_the_end
 
     with telling_the_end(config, console) as notifier:
-        lost = "its process was lost: the same command resumes"
-        notifier.send("end", lost, lambda: [counts_line(config.store, run_status)])
+        notifier.send("end", LOST, lambda: [counts_line(config.store, run_status)])
         _report(config, run_status, console, notifier)
 
 

@@ -222,7 +222,7 @@ def _exit_code(job: Callable[[], int]) -> int:
     try:
         return job()
     except (UserError, StoreError) as error:
-        print(f"error: {printable(shorten(' '.join(str(error).split()), MOST_LETTERS))}", file=sys.stderr)
+        _print_error(error)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print(
@@ -230,6 +230,10 @@ def _exit_code(job: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return ExitCode.INTERRUPTED
+
+
+def _print_error(error: Exception) -> None:
+    print(f"error: {printable(shorten(' '.join(str(error).split()), MOST_LETTERS))}", file=sys.stderr)
 
 
 def _check_working_folder() -> None:
@@ -249,6 +253,8 @@ def _last_word(ending: Ending, recover: Callable[[bool], None]) -> int:
     raise_on_signals()
     try:
         recover(False)
+    except (UserError, StoreError) as error:
+        _print_error(error)
     finally:
         print(
             f"error: the job was lost ({ending.how}): its Ray was ended, or memory ran out; nothing that was finished "

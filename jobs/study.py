@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
     hold_signals()  # the imports below take a second
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -92,9 +93,8 @@ SET_BY_STUDY = {"lambda": ("--grid", "--lambda-divergence"), "scatter": ("--vary
 
 
 def recover(arguments: Sequence[str], interrupted: bool) -> None:
-    """Do what a study that was lost could not do: release its runs, and report what they have finished."""
-    from catdog.report.build import write_report
-    from catdog.report.terminal import print_outcome
+    """Do what a study that was lost could not do: release its runs, report what they have finished, tell of it."""
+    from catdog.api import report_lost_run
     from catdog.sweep.lease import release_dead
 
     config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
@@ -104,11 +104,10 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     else:
         configs = [*_scatter(config, store, find_dataset(config, store)[0]).values()]
     for one in configs:
-        release_dead(store, one.run_name)
+        was_lost = release_dead(store, one.run_name)
         if not interrupted and store.exists(RunPaths(one.run_name).manifest):
-            run_status = open_run(store, one.run_name)
-            content = write_report(store, run_status)
-            print_outcome(output_console(), store.url, run_status, content.table, content.contrasts)
+            told = one if was_lost else dataclasses.replace(one, notify=())  # the others' ends were told
+            report_lost_run(told, open_run(store, one.run_name), output_console())
 
 
 def _scatter(config: SweepConfig, store: Store, dataset: DatasetInfo | None) -> dict[str, SweepConfig]:

@@ -42,7 +42,7 @@ from catdog.runs.declaration import by_rule
 from catdog.runs.paths import RunPaths
 from catdog.runs.tuning import Tuning
 from catdog.storage import StoreLocation
-from catdog.sweep.notifications import telling_the_end
+from catdog.sweep.notifications import LOST, telling_the_end
 from catdog.sweep.plan import check_here
 from catdog.sweep.tuning import begin_tuning, require_optuna, tune
 
@@ -202,11 +202,14 @@ def _title(text: str) -> str:
 
 
 def recover(arguments: Sequence[str], interrupted: bool) -> None:
-    """Do what a tuning that was lost could not do: release its run."""
+    """Do what a tuning that was lost could not do: release its run, and tell of the loss."""
     from catdog.sweep.lease import release_dead
 
     options = parse_options(arguments)
-    release_dead(StoreLocation.of(options.store, options.store_patience).open(), options.run_name)
+    was_lost = release_dead(StoreLocation.of(options.store, options.store_patience).open(), options.run_name)
+    if was_lost and not interrupted:
+        with telling_the_end(options, output_console()) as notifier:
+            notifier.send("end", LOST)
 
 
 if __name__ == "__main__":

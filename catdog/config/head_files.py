@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from catdog.config.head_registry import EXTERNAL, HEAD_CLASSES, Variant
 from catdog.config.source_code import code_digest, read_with_imports, syntax
@@ -57,16 +57,22 @@ _loaded: dict[tuple[str, str], _Loaded] = {}
 """What each file registered, by path and digest: a file is run once."""
 
 
-def load_head_files(paths: Sequence[str]) -> tuple[HeadFile, ...]:
-    """Run the files, so that this process knows their heads; returns them as they travel.
+def read_head_files(paths: Sequence[str], known: Mapping[str, HeadFile] = MappingProxyType({})) -> dict[str, HeadFile]:
+    """Return the files at these paths, each once; those that are `known` are not read again. Raises `UserError`."""
+    paths = list({os.path.realpath(os.path.expanduser(path)): path for path in reversed(paths)}.values())[::-1]
+    return {path: known[path] if path in known else read_head_file(path) for path in paths}
+
+
+def load_head_files(files_or_paths: Mapping[str, HeadFile] | Sequence[str]) -> tuple[HeadFile, ...]:
+    """Run files, by path, or those at some paths, so that this process knows their heads; returns them as they travel.
 
     The heads of files that were loaded earlier are forgotten, unless none are named now.
 
     Raises:
         UserError: a file is not there, fails, or names a head that there is already.
     """
-    paths = list({os.path.realpath(os.path.expanduser(path)): path for path in reversed(paths)}.values())[::-1]
-    files = tuple(read_head_file(path) for path in paths)
+    named = files_or_paths if isinstance(files_or_paths, Mapping) else read_head_files(files_or_paths)
+    paths, files = tuple(named), tuple(named.values())
     _check_siblings(paths, files)
     for earlier in _loaded.values() if files else ():
         for name, head in earlier.heads.items():

@@ -31,11 +31,12 @@ EXTENDS = "extends"
 _RECIPE = [field.name for field in dataclasses.fields(Recipe)]
 _ACTIONS = ("dry_run", "notify", "print_config")
 """Options that are no settings: they say what to do now, and whom to tell, with tokens that no file keeps."""
+_NO_OPTIONS = ("preset", "imported")
 SETTINGS = {
     name.replace("imports", "import"): name  # the option is --import
     for field in dataclasses.fields(SweepConfig)
     for name in (_RECIPE if field.name == "recipe" else [field.name])
-    if name not in (*_ACTIONS, "preset")
+    if name not in (*_ACTIONS, *_NO_OPTIONS)
 }
 """What a recipe file can set, in the order of the options, and the fields it sets."""
 _HINTS: Mapping[str, Any] = get_type_hints(SweepConfig) | get_type_hints(Recipe)

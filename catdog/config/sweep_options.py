@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from catdog.config.extensions import check_registered
-from catdog.config.head_files import HeadFile, load_head_files
+from catdog.config.head_files import HeadFile, load_head_files, read_head_files
 from catdog.config.recipe import Recipe, option_name, require
 from catdog.config.variants import VariantSpec, multiply_out, parse_variants
 from catdog.formatting import shorten
@@ -79,7 +79,7 @@ class SweepConfig:
     max_retries: int = 20
     """How often a trial is retried after a lost node, a killed process or an unavailable store."""
     store_patience: float = 600.0
-    """Seconds to keep retrying an unavailable S3 store before a trial gives up and is restarted."""
+    """Seconds to keep retrying an unavailable store before a trial gives up and is restarted."""
     hourly_price: float | None = None
     """Hourly price of one GPU (of one CPU core if trials use no GPU), to report what a sweep costs."""
     max_cost: float | None = None
@@ -92,6 +92,11 @@ class SweepConfig:
     May be given several times."""
     dry_run: bool = False
     """Print the plan and start nothing."""
+    imported: Annotated[Mapping[str, HeadFile], tyro.conf.SuppressFixed] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """The files of `imports`, by path, as they were when they were first read: a command runs the same code to its end,
+    also if they are edited meanwhile."""
 
     def __post_init__(self) -> None:
         check_run_name(self.run_name)
@@ -134,7 +139,8 @@ class SweepConfig:
         require(0.01 <= self.test_share <= 0.9, f"--test-share {self.test_share}: must be from 0.01 to 0.9")
         require(16 <= self.pack_size <= 2048, f"--pack-size {self.pack_size}: must be from 16 to 2048")
         parse_seeds(self.seeds)
-        load_head_files(self.imports)
+        object.__setattr__(self, "imported", read_head_files(self.imports, self.imported))
+        load_head_files(self.imported)
         for recipe in self.recipes:
             check_registered(recipe)
             require(
@@ -190,7 +196,7 @@ class SweepConfig:
     @property
     def head_files(self) -> tuple[HeadFile, ...]:
         """Return the files of heads, as they travel to workers."""
-        return load_head_files(self.imports)
+        return tuple(self.imported.values())
 
     @property
     def seed_list(self) -> tuple[int, ...]:

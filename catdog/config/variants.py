@@ -117,6 +117,8 @@ def parse_variant(text: str, recipe: Recipe | None = None, heads: Mapping[str, V
                 f"{', '.join(parameters)}"
             )
     spec = _resolve(variant, given, recipe, settings)
+    if len(spec.label) > MOST_LETTERS:
+        raise UserError(f"variant {shorten(spec.label)!r}: its label has over {MOST_LETTERS} letters; change less")
     if spec.settings:
         _check_settings(spec.label, spec.settings, recipe)
     twins = [twin.label for other in heads.values() if (twin := _as_variant(spec, other, recipe)) is not None]
@@ -206,8 +208,6 @@ def _parse_setting(text: str, name: str, value: str) -> Setting:
 
 def _check_settings(label: str, settings: Mapping[str, Setting], recipe: Recipe) -> None:
     """Raise `UserError` unless the recipe can be so for one variant."""
-    if len(label) > MOST_LETTERS:
-        raise UserError(f"variant {shorten(label)!r}: its label is longer than {MOST_LETTERS} letters; change less")
     if "precision" in settings and "auto" in (recipe.precision, settings["precision"]):
         raise UserError(f"variant {label!r}: precision: give --precision float32 or bfloat16, not auto, for the others")
     try:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from catdog.config.head_files import read_head_file
 from catdog.config.head_registry import CONTROLS, EXTERNAL, VARIANTS, Variant, known_heads
 from catdog.config.recipe import LATER_SETTINGS, Recipe
 from catdog.config.sweep_options import SweepConfig
@@ -432,6 +431,6 @@ def _own_label(manifest: Manifest, option: str, given: str) -> str:
 
 def _imported_files(existing: Manifest, config: SweepConfig) -> dict[str, str]:
     """Return where the run's files of heads are, by digest; an earlier one only if no file given now has its heads."""
-    given = {read_head_file(path).digest: path for path in config.imports}
+    given = {file.digest: path for path, file in config.imported.items()}
     replaced = {head.code for name, head in existing.heads.items() if given and name in EXTERNAL}
     return {digest: path for digest, path in existing.imports.items() if digest not in replaced} | given

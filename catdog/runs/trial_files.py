@@ -7,7 +7,6 @@ nothing is computed, need only exist, and the weights not even that: they are la
 
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -17,6 +16,7 @@ import numpy as np
 
 from catdog.config.recipe import Recipe
 from catdog.errors import NotFoundError, UserError, first_line
+from catdog.formatting import shorten
 from catdog.runs.artifacts import (
     SPLITS,
     ProbeMasks,
@@ -34,6 +34,10 @@ from catdog.storage import Store, map_objects, read_many, sha256
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+OUTVOTED = "it is about other images than most trials"
+UNDECIDED = "no images are those of most trials"
+"""What a trial's own files do not tell: the damage of one that is whole."""
 
 Objects = Iterable[tuple[str, Any]]
 Track = Callable[[Objects, int], Objects]
@@ -99,9 +103,9 @@ def find_damage(
     """Return what is wrong with the files of damaged trials, reading them in parallel; `keys` exist.
 
     Files of one name are about the same images in all trials, or in those of a seed whose split is its own: one that
-    differs from most is damaged, and all are if there is no majority. What the files hold goes into `kept`, by key, for
-    `read_files`; `track` shows progress. Files that are `known`, by key, to be as they should be are not read again;
-    those that are found so now are added.
+    differs from the majority is damaged, and all are if there is none. What the files hold goes into `kept`, by key,
+    for `read_files`; `track` shows progress. Files that are `known`, by key, to be as they should be are not read
+    again; those that are found so now are added.
     """
     owners = {
         f"{where.folder}/{name}": (name, result)
@@ -136,14 +140,32 @@ def find_damage(
                 group = result.seed if split == "validation" and recipe.resamples_split else None
                 alike.setdefault(group, {})[where] = checks[key].images.get(split)
         for about in alike.values():
-            votes = Counter(images for where, images in about.items() if where not in damage)
-            usual = [images for images, count in votes.items() if count == max(votes.values())]
+            votes: dict[str | None, list[str]] = {}
             for where, images in about.items():
-                if usual and usual != [images]:
-                    wrong = "it is about other images than most trials"
+                if where not in damage:
+                    votes.setdefault(images, []).append(f"{results[where].variant} seed {results[where].seed}")
+            usual = [images for images, names in votes.items() if 2 * len(names) > sum(map(len, votes.values()))]
+            sides = " against ".join(shorten(", ".join(names), 200) for names in votes.values())
+            wrong = OUTVOTED if usual else f"{UNDECIDED}: {shorten(sides, 600)}"
+            for where, images in about.items():
+                if votes and usual != [images]:
                     damage.setdefault(where, f"{where.folder}/{name} is damaged: {wrong}")
     known |= {key: check for key, check in checks.items() if check.damage is None}
     return damage
+
+
+def delete_outvoted(store: Store, damage: Mapping[TrialPaths, str]) -> None:
+    """Delete the results of trials that are damaged as most others are about other images: a worker would keep them.
+
+    Raises:
+        UserError: there is no majority, so only the user can know which trials are wrong.
+    """
+    for text in damage.values():
+        if UNDECIDED in text:
+            raise UserError(f"{text}: delete result.json of the wrong ones, then run the same command again")
+    for where, text in damage.items():
+        if text.endswith(OUTVOTED):
+            store.delete(where.result)
 
 
 def _check(name: str, result: TrialResult, data: bytes) -> FileCheck:

@@ -2,7 +2,7 @@
 
 A key is a relative path with forward slashes (`catdog.runs.paths`). Every write is atomic. `NotFoundError` means that
 there is no such object; `StoreRefusedError`, that the user must act (no such bucket, no permission, a full disk); any
-other `StoreError` may be temporary, and S3 stores have already retried.
+other `StoreError` may be temporary, and the store has already retried.
 """
 
 import functools
@@ -58,7 +58,7 @@ class StoreLocation:
             folder = os.path.expanduser(url)
             if folder.startswith("~"):
                 raise UserError(f"--store {url}: there is no such user; give a folder or s3://bucket/prefix")
-            return cls(os.path.abspath(folder))
+            return cls(os.path.abspath(folder), patience=patience)
         if not url.removeprefix("s3://").partition("/")[0]:
             raise UserError(f"--store {url}: names no bucket; give s3://bucket/prefix")
         encryption = os.environ.get("CATDOG_STORE_ENCRYPTION") or None
@@ -84,7 +84,7 @@ class StoreLocation:
         """Return the store, one instance per location and process."""
         if self.is_shared:
             return S3Store(self.url, self.endpoint, self.region, self.patience, self.has_answered, self.encryption)
-        return LocalStore(Path(self.url))
+        return LocalStore(Path(self.url), patience=self.patience)
 
 
 def open_target(option: str, url: str) -> Store:

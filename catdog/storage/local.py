@@ -9,13 +9,18 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError
+from catdog.storage.patience import Patience
 from catdog.storage.store import Link, check_key
 from catdog.system.process import is_alive, machine_id
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 REMEDIES = {
     errno.ENOSPC: "make room",
@@ -28,6 +33,7 @@ REMEDIES = {
     errno.EEXIST: "choose another folder, or move the file that is in the way",
     errno.EISDIR: "move the folder that is in the way",
     errno.ENOENT: "choose a folder that can be created",
+    errno.ENAMETOOLONG: "choose another folder, or shorter labels of variants",
 }
 """What the user must do; any other disk error may be temporary."""
 _IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
@@ -35,12 +41,23 @@ _CHECK_BYTES = 65536
 _OTHERS_SECONDS = 3600
 
 
+def _patiently(operation: Callable[Concatenate["LocalStore", P], T]) -> Callable[Concatenate["LocalStore", P], T]:
+    """Repeat an operation while the disk is unavailable, as a network's may be."""
+
+    @functools.wraps(operation)
+    def call(store: "LocalStore", /, *arguments: P.args, **options: P.kwargs) -> T:
+        return store.patience.retry(lambda: operation(store, *arguments, **options), store.may_pass)
+
+    return call
+
+
 class LocalStore:
     """A folder as a store."""
 
-    def __init__(self, root: Path, shown: Path | None = None) -> None:
-        """`shown`: the folder that refusals name, if not `root`."""
+    def __init__(self, root: Path, shown: Path | None = None, patience: float = 0.0) -> None:
+        """`shown`: the folder that refusals name, if not `root`; `patience`: for how many seconds to retry."""
         self.root = root
+        self.patience = Patience(patience)
         self._shown = shown or root
 
     @property
@@ -76,11 +93,13 @@ class LocalStore:
         """Return the file of a key."""
         return self.root / check_key(key)
 
+    @_patiently
     def put(self, key: str, data: bytes) -> None:
         """Write the object atomically."""
         with self._writing(key) as scratch:
             scratch.write_bytes(data)
 
+    @_patiently
     def put_new(self, key: str, data: bytes) -> bool:
         """Write the object unless the key exists; return whether the key now holds `data`.
 
@@ -98,8 +117,12 @@ class LocalStore:
                 os.replace(scratch, path)
         return True
 
+    @_patiently
     def get(self, key: str) -> bytes:
         """Return the object; raises `NotFoundError` if there is none."""
+        return self._get(key)
+
+    def _get(self, key: str) -> bytes:
         path = self.path(key)
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
@@ -110,6 +133,7 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror or error}") from error
 
+    @_patiently
     def put_file(self, key: str, path: Path) -> None:
         """Write the object atomically from a file."""
         with self._writing(key) as scratch, path.open("rb") as source, scratch.open("wb") as target:
@@ -120,25 +144,35 @@ class LocalStore:
         """Raise `AssertionError`: callers use `local_path`."""
         raise AssertionError("a local store's files are used in place")
 
+    @_patiently
     def delete(self, key: str) -> None:
         """Delete the object if it exists."""
         path = self.path(key)
         with self._errors(path):
             path.unlink(missing_ok=True)
 
+    @_patiently
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with `prefix`, sorted."""
         folder = self.root / prefix.rpartition("/")[0]
         keys: list[str] = []
-        for where, _, names in os.walk(folder, onerror=_raise_unless_gone):
-            files = (name for name in names if not name.startswith(".") and os.path.isfile(os.path.join(where, name)))
-            inside = Path(where).relative_to(self.root).as_posix()
-            keys += files if inside == "." else (f"{inside}/{name}" for name in files)
+        with self._errors(folder):
+            for where, _, names in os.walk(folder, onerror=_raise_unless_gone):
+                there = (name for name in names if not name.startswith("."))
+                files = (name for name in there if os.path.isfile(os.path.join(where, name)))
+                inside = Path(where).relative_to(self.root).as_posix()
+                keys += files if inside == "." else (f"{inside}/{name}" for name in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
+    @_patiently
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
-        return self.path(key).is_file()
+        path = self.path(key)
+        with self._errors(path):
+            try:
+                return stat.S_ISREG(path.stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def link(self, key: str) -> Link:
         """Return the file's URL."""
@@ -155,18 +189,26 @@ class LocalStore:
                 raise StoreRefusedError(f"--store {self._shown}: returns other files than were written: choose another")
             probe.delete("a")
 
+    @_patiently
     def remove_leftovers(self, prefix: str) -> None:
         """Remove unfinished files of dead processes, those of other machines after an hour, and empty folders."""
         for folder, _, names in os.walk(self.root / prefix, topdown=False):
             for path in (Path(folder, name) for name in names):
                 writer = re.fullmatch(r"\..+\.([0-9a-f]{8})-([0-9]+)-[0-9]+", path.name)
                 if writer is not None and _is_abandoned(path, writer[1], int(writer[2])):
-                    path.unlink(missing_ok=True)
+                    with self._errors(path):
+                        path.unlink(missing_ok=True)
             with suppress(OSError):
                 os.rmdir(folder)  # fails unless it is empty
 
     def set_retrying(self, on: bool) -> None:
-        """Do nothing: operations on a folder are never retried."""
+        """Retry from now on while the disk is unavailable, or stop retrying."""
+        self.patience.set_retrying(on)
+
+    def may_pass(self, error: StoreError) -> bool:
+        """Return whether to try again after an error: not if the user must act, or if there is no such object."""
+        is_final = isinstance(error, NotFoundError | StoreRefusedError)
+        return self.patience.seconds > 0 and not is_final and getattr(error.__cause__, "errno", None) not in REMEDIES
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
@@ -178,7 +220,7 @@ class LocalStore:
 
     def _holds(self, key: str, data: bytes) -> bool:
         try:
-            return self.get(key) == data
+            return self._get(key) == data
         except NotFoundError:  # deleted in the meantime
             return False
 

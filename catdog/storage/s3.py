@@ -1,10 +1,6 @@
-"""A prefix of an S3 bucket as a store, through boto3; `s3_retries.py` has the retries.
-
-Each object carries the sha256 of its content as metadata.
-"""
+"""A prefix of an S3 bucket as a store, through boto3; `s3_retries.py` has the retries."""
 
 import functools
-import hashlib
 import mimetypes
 import os
 import uuid
@@ -21,7 +17,7 @@ from catdog.storage.s3_retries import (
     client_error,
     error_code,
 )
-from catdog.storage.store import Link, check_key, sha256
+from catdog.storage.store import Link, check_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -89,9 +85,7 @@ class S3Store:
 
     def put_file(self, key: str, path: Path) -> None:
         """Write the object atomically from a file."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        extra = self._headers(key, digest)
+        extra = self._headers(key)
         self._client.request(
             key, lambda client: client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra)
         )
@@ -175,7 +169,7 @@ class S3Store:
 
     def set_retrying(self, on: bool) -> None:
         """Retry from now on while the store is unavailable, or stop retrying."""
-        self._client.set_retrying(on)
+        self._client.patience.set_retrying(on)
 
     def abilities(self) -> dict[str, bool]:
         """Test what S3 stores differ in: writes conditional on the key not existing, and request checksums."""
@@ -204,7 +198,7 @@ class S3Store:
         return self.prefix + check_key(key)
 
     def _put(self, client: "S3Client", key: str, data: bytes, **options: Any) -> None:
-        options |= self._headers(key, sha256(data))
+        options |= self._headers(key)
         client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
 
     def _put_new(self, client: "S3Client", key: str, data: bytes) -> bool:
@@ -217,17 +211,19 @@ class S3Store:
             try:  # is there an object? it may be ours, if a response was lost
                 return client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read() == data
             except client_error() as missing:
-                if code in CONDITION_FAILED or error_code(missing) not in MISSING:
+                if error_code(missing) not in MISSING:
                     raise
+            if code in CONDITION_FAILED:  # it was deleted in the meantime
+                return False
             self._put(client, key, data)
         return True
 
-    def _headers(self, key: str, digest: str) -> dict[str, Any]:
-        """Return what is stored with an object: its sha256, its type for browsers, how it is encrypted."""
+    def _headers(self, key: str) -> dict[str, Any]:
+        """Return what is stored with an object: its type for browsers, how it is encrypted."""
         content_type = _TYPES.guess_type(key)[0] or "application/octet-stream"
         if content_type.startswith("text/"):
             content_type += "; charset=utf-8"
-        return {"Metadata": {"sha256": digest}, "ContentType": content_type, **self._encryption}
+        return {"ContentType": content_type, **self._encryption}
 
 
 def _disk_refuses(path: Path, error: OSError) -> UserError:

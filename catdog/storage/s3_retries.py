@@ -5,24 +5,20 @@ bucket, no permission) is raised at once if the store has never answered; otherw
 credentials, since they may have been renewed.
 """
 
-import logging
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from catdog.errors import NotFoundError, StoreError, StoreRefusedError, first_line
 from catdog.formatting import shorten
+from catdog.storage.patience import Patience
 from catdog.storage.s3_client import open_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
 MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 CONDITION_FAILED = frozenset({"PreconditionFailed", "412"})
 CONDITION_UNKNOWN = frozenset({"NotImplemented", "501"})
@@ -59,49 +55,38 @@ class RetryingClient:
         self.url = url
         self.bucket = url.removeprefix("s3://").partition("/")[0]
         self.has_answered = has_answered
-        self._endpoint, self._region, self._patience = endpoint, region, patience
+        self.patience = Patience(patience)
+        self._endpoint, self._region = endpoint, region
         self._opened: S3Client | None = None
-        self._giving_up = threading.Event()
-
-    def set_retrying(self, on: bool) -> None:
-        """Retry from now on, or raise the first error of every operation."""
-        if on:
-            self._giving_up.clear()
-        else:
-            self._giving_up.set()
 
     @property
     def client(self) -> "S3Client":
         """Return the client, opening it if necessary."""
-        client = self._opened or open_client(self._endpoint, self._region, self._patience)
+        client = self._opened or open_client(self._endpoint, self._region, self.patience.seconds)
         self._opened = client
         return client
 
     def request(self, key: str, operation: Callable[["S3Client"], T]) -> T:
         """Run `operation`, retrying while the store is unavailable until the patience runs out."""
-        started, pause = time.monotonic(), _FIRST_PAUSE
-        while True:
+
+        def attempt() -> T:
             try:
                 with self.errors(key):
                     result = operation(self.client)
             except NotFoundError:
                 self.has_answered = True
                 raise
-            except StoreError as error:
-                is_refused = isinstance(error, StoreRefusedError)
-                if is_refused and not self.has_answered:
-                    raise
-                if is_refused or isinstance(error, _CredentialsExpiredError):
-                    self._opened = None  # the next attempt loads the credentials afresh
-                waited = time.monotonic() - started
-                if waited + pause > self._patience or self._giving_up.is_set():
-                    raise type(error)(f"{error} (for {waited:.0f} s)") from error
-                logger.warning("waiting for the store: %s", first_line(error))
-                self._giving_up.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                self.has_answered = True
-                return result
+            except (StoreRefusedError, _CredentialsExpiredError):
+                self._opened = None  # the next attempt loads the credentials afresh
+                raise
+            self.has_answered = True
+            return result
+
+        def may_pass(error: StoreError) -> bool:
+            is_refused = isinstance(error, StoreRefusedError)
+            return not isinstance(error, NotFoundError) and (self.has_answered or not is_refused)
+
+        return self.patience.retry(attempt, may_pass)
 
     @contextmanager
     def errors(self, key: str) -> Iterator[None]:

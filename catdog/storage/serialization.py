@@ -66,7 +66,7 @@ def small_npz_bytes(**arrays: Any) -> bytes:
 MOST_LETTERS, MOST_NAME_LETTERS = 100_000, 4096
 """Of a text in JSON, and of a name in an .npz, which may be a path: pages and messages quote them."""
 MOST_UNPACKED = 1 << 30
-"""Size limit of an array in an .npz, in bytes; a small archive can unpack to any size."""
+"""Size limit of the arrays in an .npz together, in bytes; a small archive can unpack to any size."""
 
 
 def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[Any]]:
@@ -76,7 +76,7 @@ def read_npz(data: bytes, layouts: Mapping[str, str]) -> dict[str, npt.NDArray[A
     stands for one length throughout, a digit for itself. Only the first axis may be empty.
 
     Raises:
-        ValueError: an array is missing, damaged or too large, or does not have its layout.
+        ValueError: the file is damaged or too large, or an array is missing or does not have its layout.
     """
     with _open_npz(data) as archive:
         arrays = {name: _read_array(archive, f"{name}.npy") for name in layouts}
@@ -108,6 +108,9 @@ def _open_npz(data: bytes) -> Iterator[zipfile.ZipFile]:
     """Open an .npz; anything wrong with it or its members becomes `ValueError`."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+            if size > MOST_UNPACKED:
+                raise ValueError(f"it unpacks to {size:,} bytes; the limit is {MOST_UNPACKED:,}")
             yield archive
     except _ZIP_ERRORS as error:
         raise ValueError(first_line(error)) from None
@@ -125,9 +128,6 @@ constructor recursion depth mismatch", https://github.com/python/cpython/issues/
 
 def _read_array(archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:
     """Read one array, no more bytes of it than the archive announces; objects are never unpickled."""
-    size = archive.getinfo(member).file_size
-    if size > MOST_UNPACKED:
-        raise ValueError(f"{member} unpacks to {size:,} bytes; the limit is {MOST_UNPACKED:,}")
     data = archive.read(member)
     try:
         fixed = 10 if data[6:7] == b"\1" else 12  # the format's version

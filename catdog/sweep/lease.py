@@ -56,7 +56,7 @@ class LeaseHolder:
 
 
 class RunLease:
-    """This process's lease on a run; `verify` checks that it still holds."""
+    """This process's lease on a run; `verify` checks that it still holds, `ask` does so in the store."""
 
     def __init__(self, store: Store, run: str, launch: str, lease_seconds: float = LEASE_SECONDS) -> None:
         self._store, self._run, self._key = store, run, RunPaths(run).lease
@@ -82,15 +82,25 @@ class RunLease:
         if self._lost is not None:
             raise UserError(f"run {self._run!r} was taken over by {self._lost.text}: this sweep has ended")
 
+    def ask(self) -> None:
+        """Raise `UserError` if another sweep has taken over by now, as while this machine slept; or `StoreError`."""
+        holder = read_lease(self._store, self._run)
+        if holder is not None and holder.launch != self._mine.launch:
+            self._lost = holder
+        self.verify()
+
     def _acquire(self, report_progress: ReportProgress) -> None:
         decided = self._store.has_conditional_writes
         while True:
             if self._store.put_new(self._key, _to_json(self._mine)):
                 break
-            holder = read_lease(self._store, self._run)
-            if holder is None:
-                self._store.delete(self._key)  # damaged, or released in the meantime
-            elif holder.is_dead or self._waits_in_vain(holder, report_progress):
+            try:
+                holder = _read(self._store, self._key)
+            except NotFoundError:  # released in the meantime
+                continue
+            except ValueError:  # damaged
+                holder = None
+            if holder is None or holder.is_dead or self._waits_in_vain(holder, report_progress):
                 self._store.put(self._key, _to_json(self._mine))
                 decided = False  # two may take over from the same dead holder
                 break
@@ -172,11 +182,15 @@ def read_lease(store: Store, run: str) -> LeaseHolder | None:
     Raises:
         UserError: it is a lease of another version, in which this one cannot find the holder.
     """
-    key = RunPaths(run).lease
     try:
-        content = read_json(store.get(key))
+        return _read(store, RunPaths(run).lease)
     except (NotFoundError, ValueError):
         return None
+
+
+def _read(store: Store, key: str) -> LeaseHolder:
+    """Return the holder of a lease; raises `NotFoundError`, `ValueError` if it is no JSON, or `UserError`."""
+    content = read_json(store.get(key))
     known = {field.name for field in fields(LeaseHolder)}
     try:
         return from_fields(LeaseHolder, {name: value for name, value in content.items() if name in known})
@@ -184,12 +198,14 @@ def read_lease(store: Store, run: str) -> LeaseHolder | None:
         raise UserError(f"{key} cannot be read ({error}): delete it if no other process is sweeping this run") from None
 
 
-def release_dead(store: Store, run: str) -> None:
-    """Delete the lease on a run if its holder was a process on this machine that has ended."""
+def release_dead(store: Store, run: str) -> bool:
+    """Delete the lease on a run if its holder was a process on this machine that has ended; return whether it was."""
     holder = read_lease(store, run)
-    if holder is not None and holder.is_dead:
-        store.delete(RunPaths(run).lease)
-        store.remove_leftovers(run)
+    if holder is None or not holder.is_dead:
+        return False
+    store.delete(RunPaths(run).lease)
+    store.remove_leftovers(run)
+    return True
 
 
 def require_lease(store: Store, run: str, launch: str) -> None:

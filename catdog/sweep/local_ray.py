@@ -13,7 +13,7 @@ import ray
 from catdog.errors import UserError, first_line
 from catdog.sweep import PRELOADED
 from catdog.sweep.ray_internals import preload_variables, start_processes_in_own_sessions
-from catdog.system.process import ENVIRONMENT
+from catdog.system.process import ENVIRONMENT, usable_cores
 from catdog.system.scratch import scratch_folder
 
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
@@ -26,6 +26,8 @@ LONGEST_FOLDER = LONGEST_SOCKET - len("/session_2026-01-31_23-59-59_123456_41943
 def start_local_ray(folder: Path | None, worker_imports: Sequence[str], **options: Any) -> None:
     """Start a Ray whose files go to `folder` (None: Ray's own choice) and whose workers import these modules at once.
 
+    It has no more cores than this process may use, where Ray itself would count the machine's (taskset, SLURM).
+
     Raises:
         UserError: Ray does not start here.
     """
@@ -34,13 +36,14 @@ def start_local_ray(folder: Path | None, worker_imports: Sequence[str], **option
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
     start_processes_in_own_sessions()
+    fewer_cores = {"num_cpus": cores} if (cores := usable_cores()) < (os.cpu_count() or 1) else {}
     try:
         ray.init(
             "local",
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=None if folder is None else str(folder),
-            **options,
+            **fewer_cores | options,
         )
     except Exception as error:
         raise UserError(

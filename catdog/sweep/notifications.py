@@ -24,6 +24,9 @@ from catdog.storage import Store, StoreLocation
 logger = logging.getLogger(__name__)
 SECONDS = 15.0
 """How long the end of a job waits for its messages."""
+INTERRUPTED_SECONDS = 1.0
+"""The same, of one that is interrupted: its supervisor gives it few."""
+INTERRUPTED, LOST = "interrupted: the same command resumes", "its process was lost: the same command resumes"
 MOST_CHARACTERS = 500
 """Of one line: it may quote an error."""
 
@@ -83,11 +86,15 @@ class Notifier:
 
 @contextmanager
 def telling_the_end(config: SweepConfig, console: Console) -> Iterator[Notifier]:
-    """Yield a sweep's notifier; tell of an error that ends the block, and wait for what is still being sent."""
+    """Yield a sweep's notifier; tell of an error or interruption that ends the block; wait for what is being sent."""
     store = StoreLocation.of(config.store, config.store_patience).open()
     notifier = Notifier(config.notify, store, config.run_name, functools.partial(console.print, soft_wrap=True))
     try:
         yield notifier
+    except KeyboardInterrupt:
+        notifier.send("end", INTERRUPTED)
+        notifier.wait(INTERRUPTED_SECONDS)
+        raise
     except Exception as error:
         message = first_line(error)
         notifier.send("end", "ended by an error", lambda: [message])

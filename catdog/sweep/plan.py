@@ -32,12 +32,13 @@ from catdog.runs.manifest import (
     read_manifest,
     result_format,
 )
+from catdog.runs.paths import RunPaths, TrialPaths
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.tuning import Tuning, read_tuning
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import Store, StoreLocation
 from catdog.sweep.code_check import changed_code, code_of, concerned
-from catdog.sweep.feature_cache import feature_bytes
+from catdog.sweep.feature_room import feature_bytes
 from catdog.system.process import usable_cores
 
 REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
@@ -61,6 +62,16 @@ class Plan:
         """Return how many images the pending trials will train on."""
         return sum(self.recipe_of(trial).epochs for trial in self.pending) * self.train_images
 
+    @property
+    def damage(self) -> dict[TrialPaths, str]:
+        """Return what is wrong with the results of pending trials that have one."""
+        run, trials = RunPaths(self.run_status.manifest.run), self.run_status.trials
+        return {
+            run.trial(one.planned.variant.folder, one.planned.seed): one.damage
+            for one in trials
+            if one.damage is not None and one.planned in self.pending
+        }
+
     def recipe_of(self, trial: PlannedTrial) -> Recipe:
         """Return a trial's recipe."""
         return self.run_status.manifest.identity.of(trial.variant).recipe
@@ -77,7 +88,7 @@ class ResolvedRun:
 def resolve_run(
     config: SweepConfig,
     store: Store,
-    find_dataset: Callable[[], DatasetInfo],
+    dataset_info: Callable[[], DatasetInfo],
     device_precision: Callable[[], Precision],
     check_weights: Callable[[str | None], None] = lambda digest: None,
 ) -> ResolvedRun:
@@ -89,7 +100,7 @@ def resolve_run(
     warn_of_enlarged_images(config)
     digest = weights_digest(config.recipe.weights)
     check_weights(digest)
-    dataset = find_dataset()
+    dataset = dataset_info()
     recipe = dataclasses.replace(config.recipe, dataset=dataset.name)
     if recipe.precision == "auto":
         existing = read_manifest(store, config.run_name)
@@ -161,9 +172,9 @@ def _tuning(existing: Manifest | None, config: SweepConfig, store: Store) -> Tun
 def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
     """Return the recipe file that makes a run again, also elsewhere: all variants and seeds, the settled precision.
 
-    It declares what the run has declared, whichever launch did. Where some variants have more seeds than others, it
-    gives all of them all seeds, or those planned if the run may stop early. Where the images lie on this machine is
-    left out: their fingerprint tells them apart.
+    It declares what the run has declared, and names its tuning, whichever launch did. Where some variants have more
+    seeds than others, it gives all of them all seeds, or those planned if the run may stop early. Where the images lie
+    on this machine is left out: their fingerprint tells them apart.
     """
     declared = manifest.declaration
     specs = [manifest.spec(label) for label in manifest.variants]
@@ -172,6 +183,7 @@ def whole_run_yaml(config: SweepConfig, manifest: Manifest) -> str:
         run=manifest.run,
         variants=tuple(f"{spec.short_label}={spec.label}" if spec.short_label else spec.label for spec in specs),
         grid=(),
+        tuning=None if manifest.tuning is None else manifest.tuning.run,
         imports=tuple(dict.fromkeys(manifest.imports.values())),
         seeds=format_seeds(
             declared.seeds if declared.looks else {seed for seeds in manifest.seeds.values() for seed in seeds}
@@ -331,7 +343,7 @@ def check_here(config: SweepConfig, store: Store) -> None:
     """Raise `UserError` for what can be seen without Ray: a folder, cores or a backbone that the sweep would refuse."""
     if not store.is_shared:
         store.check()
-    cores = os.cpu_count() or config.threads
+    cores = usable_cores()
     if not os.environ.get("RAY_ADDRESS"):
         if config.threads > cores:
             raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")

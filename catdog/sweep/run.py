@@ -4,7 +4,7 @@ import dataclasses
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
@@ -24,15 +24,17 @@ from catdog.runs.manifest import TrialId
 from catdog.runs.paths import WEIGHTS, RunPaths
 from catdog.runs.provenance import code_tree, package_versions
 from catdog.runs.status import RunStatus, open_run
+from catdog.runs.trial_files import delete_outvoted
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
+from catdog.sweep.cards import CardWatch
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.code_check import check_code, code_of
 from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.in_order import InOrder, listed
 from catdog.sweep.lease import RunLease
-from catdog.sweep.notifications import Notifier
+from catdog.sweep.notifications import INTERRUPTED, Notifier
 from catdog.sweep.pausing import pause_trials
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
 from catdog.sweep.progress import ProgressView, SweepProgress, show_progress
@@ -44,6 +46,8 @@ from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Budget, Meter
 from catdog.system.scratch import scratch_folder
 from catdog.trial.context import RunContext
+
+T = TypeVar("T")
 
 
 def run_sweep(
@@ -99,11 +103,13 @@ def run_sweep(
                 give_up_on_interrupt(store),
             ):
                 plan = make_plan(config, store, run, command)
+                delete_outvoted(store, plan.damage)
                 if plan.pending:
                     cluster.start()
                     context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
                     _prepare(context, plan, cluster, console)
                     plan = _with_checked_code(context, plan, cluster)
+                lease.ask()
                 _put_manifest(store, plan, config)
                 _report_pending(plan, cluster.slots, report_progress)
                 if plan.pending:
@@ -112,6 +118,7 @@ def run_sweep(
                 run_status = open_run(store, config.run_name, keep=True)  # a report follows
                 _delete_leftovers(store, run_status)
                 look = take_look(store, run_status) if take_look is not None and config.until_decided else None
+                lease.ask()
                 if look is not None:
                     store_look(store, config.run_name, look)
                     report_progress(_look_line(look))
@@ -183,35 +190,37 @@ def _prepare(context: RunContext, plan: Plan, cluster: Cluster, console: Console
                 if not console.is_terminal:
                     console.print(text, soft_wrap=True)
 
-    try:
-        cluster.cards.on_a_working_card(prepare)
-    except ray.exceptions.RayTaskError as error:
-        if is_out_of_memory(error.cause):
-            raise _lost_worker(error.cause) from None
-        raise
-    except ray.exceptions.RayError as error:
-        raise _lost_worker(error) from None
+    on_a_worker(cluster.cards, prepare)
 
 
 def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Plan:
     """Return the plan with a record of the code; raises `UserError` if it computes other numbers than before."""
     from catdog.sweep.probe import run_probes
 
-    def on_a_worker(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
+    def there(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
         task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(run_probes)
-        try:
-            found: dict[str, Probe] = ray.get(task.remote(context, variants))
-            return found
-        except ray.exceptions.RayError as error:
-            raise _lost_worker(error) from None
+        found: dict[str, Probe] = on_a_worker(cluster.cards, lambda: ray.get(task.remote(context, variants)))
+        return found
 
     def here(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
         return run_probes(context, variants)
 
     variants = tuple(dict.fromkeys(trial.variant for trial in plan.pending))
-    probes = here if cluster.is_this_machine else on_a_worker
+    probes = here if cluster.is_this_machine else there
     manifest = check_code(plan.run_status, variants, context.head_files, probes)
     return dataclasses.replace(plan, run_status=dataclasses.replace(plan.run_status, manifest=manifest))
+
+
+def on_a_worker(cards: CardWatch, attempt: Callable[[], T]) -> T:
+    """Return what the task in `attempt` returns; raises its own `UserError` or `StoreError`, or that it was lost."""
+    try:
+        return cards.on_a_working_card(attempt)
+    except ray.exceptions.RayTaskError as error:
+        if is_out_of_memory(error.cause):
+            raise _lost_worker(error.cause) from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise _lost_worker(error) from None
 
 
 def _lost_worker(error: Exception) -> UserError:
@@ -267,7 +276,7 @@ def _run_trials(
             try:
                 _fit(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
             except KeyboardInterrupt:
-                notifier.send("end", "interrupted: the same command resumes", lambda: [ProgressView(progress).line()])
+                notifier.send("end", INTERRUPTED, lambda: [ProgressView(progress).line()])
                 pause_trials(launch)
                 raise
             trial_ids = lost.take()

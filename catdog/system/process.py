@@ -14,15 +14,29 @@ from typing import TypeVar
 _AT_ONCE = 32
 """Items handed to a thread at once: handing over a single one costs as much as work on a small file."""
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container's own cgroup, version 2."""
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 def usable_cores() -> int:
-    """Return the number of cores this process may run on, or the machine's if the system does not tell (macOS)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use: by its affinity and its container's quota, where the system has them.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return min(cores, quota_cores(CPU_MAX.read_text()))
+    except (OSError, ValueError):
+        return cores
+
+
+def quota_cores(cpu_max: str) -> int:
+    """Return how many cores a cgroup's `cpu.max` allows, rounded up; raises `ValueError` if it sets no limit."""
+    quota, period = map(int, cpu_max.split())
+    return -(-quota // period)
 
 
 def map_on_cores(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:

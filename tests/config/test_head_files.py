@@ -272,9 +272,21 @@ def test_a_run_is_read_without_the_code_of_its_heads(tmp_path: Path) -> None:
     assert read == manifest
     assert read.spec("mine:reduction=8").arguments == {"reduction": 8}
     write(tmp_path / "mine.py", HEAD.format(name="mine", default=4))
-    changed = dataclasses.replace(config, variants=("mine",))
+    changed = dataclasses.replace(PRESETS["demo"], imports=(path,), variants=("mine",))
     with pytest.raises(UserError, match="run 'demo' has a head 'mine' with other parameters"):
         plan_run(manifest, changed, manifest.identity, ())
+
+
+@pytest.mark.parametrize("edited", [HEAD.format(name="mine", default=4), HEAD.format(name="other", default=1), "1 +"])
+def test_a_file_that_is_edited_while_a_command_runs_is_not_read_again(edited: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", HEAD.format(name="mine", default=16))
+    config = parse_sweep(["demo", "--import", path, "--variants", "baseline", "mine"], "sweep.py")
+    (before,) = config.head_files
+    write(tmp_path / "mine.py", edited)
+    later = dataclasses.replace(config, variants=("mine:reduction=8",))  # as the next round of a tuning
+    assert later.head_files == (before,)
+    assert later.variant_specs[0].arguments == {"reduction": 8}
+    assert plan_run(plan_run(None, config, IDENTITY, ()), later, IDENTITY, ()).imports == {before.digest: path}
 
 
 @pytest.mark.parametrize("moved", [False, True])

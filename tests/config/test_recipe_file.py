@@ -291,6 +291,7 @@ def test_the_effective_file_lists_every_option_in_order() -> None:
     assert list(yaml.safe_load(recipe_yaml(PRESETS["paper"]))) == list(SETTINGS)
     assert set(SETTINGS.values()) == {f.name for f in dataclasses.fields(SweepConfig)} - {
         "preset",
+        "imported",
         "recipe",
         "dry_run",
         "notify",

@@ -370,7 +370,8 @@ def test_each_label_has_a_folder_of_its_own() -> None:
         ("baseline:precision=auto", "not auto", Recipe(precision="float32")),
         ("baseline:crop_scale=0.5", "no effect with a frozen backbone", Recipe(freeze=True)),
         ("baseline:freeze=true,backbone_learning_rate=1", "no effect with a frozen backbone", Recipe()),
-        (f"baseline:backbone={'x' * 300}", "longer than 200 letters", Recipe()),
+        (f"baseline:backbone={'x' * 300}", "has over 200 letters", Recipe()),
+        (f"eca:stages={'+'.join(f'features.{i}' for i in range(20))}", "has over 200 letters", Recipe()),
     ],
 )
 def test_a_setting_that_no_variant_can_have_is_refused(text: str, named: str, recipe: Recipe) -> None:

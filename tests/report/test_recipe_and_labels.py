@@ -18,6 +18,7 @@ from catdog.report.publish import publish_run
 from catdog.runs.declaration import Declaration
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import open_run
+from catdog.runs.tuning import Tuning
 from catdog.storage import LocalStore
 from catdog.sweep.plan import whole_run_yaml
 from tests.helpers.made_runs import make_run
@@ -99,8 +100,10 @@ def test_the_recipe_of_a_run_has_all_its_variants_and_seeds_and_its_settled_prec
 def test_the_recipe_of_a_run_declares_what_an_earlier_launch_declared(store: LocalStore, tmp_path: Path) -> None:
     manifest = open_run(store, "made").manifest
     declared = Declaration("attention", "baseline", 0.3, (6, 10), tuple(range(10)))
-    manifest = dataclasses.replace(manifest, declared=(declared,)).extended(("baseline",), tuple(range(14)), ())
+    tuning = Tuning("search", 1, (1000,), (), {})
+    manifest = dataclasses.replace(manifest, declared=(declared,), tuning=tuning)
+    manifest = manifest.extended(("baseline",), tuple(range(14)), ())
     (tmp_path / "recipe.yaml").write_text(whole_run_yaml(PRESETS["pets-frozen"], manifest))
     whole = named_config(str(tmp_path / "recipe.yaml"))
     assert (whole.reference, whole.primary, whole.smallest_effect) == ("attention", "baseline", 0.3)
-    assert (whole.look_list, whole.seeds) == ((6, 10), "10")
+    assert (whole.look_list, whole.seeds, whole.tuning) == ((6, 10), "10", "search")

@@ -23,6 +23,7 @@ from catdog.runs.history import HEALTH
 from catdog.runs.paths import RunPaths
 from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import missing_trials, open_run
+from catdog.runs.trial_files import delete_outvoted
 from catdog.storage import MemoryStore, sha256
 from catdog.storage.serialization import npz_bytes, to_json
 from tests.helpers.made_runs import make_run, put_trimaps
@@ -237,6 +238,14 @@ def test_whatever_a_store_holds_a_report_is_built_or_one_line_says_why(
         assert len(read_content(store, run_status).contrasts) == 1
 
 
+def damaged(store: MemoryStore, label: str, seed: int) -> str:
+    """Return what is wrong with a trial of the run."""
+    trials = open_run(store, "made").trials
+    (trial,) = (one for one in trials if (one.planned.variant.label, one.planned.seed) == (label, seed))
+    assert trial.damage is not None
+    return trial.damage
+
+
 def test_of_two_trials_about_other_images_neither_is_believed() -> None:
     store, recipe = MemoryStore(), Recipe(precision="float32", resample_split=True)
     make_run(store, ["attention", "multi-attention"], range(2), recipe=recipe, epochs=1, test_images=40, classes=5)
@@ -247,6 +256,11 @@ def test_of_two_trials_about_other_images_neither_is_believed() -> None:
         (one.planned.variant.label, one.planned.seed) for one in open_run(store, "made").trials if not one.result
     }
     assert missing == {("attention", 1), ("multi-attention", 1)}
+    run = RunPaths("made")
+    damage = {run.trial(label, 1): damaged(store, label, 1) for label in ("attention", "multi-attention")}
+    with pytest.raises(UserError, match=r"attention seed 1 against multi-attention seed 1: delete result.json of the"):
+        delete_outvoted(store, damage)
+    assert all(store.exists(where.result) for where in damage)
 
 
 def test_a_contact_sheet_that_is_no_png_is_left_out_of_the_report(

@@ -11,7 +11,7 @@ import pytest
 
 from catdog.errors import StoreError, StoreRefusedError, UserError
 from catdog.storage import S3Store, StoreLocation
-from tests.helpers.faulty_s3 import FaultyS3
+from tests.helpers.faulty_s3 import FaultyS3, Request
 
 pytest_plugins = ["tests.helpers.s3_servers"]
 KEY_ID = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -66,6 +66,20 @@ def test_objects_carry_a_type_so_that_a_browser_shows_them(
         store.put_file(f"file/{name}", tmp_path / "file")
         assert head(moto_server, store, name)["ContentType"] == content_type
         assert head(moto_server, store, f"file/{name}")["ContentType"] == content_type
+
+
+def test_a_key_that_vanishes_as_it_is_claimed_is_not_held(moto_server: Any, new_store: Callable[..., S3Store]) -> None:
+    class Vanishing(FaultyS3):
+        def passes(self, request: Request) -> None:
+            if request.method == "PUT":
+                theirs.delete("claim")
+
+    theirs = new_store()
+    with Vanishing(moto_server.url) as proxy:
+        ours = S3Store(theirs.url, proxy.url, "us-east-1", patience=0.0)
+        theirs.put("claim", b"theirs")
+        assert not ours.put_new("claim", b"ours")
+    assert theirs.list("") == []
 
 
 CONFIGS = {

@@ -1,7 +1,6 @@
 """The contract of stores (a folder, a real S3 server over HTTP, memory), and background uploads."""
 
 import errno
-import hashlib
 import os
 import socket
 import threading
@@ -27,7 +26,7 @@ from catdog.storage import (
 )
 from catdog.storage.local import scratch_beside
 from catdog.storage.store import MOST_AHEAD
-from tests.helpers.limits import files_of_at_most
+from tests.helpers.limits import files_of_at_most, no_more_open_files
 
 TRIAL = "run/trials/multi-attention__num_masks=2,lambda_divergence=1e-5/seed-00"
 
@@ -147,19 +146,6 @@ def test_stores_with_similar_names_do_not_see_each_other(s3_bucket: str, tmp_pat
         assert [one.list("") for one in stores] == [["b/key", "key"], ["key"], ["key"]]
         assert [one.get("key") for one in stores] == [b"\0", b"\1", b"\2"]
         assert stores[0].list("b") == ["b/key"]
-
-
-def test_objects_on_s3_carry_the_digest_of_their_content(s3_bucket: str, tmp_path: Path) -> None:
-    import boto3
-
-    store = StoreLocation.of(f"{s3_bucket}/p/").open()
-    assert isinstance(store, S3Store)
-    (tmp_path / "file").write_bytes(b"content")
-    store.put("a", b"content")
-    store.put_file("b", tmp_path / "file")
-    for key in ("p/a", "p/b"):
-        head = boto3.client("s3").head_object(Bucket=store.bucket, Key=key)
-        assert head["Metadata"]["sha256"] == hashlib.sha256(b"content").hexdigest() == sha256(b"content")
 
 
 def test_a_missing_bucket_is_a_mistake_that_names_it(s3_environment: dict[str, str], tmp_path: Path) -> None:
@@ -315,6 +301,41 @@ def test_a_folder_without_hard_links_is_a_store_that_says_it_has_no_conditional_
     assert not store.put_new("run/claim", b"yours")
     assert everything_below(tmp_path) == {"store/run/claim"}
     assert store.get("run/claim") == b"mine"
+
+
+def test_a_folder_that_is_unavailable_for_a_while_is_asked_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StoreLocation.of(str(tmp_path / "store"), patience=60.0).open()
+    store.put("run/a", b"1")
+    operations = (
+        lambda: store.get("run/a"),
+        lambda: store.list("run/"),
+        lambda: store.put("run/a", b"1"),
+        lambda: store.put_new("run/a", b"1"),
+    )
+    with ThreadPoolExecutor(len(operations)) as pool:
+        with no_more_open_files():
+            asked = [pool.submit(operation) for operation in operations]
+            while caplog.text.count("waiting for the store") < len(operations):
+                time.sleep(0.01)
+        assert [one.result() for one in asked] == [b"1", ["run/a"], None, True]
+    assert "too many open files" in caplog.text
+
+
+def test_a_folder_is_not_asked_again_for_what_stays_so(tmp_path: Path) -> None:
+    store = StoreLocation.of(str(tmp_path / "store"), patience=1e6).open()
+    with pytest.raises(NotFoundError):
+        store.get("run/a")
+    store.set_retrying(False)
+    store.put("run/a", b"1")
+    for operation in (lambda: store.get("run/a"), lambda: store.list("run/")):
+        with no_more_open_files(), pytest.raises(StoreError, match=r"(?i)too many open files"):
+            operation()
+    store.set_retrying(True)
+    for operation in (lambda: store.list("a" * 300 + "/"), lambda: store.exists("a" * 300)):
+        with pytest.raises(StoreRefusedError, match=r"file name too long.*: choose another folder, or shorter labels"):
+            operation()
 
 
 def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import ray
 import torch
 
-from catdog.errors import Card, DeviceError
+from catdog.errors import Card, DeviceError, StoreError, UserError
 from catdog.sweep.cards import CardWatch
 from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process
+from catdog.sweep.run import on_a_worker
 from catdog.trial.device import SIMULATED_GPUS
 from tests.helpers.project import ROOT
 from tests.helpers.sweeps import SMALL
@@ -52,6 +54,25 @@ def test_when_every_card_is_broken_the_sweep_ends_with_the_reason() -> None:
     cards.fail(FIRST, B, "broken")
     assert cards.held == {A, B}
     assert str(cards.watch.nothing_works).startswith("GPU 0 of host: an error (and 1 more): no GPU works: ")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_a_task_finds_wrong_is_said_and_no_worker_is_called_lost() -> None:
+    def attempt(error: Exception) -> object:
+        def fail() -> None:
+            raise error
+
+        return ray.get(ray.remote(fail).remote())
+
+    for error, said in (
+        (UserError("--import heads.py: it fails"), "^--import heads.py: it fails$"),
+        (StoreError("the bucket is away"), "^the bucket is away$"),
+        (MemoryError(), "^the worker that checks data and weights was lost"),
+    ):
+        with pytest.raises((UserError, StoreError), match=said):
+            on_a_worker(Cards(0).watch, lambda error=error: attempt(error))  # type: ignore[misc]
+    with pytest.raises(ZeroDivisionError):
+        on_a_worker(Cards(0).watch, lambda: attempt(ZeroDivisionError()))
 
 
 def test_a_card_that_fails_two_attempts_in_a_row_is_held_back() -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from catdog.errors import StoreError, UserError
 from catdog.runs.paths import RunPaths
-from catdog.storage import LocalStore, MemoryStore, Store, StoreLocation
+from catdog.storage import LocalStore, MemoryStore, S3Store, Store, StoreLocation
 from catdog.storage.serialization import to_json
 from catdog.sweep.lease import LeaseHolder, LeaseWatch, RunLease, read_lease, require_lease
+from tests.helpers.faulty_s3 import FaultyS3, Request
 from tests.helpers.project import ROOT
 from tests.helpers.sweeps import SMALL, start_job
 
@@ -166,6 +167,15 @@ def test_a_driver_whose_lease_was_taken_over_notices_and_leaves_the_new_lease_al
     assert read_lease(store, "night") == other
 
 
+def test_a_driver_that_asks_notices_a_takeover_before_it_writes(store: Store) -> None:
+    with RunLease(store, "night", "first").hold(silent) as first:
+        first.ask()
+        other = stranger_of(store)
+        with pytest.raises(UserError, match=r"was taken over by process .*: this sweep has ended"):
+            first.ask()
+    assert read_lease(store, "night") == other
+
+
 def verify_for_a_while(lease: RunLease) -> None:
     for _ in range(100):
         lease.verify()
@@ -186,6 +196,28 @@ def test_a_damaged_lease_blocks_nobody(store: Store) -> None:
     with RunLease(store, "night", "mine").hold(silent) as lease:
         lease.verify()
     assert store.list("") == []
+
+
+def test_a_lease_that_another_driver_takes_just_as_it_is_released_is_left_alone(
+    s3_bucket: str, s3_environment: dict[str, str]
+) -> None:
+    theirs = StoreLocation.of(s3_bucket).open()
+    released = stranger(theirs)
+    taken = dataclasses.replace(released, launch="other")
+
+    class Busy(FaultyS3):
+        def passes(self, request: Request) -> None:
+            super().passes(request)
+            if [one.method for one in self.passed] == ["PUT", "GET"]:  # refused, and why
+                theirs.delete(KEY)
+            elif [one.method for one in self.passed] == ["PUT", "GET", "GET"]:  # whose it is: nobody's
+                theirs.put(KEY, to_json(dataclasses.asdict(taken)))
+
+    with Busy(s3_environment["AWS_ENDPOINT_URL"]) as proxy:
+        ours = S3Store(s3_bucket, proxy.url, "us-east-1", patience=0.0)
+        with pytest.raises(UserError, match="is being swept by process"), RunLease(ours, "night", "mine").hold(silent):
+            pass
+    assert read_lease(theirs, "night") == taken
 
 
 def test_a_lease_of_a_newer_version_counts(store: Store) -> None:

@@ -88,6 +88,19 @@ def test_a_ray_tmpdir_that_ray_cannot_use_is_a_mistake(
         pass
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to cores")
+def test_ray_has_the_cores_that_the_process_may_use() -> None:
+    code = (
+        "import os, ray; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from catdog.sweep.local_ray import start_local_ray\n"
+        "start_local_ray(None, [], log_to_driver=False)\n"
+        "print(ray.cluster_resources()['CPU']); ray.shutdown()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["1.0"]
+
+
 def _unusable(fault: str, folder: Path) -> Path:
     return folder / ("long" * 20) if fault == "long" else Path("/dev/null")
 

@@ -1,6 +1,8 @@
 """Messages of a sweep: what is told, once, and that telling never stops or delays anything."""
 
 import dataclasses
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +13,12 @@ from catdog.cli import recorded_command, run_job
 from catdog.config.presets import PRESETS
 from catdog.errors import StoreError, UserError
 from catdog.runs.paths import RunPaths
-from catdog.storage import MemoryStore, StoreLocation
-from catdog.sweep.notifications import Notifier, telling_the_end
-from jobs import sweep
+from catdog.storage import LocalStore, MemoryStore, StoreLocation
+from catdog.sweep.lease import RunLease
+from catdog.sweep.notifications import INTERRUPTED, Notifier, telling_the_end
+from jobs import study, sweep, tune
 from tests.helpers.inbox import Inbox, inbox
+from tests.helpers.made_runs import make_run
 
 NOBODY = "json://127.0.0.1:9/a-token"
 
@@ -97,6 +101,41 @@ def test_an_error_that_ends_the_sweep_is_told(box: Inbox, tmp_path: Path) -> Non
         raise UserError("the disk is full")
     assert box.messages[0][0] == "catdog demo: ended by an error"
     assert box.messages[0][1][0] == "the disk is full"
+
+
+def test_an_interruption_is_told_wherever_it_comes_and_once(box: Inbox, tmp_path: Path) -> None:
+    config = dataclasses.replace(PRESETS["demo"], store=str(tmp_path), notify=(box.url,))
+
+    def interrupt(*details: str) -> None:
+        with telling_the_end(config, Console()) as notifier:
+            if details:
+                notifier.send("end", INTERRUPTED, lambda: details)
+            raise KeyboardInterrupt
+
+    for details in ((), ("2/9 done",)):
+        with pytest.raises(KeyboardInterrupt):
+            interrupt(*details)
+    report = f"report: {tmp_path}/demo/report/report.html"
+    said = "catdog demo: interrupted: the same command resumes"
+    assert box.messages == [(said, [report]), (said, ["2/9 done", report])]
+
+
+def test_the_loss_of_a_process_is_told_by_a_study_and_by_a_tuning(box: Inbox, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for run in ("search", "weights"):
+        make_run(store, ["baseline", "multi-attention"], range(2), epochs=2, test_images=40, run=run)
+        with RunLease(store, run, "lost").hold(pytest.fail):
+            lease = json.loads(store.get(RunPaths(run).lease))
+        store.put(RunPaths(run).lease, json.dumps({**lease, "pid": ended.pid}).encode())
+    options = ["demo", "--store", str(tmp_path), "--variants", "multi-attention", "--notify", box.url]
+    for _ in range(2):  # the second finds nothing under way
+        tune.recover([*options, "--run", "search"], False)
+        study.recover(["lambda", *options, "--run", "weights"], False)
+    lost = "its process was lost: the same command resumes"
+    assert box.titles == [f"catdog search: {lost}", f"catdog weights: {lost}"]
+    assert store.exists(RunPaths("weights").report("report.html"))
 
 
 def test_a_file_of_urls_keeps_tokens_off_the_command_line(box: Inbox, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_node_that_cannot_list_the_folder_says_why(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "scandir", broken)
         for answer in (write_claim(str(tmp_path), "1"), read_others(str(tmp_path), "1", {DRIVER: "the driver"})):
-            assert "Input/output error" in answer.fault
+            assert "input/output error" in answer.fault
 
 
 def test_what_writers_on_other_machines_have_begun_is_kept_for_an_hour(tmp_path: Path) -> None:

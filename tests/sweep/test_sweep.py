@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,10 @@ from catdog.cli import run_job
 from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
 from catdog.runs.paths import RunPaths
+from catdog.runs.results import TrialResult
 from catdog.runs.status import open_run
-from catdog.storage import StoreLocation
+from catdog.storage import StoreLocation, sha256
+from catdog.storage.serialization import npz_bytes
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 from catdog.trial.device import SIMULATED_GPUS
@@ -133,6 +135,49 @@ def test_another_recipe_under_the_same_name_is_refused(
     error = capsys.readouterr().err
     assert "run 'demo' exists with another recipe (label_smoothing: 0.0 → 0.1)" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_trial_about_other_images_than_most_runs_again(
+    store_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--variants", "baseline", "--seeds", "3", "--epochs", "1")
+    assert run_sweep(store_folder, *options) == 0
+    store, where = StoreLocation.of(str(store_folder)).open(), RunPaths("demo").trial("baseline", 1)
+    before = store.get(where.predictions)
+    with np.load(io.BytesIO(before)) as arrays:
+        other = npz_bytes(**{**arrays, "test_images": arrays["test_images"][::-1]})
+    result = TrialResult.from_json(store.get(where.result))
+    store.put(where.predictions, other)
+    store.put(where.result, replace(result, files={**result.files, "predictions.npz": sha256(other)}).to_json())
+    capsys.readouterr()
+    assert run_sweep(store_folder, *options) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it is about other images than most trials: baseline seed 1 will run again" in said
+    assert "1 trial to run, 2 already done" in said
+    assert store.get(where.predictions) == before
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_driver_that_was_taken_over_deletes_no_weights(store_folder: Path) -> None:
+    options = ("--variants", "baseline", "--seeds", "2", "--epochs", "1")
+    assert run_sweep(store_folder, *options) == 0
+    store, run = StoreLocation.of(str(store_folder)).open(), RunPaths("demo")
+    passing = [run.trial("baseline", seed).weights for seed in range(2)]
+    for key in passing:
+        store.put(key, b"of a later driver")
+
+    class TakenOver(io.StringIO):
+        def write(self, text: str) -> int:
+            if "nothing to run" in text:
+                lease = json.loads(store.get(run.lease))
+                store.put(run.lease, json.dumps({**lease, "launch": "other"}).encode())
+            return super().write(text)
+
+    with contextlib.redirect_stdout(TakenOver()), contextlib.redirect_stderr(io.StringIO()) as said:
+        assert run_sweep(store_folder, *options) == 2
+    assert "was taken over by process" in said.getvalue()
+    assert all(map(store.exists, passing))
 
 
 def test_the_precision_is_measured_once_and_kept(thrice: ThriceLaunched) -> None:

@@ -14,7 +14,7 @@ from tests.helpers.project import ROOT
 LAST_WORD = "interrupted: nothing that was finished is lost; the same command resumes from here"
 
 
-def start(body: str, *lines: str) -> subprocess.Popen[str]:
+def start(body: str, *lines: str, recovery: str = "pass") -> subprocess.Popen[str]:
     """Start a job with this body in a session of its own, after these lines; it prints "started" first."""
     script = "\n".join(
         (
@@ -29,6 +29,7 @@ def start(body: str, *lines: str) -> subprocess.Popen[str]:
             *(f"    {line}" for line in body.splitlines()),
             "def recover(arguments, interrupted):",
             "    print('recovered', interrupted, flush=True)",
+            f"    {recovery}",
             "sys.exit(run_job(main, recover=recover))",
         )
     )
@@ -118,6 +119,14 @@ def test_a_job_whose_process_is_lost_is_recovered_and_has_a_last_word(ending: st
     recovered, last_word = output.splitlines()
     assert recovered == "recovered False"
     assert last_word.startswith(f"error: the job was lost ({how}): its Ray was ended, or memory ran out; nothing that")
+
+
+def test_a_lost_job_that_cannot_be_recovered_says_why_and_is_lost_all_the_same() -> None:
+    away = "from catdog.errors import StoreError\n    raise StoreError('the bucket is away')"
+    code, output = end(start("os._exit(1)", recovery=away))
+    assert code == 1
+    assert output.splitlines()[1] == "error: the bucket is away"
+    assert output.splitlines()[2].startswith("error: the job was lost (exit code 1)")
 
 
 def test_a_bug_ends_with_its_traceback() -> None:
