@@ -66,6 +66,14 @@ JAPANESE = {
 }
 
 
+def in_english(page: Path) -> str:
+    """Return a page whose tables are in English."""
+    text = page.read_text()
+    for japanese, english in JAPANESE.items():
+        text = text.replace(japanese, english)
+    return text
+
+
 def figures_of(report: Path) -> dict[str, set[str]]:
     """Return all that a published run's tables say of each variant, as pages write it."""
     table, contrasts, masks = (pd.read_csv(report / f"{name}.csv") for name in ("table", "contrasts", "attention"))
@@ -86,9 +94,7 @@ def figures_of(report: Path) -> dict[str, set[str]]:
 @pytest.mark.parametrize("name", RESULTS)
 def test_tables_of_results_are_those_of_published_runs(name: str) -> None:
     published = [figures_of(path.parent) for path in (ROOT / "results" / "published").glob("*/report/contrasts.csv")]
-    text = (ROOT / name).read_text()
-    for japanese, english in JAPANESE.items():
-        text = text.replace(japanese, english)
+    text = in_english(ROOT / name)
     rows = re.findall(r"^\| `([\w .-]+)` \|(.*(?:±|\d \().*)\|$", text, flags=re.MULTILINE)
     assert len(rows) >= 3
     for variant, cells in rows:
@@ -98,7 +104,12 @@ def test_tables_of_results_are_those_of_published_runs(name: str) -> None:
 
 def test_the_contrasts_that_were_not_declared_are_those_of_published_trials(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "docs" / "post_hoc.py"))["main"]()
-    assert f"|---|---:|---:|---:|\n{capsys.readouterr().out}\n" in (ROOT / "docs" / "experiments.md").read_text()
+    contrasts = capsys.readouterr().out
+    assert f"|---|---:|---:|---:|\n{contrasts}\n" in (ROOT / "docs" / "experiments.md").read_text()
+    for name in ("docs/findings.md", "docs/ja/findings.md"):
+        rows = re.findall(r"^\| \d+ × \d+ \| (.*) \|$", in_english(ROOT / name), flags=re.MULTILINE)
+        assert len(rows) == 2
+        assert all(f"| {' '.join(cell.split())} |" in contrasts for row in rows for cell in row.split(" | "))
 
 
 def example_head(folder: Path) -> str:

@@ -22,7 +22,7 @@ from catdog.analysis.questions import Difference
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import SIGNIFICANCE, holm, smallest_p
 from catdog.formatting import counted
-from catdog.runs.manifest import Identity
+from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.status import RunStatus
 
 Array = npt.NDArray[np.float64]
@@ -51,19 +51,37 @@ class BetweenRuns:
 def compare_runs(runs: Sequence[RunStatus]) -> list[BetweenRuns]:
     """Return the contrasts of all other runs with the first one, by variant as there, then by run.
 
-    A variant is the same that has the same name in tables, which is its short label where it has one.
+    A variant is the same that tables call the same, or else that is the same model with another short label.
     """
-    first, *others = (one.with_short_labels() for one in runs)
-    found = [_contrast(name, other, first) for name in first.manifest.variants for other in others]
+    first, *others = runs
+    titles = _titles(first.manifest)
+    found = [
+        _contrast(title, other, first, (labels[title], label))
+        for title, label in titles.items()
+        for other, labels in ((other, _same(titles, _titles(other.manifest))) for other in others)
+        if title in labels
+    ]
     contrasts = [one for one in found if one is not None]
     tested = [one for one in contrasts if one.p is not None]
     adjusted = dict(zip(map(id, tested), holm([one.p for one in tested if one.p is not None]), strict=True))
     return [dataclasses.replace(one, p_adjusted=adjusted.get(id(one))) for one in contrasts]
 
 
-def _contrast(name: str, other: RunStatus, first: RunStatus) -> BetweenRuns | None:
-    """Return the contrast of a variant, its p not adjusted; None if it has no trials in one of the runs."""
-    ours, theirs = _scores(other, name), _scores(first, name)
+def _titles(manifest: Manifest) -> dict[str, str]:
+    """Return the label of each variant, by what tables call it."""
+    return {manifest.short_labels.get(label, label): label for label in manifest.variants}
+
+
+def _same(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels in another run of the variants that both have, by what our tables call them."""
+    left = {label for title, label in theirs.items() if title not in ours}
+    same = {title: label for title, label in ours.items() if title not in theirs and label in left}
+    return same | {title: label for title, label in theirs.items() if title in ours}
+
+
+def _contrast(name: str, other: RunStatus, first: RunStatus, labels: tuple[str, str]) -> BetweenRuns | None:
+    """Return the contrast of a variant, by its labels in both runs, p not adjusted; None without trials in one."""
+    ours, theirs = _scores(other, labels[0]), _scores(first, labels[1])
     if not (ours and theirs):
         return None
     shared = sorted(ours.keys() & theirs.keys())
@@ -89,9 +107,9 @@ def _contrast(name: str, other: RunStatus, first: RunStatus) -> BetweenRuns | No
     )
 
 
-def _scores(run_status: RunStatus, name: str) -> Mapping[int, float]:
-    """Return the Test accuracy of a variant's complete trials, by seed; `name` is what tables call it."""
-    results = (one for one in run_status.finished.values() if one.variant == name)
+def _scores(run_status: RunStatus, label: str) -> Mapping[int, float]:
+    """Return the Test accuracy of a variant's complete trials, by seed."""
+    results = (one for one in run_status.finished.values() if one.variant == label)
     return {one.seed: one.test_accuracy for one in results if one.test_accuracy is not None}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ class Cluster:
         if ray.is_initialized():
             return
         self._ours = True
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a trial's error is told once, by us
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         with keep_sigterm_handler():
             if self.address is None:

@@ -1,8 +1,9 @@
 """A run's usage and cost: GPU-hours, or core-hours if trials use no GPU.
 
-Everything that is up while trials run is paid for, idle or not; `Meter` integrates both the units that are up and
-those that trials use. Packing, features and probes before them, and looks and reports after, are not counted. Each launch keeps its own record in the store, so the sum survives the driver. The driver's node
-is not counted unless trials run on it.
+Everything that is up while trials run is paid for, idle or not; `Meter` integrates both the units that are up and those
+that trials use. Packing, features and probes before them, and looks and reports after, are not counted. Each launch
+keeps its own record in the store, so the sum survives the driver. The driver's node is not counted unless trials run on
+it.
 """
 
 import dataclasses

@@ -218,3 +218,13 @@ def test_contrasts_between_runs_do_not_depend_on_their_order(tmp_path: Path) -> 
     assert one.mean == -back.mean
     means = [np.mean([of.test_accuracy for of in run.results(run.manifest.variants[0])]) for run in (other, plain)]
     assert one.mean == pytest.approx(means[0] - means[1]), "the tuned one, which the other run calls baseline"
+
+
+def test_a_variant_with_a_short_label_in_one_run_only_is_compared(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    first, other = (make_run(store, ["baseline", "se"], range(8), run=run, **SMALL) for run in ("one", "two"))  # type: ignore[arg-type]
+    named = dataclasses.replace(other, manifest=other.manifest.renamed({"se": "squeeze"}))
+    there, back = compare_runs([first, named]), compare_runs([named, first])
+    assert [one.variant for one in there] == ["baseline", "se"]
+    assert [one.variant for one in back] == ["baseline", "squeeze"]
+    assert [one.mean for one in there] == [-one.mean for one in back]
