@@ -242,7 +242,8 @@ class Manifest:
     def about(self, label: str) -> str:
         """Return what a variant's head computes, or which control it is, in a few words; empty if that is not known."""
         spec = self.spec(label)
-        return CONTROLS.get(spec.arguments.get("masks", ""), (VARIANTS | dict(self.heads))[spec.name].about)
+        about = CONTROLS.get(spec.arguments.get("masks", ""), (VARIANTS | dict(self.heads))[spec.name].about)
+        return about.replace("`", "")  # which docstrings have
 
     def planned(self) -> list[PlannedTrial]:
         """Return all trials, by variant as planned, then by seed."""
