@@ -14,7 +14,7 @@ from catdog.formatting import format_points, format_range
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 CONTROLS, FREE, LAMBDA, FEW = "lite0-controls", "lite0-controls-free", "lite0-lambda", "lite0-5-images-controls"
 TUNED, RETUNED, FINETUNED = "lite0", "lite0-retuned", "lite0-finetuned"
-LARGE, CHECKS, RATES = "lite0-14", "lite0-14-checks", "lite0-14-rates"
+LARGE, CHECKS, RATES, FEW_RATES = "lite0-14", "lite0-14-checks", "lite0-14-rates", "lite0-5-images-rates"
 BACKBONES = {"Lite0": RETUNED, "Lite1": "lite1", "Lite2": "lite2"}
 """By name: the run of all heads, on seeds 90–119."""
 Pair = tuple[str, str, str, str]
@@ -35,6 +35,16 @@ CONTRASTS: dict[str, tuple[Pair, ...]] = {
     "five a breed: `flat` − `baseline`": ((FEW, "flat", FEW, "baseline"),),
     "five a breed: `free` − `flat`": ((FEW, "free", FEW, "flat"),),
     "five a breed: `multi-attention` − `free`": ((FEW, "multi-attention", FEW, "free"),),
+    **{
+        f"five a breed: `{ours}` − `{theirs}`": ((FEW_RATES, ours, FEW_RATES, theirs),)
+        for ours, theirs in (
+            ("flat 0.00443", "mean 0.00443"),
+            ("masks 0.000264", "flat 0.000264"),
+            ("masks 0.00443", "flat 0.00443"),
+            ("flat 0.000264", "mean 0.00443"),
+            ("masks 0.000264", "mean 0.00443"),
+        )
+    },
     **{
         f"{name}: `multi-attention` − `multi-attention-free`": ((run, "multi-attention", run, "multi-attention-free"),)
         for name, run in BACKBONES.items()
