@@ -258,6 +258,15 @@ def test_mixed_batches_keep_their_labels_in_shares() -> None:
     assert plain[1] is labels
 
 
+def test_mixing_leaves_the_generators_of_gpus_to_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    Mixing(dataclasses.replace(PRESETS["demo"].recipe, mixup=0.5), 3, seed=7)
+    assert not seeded
+    torch.manual_seed(0)
+    assert seeded, "as torch does"
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_gives_others(setup: Setup) -> None:
     states = []
     for seed in (0, 0, 1):
