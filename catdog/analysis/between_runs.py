@@ -33,7 +33,7 @@ class BetweenRuns:
     """A variant in another run minus the same variant in the first, Test accuracy in percentage points."""
 
     variant: str
-    """What tables of both runs call it."""
+    """What tables of the first run call it."""
     run: str
     first: str
     n: tuple[int, int]
