@@ -36,7 +36,8 @@ def start_local_ray(folder: Path | None, worker_imports: Sequence[str], **option
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
     start_processes_in_own_sessions()
-    fewer_cores = {"num_cpus": cores} if (cores := usable_cores()) < (os.cpu_count() or 1) else {}
+    cores = usable_cores()
+    fewer_cores = {"num_cpus": cores} if cores < (os.cpu_count() or 1) else {}
     try:
         ray.init(
             "local",
