@@ -12,7 +12,7 @@ from catdog.runs.results import Failure
 from catdog.sweep.cards import CardWatch
 from catdog.sweep.lease import RunLease
 from catdog.sweep.notifications import Notifier
-from catdog.sweep.progress import ProgressView, SweepProgress
+from catdog.sweep.progress import SweepProgress
 from catdog.sweep.ray_internals import trial_error
 from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Meter
@@ -119,7 +119,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         def details() -> Iterator[str]:
             failure = Failure.from_json(self._store.get(self._context.trial_paths(variant, seed).failure))
             yield f"{failure.error}: {failure.message} (log: {failure.log})"
-            yield ProgressView(self._progress).line()
+            yield self._progress.line()
 
         self._notifier.send("failure", f"{variant.title} seed {seed} failed, the first one", details)
 

@@ -23,6 +23,37 @@ MOST_SHOWN = 8
 
 
 @dataclass
+class RunningTrial:
+    """How far a running trial is, in epochs."""
+
+    started: float = field(default_factory=time.monotonic)
+    resumed_at: int | None = None
+    """The epoch that its process began with; None until that has ended."""
+    ended: int = 0
+    epochs: int = 0
+    state: str = "starting"
+    seconds: float = 0.0
+    """From its start to its latest epoch."""
+
+    def end_epoch(self, epoch: int, epochs: int, val_accuracy: float) -> None:
+        """Record a finished epoch."""
+        self.resumed_at = epoch if self.resumed_at is None else self.resumed_at
+        self.ended, self.epochs = epoch + 1, epochs
+        self.state = f"epoch {self.ended}/{epochs}, validation {val_accuracy:.1f}"
+        self.seconds = time.monotonic() - self.started
+
+    @property
+    def share(self) -> float:
+        """Return the share of its epochs that have ended."""
+        return self.ended / max(1, self.epochs)
+
+    @property
+    def whole_seconds(self) -> float | None:
+        """Estimate how long such a trial takes from its first epoch; None before an epoch has ended."""
+        return None if self.resumed_at is None else self.seconds * self.epochs / (self.ended - self.resumed_at)
+
+
+@dataclass
 class VariantProgress:
     """The progress of one variant's trials."""
 
@@ -32,8 +63,8 @@ class VariantProgress:
     test: list[float] = field(default_factory=list)
     diverged: int = 0
     failed: int = 0
-    running: dict[int, str] = field(default_factory=dict)
-    """seed → its latest state."""
+    running: dict[int, RunningTrial] = field(default_factory=dict)
+    """By seed."""
     collapsed: dict[int, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """seed → what was wrong with its masks in its latest epoch → at which places."""
 
@@ -44,7 +75,10 @@ class VariantProgress:
 
 
 class SweepProgress:
-    """Counts trials as they start and end: the driver's thread writes, the display's thread reads, under `lock`."""
+    """Counts trials as they start and end, and shows them as one line or as a live table.
+
+    The driver's thread writes, the display's thread reads, under `lock`.
+    """
 
     def __init__(self, run: str, run_status: RunStatus, slots: int, *, hides_test: bool = False) -> None:
         self.run = run
@@ -74,7 +108,7 @@ class SweepProgress:
     def started(self, label: str, seed: int) -> None:
         """Record that a trial started."""
         with self.lock:
-            self.variants[label].running[seed] = "starting"
+            self.variants[label].running[seed] = RunningTrial()
 
     def epoch(
         self, label: str, seed: int, epoch: int, epochs: int, val_accuracy: float, collapse: Mapping[str, Sequence[str]]
@@ -82,7 +116,7 @@ class SweepProgress:
         """Record a finished epoch; `collapse` says what is wrong with the trial's masks, at which places."""
         with self.lock:
             variant = self.variants[label]
-            variant.running[seed] = f"epoch {epoch + 1}/{epochs}, validation {val_accuracy:.1f}"
+            variant.running.setdefault(seed, RunningTrial()).end_epoch(epoch, epochs, val_accuracy)
             variant.collapsed[seed] = collapse
 
     def finished(self, label: str, seed: int, val: float, test: float, seconds: float) -> None:
@@ -123,12 +157,17 @@ class SweepProgress:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Estimate how long the pending trials will take from those that ended so far; None before the first."""
+        """Estimate how long the pending trials will take from those that ended, or else from the epochs that ended.
+
+        None before the first epoch.
+        """
         with self.lock:
-            if not self._seconds:
+            running = [trial for variant in self.variants.values() for trial in variant.running.values()]
+            seconds = self._seconds or [trial.whole_seconds for trial in running if trial.whole_seconds is not None]
+            if not seconds:
                 return None
-            left = self.pending * sum(self._seconds) / len(self._seconds)
-            return left / max(1, min(self.slots, self.pending))
+            left = self.pending - sum(trial.share for trial in running)
+            return left * fmean(seconds) / max(1, min(self.slots, self.pending))
 
     def _end(self, label: str, seed: int, seconds: float | None) -> None:
         self.variants[label].running.pop(seed, None)
@@ -136,41 +175,32 @@ class SweepProgress:
         if seconds is not None:
             self._seconds.append(seconds)
 
-
-class ProgressView:
-    """Renders a `SweepProgress` as one line or as a live table."""
-
-    def __init__(self, progress: SweepProgress) -> None:
-        self._progress = progress
-
     def line(self) -> str:
         """Return the state as one line."""
-        progress = self._progress
-        with progress.lock:
-            variants = progress.variants.values()
+        with self.lock:
+            variants = self.variants.values()
             done, planned = sum(v.done for v in variants), sum(v.planned for v in variants)
             running, failed = sum(len(v.running) for v in variants), sum(v.failed + v.diverged for v in variants)
-            parts = [f"{progress.run}: {done}/{planned} done, {running} running, {failed} failed"]
-            if progress.retries:
+            parts = [f"{self.run}: {done}/{planned} done, {running} running, {failed} failed"]
+            if not done and (states := self._states()):
+                parts.append(max(states)[1])
+            if self.retries:
                 parts.append(self._retries)
-            shown = {v.title: v.val if progress.hides_test else v.test for v in variants}
-            what = "validation" if progress.hides_test else "test"
+            shown = {v.title: v.val if self.hides_test else v.test for v in variants}
+            what = "validation" if self.hides_test else "test"
             parts += _first(
                 f"{title} {what} {_mean_and_std(accuracies)} (n={len(accuracies)})"
                 for title, accuracies in shown.items()
                 if accuracies
             )
             parts += _first(self._warnings())
-            eta = progress.eta_seconds
-            parts.append(
-                f"ETA {format_seconds(eta)}" if eta is not None else f"{format_seconds(progress.seconds)} so far"
-            )
+            eta = self.eta_seconds
+            parts.append(f"ETA {format_seconds(eta)}" if eta is not None else f"{format_seconds(self.seconds)} so far")
             return " | ".join(parts)
 
     def __rich__(self) -> Group:
-        progress = self._progress
-        with progress.lock:
-            variants = progress.variants.values()
+        with self.lock:
+            variants = self.variants.values()
             columns = {
                 "variant": [variant.title for variant in variants],
                 "done": [f"{variant.done}/{variant.planned}" for variant in variants],
@@ -178,27 +208,31 @@ class ProgressView:
                 "failed": [str(variant.failed + variant.diverged) for variant in variants],
                 "Validation": [_mean_and_std(variant.val) for variant in variants],
             }
-            if not progress.hides_test:
+            if not self.hides_test:
                 columns["Test"] = [_mean_and_std(variant.test) for variant in variants]
             table = NumbersTable(columns, optional=("failed", "running"), has_frame=False)
-            current = [
-                Styled(f"  {variant.title} seed {seed}: {state}", "dim")
-                for variant in variants
-                for seed, state in variant.running.items()
-            ]
-            eta = progress.eta_seconds
-            footer = f"{format_seconds(progress.seconds)} elapsed"
+            current = [Styled(f"  {state}", "dim") for _, state in self._states()]
+            eta = self.eta_seconds
+            footer = f"{format_seconds(self.seconds)} elapsed"
             footer += f", about {format_seconds(eta)} to go" if eta is not None else ""
-            footer += f", {self._retries}" if progress.retries else ""
+            footer += f", {self._retries}" if self.retries else ""
             warnings = [Styled(f"  {warning}", "yellow") for warning in _first(self._warnings())]
             return Group(table, *current[:MOST_SHOWN], *warnings, Styled(footer, "dim"))
 
     @property
     def _retries(self) -> str:
-        return f"{self._progress.retries} started again (latest: {self._progress.latest_retry})"
+        return f"{self.retries} started again (latest: {self.latest_retry})"
+
+    def _states(self) -> list[tuple[float, str]]:
+        """Return the share of its epochs that have ended, and a text, for each running trial."""
+        return [
+            (trial.share, f"{variant.title} seed {seed}: {trial.state}")
+            for variant in self.variants.values()
+            for seed, trial in variant.running.items()
+        ]
 
     def _warnings(self) -> list[str]:
-        notice, variants = self._progress.notice, self._progress.variants.values()
+        notice, variants = self.notice, self.variants.values()
         return [notice] * bool(notice) + [
             f"{variant.title}: {'; '.join(_collapses(list(variant.collapsed.values())))} of its trials"
             for variant in variants
@@ -230,15 +264,14 @@ def _mean_and_std(accuracies: list[float]) -> str:
 @contextmanager
 def show_progress(progress: SweepProgress, console: Console) -> Iterator[None]:
     """Show the progress while the block runs."""
-    view = ProgressView(progress)
     if console.is_terminal:
-        with Live(view, console=console, refresh_per_second=2, transient=True):
+        with Live(progress, console=console, refresh_per_second=2, transient=True):
             yield
         return
 
     def print_lines(stop: threading.Event) -> None:
         while not stop.wait(LINE_SECONDS):
-            console.print(view.line(), soft_wrap=True)
+            console.print(progress.line(), soft_wrap=True)
 
     with in_background(print_lines, "progress"):
         yield

@@ -37,7 +37,7 @@ from catdog.sweep.lease import RunLease
 from catdog.sweep.notifications import INTERRUPTED, Notifier
 from catdog.sweep.pausing import pause_trials
 from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
-from catdog.sweep.progress import ProgressView, SweepProgress, show_progress
+from catdog.sweep.progress import SweepProgress, show_progress
 from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
 from catdog.sweep.trackers import open_tracker, require_tracker
@@ -276,7 +276,7 @@ def _run_trials(
             try:
                 _fit(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
             except KeyboardInterrupt:
-                notifier.send("end", INTERRUPTED, lambda: [ProgressView(progress).line()])
+                notifier.send("end", INTERRUPTED, lambda: [progress.line()])
                 pause_trials(launch)
                 raise
             trial_ids = lost.take()

@@ -20,7 +20,7 @@ from catdog.runs.paths import RunPaths
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
 from catdog.sweep.notifications import Notifier
-from catdog.sweep.progress import ProgressView, SweepProgress
+from catdog.sweep.progress import SweepProgress
 from catdog.system.process import in_background
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Budget:
                 self._meter.close()
                 launch, write = self._meter.read(), True
                 self._progress.notice = f"--max-cost {self._max_cost:g} is reached: no more trials start"
-                self._notifier.send("cost", self._progress.notice, lambda: [ProgressView(self._progress).line()])
+                self._notifier.send("cost", self._progress.notice, lambda: [self._progress.line()])
         if write:
             try:
                 self._store.put(self._paths.launch(launch.name), to_json(launch))
