@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catdog.errors import Card, DeviceError, StoreError, UserError, first_line
 from catdog.runs.manifest import TrialId
+from catdog.sweep.device_errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,10 @@ class CardWatch:
             self._hold_back()
 
     def on_a_working_card(self, attempt: Callable[[], T]) -> T:
-        """Return what the task in `attempt` returns on a card that works.
+        """Return what the task in `attempt`, a check before any trial, returns on a worker whose card works.
 
         Raises:
-            UserError, StoreError: the task's own, or no card works.
+            UserError, StoreError: the task's own; or no card works, or its worker was lost.
         """
         while True:
             try:
@@ -85,12 +86,16 @@ class CardWatch:
                 if isinstance(error.cause, UserError | StoreError):
                     raise type(error.cause)(str(error.cause)) from None
                 if not isinstance(error.cause, DeviceError):
+                    if is_out_of_memory(error.cause):
+                        raise _lost_worker(error.cause) from None
                     raise
                 self.failed(("", 0), error.cause)
                 if error.cause.fault != "broken":
                     raise UserError(f"{error.cause}: run the same command again, or take the card out") from None
                 if (reason := self.nothing_works) is not None:
                     raise reason from None
+            except ray.exceptions.RayError as error:
+                raise _lost_worker(error) from None
             time.sleep(1)
 
     @property
@@ -126,6 +131,12 @@ class CardWatch:
         for card in deserving:
             if card not in self._held and (card in self._broken or self._left() > self._needed):
                 self._held[card] = self._hold(card)
+
+
+def _lost_worker(error: Exception) -> UserError:
+    return UserError(
+        f"the worker of a check was lost ({first_line(error)}): give nodes more memory, or run the same command again"
+    )
 
 
 def gpus_by_node() -> dict[str, float]:

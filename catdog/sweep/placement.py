@@ -122,8 +122,12 @@ class TrialResources:
 
     def workers_on(self, node: Resources) -> int:
         """Return how many workers can run on a node at once."""
-        wanted = {"CPU": float(self.cpus), "GPU": self.gpus}
-        return min(int(node.get(kind, 0.0) / each + 1e-6) for kind, each in wanted.items() if each)
+        on_cpus, cards = int(node.get("CPU", 0.0) / self.cpus + 1e-6), node.get("GPU", 0.0)
+        if not self.gpus:
+            return on_cpus
+        # A share of a GPU lies on one card.
+        on_cards = int(cards) * int(1 / self.gpus + 1e-6) if self.gpus < 1 else int(cards / self.gpus + 1e-6)
+        return min(on_cpus, on_cards)
 
 
 def settle_resources(

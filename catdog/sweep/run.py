@@ -1,10 +1,11 @@
 """The driver's side of a sweep: resolve the plan, check the inputs on a worker, let Tune run the pending trials."""
 
 import dataclasses
+import functools
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray import tune
@@ -15,7 +16,6 @@ from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.config.variants import VariantSpec
 from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import prepare_dataset
-from catdog.errors import UserError, first_line
 from catdog.formatting import ReportProgress, counted, now
 from catdog.runs.code_record import Probe
 from catdog.runs.cost import Launch
@@ -28,10 +28,8 @@ from catdog.runs.trial_files import delete_outvoted
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
-from catdog.sweep.cards import CardWatch
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.code_check import check_code, code_of
-from catdog.sweep.device_errors import is_out_of_memory
 from catdog.sweep.in_order import InOrder, listed
 from catdog.sweep.lease import RunLease
 from catdog.sweep.notifications import INTERRUPTED, Notifier
@@ -46,8 +44,6 @@ from catdog.sweep.trial_retries import LostTrials
 from catdog.sweep.usage_meter import Budget, Meter
 from catdog.system.scratch import scratch_folder
 from catdog.trial.context import RunContext
-
-T = TypeVar("T")
 
 
 def run_sweep(
@@ -190,7 +186,7 @@ def _prepare(context: RunContext, plan: Plan, cluster: Cluster, console: Console
                 if not console.is_terminal:
                     console.print(text, soft_wrap=True)
 
-    on_a_worker(cluster.cards, prepare)
+    cluster.cards.on_a_working_card(prepare)
 
 
 def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Plan:
@@ -199,35 +195,12 @@ def _with_checked_code(context: RunContext, plan: Plan, cluster: Cluster) -> Pla
 
     def there(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
         task = ray.remote(**cluster.trial_resources.for_task, max_retries=3)(run_probes)
-        found: dict[str, Probe] = on_a_worker(cluster.cards, lambda: ray.get(task.remote(context, variants)))
-        return found
-
-    def here(variants: Sequence[VariantSpec]) -> dict[str, Probe]:
-        return run_probes(context, variants)
+        return cluster.cards.on_a_working_card(lambda: ray.get(task.remote(context, variants)))
 
     variants = tuple(dict.fromkeys(trial.variant for trial in plan.pending))
-    probes = here if cluster.is_this_machine else there
+    probes = functools.partial(run_probes, context) if cluster.is_this_machine else there
     manifest = check_code(plan.run_status, variants, context.head_files, probes)
     return dataclasses.replace(plan, run_status=dataclasses.replace(plan.run_status, manifest=manifest))
-
-
-def on_a_worker(cards: CardWatch, attempt: Callable[[], T]) -> T:
-    """Return what the task in `attempt` returns; raises its own `UserError` or `StoreError`, or that it was lost."""
-    try:
-        return cards.on_a_working_card(attempt)
-    except ray.exceptions.RayTaskError as error:
-        if is_out_of_memory(error.cause):
-            raise _lost_worker(error.cause) from None
-        raise
-    except ray.exceptions.RayError as error:
-        raise _lost_worker(error) from None
-
-
-def _lost_worker(error: Exception) -> UserError:
-    return UserError(
-        f"the worker that checks data and weights was lost ({first_line(error)}): give nodes more memory, or run the "
-        "same command again"
-    )
 
 
 def _run_trials(

@@ -16,7 +16,6 @@ import torch
 from catdog.errors import Card, DeviceError, StoreError, UserError
 from catdog.sweep.cards import CardWatch
 from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process
-from catdog.sweep.run import on_a_worker
 from catdog.trial.device import SIMULATED_GPUS
 from tests.helpers.project import ROOT
 from tests.helpers.sweeps import SMALL
@@ -67,12 +66,19 @@ def test_what_a_task_finds_wrong_is_said_and_no_worker_is_called_lost() -> None:
     for error, said in (
         (UserError("--import heads.py: it fails"), "^--import heads.py: it fails$"),
         (StoreError("the bucket is away"), "^the bucket is away$"),
-        (MemoryError(), "^the worker that checks data and weights was lost"),
+        (MemoryError(), "^the worker of a check was lost"),
     ):
         with pytest.raises((UserError, StoreError), match=said):
-            on_a_worker(Cards(0).watch, lambda error=error: attempt(error))  # type: ignore[misc]
+            Cards(0).watch.on_a_working_card(lambda error=error: attempt(error))  # type: ignore[misc]
     with pytest.raises(ZeroDivisionError):
-        on_a_worker(Cards(0).watch, lambda: attempt(ZeroDivisionError()))
+        Cards(0).watch.on_a_working_card(lambda: attempt(ZeroDivisionError()))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_dies_in_a_check_is_one_line() -> None:
+    dying = ray.remote(max_retries=0)(lambda: os._exit(1))
+    with pytest.raises(UserError, match=r"^the worker of a check was lost"):
+        Cards(0).watch.on_a_working_card(lambda: ray.get(dying.remote()))
 
 
 def test_a_card_that_fails_two_attempts_in_a_row_is_held_back() -> None:
