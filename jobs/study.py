@@ -124,7 +124,7 @@ def _scatter(config: SweepConfig, store: Store, dataset: DatasetInfo | None) -> 
 
 def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> RunStatus | None:
     """Run one sweep of a study and write its report; None on a dry run."""
-    from catdog.sweep.plan import print_plan
+    from catdog.sweep.dry_run import print_plan
 
     if config.dry_run:
         print_plan(console, config)

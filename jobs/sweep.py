@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.COMPLETE
     console = output_console()
     if config.dry_run:
-        from catdog.sweep.plan import print_plan
+        from catdog.sweep.dry_run import print_plan
 
         planned = print_plan(console, config)
         if config.detect is not None:

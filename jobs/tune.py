@@ -42,8 +42,8 @@ from catdog.runs.declaration import by_rule
 from catdog.runs.paths import RunPaths
 from catdog.runs.tuning import Tuning
 from catdog.storage import StoreLocation
+from catdog.sweep.dry_run import check_here
 from catdog.sweep.notifications import LOST, telling_the_end
-from catdog.sweep.plan import check_here
 from catdog.sweep.tuning import begin_tuning, require_optuna, tune
 
 SEEDS = "1000-1002"

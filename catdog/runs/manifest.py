@@ -4,21 +4,18 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from catdog.config.head_registry import CONTROLS, EXTERNAL, VARIANTS, Variant, known_heads
+from catdog.config.head_registry import CONTROLS, VARIANTS, Variant
 from catdog.config.recipe import LATER_SETTINGS, Recipe
-from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import VariantSpec, parse_variant, split_short_label
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import counted, now, shorten
+from catdog.formatting import counted, shorten
 from catdog.runs.code_record import CodeRecord
 from catdog.runs.declaration import Declaration, by_rule
-from catdog.runs.looks import Look, next_look
 from catdog.runs.paths import RunPaths
-from catdog.runs.provenance import code_version, package_versions
 from catdog.runs.tuning import Tuning
 from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json, to_json
@@ -331,107 +328,3 @@ def read_manifest(store: Store, run: str) -> Manifest | None:
             "--run"
         ) from None
     return manifest
-
-
-def plan_run(
-    existing: Manifest | None,
-    config: SweepConfig,
-    identity: Identity,
-    command: tuple[str, ...],
-    data: DataDescription | None = None,
-    looks: Sequence[Look] = (),
-) -> Manifest:
-    """Return the manifest of a new run, or the existing one extended by what `config` requests.
-
-    With `--until-decided`, that is what the next look needs, after `looks`.
-
-    Raises:
-        UserError: the run exists with a different identity; the message lists the differences. Or it was looked at, and
-            what it is to decide changed.
-    """
-    specs = config.variant_specs
-    if existing is None:
-        existing = Manifest(
-            run=config.run_name,
-            preset=config.preset,
-            identity=identity,
-            variants=(),
-            seeds={},
-            created_at=now(),
-            commands=(),
-            versions=package_versions(),
-            code=code_version(),
-            data=data,
-        )
-    elif differences := existing.identity.differences(identity):
-        raise UserError(
-            f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
-            "choose another --run, or restore what differs"
-        )
-    groups = {**existing.identity.groups, **identity.groups}
-    existing = dataclasses.replace(existing, identity=dataclasses.replace(existing.identity, groups=groups))
-    heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
-    for name, head in heads.items():
-        known = existing.heads.get(name, head)
-        if dataclasses.replace(known, code=head.code) != head:  # other code is for its probe to judge
-            raise UserError(
-                f"run {config.run_name!r} has a head {name!r} with other parameters than now: choose another --run, or "
-                "restore the head"
-            )
-    labels, seeds = tuple(spec.label for spec in specs), () if config.until_decided else config.seed_list
-    extended = existing.extended(labels, seeds, command)
-    extended = dataclasses.replace(
-        extended, heads={**existing.heads, **heads}, imports=_imported_files(existing, config)
-    )
-    extended = extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})
-    extended = dataclasses.replace(extended, declared=_declared(existing, extended, config))
-    if looks and (
-        extended.declared != existing.declared or (config.until_decided and set(labels) != set(existing.variants))
-    ):
-        raise UserError(
-            f"run {config.run_name!r} was looked at, and what it is to decide stays: give its own --variants, --seeds, "
-            "--looks, --reference, --primary and --smallest-effect, or choose another --run"
-        )
-    if config.until_decided:
-        needed = next_look(extended.declaration, extended.variants, looks)
-        extended = extended.extended(needed.labels, needed.seeds, command)
-    return extended
-
-
-def _declared(existing: Manifest, extended: Manifest, config: SweepConfig) -> tuple[Declaration, ...]:
-    """Return the run's declarations, with a new one if `config` asks for another, or none was made before."""
-    last = existing.declaration if existing.variants else by_rule(extended.variants)
-    reference = last.reference if config.reference is None else _own_label(extended, "--reference", config.reference)
-    primary = last.primary if config.primary is None else _own_label(extended, "--primary", config.primary)
-    if primary == reference and config.primary is None:
-        primary = None  # what was primary is the reference now
-    effect = last.smallest_effect if config.smallest_effect is None else config.smallest_effect
-    looks, seeds = (config.look_list, config.seed_list) if config.until_decided else (last.looks, last.seeds)
-    new = dataclasses.replace(
-        by_rule(extended.variants, reference, primary), smallest_effect=effect, looks=looks, seeds=seeds
-    )
-    if new.primary == new.reference:
-        raise UserError(f"--primary {config.primary}: is the reference: choose another variant, or a --reference")
-    if existing.declared and new == dataclasses.replace(existing.declared[-1], declared_at=None):
-        return existing.declared
-    time = now() if existing.variants else existing.created_at
-    return (*existing.declared, dataclasses.replace(new, declared_at=time))
-
-
-def _own_label(manifest: Manifest, option: str, given: str) -> str:
-    try:
-        label = manifest.spec(given).label
-    except UserError:  # nor of any other run
-        label = given
-    if label not in manifest.variants:
-        raise UserError(
-            f"{option} {given}: is no variant of run {manifest.run!r}: choose from {', '.join(manifest.variants)}"
-        )
-    return label
-
-
-def _imported_files(existing: Manifest, config: SweepConfig) -> dict[str, str]:
-    """Return where the run's files of heads are, by digest; an earlier one only if no file given now has its heads."""
-    given = {file.digest: path for path, file in config.imported.items()}
-    replaced = {head.code for name, head in existing.heads.items() if given and name in EXTERNAL}
-    return {digest: path for digest, path in existing.imports.items() if digest not in replaced} | given

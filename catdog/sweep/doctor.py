@@ -30,7 +30,7 @@ from catdog.sweep.cluster import Cluster
 from catdog.sweep.cluster_file import read_cluster_file
 from catdog.sweep.doctor_account import check_account
 from catdog.sweep.doctor_nodes import Check, check_canary, check_cluster, check_nodes
-from catdog.sweep.feature_room import feature_bytes
+from catdog.sweep.dry_run import feature_bytes
 from catdog.sweep.plan import resolve_run
 from catdog.sweep.ray_internals import job_package_bytes
 

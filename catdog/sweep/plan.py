@@ -1,48 +1,36 @@
-"""What a sweep will do: which trials, how many images, roughly how long and at what cost.
+"""What a sweep will do: the run that its options describe, the manifest that they make or extend, the trials to run.
 
-Needs no Ray, and torch only for networks that no preset has, stages and frozen backbones. `print_plan` is what
-`--dry-run` prints.
+Needs no Ray, and torch only for stages.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
-from catdog.config.head_registry import VARIANTS
-from catdog.config.presets import PRESETS
+from catdog.config.head_registry import EXTERNAL, VARIANTS, known_heads
 from catdog.config.recipe import NAMED_WEIGHTS, Precision, Recipe
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig, format_seeds
-from catdog.data.datasets.registry import check_dataset, warn_of_enlarged_images
-from catdog.data.prepare import DatasetInfo, check_split, expected_dataset, find_dataset, second_tasks
-from catdog.data.split import VALIDATION_SHARE
+from catdog.data.datasets.registry import warn_of_enlarged_images
+from catdog.data.prepare import DatasetInfo, check_split, second_tasks
 from catdog.errors import UserError
-from catdog.formatting import counted, format_bytes, format_seconds
-from catdog.runs.cost import Canary, CanaryStep, read_canary
-from catdog.runs.looks import next_look, read_looks
+from catdog.formatting import now
+from catdog.runs.declaration import Declaration, by_rule
+from catdog.runs.looks import Look, next_look, read_looks
 from catdog.runs.manifest import (
     DataDescription,
     Identity,
     Manifest,
     PlannedTrial,
-    plan_run,
     read_manifest,
     result_format,
 )
 from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.provenance import code_version, package_versions
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.tuning import Tuning, read_tuning
-from catdog.runs.weights_digest import local_weights, weights_digest
-from catdog.storage import Store, StoreLocation
-from catdog.sweep.code_check import changed_code, code_of, concerned
-from catdog.sweep.feature_room import feature_bytes
-from catdog.system.process import usable_cores
-
-REFERENCE_IMAGES_PER_SECOND = {"demo": 540.0, "pets-frozen": 4600.0, "pets-cpu": 22.0}
-"""By preset: training images per second of one single-threaded trial, with two at once on two cores of an AMD EPYC."""
+from catdog.runs.weights_digest import weights_digest
+from catdog.storage import Store
 
 
 @dataclass(frozen=True)
@@ -121,7 +109,7 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     existing = read_manifest(store, config.run_name)
     looks = read_looks(store, config.run_name, () if existing is None else existing.variants)
     tuning = _tuning(existing, config, store)
-    manifest = plan_run(existing, config, run.identity, command, description, looks)
+    manifest = extend_manifest(existing, config, run.identity, command, description, looks)
     manifest = dataclasses.replace(manifest, tuning=tuning)
     _check_names(manifest, () if existing is None else existing.variants)
     if tuning is not None:
@@ -138,6 +126,110 @@ def make_plan(config: SweepConfig, store: Store, run: ResolvedRun, command: tupl
     requested = tuple(PlannedTrial(spec, seed) for seed in seeds for spec in specs)
     pending = tuple(trial for trial in requested if trial not in over)
     return Plan(run_status, requested, pending, count_train_images(run.identity.recipe, run.dataset))
+
+
+def extend_manifest(
+    existing: Manifest | None,
+    config: SweepConfig,
+    identity: Identity,
+    command: tuple[str, ...],
+    data: DataDescription | None = None,
+    looks: Sequence[Look] = (),
+) -> Manifest:
+    """Return the manifest of a new run, or the existing one extended by what `config` requests.
+
+    With `--until-decided`, that is what the next look needs, after `looks`.
+
+    Raises:
+        UserError: the run exists with a different identity; the message lists the differences. Or it was looked at, and
+            what it is to decide changed.
+    """
+    specs = config.variant_specs
+    if existing is None:
+        existing = Manifest(
+            run=config.run_name,
+            preset=config.preset,
+            identity=identity,
+            variants=(),
+            seeds={},
+            created_at=now(),
+            commands=(),
+            versions=package_versions(),
+            code=code_version(),
+            data=data,
+        )
+    elif differences := existing.identity.differences(identity):
+        raise UserError(
+            f"run {config.run_name!r} exists with another recipe ({'; '.join(differences)}): "
+            "choose another --run, or restore what differs"
+        )
+    groups = {**existing.identity.groups, **identity.groups}
+    existing = dataclasses.replace(existing, identity=dataclasses.replace(existing.identity, groups=groups))
+    heads = {one.name: known_heads()[one.name] for one in specs if one.name not in VARIANTS}
+    for name, head in heads.items():
+        known = existing.heads.get(name, head)
+        if dataclasses.replace(known, code=head.code) != head:  # other code is for its probe to judge
+            raise UserError(
+                f"run {config.run_name!r} has a head {name!r} with other parameters than now: choose another --run, or "
+                "restore the head"
+            )
+    labels, seeds = tuple(spec.label for spec in specs), () if config.until_decided else config.seed_list
+    extended = existing.extended(labels, seeds, command)
+    extended = dataclasses.replace(
+        extended, heads={**existing.heads, **heads}, imports=_imported_files(existing, config)
+    )
+    extended = extended.renamed({spec.label: spec.short_label for spec in specs if spec.short_label})
+    extended = dataclasses.replace(extended, declared=_declared(existing, extended, config))
+    if looks and (
+        extended.declared != existing.declared or (config.until_decided and set(labels) != set(existing.variants))
+    ):
+        raise UserError(
+            f"run {config.run_name!r} was looked at, and what it is to decide stays: give its own --variants, --seeds, "
+            "--looks, --reference, --primary and --smallest-effect, or choose another --run"
+        )
+    if config.until_decided:
+        needed = next_look(extended.declaration, extended.variants, looks)
+        extended = extended.extended(needed.labels, needed.seeds, command)
+    return extended
+
+
+def _declared(existing: Manifest, extended: Manifest, config: SweepConfig) -> tuple[Declaration, ...]:
+    """Return the run's declarations, with a new one if `config` asks for another, or none was made before."""
+    last = existing.declaration if existing.variants else by_rule(extended.variants)
+    reference = last.reference if config.reference is None else _own_label(extended, "--reference", config.reference)
+    primary = last.primary if config.primary is None else _own_label(extended, "--primary", config.primary)
+    if primary == reference and config.primary is None:
+        primary = None  # what was primary is the reference now
+    effect = last.smallest_effect if config.smallest_effect is None else config.smallest_effect
+    looks, seeds = (config.look_list, config.seed_list) if config.until_decided else (last.looks, last.seeds)
+    new = dataclasses.replace(
+        by_rule(extended.variants, reference, primary), smallest_effect=effect, looks=looks, seeds=seeds
+    )
+    if new.primary == new.reference:
+        raise UserError(f"--primary {config.primary}: is the reference: choose another variant, or a --reference")
+    if existing.declared and new == dataclasses.replace(existing.declared[-1], declared_at=None):
+        return existing.declared
+    time = now() if existing.variants else existing.created_at
+    return (*existing.declared, dataclasses.replace(new, declared_at=time))
+
+
+def _own_label(manifest: Manifest, option: str, given: str) -> str:
+    try:
+        label = manifest.spec(given).label
+    except UserError:  # nor of any other run
+        label = given
+    if label not in manifest.variants:
+        raise UserError(
+            f"{option} {given}: is no variant of run {manifest.run!r}: choose from {', '.join(manifest.variants)}"
+        )
+    return label
+
+
+def _imported_files(existing: Manifest, config: SweepConfig) -> dict[str, str]:
+    """Return where the run's files of heads are, by digest; an earlier one only if no file given now has its heads."""
+    given = {file.digest: path for path, file in config.imported.items()}
+    replaced = {head.code for name, head in existing.heads.items() if given and name in EXTERNAL}
+    return {digest: path for digest, path in existing.imports.items() if digest not in replaced} | given
 
 
 def _check_names(manifest: Manifest, known: Sequence[str]) -> None:
@@ -203,191 +295,3 @@ def count_train_images(recipe: Recipe, dataset: DatasetInfo) -> int:
     few = recipe.train_images_per_class
     each = few * dataset.classes if few and dataset.classes else dataset.train_images
     return min(dataset.train_images, recipe.limit_images or dataset.train_images, each)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """How long the pending trials take one after the other, and what that is based on."""
-
-    seconds: float
-    basis: str
-
-
-def estimate(config: SweepConfig, plan: Plan, canary: Canary | None) -> Estimate | None:
-    """Estimate from this run's finished trials, else from the canary, else from a preset's speed; None if unknown."""
-    finished: dict[str, list[float]] = {}
-    for trial in plan.run_status.trials:
-        if trial.result is not None:
-            finished.setdefault(trial.planned.variant.label, []).append(trial.result.seconds)
-    if finished:
-        count = sum(map(len, finished.values()))
-        work = sum(_work(plan, trial.planned) for trial in plan.run_status.trials if trial.result is not None)
-        per_work = sum(map(sum, finished.values())) / work
-        means = {label: sum(seconds) / len(seconds) for label, seconds in finished.items()}
-        total = sum(means.get(trial.variant.label, per_work * _work(plan, trial)) for trial in plan.pending)
-        return Estimate(total, f"from the {counted(count, 'finished trial')} of this run")
-    if canary is not None and canary.identity == plan.run_status.manifest.identity:
-        steps = {step.variant: step for step in canary.steps if step.error is None}
-        if all(trial.variant.label in steps for trial in plan.pending):
-            alone = sum(_trial_seconds(plan, trial, steps[trial.variant.label]) for trial in plan.pending)
-            total = alone / canary.identity.workers
-            return Estimate(total, f"from the doctor's short trials on {canary.device}")
-    for name, rate in REFERENCE_IMAGES_PER_SECOND.items():
-        known, recipes = PRESETS[name].recipe, [plan.recipe_of(trial) for trial in plan.pending]
-        if all((recipe.backbone, recipe.freeze) == (known.backbone, known.freeze) for recipe in recipes):
-            pixels = sum(recipe.epochs * (recipe.image_size / known.image_size) ** 2 for recipe in recipes)
-            seconds = pixels * plan.train_images / (rate * config.cpus)
-            return Estimate(seconds, f"from the speed of {name} on two cores of an AMD EPYC")
-    return None
-
-
-def _work(plan: Plan, trial: PlannedTrial) -> float:
-    """Return what a trial's duration grows with, as far as its recipe says: epochs, and an image's pixels."""
-    recipe = plan.recipe_of(trial)
-    return recipe.epochs * (1.0 if recipe.freeze else float(recipe.image_size**2))
-
-
-def _trial_seconds(plan: Plan, trial: PlannedTrial, step: CanaryStep) -> float:
-    """Estimate a trial's duration from the speed of its canary: training, and validation in every epoch."""
-    assert step.train_images_per_second is not None
-    assert step.evaluate_images_per_second is not None
-    epochs = plan.recipe_of(trial).epochs
-    validation = plan.train_images * VALIDATION_SHARE / (1 - VALIDATION_SHARE)
-    return epochs * (plan.train_images / step.train_images_per_second + validation / step.evaluate_images_per_second)
-
-
-def local_slots(config: SweepConfig) -> int:
-    """Return how many trials this machine's cores can run at once."""
-    return max(1, usable_cores() // config.cpus)
-
-
-def units_per_trial(config: SweepConfig) -> float:
-    """Return a trial's GPUs, or its CPU cores if it uses no GPU; `None` GPUs count as one."""
-    if config.gpus_per_trial == 0:
-        return float(config.cpus)
-    return 1.0 if config.gpus_per_trial is None else config.gpus_per_trial
-
-
-def print_plan(console: Console, config: SweepConfig) -> Identity:
-    """Print what the sweep would do, and refuse what it would refuse; returns the identity of its run.
-
-    Starts nothing, leaves nothing behind.
-    """
-    store = StoreLocation.of(config.store).open()
-    check_dataset(config).check()
-    here, _ = find_dataset(config, store)
-    check_here(config, store)
-    run = resolve_run(config, store, lambda: here or expected_dataset(config), lambda: "float32")
-    plan = make_plan(config, store, run, ())
-    expected = estimate(config, plan, read_canary(store, config.run_name))
-    *fewer, most = sorted({recipe.epochs for recipe in config.recipes})
-    epochs = " or ".join([*map(str, fewer), counted(most, "epoch")])
-    rows = {
-        "run": f"{config.run_name} in {store.url}",
-        "variants": ", ".join(spec.title for spec in config.variant_specs),
-        "seeds": f"{len(config.seed_list)} ({config.seeds})",
-        "trials": f"{len(plan.requested)}",
-        "cached": f"{len(plan.requested) - len(plan.pending)}",
-        "to run": f"{len(plan.pending)}",
-        "data": f"{config.recipe.dataset} {here.fingerprint}"
-        if here
-        else f"{config.recipe.dataset}: not here, will be downloaded",
-        **({"split": "drawn anew for every seed"} if config.recipe.resamples_split else {}),
-        "images to train": f"{plan.images:,} ({counted(len(plan.pending), 'trial')} × {epochs} "
-        f"× {counted(plan.train_images, 'image')})",
-        **_cached_features(config, run.dataset, store),
-        "resources": f"{config.cpus} CPU and {_gpus(config)} GPU per trial",
-        "estimated time": _expected_time(config, expected),
-        "estimated cost": _expected_cost(config, expected),
-    }
-    if config.until_decided:
-        rows |= _looks(plan, expected)
-    variants = concerned(plan.run_status, [trial.variant for trial in plan.pending]) if plan.pending else ()
-    changed = changed_code(plan.run_status, code_of(variants, run.identity, config.head_files))
-    rows |= {
-        f"code of {label}": f"{what}; a short trial will tell whether it computes the same"
-        for label, what in changed.items()
-    }
-    for name, value in rows.items():
-        console.print(f"{name:>16}  {value}", soft_wrap=True)
-    console.print("nothing was started (--dry-run)")
-    return run.identity
-
-
-def _cached_features(config: SweepConfig, dataset: DatasetInfo, store: Store) -> dict[str, str]:
-    """Return a row on the room that features take, if any backbone is frozen."""
-    if not any(recipe.freeze for recipe in config.recipes):
-        return {}
-    size, where = feature_bytes(config, dataset), "the store and on each node" if store.is_shared else "the store"
-    return {"cached features": f"about {format_bytes(size)} in {where}" if size else "unknown: the images are not here"}
-
-
-def _looks(plan: Plan, expected: Estimate | None) -> dict[str, str]:
-    """Return when the sweep is looked at, and what waiting for each look costs where many trials run at once."""
-    declared, taken = plan.run_status.manifest.declaration, [look.planned for look in plan.run_status.looks]
-    left = [look for look in declared.looks if look not in taken]
-    most = len(declared.seeds) * len(plan.run_status.manifest.variants)
-    when = ", ".join(map(str, declared.looks))
-    row = f"after {when} seeds, {len(taken)} taken; at most {counted(most, 'trial')} in all"
-    if not plan.requested:
-        return {"looks": f"{row}; every contrast is decided, or the last look was taken"}
-    each = f" of {format_seconds(expected.seconds / len(plan.pending))}" if expected and plan.pending else ""
-    return {
-        "looks": f"{row}; the trials above are those up to the next",
-        "waiting": f"however many run at once, {counted(len(left), 'trial')}{each} one after the other "
-        "if nothing is decided early: none starts before the looks before it",
-    }
-
-
-def check_here(config: SweepConfig, store: Store) -> None:
-    """Raise `UserError` for what can be seen without Ray: a folder, cores or a backbone that the sweep would refuse."""
-    if not store.is_shared:
-        store.check()
-    cores = usable_cores()
-    if not os.environ.get("RAY_ADDRESS"):
-        if config.threads > cores:
-            raise UserError(f"--cpus-per-trial {config.cpus_per_trial}: the largest node here has {cores} cores")
-        if config.cpus > cores and not config.gpus_per_trial:
-            raise UserError(f"{config.workers_option}: the nodes here have room for fewer workers")
-    known = {network for preset in PRESETS.values() for network in preset.networks}
-    for backbone, weights, image_size in config.networks:
-        if (backbone, weights, image_size) not in known:
-            from catdog.models.backbones.build import check_backbone  # imports torch, which presets do not need
-
-            check_backbone(backbone, local_weights(weights), image_size)
-    specs = config.variant_specs
-    if any(spec.name not in VARIANTS or "stages" in spec.arguments for spec in specs):
-        from catdog.models.head_contract import check_external_heads, check_stages
-
-        check_external_heads(specs)
-        check_stages(specs, config.recipe)
-
-
-def _expected_time(config: SweepConfig, expected: Estimate | None) -> str:
-    if expected is None:
-        return "unknown: no trial of this run is finished, and jobs/doctor.py has not measured its speed"
-    units = units_per_trial(config)
-    if config.gpus_per_trial == 0:
-        slots = local_slots(config)
-        return f"about {format_seconds(expected.seconds / slots)}, {counted(slots, 'trial')} at once ({expected.basis})"
-    hours = {counted(count, "GPU"): expected.seconds * units / count for count in (1, 4, 16)}
-    spread = ", ".join(f"{format_seconds(seconds)} on {gpus}" for gpus, seconds in hours.items())
-    return f"about {spread} ({expected.basis})"
-
-
-def _expected_cost(config: SweepConfig, expected: Estimate | None) -> str:
-    hours = None if expected is None else expected.seconds * units_per_trial(config) / 3600
-    unit = "core" if config.gpus_per_trial == 0 else "GPU"
-    if config.hourly_price is None or hours is None:
-        return ("unknown" if hours is None else f"{hours:.2f} {unit}-hours") + (
-            "; its price: --hourly-price" if config.hourly_price is None else ""
-        )
-    limit = "" if config.max_cost is None else f"; no trial starts after {config.max_cost:g}"
-    return (
-        f"about {hours * config.hourly_price:.2f}: {hours:.2f} {unit}-hours at {config.hourly_price:g}, "
-        f"without idle time and the head node{limit}"
-    )
-
-
-def _gpus(config: SweepConfig) -> str:
-    return "1 (if there is one)" if config.gpus_per_trial is None else f"{config.gpus_per_trial:g}"

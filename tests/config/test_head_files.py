@@ -16,9 +16,9 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe_file import named_config
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
-from catdog.runs.manifest import Identity, Manifest, plan_run
+from catdog.runs.manifest import Identity, Manifest
 from catdog.storage import StoreLocation
-from catdog.sweep.plan import whole_run_yaml
+from catdog.sweep.plan import extend_manifest, whole_run_yaml
 from catdog.trial.context import RunContext
 
 HEAD = """
@@ -76,7 +76,7 @@ def test_what_a_heads_docstring_says_first_goes_into_the_runs_plan(tmp_path: Pat
     config = parse_sweep(
         ["demo", "--import", write(tmp_path / "mine.py", text), "--variants", "mine", "se"], "sweep.py"
     )
-    manifest = plan_run(None, config, IDENTITY, ())
+    manifest = extend_manifest(None, config, IDENTITY, ())
     assert manifest.about("mine") == "One mask."
     EXTERNAL.clear()
     assert Manifest.from_json(manifest.to_json()).about("mine") == "One mask."
@@ -265,7 +265,7 @@ def test_a_run_is_read_without_the_code_of_its_heads(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", HEAD.format(name="mine", default=16))
     recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
     config = dataclasses.replace(PRESETS["demo"], imports=(path,), variants=("baseline", "mine:reduction=8"), seeds="2")
-    manifest = plan_run(None, config, Identity(recipe, "0" * 16, None, 1), ())
+    manifest = extend_manifest(None, config, Identity(recipe, "0" * 16, None, 1), ())
     load_head_files([write(tmp_path / "other.py", HEAD.format(name="other", default=1))])
     assert "mine" not in EXTERNAL
     read = Manifest.from_json(manifest.to_json())
@@ -274,7 +274,7 @@ def test_a_run_is_read_without_the_code_of_its_heads(tmp_path: Path) -> None:
     write(tmp_path / "mine.py", HEAD.format(name="mine", default=4))
     changed = dataclasses.replace(PRESETS["demo"], imports=(path,), variants=("mine",))
     with pytest.raises(UserError, match="run 'demo' has a head 'mine' with other parameters"):
-        plan_run(manifest, changed, manifest.identity, ())
+        extend_manifest(manifest, changed, manifest.identity, ())
 
 
 @pytest.mark.parametrize("edited", [HEAD.format(name="mine", default=4), HEAD.format(name="other", default=1), "1 +"])
@@ -286,7 +286,9 @@ def test_a_file_that_is_edited_while_a_command_runs_is_not_read_again(edited: st
     later = dataclasses.replace(config, variants=("mine:reduction=8",))  # as the next round of a tuning
     assert later.head_files == (before,)
     assert later.variant_specs[0].arguments == {"reduction": 8}
-    assert plan_run(plan_run(None, config, IDENTITY, ()), later, IDENTITY, ()).imports == {before.digest: path}
+    assert extend_manifest(extend_manifest(None, config, IDENTITY, ()), later, IDENTITY, ()).imports == {
+        before.digest: path
+    }
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -295,13 +297,13 @@ def test_the_recipe_of_a_run_names_its_files_of_heads_also_after_a_launch_withou
 ) -> None:
     path = write(tmp_path / "mine.py", HEAD.format(name="mine", default=16))
     config = dataclasses.replace(PRESETS["demo"], imports=(path,), variants=("baseline", "mine"))
-    manifest = plan_run(None, config, IDENTITY, ())
+    manifest = extend_manifest(None, config, IDENTITY, ())
     if moved:
         os.remove(path)
         path = write(tmp_path / "heads.py", HEAD.format(name="mine", default=16) + "SIZE = 3\n")
-        manifest = plan_run(manifest, dataclasses.replace(config, imports=(path,)), IDENTITY, ())
+        manifest = extend_manifest(manifest, dataclasses.replace(config, imports=(path,)), IDENTITY, ())
     config = dataclasses.replace(PRESETS["demo"], variants=("baseline",), seeds="5")
-    manifest = plan_run(Manifest.from_json(manifest.to_json()), config, IDENTITY, ())
+    manifest = extend_manifest(Manifest.from_json(manifest.to_json()), config, IDENTITY, ())
     EXTERNAL.clear()
     whole = named_config(write(tmp_path / "recipe.yaml", whole_run_yaml(config, manifest)))
     assert (whole.imports, whole.variants, whole.seeds) == ((path,), ("baseline", "mine"), "5")

@@ -17,12 +17,13 @@ from catdog.data.datasets.base import pack_key
 from catdog.data.datasets.oxford_pets import open_oxford
 from catdog.data.pack import write_pack
 from catdog.errors import NotFoundError, UserError
-from catdog.runs.manifest import PlannedTrial, plan_run
+from catdog.runs.manifest import PlannedTrial
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import missing_trials, open_run
 from catdog.runs.weights_digest import local_weights, weights_digest
 from catdog.storage import LocalStore, S3Store, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
+from catdog.sweep.plan import extend_manifest
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import forget_inputs, load_inputs
 from catdog.trial.run import run_trial
@@ -71,7 +72,7 @@ def finished(make_context: Callable[..., RunContext], recipe: Recipe) -> RunCont
     context = make_context(recipe)
     run_trial(context, ATTENTION, 0)
     config = dataclasses.replace(PRESETS["demo"], run="test", variants=("attention",), seeds="1")
-    manifest = plan_run(None, config, context.identity, ("python", "jobs/sweep.py", "demo"))
+    manifest = extend_manifest(None, config, context.identity, ("python", "jobs/sweep.py", "demo"))
     context.location.open().put(RunPaths("test").manifest, manifest.to_json())
     return context
 

@@ -10,9 +10,10 @@ from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.runs.looks import HOPELESS, UNDECIDED, Look, read_looks, store_look
-from catdog.runs.manifest import Identity, Manifest, plan_run
+from catdog.runs.manifest import Identity, Manifest
 from catdog.storage import MemoryStore
 from catdog.storage.serialization import to_json
+from catdog.sweep.plan import extend_manifest
 
 IDENTITY = Identity(Recipe(precision="float32"), "0" * 16, None, 1)
 LABELS = ("baseline", "se", "eca")
@@ -24,7 +25,7 @@ def sweep(**options: object) -> SweepConfig:
 
 
 def plan(existing: Manifest | None, *looks: Look, **options: object) -> Manifest:
-    return plan_run(existing, sweep(**options), IDENTITY, ("python", "jobs/sweep.py"), None, looks)
+    return extend_manifest(existing, sweep(**options), IDENTITY, ("python", "jobs/sweep.py"), None, looks)
 
 
 def look(planned: int, **outcomes: str) -> Look:

@@ -10,7 +10,8 @@ from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
-from catdog.runs.manifest import Identity, Manifest, plan_run, result_format
+from catdog.runs.manifest import Identity, Manifest, result_format
+from catdog.sweep.plan import extend_manifest
 from tests.helpers.hand_made_run import EIGHT, MANIFEST
 
 
@@ -50,16 +51,16 @@ def sweep_of(**fields: object) -> SweepConfig:
 
 def test_asking_for_more_extends_a_run_and_asking_for_less_removes_nothing() -> None:
     identity = MANIFEST.identity
-    first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
+    first = extend_manifest(None, sweep_of(variants=("baseline",), seeds="2"), identity, ("first",))
     assert (first.variants, first.seeds) == (("baseline",), {"baseline": (0, 1)})
     assert first.versions["torch"]
-    more = plan_run(first, sweep_of(variants=("se", "baseline"), seeds="1-3"), identity, ("second",))
+    more = extend_manifest(first, sweep_of(variants=("se", "baseline"), seeds="1-3"), identity, ("second",))
     assert more.seeds == {"baseline": (0, 1, 2, 3), "se": (1, 2, 3)}
     assert more.variants == ("baseline", "se")
-    less = plan_run(more, sweep_of(variants=("baseline",), seeds="1"), identity, ("third",))
+    less = extend_manifest(more, sweep_of(variants=("baseline",), seeds="1"), identity, ("third",))
     assert (less.variants, less.seeds) == (more.variants, more.seeds)
     assert less.commands == (("first",), ("second",), ("third",))
-    assert plan_run(less, sweep_of(), identity, ("second",)).commands == less.commands
+    assert extend_manifest(less, sweep_of(), identity, ("second",)).commands == less.commands
 
 
 def test_a_run_gets_further_second_tasks_but_no_other_labels_of_one_that_it_has() -> None:
@@ -69,35 +70,35 @@ def test_a_run_gets_further_second_tasks_but_no_other_labels_of_one_that_it_has(
     spec, task = MANIFEST.spec("baseline"), parse_variant("multi-task")
     assert plain.trial_hash(spec, 0) == species.trial_hash(spec, 0)
     assert species.trial_hash(task, 0) != other.trial_hash(task, 0)
-    first = plan_run(None, sweep_of(variants=("baseline",), seeds="2"), plain, ())
-    grown = plan_run(first, sweep_of(variants=("multi-task",), seeds="2"), species, ())
+    first = extend_manifest(None, sweep_of(variants=("baseline",), seeds="2"), plain, ())
+    grown = extend_manifest(first, sweep_of(variants=("multi-task",), seeds="2"), species, ())
     assert Manifest.from_json(grown.to_json()).identity.groups == {"species": "a"}
-    assert plan_run(grown, sweep_of(variants=("se",), seeds="2"), plain, ()).identity.groups == {"species": "a"}
+    assert extend_manifest(grown, sweep_of(variants=("se",), seeds="2"), plain, ()).identity.groups == {"species": "a"}
     with pytest.raises(UserError, match=r"exists with another recipe \(the labels of species changed: a → b"):
-        plan_run(grown, sweep_of(variants=("multi-task",), seeds="2"), other, ())
+        extend_manifest(grown, sweep_of(variants=("multi-task",), seeds="2"), other, ())
 
 
 def test_short_labels_are_kept_and_name_one_variant_each() -> None:
     identity = MANIFEST.identity
-    first = plan_run(None, sweep_of(variants=("baseline", f"eight={EIGHT}"), seeds="2"), identity, ())
+    first = extend_manifest(None, sweep_of(variants=("baseline", f"eight={EIGHT}"), seeds="2"), identity, ())
     assert (first.variants, first.short_labels) == (("baseline", EIGHT), {EIGHT: "eight"})
     assert Manifest.from_json(first.to_json()) == first
     assert first.spec("eight") == first.spec(EIGHT)
     assert [trial.name for trial in first.planned()][1:3] == ["baseline seed 1", "eight seed 0"]
-    plain = plan_run(None, sweep_of(variants=("baseline", EIGHT), seeds="2"), identity, ())
+    plain = extend_manifest(None, sweep_of(variants=("baseline", EIGHT), seeds="2"), identity, ())
     assert plain.planned() == first.planned()
     hashes = [identity.trial_hash(trial.variant, trial.seed) for trial in first.planned()]
     assert hashes == [identity.trial_hash(trial.variant, trial.seed) for trial in plain.planned()]
     assert [t.variant.folder for t in first.planned()] == [t.variant.folder for t in plain.planned()]
-    more = plan_run(first, sweep_of(variants=("wide=baseline", "se"), seeds="1"), identity, ())
+    more = extend_manifest(first, sweep_of(variants=("wide=baseline", "se"), seeds="1"), identity, ())
     assert more.short_labels == {EIGHT: "eight", "baseline": "wide"}
     with pytest.raises(UserError, match=r"^--variants: 'eight' would name .*se.*; choose another"):
-        plan_run(first, sweep_of(variants=("eight=se",), seeds="1"), identity, ())
+        extend_manifest(first, sweep_of(variants=("eight=se",), seeds="1"), identity, ())
 
 
 def test_a_variant_with_settings_may_be_called_by_its_head_if_no_other_variant_is() -> None:
     def planned(existing: Manifest | None, *variants: str) -> Manifest:
-        return plan_run(existing, sweep_of(variants=variants, seeds="1"), MANIFEST.identity, ())
+        return extend_manifest(existing, sweep_of(variants=variants, seeds="1"), MANIFEST.identity, ())
 
     tuned = planned(None, "baseline", "se=se:learning_rate=0.5")
     assert tuned.spec("se").label == "se:learning_rate=0.5"
@@ -117,7 +118,7 @@ def test_a_manifest_with_odd_short_labels_cannot_be_used(short_labels: dict[str,
 def test_another_recipe_under_the_same_name_is_refused_with_the_difference() -> None:
     other = dataclasses.replace(MANIFEST.identity, recipe=Recipe(precision="float32", epochs=3), threads=2)
     with pytest.raises(UserError, match=r"run 'night' exists with another recipe \(threads: 1 → 2; epochs: 10 → 3\)"):
-        plan_run(MANIFEST, sweep_of(), other, ())
+        extend_manifest(MANIFEST, sweep_of(), other, ())
 
 
 def test_recipes_whose_numbers_have_changed_have_a_higher_result_format() -> None:
@@ -130,7 +131,7 @@ def test_recipes_whose_numbers_have_changed_have_a_higher_result_format() -> Non
 
 def declared(existing: Manifest | None = None, **options: object) -> Manifest:
     identity = Identity(Recipe(precision="float32"), "0" * 16, None, 1)
-    return plan_run(existing, sweep_of(**options), identity, ("python", "jobs/sweep.py"))
+    return extend_manifest(existing, sweep_of(**options), identity, ("python", "jobs/sweep.py"))
 
 
 @pytest.mark.parametrize(

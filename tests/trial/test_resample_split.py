@@ -19,10 +19,10 @@ from catdog.data.prepare import DatasetInfo, check_split
 from catdog.errors import UserError
 from catdog.report.mask_gallery import build_gallery
 from catdog.report.page import build_page
-from catdog.runs.manifest import plan_run
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import open_run
 from catdog.runs.trial_files import find_damage
+from catdog.sweep.plan import extend_manifest
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import load_inputs
 from catdog.trial.run import run_trial
@@ -38,7 +38,7 @@ def context(request: pytest.FixtureRequest, make_context: Callable[..., RunConte
         for label in LABELS:
             run_trial(context, parse_variant(label, context.identity.recipe), seed)
     config = dataclasses.replace(PRESETS["demo"], run="test", variants=LABELS, seeds="3")
-    manifest = plan_run(None, config, context.identity, ("python", "jobs/sweep.py", "demo"))
+    manifest = extend_manifest(None, config, context.identity, ("python", "jobs/sweep.py", "demo"))
     store, trimaps = context.location.open(), load_inputs(context, torch.device("cpu")).pack.trimaps
     store.put(RunPaths("test").manifest, manifest.to_json())
     store.put(trimaps_key(context.identity.fingerprint), trimaps.to_npz())
