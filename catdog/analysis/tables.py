@@ -156,7 +156,7 @@ def summary(
         "contrasts": records(contrasts),
         "attention": records(attention),
         "declared": dataclasses.asdict(manifest.declaration),
-        "identity": manifest.identity.to_json(),
+        "identity": dataclasses.asdict(manifest.identity),
         "commands": [list(command) for command in manifest.commands],
         "versions": dict(manifest.versions),
         "code": manifest.code,

@@ -4,7 +4,6 @@ All hardware present while a sweep runs is paid for, idle or not. Each launch ke
 the total survives the driver.
 """
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from catdog.errors import NotFoundError
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
-from catdog.storage.serialization import from_fields, read_json, to_json
+from catdog.storage.serialization import from_fields, read_json
 
 Unit = Literal["GPU", "CPU"]
 """What trials occupy and users pay for by the hour: GPUs, or CPU cores if trials use no GPU."""
@@ -75,10 +74,6 @@ class Canary:
     memory_bytes: int | None
     """Of the whole GPU; None on a CPU."""
     steps: tuple[CanaryStep, ...]
-
-    def to_json(self) -> bytes:
-        """Return canary.json."""
-        return to_json(dataclasses.asdict(self) | {"identity": self.identity.to_json()})
 
     @classmethod
     def from_json(cls, data: bytes) -> "Canary":

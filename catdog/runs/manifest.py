@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from catdog.config.head_registry import CONTROLS, VARIANTS, Variant
 from catdog.config.recipe import LATER_SETTINGS, Recipe
@@ -94,18 +93,9 @@ class Identity:
                 del content["recipe"][name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the identity as a dictionary for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Identity":
-        """Read an identity; raises `ValueError` if it is invalid."""
-        return from_fields(cls, content)
-
     def differences(self, other: "Identity") -> list[str]:
         """Return one line `name: mine → theirs` for each setting that differs, and what it means if that is a hash."""
-        mine, theirs = ({**i.to_json(), **i.to_json()["recipe"]} for i in (self, other))
+        mine, theirs = ({**i, **i["recipe"]} for i in map(dataclasses.asdict, (self, other)))
         return [
             f"{_CHANGED.get(name, f'{name}:')} {mine[name]} → {theirs[name]}"
             for name in mine
@@ -286,7 +276,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return manifest.json."""
-        return to_json(dataclasses.asdict(self) | {"identity": self.identity.to_json()})
+        return to_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":

@@ -30,6 +30,7 @@ class TrialStatus:
     """One planned trial and what is known about it."""
 
     planned: PlannedTrial
+    where: TrialPaths
     config_hash: str
     result: TrialResult | None = None
     failure: Failure | None = None
@@ -84,12 +85,7 @@ class RunStatus:
     @functools.cached_property
     def finished(self) -> dict[TrialPaths, TrialResult]:
         """Return the results of all complete and diverged trials."""
-        run = RunPaths(self.manifest.run)
-        return {
-            run.trial(trial.planned.variant.folder, trial.planned.seed): trial.result
-            for trial in self.trials
-            if trial.result is not None
-        }
+        return {trial.where: trial.result for trial in self.trials if trial.result is not None}
 
     def results(self, label: str) -> list[TrialResult]:
         """Return the complete trials of a variant, by its label or its short one, by seed."""
@@ -212,6 +208,7 @@ def read_run_status(
     trials = [
         TrialStatus(
             trial,
+            where,
             hashes[where],
             result=None if where in damage else results.get(where),
             failure=_parse_failure(where.failure, contents.get(where.failure), trial, hashes[where]),
@@ -255,14 +252,13 @@ def _parse_failure(key: str, data: bytes | None, trial: PlannedTrial, config_has
 
 def missing_trials(run_status: RunStatus) -> list[str]:
     """Return one line for each trial that is missing from the averages."""
-    lines, run = [], RunPaths(run_status.manifest.run)
+    lines = []
     for trial in run_status.trials:
         if trial.status == "failed" and trial.failure is not None:
             failure = trial.failure
             lines.append(
                 f"failed: {trial.planned.name}: {shorten(failure.error)}: {shorten(failure.message, 500)} "
-                f"(attempts: {failure.attempts}; traceback: "
-                f"{run.trial(trial.planned.variant.folder, trial.planned.seed).failure}; log: {failure.log})"
+                f"(attempts: {failure.attempts}; traceback: {trial.where.failure}; log: {failure.log})"
             )
         elif trial.status == "diverged" and trial.result is not None:
             lines.append(f"diverged: {trial.planned.name}: the loss was not finite in epoch {trial.result.best_epoch}")

@@ -1,6 +1,5 @@
 """How the variants of a run were tuned: the same budget over the same ranges for each, by Validation alone."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,7 +7,7 @@ from catdog.config.sweep_options import format_seeds
 from catdog.errors import NotFoundError, UserError
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
-from catdog.storage.serialization import from_fields, read_json, to_json
+from catdog.storage.serialization import from_fields, read_json
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,6 @@ class Tuning:
     ranges: tuple[str, ...]
     variants: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     """By the label of a variant before tuning: its points, in order."""
-
-    def to_json(self) -> bytes:
-        """Return tuning.json."""
-        return to_json(dataclasses.asdict(self))
 
     def best(self, variant: str) -> Point | None:
         """Return a variant's point with the highest accuracy, the earliest on ties; None if no point has one."""

@@ -25,6 +25,7 @@ from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import package_versions
 from catdog.storage import StoreLocation
+from catdog.storage.serialization import to_json
 from catdog.sweep.canary import run_canary
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.placement import Resources
@@ -246,7 +247,7 @@ def check_canary(
         cause = getattr(error, "cause", None) or error
         yield Check("canary", "fault", first_line(cause))
         return
-    location.open().put(RunPaths(config.run_name).canary, canary.to_json())
+    location.open().put(RunPaths(config.run_name).canary, to_json(canary))
     for step in canary.steps:
         name = f"canary {step.variant}"
         if step.error is not None:

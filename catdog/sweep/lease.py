@@ -13,7 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from catdog.errors import CatdogError, NotFoundError, StoreError, UserError
 from catdog.formatting import ReportProgress, now
@@ -92,7 +92,7 @@ class RunLease:
     def _acquire(self, report_progress: ReportProgress) -> None:
         decided = self._store.has_conditional_writes
         while True:
-            if self._store.put_new(self._key, _to_json(self._mine)):
+            if self._store.put_new(self._key, to_json(self._mine)):
                 break
             try:
                 holder = _read(self._store, self._key)
@@ -101,7 +101,7 @@ class RunLease:
             except ValueError:  # damaged
                 holder = None
             if holder is None or holder.is_dead or self._waits_in_vain(holder, report_progress):
-                self._store.put(self._key, _to_json(self._mine))
+                self._store.put(self._key, to_json(self._mine))
                 decided = False  # two may take over from the same dead holder
                 break
         if not decided:
@@ -146,7 +146,7 @@ class RunLease:
                     self._lost = holder
                     return
                 renewals += 1
-                self._store.put(self._key, _to_json(replace(self._mine, renewals=renewals)))
+                self._store.put(self._key, to_json(replace(self._mine, renewals=renewals)))
             except CatdogError as error:
                 logging.getLogger(__name__).warning("the lease could not be renewed: %s", error)
 
@@ -216,7 +216,3 @@ def require_lease(store: Store, run: str, launch: str) -> None:
         raise StoreError(str(error)) from None
     if holder is not None and holder.launch != launch:
         raise StoreError(f"run {run!r} was taken over by {holder.text}")
-
-
-def _to_json(holder: LeaseHolder) -> bytes:
-    return to_json(asdict(holder))

@@ -25,7 +25,7 @@ from catdog.runs.manifest import (
     read_manifest,
     result_format,
 )
-from catdog.runs.paths import RunPaths, TrialPaths
+from catdog.runs.paths import TrialPaths
 from catdog.runs.provenance import code_version, package_versions
 from catdog.runs.status import RunStatus, read_run_status
 from catdog.runs.tuning import Tuning, read_tuning
@@ -53,12 +53,8 @@ class Plan:
     @property
     def damage(self) -> dict[TrialPaths, str]:
         """Return what is wrong with the results of pending trials that have one."""
-        run, trials = RunPaths(self.run_status.manifest.run), self.run_status.trials
-        return {
-            run.trial(one.planned.variant.folder, one.planned.seed): one.damage
-            for one in trials
-            if one.damage is not None and one.planned in self.pending
-        }
+        trials = self.run_status.trials
+        return {one.where: one.damage for one in trials if one.damage is not None and one.planned in self.pending}
 
     def recipe_of(self, trial: PlannedTrial) -> Recipe:
         """Return a trial's recipe."""

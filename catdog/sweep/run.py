@@ -298,20 +298,17 @@ def _trial_name(trial: Trial) -> str:
 
 def _delete_leftovers(store: Store, run_status: RunStatus) -> None:
     """Delete the leftovers of processes that died just after storing their trial's result."""
-    run = RunPaths(run_status.manifest.run)
     for trial in run_status.trials:
-        where = run.trial(trial.planned.variant.folder, trial.planned.seed)
         if trial.result is not None and trial.unfinished:
-            store.delete(where.checkpoint)
+            store.delete(trial.where.checkpoint)
         if trial.result is not None and trial.failure is not None:
-            store.delete(where.failure)
+            store.delete(trial.where.failure)
 
 
 def _keep_best_weights(store: Store, run_status: RunStatus) -> None:
     """Delete the weights of all trials but each variant's best run by validation, and those kept for good."""
-    run, best_runs = RunPaths(run_status.manifest.run), run_status.best_runs
+    best_runs = run_status.best_runs
     for trial in run_status.trials:
-        where = run.trial(trial.planned.variant.folder, trial.planned.seed)
         is_passing = trial.result is not None and WEIGHTS not in trial.result.files
         if trial.has_weights and is_passing and trial.result is not best_runs[trial.planned.variant.label]:
-            store.delete(where.weights)
+            store.delete(trial.where.weights)

@@ -17,6 +17,7 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus
 from catdog.runs.tuning import Point, Tuning, mean_accuracy, read_tuning
 from catdog.storage import Store
+from catdog.storage.serialization import to_json
 
 if TYPE_CHECKING:
     import optuna
@@ -99,7 +100,7 @@ def tune(
 
 
 def _stored(tuning: Tuning, store: Store) -> Tuning:
-    store.put(RunPaths(tuning.run).tuning, tuning.to_json())
+    store.put(RunPaths(tuning.run).tuning, to_json(tuning))
     return tuning
 
 

@@ -19,6 +19,7 @@ from catdog.errors import UserError
 from catdog.formatting import format_points, format_range
 from catdog.runs.declaration import Declaration
 from catdog.runs.manifest import Identity, Manifest
+from catdog.runs.paths import RunPaths
 from catdog.runs.results import Status, TrialResult
 from catdog.runs.status import RunStatus, TrialStatus
 from catdog.storage import MemoryStore
@@ -50,7 +51,7 @@ def a_run(
         status: Status = "diverged" if np.isnan(difference) else "complete"
         accuracy = None if np.isnan(difference) else 90 + trial.seed / 10 + difference
         result = TrialResult(trial.variant.label, trial.seed, status, 90.0, accuracy, 0, 1, 1.0, "")
-        trials.append(TrialStatus(trial, "", result))
+        trials.append(TrialStatus(trial, RunPaths(name).trial(trial.variant.folder, trial.seed), "", result))
     return RunStatus(manifest, trials)
 
 

@@ -27,7 +27,7 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.results import Failure
 from catdog.runs.status import RunStatus, missing_trials, open_run
 from catdog.storage import MemoryStore
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import from_fields, to_json
 from tests.helpers.hand_made_run import EIGHT, MANIFEST, hand_made_store, hash_of, paths_of, result
 from tests.helpers.made_runs import put_small_trial
 from tests.helpers.pages import text_of
@@ -199,7 +199,7 @@ def test_the_summary_is_json_without_nan(run_status: RunStatus) -> None:
     assert content["variants"][0]["best_seed"] == 2
     assert content["trial_seconds"] == 301.0
     assert content["finished_at"].startswith("2026-01-01T03")
-    assert Identity.from_json(content["identity"]) == MANIFEST.identity
+    assert from_fields(Identity, content["identity"]) == MANIFEST.identity
 
 
 def test_the_summary_of_a_run_without_results_is_valid_json() -> None:

@@ -16,6 +16,7 @@ from catdog.config.sweep_options import SweepConfig, parse_seeds
 from catdog.config.variants import parse_variant
 from catdog.errors import UserError
 from catdog.runs.manifest import Identity
+from catdog.storage.serialization import from_fields, read_json, to_json
 
 OTHER_VALUES: dict[str, object] = {
     "dataset": "drawn",
@@ -435,7 +436,7 @@ def test_equal_identities_show_no_difference_and_unequal_ones_show_each() -> Non
 def test_an_identity_survives_json(name: str) -> None:
     recipe = dataclasses.replace(PRESETS[name].recipe, precision="float32", limit_images=24, vary="order")
     mine = Identity(recipe, "0123456789abcdef", "ab" * 32, 3)
-    again = Identity.from_json(json.loads(json.dumps(mine.to_json())))
+    again = from_fields(Identity, read_json(to_json(mine)))
     assert again == mine
     spec = parse_variant("multi-attention", recipe)
     assert again.trial_hash(spec, 5) == mine.trial_hash(spec, 5)

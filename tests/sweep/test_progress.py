@@ -10,6 +10,7 @@ from rich.console import Console
 from catdog.config.presets import PRESETS
 from catdog.formatting import format_seconds
 from catdog.runs.manifest import Identity, Manifest
+from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, TrialStatus
 from catdog.sweep import progress as module
 from catdog.sweep.progress import SweepProgress, show_progress
@@ -21,9 +22,9 @@ def progress() -> SweepProgress:
     recipe = dataclasses.replace(PRESETS["demo"].recipe, precision="float32")
     seeds = {"baseline": (0, 1), "se": (0, 1)}
     manifest = Manifest("night", "demo", Identity(recipe, "0" * 16, None, 1), tuple(seeds), seeds, "", (), {}, None)
-    progress = SweepProgress(
-        "night", RunStatus(manifest, [TrialStatus(trial, "") for trial in manifest.planned()]), slots=2
-    )
+    run = RunPaths("night")
+    trials = [TrialStatus(one, run.trial(one.variant.folder, one.seed), "") for one in manifest.planned()]
+    progress = SweepProgress("night", RunStatus(manifest, trials), slots=2)
     progress.pending = 4
     return progress
 
