@@ -56,7 +56,7 @@ def link_trials(folder: Path, run: str, seeds: int, as_run: str) -> None:
     for label, numbers in chosen.items():
         variant = manifest.spec(label).folder
         for number in numbers:
-            ours, theirs = (store.path(RunPaths(one).trial(variant, number).folder) for one in (as_run, run))
+            ours, theirs = (store.local_path(RunPaths(one).trial(variant, number).folder) for one in (as_run, run))
             for path in theirs.rglob("*.*"):
                 target = ours / path.relative_to(theirs)
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -146,7 +146,7 @@ def test_a_link_named_like_a_temporary_file_is_not_written_through(pack: Path, v
     store = LocalStore(pack.parent.parent)
 
     def plant(key: str) -> None:
-        path = store.path(key)
+        path = store.local_path(key)
         with scratch_beside(path) as scratch:
             name = scratch.name
         path.with_name(name).symlink_to(victim)

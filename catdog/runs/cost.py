@@ -1,4 +1,4 @@
-"""What each launch of a run used and cost; what the doctor's short trials measured.
+"""What each launch of a run used and cost.
 
 All hardware present while a sweep runs is paid for, idle or not. Each launch keeps its own record in the store, so that
 the total survives the driver.
@@ -9,10 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from catdog.errors import NotFoundError
-from catdog.runs.manifest import Identity
-from catdog.runs.paths import RunPaths
-from catdog.storage import Store
 from catdog.storage.serialization import from_fields, read_json
 
 Unit = Literal["GPU", "CPU"]
@@ -50,40 +46,6 @@ class Launch:
         if not all(0 <= amount < 1e12 for amount in amounts):
             raise ValueError("an amount is negative or makes no sense")
         return launch
-
-
-@dataclass(frozen=True)
-class CanaryStep:
-    """What a worker measured in a short trial of one variant."""
-
-    variant: str
-    error: str | None
-    """Why the short trial failed; the other fields are then None."""
-    train_images_per_second: float | None = None
-    evaluate_images_per_second: float | None = None
-    peak_memory_bytes: int | None = None
-    """Of the GPU, or of the process on a CPU."""
-
-
-@dataclass(frozen=True)
-class Canary:
-    """Short trials of all variants on one worker, before a long sweep starts."""
-
-    identity: Identity
-    device: str
-    memory_bytes: int | None
-    """Of the whole GPU; None on a CPU."""
-    steps: tuple[CanaryStep, ...]
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Canary":
-        """Read a canary; raises `ValueError` if it is invalid, or a speed makes no sense."""
-        canary = from_fields(cls, read_json(data))
-        for step in canary.steps:
-            speeds = (step.train_images_per_second, step.evaluate_images_per_second)
-            if step.error is None and not all(speed is not None and 1e-6 < speed < 1e9 for speed in speeds):
-                raise ValueError(f"the speed of {step.variant} makes no sense")
-        return canary
 
 
 @dataclass(frozen=True)
@@ -152,11 +114,3 @@ def _sum(unit: Unit, launches: Sequence[Launch]) -> Spending:
         cost=sum(map(launch_cost, launches)) if priced else None,
         variant_costs=dict(costs) if priced else None,
     )
-
-
-def read_canary(store: Store, run: str) -> Canary | None:
-    """Return what the doctor's short trials measured for this run, or None."""
-    try:
-        return Canary.from_json(store.get(RunPaths(run).canary))
-    except (NotFoundError, ValueError):
-        return None

@@ -75,12 +75,11 @@ def code_version() -> str:
     Outside a checkout (a job gets no `.git`): `tree HASH`, git's hash of the folder catdog/, from which
     `git log -t --find-object=HASH` finds the commit.
     """
-    folder = PACKAGE
     try:
-        _git(folder, "ls-files", "--error-unmatch", "--", "__init__.py")
-        commit = _git(folder, "rev-parse", "HEAD")
+        _git("ls-files", "--error-unmatch", "--", "__init__.py")
+        commit = _git("rev-parse", "HEAD")
         return commit + (
-            "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else ""
+            "+changes" if _git("status", "--porcelain", "--untracked-files=no", "--", ".", "../jobs") else ""
         )
     except (OSError, subprocess.SubprocessError):
         return f"tree {code_tree()}"
@@ -106,8 +105,8 @@ def tree_hash(folder: Path) -> bytes:
     return _git_object("tree", b"".join(mode_and_name + b"\0" + name for _, mode_and_name, name in sorted(entries)))
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    process = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+def _git(*arguments: str) -> str:
+    process = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True)
     return process.stdout.strip()
 
 

@@ -133,6 +133,18 @@ def find_damage(
                 damage.setdefault(where, f"{key} is missing")
             elif key in checks and (wrong := checks[key].damage):
                 damage.setdefault(where, f"{key} is damaged: {wrong}")
+    _add_outvoted(damage, results, checks, recipe)
+    known |= {key: check for key, check in checks.items() if check.damage is None}
+    return damage
+
+
+def _add_outvoted(
+    damage: dict[TrialPaths, str],
+    results: Mapping[TrialPaths, TrialResult],
+    checks: Mapping[str, FileCheck],
+    recipe: Recipe,
+) -> None:
+    """Add to `damage` the trials whose files are about other images than most; who is damaged has no vote."""
     for name, split in itertools.product(_CHECKS, SPLITS):
         alike: dict[int | None, dict[TrialPaths, str | None]] = {}
         for where, result in results.items():
@@ -150,8 +162,6 @@ def find_damage(
             for where, images in about.items():
                 if votes and usual != [images]:
                     damage.setdefault(where, f"{where.folder}/{name} is damaged: {wrong}")
-    known |= {key: check for key, check in checks.items() if check.damage is None}
-    return damage
 
 
 def delete_outvoted(store: Store, damage: Mapping[TrialPaths, str]) -> None:

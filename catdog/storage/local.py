@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 import threading
@@ -76,7 +77,7 @@ class LocalStore:
         with self._errors(self.root), self._probe() as probe:
             probe.put("a", b"")
             try:
-                os.link(probe.path("a"), probe.path("b"))
+                os.link(probe.local_path("a"), probe.local_path("b"))
             except OSError:
                 return False
         return True
@@ -85,11 +86,7 @@ class LocalStore:
         """Test what folders differ in: writes conditional on the key not existing."""
         return {"conditional writes": self.has_conditional_writes}
 
-    def local_path(self, key: str) -> Path | None:
-        """Return the file of a key."""
-        return self.path(key)
-
-    def path(self, key: str) -> Path:
+    def local_path(self, key: str) -> Path:
         """Return the file of a key."""
         return self.root / check_key(key)
 
@@ -105,7 +102,7 @@ class LocalStore:
 
         Without hard links (exFAT, gcsfuse, s3fs, SMB), a concurrent writer may write between the look and the renaming.
         """
-        path = self.path(key)
+        path = self.local_path(key)
         with self._errors(path), scratch_beside(path) as scratch:
             scratch.write_bytes(data)
             _sync(scratch)
@@ -123,7 +120,7 @@ class LocalStore:
         return self._get(key)
 
     def _get(self, key: str) -> bytes:
-        path = self.path(key)
+        path = self.local_path(key)
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
                 raise StoreRefusedError(f"--store {self._shown}: {key} is no file: move away what is in the way")
@@ -136,9 +133,8 @@ class LocalStore:
     @_patiently
     def put_file(self, key: str, path: Path) -> None:
         """Write the object atomically from a file."""
-        with self._writing(key) as scratch, path.open("rb") as source, scratch.open("wb") as target:
-            while block := source.read(1 << 22):
-                target.write(block)
+        with self._writing(key) as scratch:
+            shutil.copyfile(path, scratch)
 
     def get_file(self, key: str, path: Path) -> None:
         """Raise `AssertionError`: callers use `local_path`."""
@@ -147,7 +143,7 @@ class LocalStore:
     @_patiently
     def delete(self, key: str) -> None:
         """Delete the object if it exists."""
-        path = self.path(key)
+        path = self.local_path(key)
         with self._errors(path):
             path.unlink(missing_ok=True)
 
@@ -167,7 +163,7 @@ class LocalStore:
     @_patiently
     def exists(self, key: str) -> bool:
         """Return whether the key exists."""
-        path = self.path(key)
+        path = self.local_path(key)
         with self._errors(path):
             try:
                 return stat.S_ISREG(path.stat().st_mode)
@@ -176,7 +172,7 @@ class LocalStore:
 
     def link(self, key: str) -> Link:
         """Return the file's URL."""
-        return Link(self.path(key).absolute().as_uri(), "on this machine")
+        return Link(self.local_path(key).absolute().as_uri(), "on this machine")
 
     def check(self) -> None:
         """Raise `StoreError` unless a store's operations work in the folder, or where it would be created."""
@@ -212,7 +208,7 @@ class LocalStore:
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
-        path = self.path(key)
+        path = self.local_path(key)
         with self._errors(path), scratch_beside(path) as scratch:
             yield scratch
             _sync(scratch)

@@ -6,7 +6,6 @@ processes that want the same object wait for the first.
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import filelock
 
 from catdog.errors import NotFoundError, UserError, first_line
 from catdog.storage.local import REMEDIES, in_the_way, scratch_beside
-from catdog.storage.serialization import to_json
+from catdog.storage.serialization import read_json, to_json
 from catdog.storage.store import Store
 from catdog.system.private_folders import REMEDY, node_cache, private_folder
 
@@ -84,7 +83,7 @@ def _copy_of(store: Store, key: str) -> Path:
 def _stored_digest(store: Store, key: str) -> str | None:
     """Return an object's sha256 as recorded when it was stored; None if it is missing or unfinished."""
     try:
-        digest = json.loads(store.get(digest_key(key)))["sha256"]
+        digest = read_json(store.get(digest_key(key)))["sha256"]
     except (NotFoundError, KeyError, TypeError, ValueError):
         return None
     return digest if isinstance(digest, str) else None

@@ -14,7 +14,6 @@ from catdog.storage.s3_retries import (
     CONDITION_UNKNOWN,
     MISSING,
     RetryingClient,
-    client_error,
     error_code,
 )
 from catdog.storage.store import Link, check_key
@@ -202,15 +201,17 @@ class S3Store:
         client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **options)
 
     def _put_new(self, client: "S3Client", key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
         try:
             self._put(client, key, data, IfNoneMatch="*")
-        except client_error() as error:
+        except ClientError as error:
             code = error_code(error)
             if code not in CONDITION_FAILED | CONDITION_UNKNOWN:
                 raise
             try:  # is there an object? it may be ours, if a response was lost
                 return client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read() == data
-            except client_error() as missing:
+            except ClientError as missing:
                 if error_code(missing) not in MISSING:
                     raise
             if code in CONDITION_FAILED:  # it was deleted in the meantime

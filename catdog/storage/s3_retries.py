@@ -148,13 +148,6 @@ class _CredentialsExpiredError(StoreError):
     """The credentials will be renewed; boto3 must load them again."""
 
 
-def client_error() -> type[Exception]:
-    """Return the class of S3's error responses."""
-    from botocore.exceptions import ClientError
-
-    return ClientError
-
-
 def error_code(error: Any) -> str:
     """Return S3's code for an error."""
     return str(error.response.get("Error", {}).get("Code", ""))

@@ -104,7 +104,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self._stop_if_refused(error)
         self._blame_card(trial_id, error)
         self._meter.ended(*trial_id)
-        if self._lost.add(trial_id, error, trial.num_failures):
+        if self._lost.add(trial_id, trial.num_failures):
             self._progress.interrupted(*trial_id, first_line(error))
         else:
             self._lost.record(trial_id, error)
@@ -138,15 +138,17 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
 
     def _stop_if_refused(self, error: Exception) -> None:
         """Stop the sweep if the store refuses writes (a full disk): every trial would fail the same way."""
-        if isinstance(error, StoreRefusedError):
-            try:
-                self._store.check()
-            except StoreRefusedError as refusal:
-                self._stopper.reason = refusal
-            except StoreError:
-                pass  # unavailable: trials retry
-            if not self._store.is_shared:
-                self._stopper.reason = error
+        if not isinstance(error, StoreRefusedError):
+            return
+        if not self._store.is_shared:
+            self._stopper.reason = error
+            return
+        try:
+            self._store.check()
+        except StoreRefusedError as refusal:
+            self._stopper.reason = refusal
+        except StoreError:
+            pass  # unavailable: trials retry
 
 
 def _trial_id(trial: Trial) -> TrialId:

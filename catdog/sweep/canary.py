@@ -11,8 +11,7 @@ import torch
 from catdog.config.variants import VariantSpec
 from catdog.data.datasets.base import groups_key, pack_key
 from catdog.errors import first_line
-from catdog.formatting import ReportProgress
-from catdog.runs.cost import Canary, CanaryStep
+from catdog.runs.canary import Canary, CanaryStep
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import digest_key, fetch_or_make
 from catdog.sweep.device_errors import naming_the_card
@@ -29,11 +28,7 @@ EPOCHS = 2
 """The first warms up, the second is measured."""
 
 
-def run_canary(
-    context: RunContext,
-    variants: tuple[VariantSpec, ...],
-    report_progress: ReportProgress = lambda message: None,
-) -> Canary:
+def run_canary(context: RunContext, variants: tuple[VariantSpec, ...]) -> Canary:
     """Run a short trial of each variant in this process; an error in one is recorded, and the others still run."""
     context.load_heads()
     identity = context.identity
@@ -45,14 +40,13 @@ def run_canary(
     with scratch_folder("catdog-canary-") as folder:
         scratch = LocalStore(folder)
         scratch.put(digest_key(key), store.get(digest_key(key)))
-        scratch.path(key).symlink_to(pack)
+        scratch.local_path(key).symlink_to(pack)
         for digest in identity.groups.values():
             groups = groups_key(identity.fingerprint, digest)
             scratch.put(groups, store.get(groups))
         elsewhere = dataclasses.replace(context, run="canary", location=StoreLocation(str(folder)))
         steps = []
         for variant in variants:
-            report_progress(f"a short trial of {variant.title}")
             short = _shortened(elsewhere.of_variant(variant), STEPS[device.type])
             steps.append(_step(short, dataclasses.replace(variant, settings={}), device))
         forget_inputs()

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import DeviceError, StoreError, UserError, first_line
 from catdog.formatting import ReportProgress, counted
-from catdog.runs.cost import Canary
+from catdog.runs.canary import Canary
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.provenance import package_versions

@@ -16,7 +16,7 @@ from catdog.data.prepare import DatasetInfo, expected_dataset, find_dataset
 from catdog.data.split import VALIDATION_SHARE
 from catdog.errors import UserError
 from catdog.formatting import counted, format_bytes, format_seconds
-from catdog.runs.cost import Canary, CanaryStep, read_canary
+from catdog.runs.canary import Canary, CanaryStep, read_canary
 from catdog.runs.manifest import Identity, PlannedTrial
 from catdog.runs.weights_digest import local_weights
 from catdog.storage import Store, StoreLocation

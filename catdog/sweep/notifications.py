@@ -21,7 +21,6 @@ from catdog.formatting import ReportProgress, printable, shorten
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store, StoreLocation
 
-logger = logging.getLogger(__name__)
 SECONDS = 15.0
 """How long the end of a job waits for its messages."""
 INTERRUPTED_SECONDS = 1.0

@@ -5,22 +5,19 @@ import functools
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
 from rich.console import Console
 
 from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.config.variants import VariantSpec
 from catdog.data.datasets.registry import check_dataset
-from catdog.data.prepare import prepare_dataset
+from catdog.data.prepare import DatasetInfo, prepare_dataset
 from catdog.formatting import ReportProgress, counted, now
 from catdog.runs.code_record import Probe
 from catdog.runs.cost import Launch
 from catdog.runs.looks import UNDECIDED, Look, store_look
-from catdog.runs.manifest import TrialId
 from catdog.runs.paths import WEIGHTS, RunPaths
 from catdog.runs.provenance import code_tree, package_versions
 from catdog.runs.status import RunStatus, open_run
@@ -30,19 +27,17 @@ from catdog.storage import Store, StoreLocation, give_up_on_interrupt
 from catdog.sweep.callback import SweepCallback, SweepStopper
 from catdog.sweep.cluster import Cluster
 from catdog.sweep.code_check import check_code, code_of
-from catdog.sweep.in_order import InOrder, listed
 from catdog.sweep.lease import RunLease
 from catdog.sweep.notifications import INTERRUPTED, Notifier
 from catdog.sweep.pausing import pause_trials
-from catdog.sweep.plan import Plan, make_plan, resolve_run, whole_run_yaml
+from catdog.sweep.plan import Plan, ResolvedRun, make_plan, resolve_run, whole_run_yaml
 from catdog.sweep.progress import SweepProgress, show_progress
-from catdog.sweep.ray_internals import trim_trial_environment
 from catdog.sweep.report_refresh import refresh_report
 from catdog.sweep.trackers import open_tracker, require_tracker
 from catdog.sweep.trainable import prepare_worker, train_trial
 from catdog.sweep.trial_retries import LostTrials
+from catdog.sweep.tune_loop import run_in_turn
 from catdog.sweep.usage_meter import Budget, Meter
-from catdog.system.scratch import scratch_folder
 from catdog.trial.context import RunContext
 
 
@@ -57,8 +52,8 @@ def run_sweep(
     """Run a sweep's pending trials; returns the status of the whole run. Ray starts only if needed.
 
     `notifier` tells of what cannot wait until the end, which is the caller's to tell. `refresh` is called from time to
-    time while trials run, with the store and the run's status. With `--until-decided`,
-    only the trials that the next look needs are run, `take_look` says what it finds (None if none is left), and so on.
+    time while trials run, with the store and the run's status. With `--until-decided`, only the trials that the next
+    look needs are run, `take_look` says what it finds (None if none is left), and so on.
 
     Raises:
         UserError: a mistake in options, data, weights or store, before any trial starts; while trials run, another
@@ -77,22 +72,7 @@ def run_sweep(
     store.check()
     require_tracker(config.tracker)
     with Cluster(config, location, report_progress) as cluster:
-        is_new = not store.exists(RunPaths(config.run_name).manifest)
-        if is_new:
-            cluster.start_early()  # a new run always has pending trials
-
-        def check_weights(digest: str | None) -> None:
-            _check_backbone(config, digest)
-            if is_new and cluster.may_lack_resources:
-                cluster.start()  # rejects what no node can give before the data is packed
-
-        run = resolve_run(
-            config,
-            store,
-            lambda: prepare_dataset(config, store, report_progress),
-            cluster.precision,
-            check_weights,
-        )
+        run = _resolve(config, store, cluster, report_progress)
         while True:
             with (
                 RunLease(store, config.run_name, uuid.uuid4().hex).hold(report_progress) as lease,
@@ -117,9 +97,7 @@ def run_sweep(
                 lease.ask()
                 if look is not None:
                     store_look(store, config.run_name, look)
-                    report_progress(_look_line(look))
-                    if set(look.outcomes.values()) != {UNDECIDED}:
-                        notifier.send(f"look {look.planned}", _look_line(look))
+                    _tell(look, report_progress, notifier)
                 if config.keep_weights in ("auto", "best"):
                     _keep_best_weights(store, run_status)
             if look is None:
@@ -127,10 +105,29 @@ def run_sweep(
             del run_status  # what it kept for the look is large, and the trials of the next may take hours
 
 
-def _look_line(look: Look) -> str:
-    return f"after {counted(look.planned, 'seed')}: " + "; ".join(
-        f"{label} {outcome}" for label, outcome in look.outcomes.items()
-    )
+def _resolve(config: SweepConfig, store: Store, cluster: Cluster, report_progress: ReportProgress) -> ResolvedRun:
+    """Resolve the run; what it lacks is made, and for a new run Ray starts meanwhile."""
+    is_new = not store.exists(RunPaths(config.run_name).manifest)
+    if is_new:
+        cluster.start_early()  # a new run always has pending trials
+
+    def check_weights(digest: str | None) -> None:
+        _check_backbone(config, digest)
+        if is_new and cluster.may_lack_resources:
+            cluster.start()  # rejects what no node can give before the data is packed
+
+    def dataset() -> DatasetInfo:
+        return prepare_dataset(config, store, report_progress)
+
+    return resolve_run(config, store, dataset, cluster.precision, check_weights)
+
+
+def _tell(look: Look, report_progress: ReportProgress, notifier: Notifier) -> None:
+    found = "; ".join(f"{label} {outcome}" for label, outcome in look.outcomes.items())
+    line = f"after {counted(look.planned, 'seed')}: {found}"
+    report_progress(line)
+    if set(look.outcomes.values()) != {UNDECIDED}:
+        notifier.send(f"look {look.planned}", line)
 
 
 def _check_backbone(config: SweepConfig, digest: str | None) -> None:
@@ -212,33 +209,21 @@ def _run_trials(
     console: Console,
     notifier: Notifier,
 ) -> None:
-    store, launch = context.location.open(), lease.launch
-    code = code_of({trial.variant for trial in plan.pending}, context.identity, context.head_files)
+    store = context.location.open()
     is_tuning = store.exists(RunPaths(context.run).tuning)
     progress = SweepProgress(context.run, plan.run_status, cluster.slots, hides_test=is_tuning)
     progress.pending = len(plan.pending)
-    meter = Meter(
-        Launch(
-            launch,
-            now(),
-            cluster.trial_resources.unit,
-            config.hourly_price,
-            code=code_tree(),
-            versions=package_versions(),
-            variant_code={label: one.digest for label, one in code.items()},
-        ),
-        cluster.trial_resources.units,
-        cluster.count_units,
-    )
+    launch = _launch(lease.launch, config, context, plan, cluster)
+    meter = Meter(launch, cluster.trial_resources.units, cluster.count_units)
     budget = Budget(meter, store, RunPaths(context.run), plan.run_status.launches, config.max_cost, progress, notifier)
     # A worker has reached the store by now, so trials retry when it refuses access, as after any transient fault.
     known = dataclasses.replace(context, location=dataclasses.replace(context.location, has_answered=True))
     trainable = tune.with_resources(
-        tune.with_parameters(train_trial, context=known, launch=launch),
+        tune.with_parameters(train_trial, context=known, launch=launch.name),
         tune.PlacementGroupFactory([cluster.trial_resources.for_tune]),
     )
     stopper = SweepStopper()
-    lost = LostTrials(context, launch, config.max_retries)
+    lost = LostTrials(context, launch.name, config.max_retries)
     callback = SweepCallback(progress, meter, context, lease, stopper, lost, cluster.cards, notifier)
     tracker = open_tracker(config.tracker, context, lambda line: console.print(line, soft_wrap=True))
     # By default Tune requests placement groups for 200 pending trials at once, more than could ever be placed.
@@ -247,53 +232,27 @@ def _run_trials(
     with show_progress(progress, console), budget.watching(), give_up_on_interrupt(store):
         while trial_ids and stopper.reason is None:
             try:
-                _fit(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
+                run_in_turn(config, trainable, trial_ids, cluster.slots, [callback, *tracker], stopper)
             except KeyboardInterrupt:
                 notifier.send("end", INTERRUPTED, lambda: [progress.line()])
-                pause_trials(launch)
+                pause_trials(launch.name)
                 raise
             trial_ids = lost.take()
     if stopper.reason is not None:
         raise stopper.reason
 
 
-def _fit(
-    config: SweepConfig,
-    trainable: Callable[[dict[str, Any]], None],
-    trial_ids: Sequence[TrialId],
-    slots: int,
-    callbacks: list[tune.Callback],
-    stopper: SweepStopper,
-) -> None:
-    """Let Tune run these trials; its own files go to a scratch folder: the store is the single source of truth."""
-    trim_trial_environment()
-    with scratch_folder("catdog-tune-") as scratch:
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"trial": dict.fromkeys(("variant", "seed"))},
-            tune_config=tune.TuneConfig(
-                # Trials of several workers hold no resources of their own that would limit their number.
-                search_alg=listed(trial_ids, most_at_once=slots if config.workers > 1 else 0),
-                num_samples=len(trial_ids),
-                scheduler=InOrder(),
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=config.run_name,
-                storage_path=str(scratch),
-                failure_config=tune.FailureConfig(max_failures=config.max_retries),
-                callbacks=callbacks,
-                stop=stopper,
-                verbose=0,
-            ),
-        )
-        tuner.fit()
-
-
-def _trial_name(trial: Trial) -> str:
-    return f"{trial.config['trial']['variant']} seed {trial.config['trial']['seed']}"
+def _launch(name: str, config: SweepConfig, context: RunContext, plan: Plan, cluster: Cluster) -> Launch:
+    code = code_of({trial.variant for trial in plan.pending}, context.identity, context.head_files)
+    return Launch(
+        name,
+        now(),
+        cluster.trial_resources.unit,
+        config.hourly_price,
+        code=code_tree(),
+        versions=package_versions(),
+        variant_code={label: one.digest for label, one in code.items()},
+    )
 
 
 def _delete_leftovers(store: Store, run_status: RunStatus) -> None:

@@ -4,6 +4,7 @@ Errors that would recur are caught, recorded under failures/ and returned as a r
 unavailable store, a GPU that fails, a process that ran out of memory) raise, and Tune retries.
 """
 
+import functools
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -112,12 +113,12 @@ def _run(
         return run_on_workers(context, trial, launch)
     from catdog.trial.run import run_trial
 
+    epochs = context.identity.of(trial.variant).recipe.epochs
+
     def on_epoch(record: EpochRecord) -> None:
-        report(record.report(context.of_variant(trial.variant).identity.recipe.epochs))
+        report(record.report(epochs))
 
-    def before_final_writes() -> None:
-        require_lease(store, context.run, launch)
-
+    before_final_writes = functools.partial(require_lease, store, context.run, launch)
     with naming_the_card(context.gpus_per_trial):
         return run_trial(context, trial.variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
 

@@ -37,7 +37,7 @@ class LostTrials:
         waiting, self._waiting = self._waiting, []
         return waiting
 
-    def add(self, trial_id: TrialId, error: Exception, failures: int) -> bool:
+    def add(self, trial_id: TrialId, failures: int) -> bool:
         """Record that Tune gave up on a trial after so many failures; returns whether it will be retried.
 
         Tune gives up at once on a trial whose worker is lost just as it switches from one trial to the next.
@@ -65,7 +65,7 @@ def failed_attempts(store: Store, context: RunContext, trial: PlannedTrial, laun
     """Return how often the trial failed before; -1 if it failed for good in this launch."""
     try:
         failure = Failure.from_json(store.get(context.trial_paths(trial.variant, trial.seed).failure))
-    except (NotFoundError, TypeError, ValueError):
+    except (NotFoundError, ValueError):
         return 0
     return -1 if failure.launch == launch else failure.attempts
 

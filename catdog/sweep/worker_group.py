@@ -82,16 +82,16 @@ def _train_share(context: RunContext, trial: PlannedTrial, launch: str, driver: 
     context.load_heads()
     store = context.location.open()
 
-    def on_epoch(record: EpochRecord) -> None:
-        ray.train.report(record.report(context.of_variant(trial.variant).identity.recipe.epochs))
+    epochs = context.identity.of(trial.variant).recipe.epochs
 
-    def before_final_writes() -> None:
-        require_lease(store, context.run, launch)
+    def on_epoch(record: EpochRecord) -> None:
+        ray.train.report(record.report(epochs))
 
     name = f"{trial.name}, worker {workers.index}"
     with watching_for_pauses(launch, name, driver) as watch, naming_the_card(context.gpus_per_trial):
         about = (context, trial.variant, trial.seed, on_epoch)
         if workers.index == 0:
+            before_final_writes = functools.partial(require_lease, store, context.run, launch)
             return run_trial(*about, before_final_writes, watch.should_pause, workers)
         join_trial(*about, watch.should_pause, workers)
     return None

@@ -11,13 +11,13 @@ REMEDY = "set CATDOG_CACHE to a folder of your own"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-def private_folder(path: Path, remedy: str = REMEDY) -> Path:
+def private_folder(path: Path) -> Path:
     """Return the folder, made if necessary, which belongs to this user and which nobody else can write.
 
     A folder of the user's own that others can write is closed to them. A link is followed only if it is the user's own.
 
     Raises:
-        UserError: it is none of this, or cannot be made; the message ends with `remedy`.
+        UserError: it is none of this, or cannot be made; the message says what to set.
     """
     try:
         _make(path)
@@ -25,16 +25,16 @@ def private_folder(path: Path, remedy: str = REMEDY) -> Path:
         if stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid():
             status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path}: in the way of a folder: {remedy}")
+            raise UserError(f"{path}: in the way of a folder: {REMEDY}")
         if status.st_uid != os.geteuid():
-            raise UserError(f"{path}: belongs to another user (uid {status.st_uid}): {remedy}")
+            raise UserError(f"{path}: belongs to another user (uid {status.st_uid}): {REMEDY}")
         if status.st_mode & _WRITABLE_BY_OTHERS:
             path.chmod(stat.S_IMODE(status.st_mode) & ~_WRITABLE_BY_OTHERS)
             if path.stat().st_mode & _WRITABLE_BY_OTHERS:  # on a disk without permissions, as exFAT
-                raise UserError(f"{path}: other users can write it: {remedy}")
+                raise UserError(f"{path}: other users can write it: {REMEDY}")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be written ({reason}): {remedy}") from None
+        raise UserError(f"{path}: cannot be written ({reason}): {REMEDY}") from None
     return path
 
 

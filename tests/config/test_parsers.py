@@ -17,7 +17,8 @@ from catdog.config.presets import PRESETS
 from catdog.config.recipe import Recipe
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
-from catdog.runs.cost import Canary, CanaryStep, Launch
+from catdog.runs.canary import Canary, CanaryStep
+from catdog.runs.cost import Launch
 from catdog.runs.manifest import Identity, Manifest
 from catdog.runs.results import Failure, TrialResult
 from catdog.storage.serialization import from_fields, read_json, to_json

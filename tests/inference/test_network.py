@@ -86,7 +86,7 @@ def test_a_kept_network_predicts_what_its_trial_did(
     label: str, freeze: bool, make_context: MakeContext, recipe: Recipe
 ) -> None:
     kept = train(make_context(recipe), label, freeze=freeze)
-    pack = open_pack(kept.store.path(f"datasets/{kept.context.identity.fingerprint}/pack.safetensors"))
+    pack = open_pack(kept.store.local_path(f"datasets/{kept.context.identity.fingerprint}/pack.safetensors"))
     stored = read_predictions_npz(kept.store.get(kept.where.predictions), "test")
     rows = [pack.names.index(name) for name in stored.images_N]
     with torch.no_grad():

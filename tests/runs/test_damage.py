@@ -85,7 +85,7 @@ def test_a_damaged_result_is_named_leaves_the_table_and_is_computed_again(
     store, where = finished.location.open(), finished.trial_paths(ATTENTION, 0)
     assert isinstance(store, LocalStore)
     before = {key: store.get(key) for key in store.list(where.folder)}
-    spoil(store.path(f"{where.folder}/{name}"))
+    spoil(store.local_path(f"{where.folder}/{name}"))
 
     run_status = open_run(store, "test")
     assert comparison_table(run_status)["n"].tolist() == [0]
@@ -238,7 +238,7 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_the_sweep_resumes_once_the
 ) -> None:
     source, store = LocalStore(packed), LocalStore(small_disk)
     for key in source.list(""):
-        store.put_file(key, source.path(key))
+        store.put_file(key, source.local_path(key))
     fill(small_disk, leave=600_000)  # enough for the plan and some contact sheets, not for a whole trial
     arguments = ["demo", "--store", str(small_disk), *SMALL, "--checkpoint-seconds", "0", "--seeds", "2"]
     assert run_job(sweep.main, arguments) == 2

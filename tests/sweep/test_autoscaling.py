@@ -40,7 +40,7 @@ def s3_store(s3_bucket: str, packed: Path) -> str:
     """The url of a store on S3 that holds the drawn pets."""
     store, source = StoreLocation.of(s3_bucket).open(), LocalStore(packed)
     for key in source.list(""):
-        store.put_file(key, source.path(key))
+        store.put_file(key, source.local_path(key))
     return s3_bucket
 
 

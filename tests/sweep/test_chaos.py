@@ -27,7 +27,7 @@ def test_a_few_faults_change_nothing(
 ) -> None:
     source, store = LocalStore(packed), StoreLocation.of(f"{s3_bucket}/night").open()
     for key in source.list(""):
-        store.put_file(key, source.path(key))
+        store.put_file(key, source.local_path(key))
     undisturbed = run_undisturbed(store_folder, A_FEW)
     faults: list[Fault] = ["worker", "driver", "node"]
     with Chaos(store, A_FEW, s3_environment, seed=0) as chaos:

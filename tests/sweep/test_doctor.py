@@ -15,7 +15,7 @@ from PIL import Image
 
 from catdog.cli import output_console, run_job
 from catdog.config.presets import PRESETS
-from catdog.runs.cost import Canary, CanaryStep
+from catdog.runs.canary import Canary, CanaryStep
 from catdog.runs.manifest import Identity
 from catdog.storage import StoreLocation
 from catdog.sweep.doctor import _check_data

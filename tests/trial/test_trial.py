@@ -717,9 +717,9 @@ def test_a_frozen_backbone_computes_its_features_once_for_all_trials(make_contex
     store, attention, baseline = open_store(context), parse_variant("attention"), parse_variant("baseline")
     first, _ = run_and_watch(context, attention)
     (cache,) = [key for key in store.list("datasets/") if FEATURES.search(key)]
-    made_at = store.path(cache).stat().st_mtime_ns
+    made_at = store.local_path(cache).stat().st_mtime_ns
     second, _ = run_and_watch(context, baseline, seed=1)
-    assert store.path(cache).stat().st_mtime_ns == made_at
+    assert store.local_path(cache).stat().st_mtime_ns == made_at
     assert [key for key in store.list("datasets/") if FEATURES.search(key)] == [cache]
     assert first.parameters is not None
     assert second.parameters is not None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from ray import tune
 from ray.tune.experiment import Experiment, Trial
 
-from catdog.sweep.in_order import InOrder, listed
+from catdog.sweep.tune_loop import InOrder, listed
 
 
 def test_the_search_suggests_the_listed_trials_in_turn_and_a_trial_holds_no_list(tmp_path: Path) -> None:
