@@ -21,7 +21,7 @@ from rich.console import Console
 from catdog.cli import ExitCode, output_console, parse_with_preset, recorded_command, run_job
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
-from catdog.config.sweep_options import SweepConfig, all_looks
+from catdog.config.sweep_options import SweepConfig
 from catdog.runs.manifest import Identity
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import open_run
@@ -99,7 +99,7 @@ def print_power(console: Console, config: Options, planned: Identity) -> None:
     from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
 
     assert config.detect is not None
-    question = Question(config.detect, config.power, all_looks if config.until_decided else None)
+    question = Question(config.detect, config.power, config.looks_of if config.until_decided else None)
     store = StoreLocation.of(config.store).open()
     known = [config.scatter_of] if config.scatter_of is not None else [config.pilot_run, config.run_name]
     there = [run for run in known if store.exists(RunPaths(run).manifest)]

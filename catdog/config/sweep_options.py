@@ -206,10 +206,11 @@ class SweepConfig:
     @property
     def look_list(self) -> tuple[int, ...]:
         """Return after how many seeds the sweep may stop; none without `--until-decided`."""
-        if not self.until_decided:
-            return ()
-        most = len(self.seed_list)
-        return all_looks(most) if self.looks is None else up_to(most, parse_looks(self.looks))
+        return self.looks_of(len(self.seed_list)) if self.until_decided else ()
+
+    def looks_of(self, seeds: int) -> tuple[int, ...]:
+        """Return after how many of so many seeds a sweep with these options would look, all of them included."""
+        return all_looks(seeds) if self.looks is None else up_to(seeds, parse_looks(self.looks))
 
     @property
     def dataset_root(self) -> str | None:

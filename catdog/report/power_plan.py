@@ -101,7 +101,7 @@ def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | 
 def _with_looks(effect: float, most: int, level: float, looks_of: Callable[[int], Sequence[int]]) -> str:
     """Return how many seeds a sweep that may stop early takes on average, if there is the difference and if not."""
     pairs = min(most, MOST_SIMULATED)
-    looks = looks_of(pairs)
+    looks = sorted({max(2, round(look * pairs / most)) for look in looks_of(most)})  # at the same share of the pairs
     rng = np.random.default_rng(most)
     of_pair, means = effect * np.sqrt(most / pairs), []
     for mean in (of_pair, 0.0):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from catdog.analysis.contrasts import compare
-from catdog.config.sweep_options import all_looks
+from catdog.config.sweep_options import all_looks, up_to
 from catdog.errors import UserError
 from catdog.report import power_plan
 from catdog.report.power_plan import Question, _with_looks, any_scatter_lines, plan_lines
@@ -70,6 +70,21 @@ def test_thousands_of_seeds_are_simulated_in_no_more_steps_than_dozens(monkeypat
         for effect, most in ((0.4, 60), (0.004, 600_000))
     ]
     assert shares[1] == pytest.approx(shares[0], abs=0.2)
+
+
+def test_given_looks_are_as_far_into_a_sweep_that_is_simulated_with_fewer_pairs() -> None:
+    """A large effect is decided at the first look, after 60 of 120 seeds; no effect is, too: it is as far from it."""
+    line = _with_looks(3.0, 120, 0.05, lambda seeds: up_to(seeds, [60]))
+    assert line == "with --until-decided 60 on average if there is this difference, 60 if there is none"
+
+
+def test_the_looks_of_the_options_are_those_that_are_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--store", "results/published", "--dry-run", "--detect", "0.2", "--scatter-of", "pets-frozen"]
+    assert main([*arguments, "--until-decided", "--smallest-effect", "0.2", "--looks", "34"]) == 0
+    ends = re.findall(
+        r": (\d+) seeds .*; with --until-decided (\d+) on average if .*, (\d+) if", capsys.readouterr().out
+    )
+    assert ends == [("21", "21", "21"), ("34", "34", "34")], "no look before the last seed"
 
 
 def test_a_run_of_one_variant_has_nothing_to_detect() -> None:
