@@ -18,7 +18,7 @@ import numpy.typing as npt
 from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
 from catdog.errors import UserError
 from catdog.formatting import counted
-from catdog.storage import open_target
+from catdog.storage import put_file
 
 if TYPE_CHECKING:
     from catdog.api import Run
@@ -90,9 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     title = f"{run.manifest.run} · test images by how much of the maps is on the animal: {RANKS} percentile"
     probes = Probes(images.images_BSSC.numpy(), tuple(names), labels_P, predictions.classes)
     cells = {name: maps_THW[chosen][:, None] for name, maps_THW in looks.maps.items()}
-    data = contact_sheet(probes, cells, images.predicted_B.astype(np.int64), title)
-    folder, _, name = options.out.rpartition("/")
-    open_target("--out", folder or ".").put(name, data)
+    put_file("--out", options.out, contact_sheet(probes, cells, images.predicted_B.astype(np.int64), title))
     console = output_console()
     shown = f"{len(chosen)} of {len(looks.names)} images, ranked over {counted(len(looks.maps), 'variant')}"
     console.print(f"{options.out}: {shown}; predictions by {variant}, seed {run.best_seed(variant)}", soft_wrap=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from catdog.cli import ExitCode, TrialOptions, output_console, parse, run_job
 from catdog.errors import UserError
 from catdog.formatting import counted
-from catdog.storage import open_target
+from catdog.storage import put_file
 
 LAST_SECONDS = 3.0
 """How long the last epoch stays."""
@@ -64,9 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     durations = [round(step)] * (len(frames) - 1) + [round(1000 * LAST_SECONDS)]
     data = io.BytesIO()
     frames[0].save(data, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=80)
-    folder, _, name = options.out.rpartition("/")
-    target = open_target("--out", folder or ".")
-    target.put(name, data.getvalue())
+    put_file("--out", options.out, data.getvalue())
     size = f"{len(data.getvalue()) / 1000:.0f} kB"
     output_console().print(f"{options.out}: {counted(len(frames), 'epoch')} of {options.variant}, seed {seed}, {size}")
     return ExitCode.COMPLETE

@@ -28,6 +28,7 @@ __all__ = [
     "give_up_on_interrupt",
     "map_objects",
     "open_target",
+    "put_file",
     "read_many",
     "sha256",
 ]
@@ -95,3 +96,9 @@ def open_target(option: str, url: str) -> Store:
     except UserError as error:
         raise UserError(str(error).replace("--store", option, 1)) from None
     return target
+
+
+def put_file(option: str, url: str, data: bytes) -> None:
+    """Write the file that an option names."""
+    folder, slash, name = url.rpartition("/")
+    open_target(option, folder or slash or ".").put(name, data)

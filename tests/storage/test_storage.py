@@ -21,6 +21,7 @@ from catdog.storage import (
     Store,
     StoreLocation,
     map_objects,
+    put_file,
     read_many,
     sha256,
 )
@@ -190,6 +191,17 @@ def test_a_location_holds_endpoint_and_region_and_no_secret(s3_bucket: str, s3_e
     location = StoreLocation.of(f"{s3_bucket}/p/")
     assert location == StoreLocation(f"{s3_bucket}/p", s3_environment["AWS_ENDPOINT_URL"], "us-east-1")
     assert "testing" not in repr(location)
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [("x.png", "."), ("a/x.png", "a"), ("/x.png", "/"), ("/a/x.png", "/a"), ("s3://bucket/x.png", "s3://bucket")],
+)
+def test_a_file_goes_into_the_folder_before_its_name(url: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = MemoryStore()
+    monkeypatch.setattr("catdog.storage.open_target", lambda *asked: {("--out", folder): target}[asked])
+    put_file("--out", url, b"picture")
+    assert target.get("x.png") == b"picture"
 
 
 def test_a_local_store_leaves_no_temporary_files(tmp_path: Path) -> None:
