@@ -57,8 +57,9 @@ def study_lambda(config: SweepConfig, command: tuple[str, ...], console: Console
     run_status = _sweep(config, command, console)
     if run_status is None:
         return ExitCode.COMPLETE
-    table = lambda_table(StoreLocation.of(config.store).open(), run_status)
-    _put(config, "lambda", csv_bytes(table), lambda_figure(table), console)
+    store = StoreLocation.of(config.store, config.store_patience).open()
+    table = lambda_table(store, run_status)
+    _put(store, config.run_name, "lambda", csv_bytes(table), lambda_figure(table), console)
     return ExitCode.of(run_status.is_complete)
 
 
@@ -80,7 +81,7 @@ def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Consol
     for line in scatter_lines(table):
         console.print(line, soft_wrap=True)
     *_, last = configs.values()
-    _put(last, "scatter", csv_bytes(table), scatter_figure(table), console)
+    _put(store, last.run_name, "scatter", csv_bytes(table), scatter_figure(table), console)
     return ExitCode.of(all(run_status.is_complete for run_status in done.values()))
 
 
@@ -134,12 +135,11 @@ def _sweep(config: SweepConfig, command: tuple[str, ...], console: Console) -> R
     return run_sweep(config, command, console).status
 
 
-def _put(config: SweepConfig, name: str, table_csv: bytes, figure_png: bytes, console: Console) -> None:
-    store = StoreLocation.of(config.store, config.store_patience).open()
-    run = RunPaths(config.run_name)
-    for key, content in ((f"{name}.csv", table_csv), (f"figures/{name}.png", figure_png)):
-        store.put(run.report(key), content)
-        console.print(f"{'study':>16}  {store.url}/{run.report(key)}", soft_wrap=True)
+def _put(store: Store, run: str, name: str, table_csv: bytes, figure_png: bytes, console: Console) -> None:
+    for file, content in ((f"{name}.csv", table_csv), (f"figures/{name}.png", figure_png)):
+        key = RunPaths(run).report(file)
+        store.put(key, content)
+        console.print(f"{'study':>16}  {store.url}/{key}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from catdog.analysis.intervals import std_interval, variance_share
 from catdog.analysis.significance import rank_intervals
@@ -21,7 +22,7 @@ from catdog.config.variants import parse_variants
 from catdog.data.prepare import DatasetInfo
 from catdog.errors import UserError
 from catdog.report.study_figures import lambda_figure, scatter_figure
-from catdog.storage import MemoryStore
+from catdog.storage import MemoryStore, StoreLocation
 from jobs import study
 from tests.helpers.made_runs import make_run
 from tests.helpers.sweeps import SMALL
@@ -153,6 +154,16 @@ def test_ranks_are_certain_where_variances_differ_much_and_open_where_they_do_no
         ranks = rank_intervals(list(rng.normal(0, 1, (5, 10))))
         wrong += any(rank != (1, 5) for rank in ranks)
     assert wrong <= 60, "of five equal ones, none is ranked, 95 times out of 100"
+
+
+def test_a_lambda_study_is_read_and_reported_with_the_patience_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, opened = MemoryStore(), []
+    run_status = make_run(store, ["multi-attention-free", "multi-attention"], range(2))
+    monkeypatch.setattr(study, "_sweep", lambda *_: run_status)
+    monkeypatch.setattr(StoreLocation, "open", lambda location: opened.append(location.patience) or store)
+    study.study_lambda(dataclasses.replace(preset_config("demo"), store_patience=7.0), (), Console(quiet=True))
+    assert opened == [7.0]
+    assert is_a_figure(store.get("demo-lambda/report/figures/lambda.png"))
 
 
 def test_an_unknown_study_is_a_mistake_that_lists_the_studies() -> None:
