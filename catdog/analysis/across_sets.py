@@ -34,7 +34,8 @@ class Effect:
     pairs: Sample | None
     """None if they have no seed in common."""
     difference: Answer | None
-    """Adjusted over all sets of the primary contender, or of all others; so is `equivalence`."""
+    """Adjusted over all sets of the primary contender, or of all others; so is `equivalence`. None for fewer than two
+    pairs, of which nothing can be said."""
     equivalence: Answer | None
 
     @property
@@ -131,11 +132,12 @@ def _effects(sets: Sequence[ComparedSet], primary: str | None) -> list[Effect]:
     for one in sets:
         found = paired(one.run_status, one.predictions, one.reference, list(one.contenders.values()))
         pairs |= {(one.name, name): found[label] for name, label in one.contenders.items() if label in found}
+    told = {key: sample for key, sample in pairs.items() if len(sample.seeds) > 1}
     margins = {one.name: Equivalence(one.smallest_effect) for one in sets if one.smallest_effect is not None}
     differences: dict[tuple[str, str], Answer] = {}
     equivalences: dict[tuple[str, str], Answer] = {}
     for is_primary in (True, False):
-        family = {key: sample for key, sample in pairs.items() if (key[1] == primary) == is_primary}
+        family = {key: sample for key, sample in told.items() if (key[1] == primary) == is_primary}
         differences |= answer_family({key: (Difference(), sample) for key, sample in family.items()})
         equivalences |= answer_family({key: (margins[key[0]], one) for key, one in family.items() if key[0] in margins})
     return [
@@ -172,10 +174,10 @@ def _titles(effects: Mapping[str, Sequence[Effect]]) -> dict[str, str]:
 def _on_all(asked: Mapping[str, Sequence[tuple[Question, Effect]]], primary: str | None) -> dict[str, Answer]:
     """Answer for each contender what is asked of all its sets: the primary one at 5 % alone, the others by Holm.
 
-    Of a set without pairs nothing can be said, nor of all: such a contender is none of the family.
+    Of a set with fewer than two pairs nothing can be said, nor of all: such a contender is none of the family.
     """
     answers = dict.fromkeys(asked, Answer(1.0, 1.0, SIGNIFICANCE, None, None, True))
-    tested = [name for name, ones in asked.items() if all(effect.pairs for _, effect in ones)]
+    tested = [name for name, ones in asked.items() if all(effect.n > 1 for _, effect in ones)]
     for family in ([name for name in tested if name == primary], [name for name in tested if name != primary]):
         p_values = [_largest_p(asked[name]) for name in family]
         for name, p, adjusted, level in zip(family, p_values, holm(p_values), holm_levels(p_values), strict=True):

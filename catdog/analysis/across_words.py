@@ -18,15 +18,19 @@ def sentence(one: AcrossSets) -> str:
     who = one.title if count == len(one.sets) else f"{one.title}, which ran on {count} of the {len(one.sets)} sets,"
     if one.outcome != UNDECIDED:
         return f"{who} is {_claim(one.outcome, reference)} on {_all_sets(one)}{_within(one)}."
-    found = {outcome: [effect for effect in one.effects if effect.outcome == outcome] for outcome in _ORDER}
+    few, told = _few(one), [effect for effect in one.effects if effect.n > 1]
+    if not told:
+        return f"{who} against {reference}: nothing can be said."
+    nothing = f"; nothing can be said on {_names(few)}" if few else ""
+    found = {outcome: [effect for effect in told if effect.outcome == outcome] for outcome in _ORDER}
     (first, those), *others = [(outcome, effects) for outcome, effects in found.items() if effects]
     if first == UNDECIDED:
-        return f"{who} against {reference}: undecided on {_all_sets(one)}."
+        return f"{who} against {reference}: undecided on {_names(those) if few else _all_sets(one)}{nothing}."
     names = f" ({_names(those)})" if len(those) <= MOST_NAMES else ""
     parts = [f"{_claim(first, reference)}{_less(first)} on {len(those)} of {counted(count, 'set')}{names}"]
     parts += [f"{_claim(outcome, reference)}{_less(outcome)} on {_names(effects)}" for outcome, effects in others]
     *before, last = parts
-    return f"{who} is {', '.join(before)}, and {last}." if before else f"{who} is {last}."
+    return f"{who} is {', '.join(before)}, and {last}{nothing}." if before else f"{who} is {last}{nothing}."
 
 
 def figures(one: AcrossSets) -> list[str]:
@@ -37,9 +41,12 @@ def figures(one: AcrossSets) -> list[str]:
     least, most = format_points(min(means)), format_points(max(means))
     sizes = least if least == most else f"From {least} to {most}"
     adjusted, place = "" if one.is_primary else "Holm-adjusted ", _all_sets(one)
-    text = f"{sizes} points; better or worse on {place}: {adjusted}{p_words(one.difference.p_adjusted)}"
-    if one.equivalence is not None:
-        text += f"; equivalent: {adjusted}{p_words(one.equivalence.p_adjusted)}"
+    if _few(one):
+        text = f"{sizes} points; fewer than two pairs say nothing of other seeds"
+    else:
+        text = f"{sizes} points; better or worse on {place}: {adjusted}{p_words(one.difference.p_adjusted)}"
+        if one.equivalence is not None:
+            text += f"; equivalent: {adjusted}{p_words(one.equivalence.p_adjusted)}"
     lines = [f"{text}."]
     if one.mean is not None and (interval := one.mean.interval()) is not None:
         without = f", without {counted(one.left_out, 'pair')} that not all sets on the same images have"
@@ -89,6 +96,11 @@ def _all_sets(one: AcrossSets) -> str:
 def _names(effects: Sequence[Effect]) -> str:
     names = [effect.of.name for effect in effects]
     return ", ".join(names) if len(names) <= MOST_NAMES else counted(len(names), "set")
+
+
+def _few(one: AcrossSets) -> list[Effect]:
+    """Return the sets with fewer than two pairs, of which nothing can be said."""
+    return [effect for effect in one.effects if effect.n < 2]
 
 
 def _diverged(effect: Effect) -> int:

@@ -122,7 +122,9 @@ def _unpaired(one: Identity, other: Identity) -> str | None:
     return None if splits[0] == splits[1] else "another split"
 
 
-def _paired(ours_S: Array, theirs_S: Array, name: str, other: RunStatus) -> tuple[Interval | None, float]:
+def _paired(ours_S: Array, theirs_S: Array, name: str, other: RunStatus) -> tuple[Interval | None, float | None]:
+    if len(ours_S) < 2:
+        return None, None  # one pair says nothing of other seeds
     rng = np.random.default_rng([RESAMPLING_SEED, *f"{name} in {other.manifest.run}".encode()])
     means = SubsetMeans.of(ours_S - theirs_S, rng)
     return Difference().interval(means, SIGNIFICANCE), Difference().p(means)

@@ -29,6 +29,8 @@ R18, R50, NAN = "backbone=resnet18", "backbone=resnet50", float("nan")
 UP, DOWN = (1.0, 1.2, 0.8, 1.1, 0.9, 1.3, 0.7, 1.0), (-1.0, -1.2, -0.8, -1.1, -0.9, -1.3, -0.7, -1.0)
 LEVEL, UNSURE = (0.1, -0.1, 0.2, -0.2, 0.1, -0.1, 0.2, -0.2), (3.0, -2.0, 1.0, -3.0, 2.0, -1.0, 4.0, -3.0)
 
+ONE = (0.5, *(NAN,) * 7)
+
 
 def a_run(
     name: str,
@@ -225,6 +227,31 @@ def test_a_variant_without_pairs_makes_the_others_no_less_certain() -> None:
         assert answer is not None
         assert (one.difference.p_adjusted, one.outcome) == (answer.p_adjusted, "better")
     assert (untested.title, untested.outcome, untested.difference.p_adjusted) == ("max", "undecided", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("effects", "said"),
+    [
+        ([ONE], "se against baseline: nothing can be said."),
+        ([ONE, UP], "se is better than baseline on 1 of 2 sets (b); nothing can be said on a."),
+        ([LEVEL, ONE], "se against baseline: undecided on a; nothing can be said on b."),
+        (
+            [UP, LEVEL, ONE],
+            "se is better than baseline on 1 of 3 sets (a), and undecided on b; nothing can be said on c.",
+        ),
+    ],
+)
+def test_of_a_single_pair_nothing_can_be_said(effects: list[tuple[float, ...]], said: str) -> None:
+    (found,) = compared(*runs_of_se(*effects))
+    assert sentence(found) == said
+    means = [float(np.nanmean(effect)) for effect in effects]
+    sizes = f"From {format_range(min(means), max(means))}" if len(means) > 1 else format_points(means[0])
+    assert figures(found) == [f"{sizes} points; fewer than two pairs say nothing of other seeds."]
+    several = [one for one in effects if one != ONE]
+    tested = compared(*runs_of_se(*several))[0].effects if several else ()
+    p_values = [one.difference and one.difference.p_adjusted for one in found.effects]
+    assert [p for p in p_values if p is not None] == [one.difference and one.difference.p_adjusted for one in tested]
+    assert p_values.count(None) == effects.count(ONE), "a single pair has no p, and makes the others' no larger"
 
 
 def test_a_variant_that_ran_on_fewer_sets_is_said_to() -> None:

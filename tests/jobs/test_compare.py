@@ -128,10 +128,19 @@ def test_runs_that_share_few_of_their_seeds_are_not_paired_by_those_few(tmp_path
     store, recipe = LocalStore(tmp_path), Recipe(precision="float32")
     runs = [
         make_run(store, ["baseline"], seeds, run=f"from{seeds.start}", recipe=recipe, **SMALL)  # type: ignore[arg-type]
-        for seeds in (range(8), range(1, 9), range(6, 14), range(8, 16), range(2))
+        for seeds in (range(8), range(1, 9), range(6, 14), range(8, 16), range(2), range(1))
     ]
     found = [(one.n, one.unpaired) for one in compare_runs(runs)]
-    assert found == [((7, 7), None), ((8, 8), "2 seeds in common"), ((8, 8), "no seed in common"), ((2, 2), None)]
+    assert found == [
+        ((7, 7), None),
+        ((8, 8), "2 seeds in common"),
+        ((8, 8), "no seed in common"),
+        ((2, 2), None),
+        ((1, 1), None),
+    ]
+    *_, two, one = compare_runs(runs)
+    assert two.p == two.p_adjusted == 1.0
+    assert (one.p, one.p_adjusted, one.interval) == (None, None, None), "nothing can be said of one pair"
 
 
 def test_a_run_whose_trials_are_all_equal_is_compared_with_another(tmp_path: Path) -> None:
