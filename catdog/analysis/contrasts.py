@@ -64,30 +64,45 @@ class Sample:
         return interval, says, says is None or also is None or question.answer(also.interval(question, level)) == says
 
 
+_NOTHING = np.empty(0)
+_NO_PAIRS = Sample((), _NOTHING, _NOTHING, FixedEvidence(SubsetMeans(_NOTHING, _NOTHING, 1.0)), None, (), None)
+
+
 def compare(run_status: RunStatus, predictions: Predictions | None) -> list[Contrast]:
     """Return each variant's contrast with the reference, in planned order."""
     names, declared = names_by_label(run_status.manifest), run_status.manifest.declaration
     reference, effect = names[declared.reference], declared.smallest_effect
     samples = paired(run_status, predictions, declared.reference, [one for one in names if one != declared.reference])
-    differences = _answers(Difference(), samples, declared.primary)
-    equivalences = {} if effect is None else _answers(Equivalence(effect), samples, declared.primary)
+    difference_answers = _answers(Difference(), samples, declared.primary)
+    equivalence_answers = {} if effect is None else _answers(Equivalence(effect), samples, declared.primary)
     moments = {label: _moments(predictions, names[label], reference, sample) for label, sample in samples.items()}
     new_images = _on_new_images(moments, samples, declared.primary)
-    return [
-        _contrast(
-            name,
-            reference,
-            label == declared.primary,
-            samples.get(label),
-            differences.get(label),
-            equivalences.get(label),
-            effect,
-            moments.get(label),
-            new_images.get(label),
+    contrasts = []
+    for label, name in names.items():
+        if name == reference:
+            continue
+        sample, spread = samples.get(label, _NO_PAIRS), moments.get(label)
+        differences = sample.ours_S - sample.theirs_S
+        contrast = Contrast(
+            variant=name,
+            reference=reference,
+            is_primary=label == declared.primary,
+            seeds=sample.seeds,
+            differences=tuple(differences.tolist()),
+            mean=summarise(differences).mean,
+            difference=difference_answers.get(label),
+            equivalence=equivalence_answers.get(label),
+            smallest_effect=effect,
+            probability_of_improvement=probability_of_improvement(sample.ours_S, sample.theirs_S),
+            correlation=correlation(sample.ours_S, sample.theirs_S),
+            interval_new_images=new_images.get(label),
+            images_add=spread is None or spread.images_add,
+            detectable=detectable_difference(differences),
+            ended=sample.ended,
+            looked=sample.looked,
         )
-        for label, name in names.items()
-        if name != reference
-    ]
+        contrasts.append(contrast)
+    return contrasts
 
 
 def names_by_label(manifest: Manifest) -> dict[str, str]:
@@ -202,41 +217,6 @@ def answer_family(asked: Mapping[Key, tuple[Question, Sample]]) -> dict[Key, Ans
         question, sample = asked[key]
         answers[key] = Answer(p, adjusted, level, *sample.answer(question, level))
     return answers
-
-
-def _contrast(
-    name: str,
-    reference: str,
-    is_primary: bool,
-    sample: Sample | None,
-    difference: Answer | None,
-    equivalence: Answer | None,
-    smallest_effect: float | None,
-    moments: Moments | None,
-    new_images: Interval | None,
-) -> Contrast:
-    if sample is None:
-        nothing = np.empty(0)
-        sample = Sample((), nothing, nothing, FixedEvidence(SubsetMeans(nothing, nothing, 1.0)), None, (), None)
-    differences = sample.ours_S - sample.theirs_S
-    return Contrast(
-        variant=name,
-        reference=reference,
-        is_primary=is_primary,
-        seeds=sample.seeds,
-        differences=tuple(differences.tolist()),
-        mean=summarise(differences).mean,
-        difference=difference,
-        equivalence=equivalence,
-        smallest_effect=smallest_effect,
-        probability_of_improvement=probability_of_improvement(sample.ours_S, sample.theirs_S),
-        correlation=correlation(sample.ours_S, sample.theirs_S),
-        interval_new_images=new_images,
-        images_add=moments is None or moments.images_add,
-        detectable=detectable_difference(differences),
-        ended=sample.ended,
-        looked=sample.looked,
-    )
 
 
 def _moments(predictions: Predictions | None, name: str, reference: str, sample: Sample) -> Moments | None:
