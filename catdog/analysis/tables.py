@@ -5,12 +5,13 @@ Accuracies are percentages. Failed, diverged and missing trials are listed, neve
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from catdog.analysis.intervals import Summary, summarise
-from catdog.formatting import format_accuracy
+from catdog.formatting import format_accuracy, format_count
 from catdog.runs.cost import summarise_spending
 from catdog.runs.results import TrialResult, best_run
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -110,6 +111,17 @@ def side_columns(table: pd.DataFrame) -> dict[str, str]:
         f"{split}_{task}": f"{task[0].upper()}{task[1:]}: {splits[split]}"
         for split, task in map(re.Match.groups, found)
     }
+
+
+def accuracy_cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    """Return n, Validation, Test, the best run's Validation and its Test of a row of table.csv, as they are shown."""
+    return (
+        format_count(row["n"], row["planned"]),
+        format_accuracy(row["val_mean"], row["val_std"]),
+        format_accuracy(row["test_mean"], row["test_std"]),
+        format_accuracy(row["best_val"]),
+        format_accuracy(row["best_val_test"]),
+    )
 
 
 def tie_lines(table: pd.DataFrame) -> list[str]:

@@ -8,10 +8,10 @@ import pandas as pd
 from catdog.analysis.log_loss import log_loss_figures, log_loss_line
 from catdog.analysis.mask_lifts import mask_verdicts
 from catdog.analysis.run_data import ReportContent, read_content
-from catdog.analysis.tables import side_columns, summary, tie_lines
+from catdog.analysis.tables import accuracy_cells, side_columns, summary, tie_lines
 from catdog.analysis.verdicts import Contrast, contrasts_table
 from catdog.errors import NotFoundError, UserError
-from catdog.formatting import counted, format_accuracy, format_count, markdown, markdown_code, plural
+from catdog.formatting import counted, format_accuracy, markdown, markdown_code, plural
 from catdog.report.csv_text import csv_bytes
 from catdog.report.figures import accuracy_figure
 from catdog.report.origin import MAKE_AGAIN
@@ -109,10 +109,7 @@ def table_markdown(content: ReportContent) -> str:
     ]
     for row in content.table.to_dict("records"):
         lines.append(
-            f"| {markdown(row['variant'])} | {format_count(row['n'], row['planned'])} "
-            f"| {format_accuracy(row['val_mean'], row['val_std'])} "
-            f"| {format_accuracy(row['test_mean'], row['test_std'])} "
-            f"| {format_accuracy(row['best_val'], None)} | {format_accuracy(row['best_val_test'], None)} |"
+            f"| {markdown(row['variant'])} | {' | '.join(accuracy_cells(row))} |"
             + "".join(f" {format_accuracy(row[f'{name}_mean'], row[f'{name}_std'])} |" for name in side)
         )
     ties = tie_lines(content.table)

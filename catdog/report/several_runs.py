@@ -9,8 +9,8 @@ from catdog.analysis.across_sets import AcrossSets
 from catdog.analysis.across_words import figures, sentence
 from catdog.analysis.between_runs import BetweenRuns
 from catdog.analysis.stopping import EarlyStop
-from catdog.analysis.tables import comparison_table
-from catdog.formatting import NumbersTable, data_uri, format_accuracy, format_count, markdown, printable
+from catdog.analysis.tables import accuracy_cells, comparison_table
+from catdog.formatting import NumbersTable, data_uri, markdown, printable
 from catdog.report.across_sets import effects_rows
 from catdog.report.tables import Table, interval, p_value, signed
 from catdog.runs.status import RunStatus
@@ -37,15 +37,7 @@ _STYLE = (
 def runs_table(runs: Sequence[RunStatus]) -> Table:
     """Return one row per run and variant."""
     rows = [
-        (
-            run_status.manifest.run,
-            row["variant"],
-            format_count(row["n"], row["planned"]),
-            format_accuracy(row["val_mean"], row["val_std"]),
-            format_accuracy(row["test_mean"], row["test_std"]),
-            format_accuracy(row["best_val"], None),
-            format_accuracy(row["best_val_test"], None),
-        )
+        (run_status.manifest.run, row["variant"], *accuracy_cells(row))
         for run_status in (one.with_short_labels() for one in runs)
         for row in comparison_table(run_status).to_dict("records")
     ]

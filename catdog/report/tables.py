@@ -16,9 +16,9 @@ from catdog.analysis.intervals import Interval
 from catdog.analysis.log_loss import DIGITS
 from catdog.analysis.mask_lifts import BLIND, mask_verdicts
 from catdog.analysis.run_data import ReportContent
-from catdog.analysis.tables import side_columns
+from catdog.analysis.tables import accuracy_cells, side_columns
 from catdog.analysis.verdicts import ON_NEW_IMAGES, ON_TEST_SET, Answer, Contrast
-from catdog.formatting import data_uri, format_accuracy, format_count, format_p, format_points, format_range
+from catdog.formatting import data_uri, format_accuracy, format_p, format_points, format_range
 from catdog.report.csv_text import cells_csv
 from catdog.report.interval_plot import IntervalPlot
 from catdog.runs.history import UNIFORM, MaskHealth, at_places, epoch_row, mask_collapse
@@ -75,19 +75,16 @@ def comparison(content: ReportContent) -> Table:
     rows = tuple(
         (
             row["variant"],
-            format_count(row["n"], row["planned"]),
-            format_accuracy(row["val_mean"], row["val_std"]),
-            format_accuracy(row["test_mean"], row["test_std"]),
+            *accuracies[:3],
             differences.get(row["variant"], NOTHING),
-            format_accuracy(row["best_val"], None),
-            format_accuracy(row["best_val_test"], None),
-            format_accuracy(row["test_class_mean"], None),
+            *accuracies[3:],
+            format_accuracy(row["test_class_mean"]),
             _whole(row["head_parameters"]),
             _added(row["head_parameters"], reference),
             number(row["trial_seconds"], 0 if (row["trial_seconds"] or 0) >= 10 else 1),
             *(format_accuracy(row[f"{name}_mean"], row[f"{name}_std"]) for name in side),
         )
-        for row in table
+        for row, accuracies in zip(table, map(accuracy_cells, table), strict=True)
     )
     by_class = f"Test by {content.run_status.manifest.class_noun}"
     columns = (

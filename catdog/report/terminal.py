@@ -7,9 +7,9 @@ import pandas as pd
 from rich.console import Console, RenderableType
 
 from catdog.analysis.log_loss import log_loss_line
-from catdog.analysis.tables import side_columns, tie_lines
+from catdog.analysis.tables import accuracy_cells, side_columns, tie_lines
 from catdog.analysis.verdicts import Contrast
-from catdog.formatting import NumbersTable, counted, format_accuracy, format_count
+from catdog.formatting import NumbersTable, counted, format_accuracy
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
@@ -117,15 +117,9 @@ def _comparison(table: pd.DataFrame) -> Iterator[RenderableType]:
 def comparison(table: pd.DataFrame) -> NumbersTable:
     """Return the comparison table for the terminal, of the main task."""
     rows = table.to_dict("records")
-    columns = {
-        "variant": [row["variant"] for row in rows],
-        "n": [format_count(row["n"], row["planned"]) for row in rows],
-        "Validation": [format_accuracy(row["val_mean"], row["val_std"]) for row in rows],
-        "Test": [format_accuracy(row["test_mean"], row["test_std"]) for row in rows],
-        "best run: Validation": [format_accuracy(row["best_val"], None) for row in rows],
-        "its Test": [format_accuracy(row["best_val_test"], None) for row in rows],
-    }
-    return NumbersTable(columns, optional=("best run: Validation", "its Test"))
+    names = ("variant", "n", "Validation", "Test", "best run: Validation", "its Test")
+    columns = zip(*((row["variant"], *accuracy_cells(row)) for row in rows), strict=True)
+    return NumbersTable(dict(zip(names, columns, strict=True)), optional=names[-2:])
 
 
 def other_tasks(table: pd.DataFrame) -> NumbersTable | None:
