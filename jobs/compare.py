@@ -60,7 +60,6 @@ def main(arguments: Sequence[str]) -> int:
     from catdog.analysis.sets import check_sets, sets_of
     from catdog.analysis.stopping import early_stops
     from catdog.report import several_runs
-    from catdog.report.across_sets import csv_files, print_across_sets
     from catdog.report.csv_text import csv_bytes
     from catdog.report.forest_plot import forest_plot
     from catdog.report.terminal import place_of
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     sets = [one for of_run in zip(statuses, predictions, strict=True) for one in sets_of(*of_run)]
     found, between, console = compare_sets(sets) if sets else [], compare_runs(statuses), output_console()
     if found:
-        print_across_sets(console, found)
+        several_runs.print_across_sets(console, found)
     accuracies, contrasts = several_runs.runs_table(statuses), several_runs.between_table(between)
     for table in (accuracies, contrasts) if len(runs) > 1 else ():
         if table.rows:
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         if form in options.formats:
             files[name] = several_runs.render(form, tables, found, plot)
     if "csv" in options.formats:
-        files |= csv_files(found) if found else {}
+        files |= several_runs.csv_files(found) if found else {}
         files |= {"runs.csv": csv_bytes(several_runs.runs_frame(statuses))}
         files |= {"between.csv": csv_bytes(several_runs.between_frame(between))} if between else {}
         files |= {"early_stops.csv": csv_bytes(pd.DataFrame(map(dataclasses.asdict, stops)))} if stops else {}
