@@ -6,8 +6,7 @@ Text in an SVG stays text, and its ink follows the reader's light or dark colour
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +42,38 @@ SCHEME = (
 )
 
 
+def _settings(ink: str = _INK, faint: str = _FAINT) -> dict[str, Any]:
+    """Return matplotlib's settings for these figures."""
+    inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    faints = ("axes.edgecolor", "grid.color")
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "catdog",
+        "text.parse_math": False,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "axes.axisbelow": True,
+        **dict.fromkeys(inks, ink),
+        **dict.fromkeys(faints, faint),
+    }
+
+
+def _svg(figure: Figure) -> str:
+    """Return a figure as SVG, in the colours of the reader's scheme."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace("<defs>", f"{SCHEME}<defs>", 1)
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    svg = re.sub(r"(font: [^;\"]*?)(?:'[^;\"]*|sans-serif)", r"\1system-ui, sans-serif", svg)
+    return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of a plot: a name, its values, and the interval of their mean."""
@@ -69,30 +100,31 @@ def accuracy_rows(trials: pd.DataFrame, variants: Sequence[str], column: str) ->
     return rows
 
 
+@default_style(_settings("#222222", "#d5d5d5"))
 def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
     """Return a PNG: one point per complete trial, validation beside test, with the mean and its interval."""
     sides = [("val_accuracy", "Validation"), ("test_accuracy", "Test")]
     rows = [accuracy_rows(trials, variants, column) for column, _ in sides]
-    with _style("#222222", "#d5d5d5"):
-        figure = Figure(figsize=(9, 0.9 + 0.6 * len(rows[0])), layout="constrained")
-        for position, (_, title) in enumerate(sides):
-            panel = figure.add_subplot(1, 2, position + 1)
-            _draw_rows(panel, rows[position], "accuracy, %")
-            panel.set_title(f"{title}{some_of(MOST_ROWS, len(variants), 'variants')}")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120, facecolor="white")
+    figure = Figure(figsize=(9, 0.9 + 0.6 * len(rows[0])), layout="constrained")
+    for position, (_, title) in enumerate(sides):
+        panel = figure.add_subplot(1, 2, position + 1)
+        _draw_rows(panel, rows[position], "accuracy, %")
+        panel.set_title(f"{title}{some_of(MOST_ROWS, len(variants), 'variants')}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, facecolor="white")
     return buffer.getvalue()
 
 
+@default_style(_settings())
 def accuracies_svg(trials: pd.DataFrame, variants: Sequence[str], column: str) -> str:
     """Return an SVG: one point per complete trial, with the mean and its interval."""
     rows = accuracy_rows(trials, variants, column)
-    with _style() as written:
-        figure = Figure(figsize=(4.6, _row_height(rows)), layout="constrained")
-        _draw_rows(figure.add_subplot(), rows, "accuracy, %")
-        return written(figure)
+    figure = Figure(figsize=(4.6, _row_height(rows)), layout="constrained")
+    _draw_rows(figure.add_subplot(), rows, "accuracy, %")
+    return _svg(figure)
 
 
+@default_style(_settings())
 def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> str:
     """Return an SVG: one row per contrast, with the pairs' differences, their mean and its 95 % interval."""
     rows = [
@@ -100,33 +132,33 @@ def differences_svg(contrasts: Sequence[Contrast], variants: Sequence[str]) -> s
         for c in contrasts[:MOST_ROWS]
         if c.n
     ]
-    with _style() as written:
-        figure = Figure(figsize=(4.6, _row_height(rows)), layout="constrained")
-        panel = figure.add_subplot()
-        panel.axvline(0, color=_INK, linewidth=0.8)
-        _draw_rows(panel, rows, "difference on Test, points")
-        return written(figure)
+    figure = Figure(figsize=(4.6, _row_height(rows)), layout="constrained")
+    panel = figure.add_subplot()
+    panel.axvline(0, color=_INK, linewidth=0.8)
+    _draw_rows(panel, rows, "difference on Test, points")
+    return _svg(figure)
 
 
+@default_style(_settings())
 def pairs_svg(contrast: Contrast, colour: str) -> str:
     """Return an SVG of one contrast's differences, seed by seed, of the first seeds."""
     seeds, differences = contrast.seeds[:MOST_POINTS], contrast.differences[:MOST_POINTS]
-    with _style() as written:
-        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-        panel = figure.add_subplot()
-        positions = range(len(seeds))
-        panel.axhline(0, color=_INK, linewidth=0.8)
-        panel.vlines(positions, 0, differences, color=colour, linewidth=2)
-        panel.plot(positions, differences, "o", markersize=5, color=colour)
-        step = -(-len(seeds) // 15)
-        panel.set_xticks(list(positions)[::step], [str(seed) for seed in seeds[::step]])
-        panel.set_xlim(-0.7, len(seeds) - 0.3)
-        panel.set_xlabel("seed")
-        panel.set_ylabel("difference on Test, points")
-        panel.grid(axis="y")
-        return written(figure)
+    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    panel = figure.add_subplot()
+    positions = range(len(seeds))
+    panel.axhline(0, color=_INK, linewidth=0.8)
+    panel.vlines(positions, 0, differences, color=colour, linewidth=2)
+    panel.plot(positions, differences, "o", markersize=5, color=colour)
+    step = -(-len(seeds) // 15)
+    panel.set_xticks(list(positions)[::step], [str(seed) for seed in seeds[::step]])
+    panel.set_xlim(-0.7, len(seeds) - 0.3)
+    panel.set_xlabel("seed")
+    panel.set_ylabel("difference on Test, points")
+    panel.grid(axis="y")
+    return _svg(figure)
 
 
+@default_style(_settings())
 def curves_svg(
     curves_ES: Mapping[str, pd.DataFrame],
     variants: Sequence[str],
@@ -145,28 +177,27 @@ def curves_svg(
     groups = [list(curves_ES)] if together else [[label] for label in curves_ES]
     columns = min(PANELS_IN_A_ROW, len(groups))
     rows = -(-len(groups) // columns)
-    with _style() as written:
-        figure = Figure(figsize=(4.6, 3.1 if together else 0.3 + 1.6 * rows), layout="constrained")
-        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        panels[0].set_ylim(*_range(curves_ES.values(), skipped))
-        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        for panel, labels in zip(panels, groups, strict=False):
-            for label in labels:
-                position = variants.index(label)
-                dash = _DASHES[position % len(_DASHES)] if together else _DASHES[0]
-                _draw_curve(panel, curves_ES[label], colour_of(position), dash)
-            panel.grid()
-        for panel in panels[len(groups) - columns : len(groups)]:
-            panel.tick_params(labelbottom=True)
-        for panel in panels[len(groups) :]:
-            panel.set_axis_off()
-        if together:
-            _name_ends(panels[0], {label: curve_ES.mean(axis=1) for label, curve_ES in curves_ES.items()})
-        else:
-            _title_panels(panels, curves_ES)
-        figure.supxlabel(xlabel, fontsize=9)
-        figure.supylabel(title, fontsize=9)
-        return written(figure)
+    figure = Figure(figsize=(4.6, 3.1 if together else 0.3 + 1.6 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    panels[0].set_ylim(*_range(curves_ES.values(), skipped))
+    panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for panel, labels in zip(panels, groups, strict=False):
+        for label in labels:
+            position = variants.index(label)
+            dash = _DASHES[position % len(_DASHES)] if together else _DASHES[0]
+            _draw_curve(panel, curves_ES[label], colour_of(position), dash)
+        panel.grid()
+    for panel in panels[len(groups) - columns : len(groups)]:
+        panel.tick_params(labelbottom=True)
+    for panel in panels[len(groups) :]:
+        panel.set_axis_off()
+    if together:
+        _name_ends(panels[0], {label: curve_ES.mean(axis=1) for label, curve_ES in curves_ES.items()})
+    else:
+        _title_panels(panels, curves_ES)
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(title, fontsize=9)
+    return _svg(figure)
 
 
 def _draw_curve(panel: Axes, curve_ES: pd.DataFrame, colour: str, dash: Any) -> None:
@@ -256,38 +287,3 @@ def _evenly(values: Array) -> Array:
 def some_of(most: int, count: int, nouns: str) -> str:
     """Return ` (the first 100 of 1,000 variants)` if a figure leaves some out, else nothing."""
     return f" (the first {most} of {count:,} {nouns})" if count > most else ""
-
-
-class _Written:
-    """Turns a figure into SVG while the style is active."""
-
-    def __call__(self, figure: Figure) -> str:
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :].replace("<defs>", f"{SCHEME}<defs>", 1)
-        svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-        svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
-        svg = re.sub(r"(font: [^;\"]*?)(?:'[^;\"]*|sans-serif)", r"\1system-ui, sans-serif", svg)
-        return svg.replace(_INK, "var(--ink)").replace(_FAINT, "var(--faint)")
-
-
-@contextmanager
-def _style(ink: str = _INK, faint: str = _FAINT) -> Iterator[_Written]:
-    settings: dict[str, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "catdog",
-        "text.parse_math": False,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.8,
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "axes.axisbelow": True,
-    }
-    inks = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    faints = ("axes.edgecolor", "grid.color")
-    settings |= dict.fromkeys(inks, ink) | dict.fromkeys(faints, faint)
-    with default_style(settings):
-        yield _Written()
