@@ -16,8 +16,7 @@ import pandas as pd
 
 from catdog.analysis.intervals import Interval, t_interval
 from catdog.analysis.verdicts import Contrast
-from catdog.report.forest_plot import in_lines
-from catdog.report.plot_style import Axes, Figure, MaxNLocator, default_style, text_color
+from catdog.report.plot_style import Axes, Figure, MaxNLocator, default_style, in_lines, png, text_color
 
 Array = npt.NDArray[np.float64]
 
@@ -110,9 +109,7 @@ def accuracy_figure(trials: pd.DataFrame, variants: tuple[str, ...]) -> bytes:
         panel = figure.add_subplot(1, 2, position + 1)
         _draw_rows(panel, rows[position], "accuracy, %")
         panel.set_title(f"{title}{some_of(MOST_ROWS, len(variants), 'variants')}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, facecolor="white")
-    return buffer.getvalue()
+    return png(figure)
 
 
 @default_style(_settings())

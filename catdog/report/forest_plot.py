@@ -1,19 +1,16 @@
 """The forest plot of a comparison across sets: a panel per contender and a row per set, or the other way round."""
 
-import io
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 
 from catdog.analysis.across_sets import AcrossSets, Effect
 from catdog.analysis.verdicts import ON_NEW_IMAGES, ON_TEST_SET
-from catdog.formatting import printable
-from catdog.report.plot_style import Axes, Figure, default_style
+from catdog.report.plot_style import BLUE, Axes, Figure, default_style, in_lines, png
 
 MOST_IN_A_ROW = 6
 MEAN = "mean of the sets"
-BLUE, GREY = "#33638d", "#e4e4e4"
+GREY = "#e4e4e4"
 NAME_WIDTH, TITLE_WIDTH = 36, 28
 """Letters in a line; nothing is cut."""
 PANEL_WIDTH, LEAST_WIDTH, LINE_HEIGHT, LETTER = 2.3, 5.5, 0.17, 0.075
@@ -52,14 +49,7 @@ def forest_plot(found: Sequence[AcrossSets]) -> bytes:
     for panel in panels[len(titles) :]:
         panel.set_visible(False)
     figure.supxlabel(textwrap.fill(_caption(found, has_mean), int(14 * width)), fontsize=8.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
-def in_lines(label: str, width: int) -> str:
-    """Return a label in lines that end where an item of it ends, if they can."""
-    return textwrap.fill(re.sub("([:,])", r"\1 ", printable(label)), width).replace(": ", ":").replace(", ", ",")
+    return png(figure)
 
 
 def _draw(panel: Axes, row: int, one: AcrossSets, set_name: str, most: int) -> None:

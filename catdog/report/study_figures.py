@@ -1,15 +1,12 @@
 """Figures of the two studies: overlap and accuracy against λ, and the scatter from each source of randomness."""
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from catdog.report.forest_plot import in_lines
-from catdog.report.plot_style import Axes, Figure, default_style
+from catdog.report.plot_style import BLUE, Axes, Figure, default_style, in_lines, png
 
-BLUE, RED = "#33638d", "#c0392b"
+RED = "#c0392b"
 TITLE_WIDTH = 36
 """Letters in a line."""
 
@@ -32,7 +29,7 @@ def lambda_figure(table: pd.DataFrame) -> bytes:
     for panel in (above, below):
         panel.grid(alpha=0.3)
     figure.suptitle(f"Means over seeds, with 95 % intervals (n = {_counts(table['n'])})", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def _means(
@@ -68,15 +65,9 @@ def scatter_figure(table: pd.DataFrame) -> bytes:
     figure.suptitle(
         f"What the seed changes, with 95 % intervals\nand the ranks of sources (n = {_counts(table['n'])})", fontsize=10
     )
-    return _png(figure)
+    return png(figure)
 
 
 def _counts(column: pd.Series) -> str:
     low, high = column.min(), column.max()
     return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
