@@ -1,7 +1,7 @@
 """The files of a run's report, from the store alone: tables, summary, figures, page, and table.md for the terminal."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from catdog.report.page import build_page
 from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, missing_trials, mixed_versions
-from catdog.runs.trial_files import Track
+from catdog.runs.trial_files import Track, untracked
 from catdog.runs.tuning import tuning_sentence
 from catdog.storage import Store
 from catdog.storage.serialization import read_json, to_json
@@ -30,7 +30,7 @@ def write_report(
     run_status: RunStatus,
     target: Store | None = None,
     running: bool = False,
-    track: Track = lambda objects, total: objects,
+    track: Track = untracked,
     force: bool = False,
 ) -> ReportContent:
     """Write the report's files into the run's report folder, or into `target`, and return their content.
@@ -90,7 +90,7 @@ def build_files(content: ReportContent, running: bool = False) -> dict[str, byte
 
 def table_markdown(content: ReportContent) -> str:
     """Return table.md: verdicts, comparison table, trials not in the averages, and how the run was made."""
-    run_status, manifest, side = content.run_status, content.run_status.manifest, side_columns(content.table)
+    manifest, side = content.run_status.manifest, side_columns(content.table)
     contrasts = sorted(content.contrasts, key=lambda one: not one.is_primary)
     own_images = ", each seed's on images of its own" if manifest.identity.recipe.resamples_split else ""
     lines = [
@@ -112,34 +112,28 @@ def table_markdown(content: ReportContent) -> str:
             f"| {markdown(row['variant'])} | {' | '.join(accuracy_cells(row))} |"
             + "".join(f" {format_accuracy(row[f'{name}_mean'], row[f'{name}_std'])} |" for name in side)
         )
-    ties = tie_lines(content.table)
-    lines += ["", *(f"- {markdown(line)}" for line in ties)] if ties else []
-    lines += _attention(content.attention, content.run_status.manifest)
-    verdicts = mask_verdicts(content.attention)
-    lines += ["", *(f"- {markdown(line)}" for line in verdicts)] if verdicts else []
-    missing = missing_trials(run_status)
-    if missing:
-        lines += ["", f"Not in the averages ({len(missing)}):", "", *(f"- {markdown(line)}" for line in missing)]
-    mixed = mixed_versions(run_status)
-    if mixed:
-        lines += ["", *(f"- The {markdown(line)}." for line in mixed)]
+    lines += _bullets(map(markdown, tie_lines(content.table)))
+    lines += _attention(content.attention, manifest)
+    lines += _bullets(map(markdown, mask_verdicts(content.attention)))
+    if missing := missing_trials(content.run_status):
+        lines += ["", f"Not in the averages ({len(missing)}):", *_bullets(map(markdown, missing))]
+    lines += _bullets(f"The {markdown(line)}." for line in mixed_versions(content.run_status))
     if manifest.tuning is not None:
-        lines += [
-            "",
-            markdown(tuning_sentence(manifest.tuning, [manifest.spec(name).label for name in manifest.variants])),
-        ]
+        labels = [manifest.spec(name).label for name in manifest.variants]
+        lines += ["", markdown(tuning_sentence(manifest.tuning, labels))]
     commands = ", then ".join(markdown_code(shlex.join(command)) for command in manifest.commands)
     lines += ["", f"Made by {commands} (code {markdown((manifest.code or 'unknown')[:12])})."]
     if content.recipe_file is not None:
         lines += ["", f"To make it again: {markdown_code(MAKE_AGAIN)}, with [recipe.yaml](recipe.yaml)."]
     short_labels = manifest.short_labels.items()
-    lines += (
-        ["", *(f"- {markdown(short)} is {markdown_code(label)}" for label, short in short_labels)]
-        if short_labels
-        else []
-    )
-    lines += [""]
-    return "\n".join(lines)
+    lines += _bullets(f"{markdown(short)} is {markdown_code(label)}" for label, short in short_labels)
+    return "\n".join([*lines, ""])
+
+
+def _bullets(texts: Iterable[str]) -> list[str]:
+    """Return a list with an empty line before it; nothing without items."""
+    items = [f"- {text}" for text in texts]
+    return ["", *items] if items else []
 
 
 def _log_losses(contrasts: Sequence[Contrast]) -> list[str]:
