@@ -30,18 +30,13 @@ def lambda_table(store: Store, run_status: RunStatus) -> pd.DataFrame:
     for label, value in lambdas.items():
         results = run_status.results(label)
         pairs = [(result, free[result.seed]) for result in results if result.seed in free]
-        val, test = summarise_accuracies(results)
         overlaps = np.array(_overlaps(store, run_status, label), dtype=np.float64)
         overlap = summarise(overlaps)
         rows.append(
             {
                 "lambda": value,
                 "variant": manifest.spec(label).title,
-                "n": val.n,
-                "val_mean": val.mean,
-                "val_std": val.std,
-                "test_mean": test.mean,
-                "test_std": test.std,
+                **summarise_accuracies(results),
                 **_with_interval("overlap", overlaps),
                 "overlap_std": overlap.std,
                 **_with_interval("val_difference", _differences(pairs, "val_accuracy")),
@@ -83,7 +78,7 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
                     "share_high": share[1].high if share else None,
                     "rank_low": ranks[source][0] if source in ranks else None,
                     "rank_high": ranks[source][1] if source in ranks else None,
-                    "val_std": summarise_accuracies(run_statuses[source].results(label))[0].std,
+                    "val_std": summarise_accuracies(run_statuses[source].results(label))["val_std"],
                 }
             )
     return _numbers(rows)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from catdog.analysis.intervals import Summary, summarise
+from catdog.analysis.intervals import summarise
 from catdog.formatting import format_accuracy, format_count
 from catdog.runs.cost import summarise_spending
 from catdog.runs.results import TrialResult, best_run
@@ -50,18 +50,13 @@ def comparison_table(run_status: RunStatus) -> pd.DataFrame:
     side_tasks = _side_tasks(run_status)
     for label in run_status.manifest.variants:
         results = run_status.results(label)
-        val, test = summarise_accuracies(results)
         best = best_run(results)
         tied = [result for result in results if best is not None and result.val_accuracy == best.val_accuracy]
         ties = [result.test_accuracy for result in tied if result.test_accuracy is not None]
         rows.append(
             {
                 "variant": label,
-                "n": val.n,
-                "val_mean": val.mean,
-                "val_std": val.std,
-                "test_mean": test.mean,
-                "test_std": test.std,
+                **summarise_accuracies(results),
                 "best_val": best.val_accuracy if best else None,
                 "best_val_test": best.test_accuracy if best else None,
                 "best_seed": best.seed if best else None,
@@ -179,9 +174,8 @@ def summary(
     }
 
 
-def summarise_accuracies(results: Sequence[TrialResult]) -> tuple[Summary, Summary]:
-    """Return the summaries of complete trials' validation and test accuracies."""
-    return (
-        summarise([result.val_accuracy for result in results if result.val_accuracy is not None]),
-        summarise([result.test_accuracy for result in results if result.test_accuracy is not None]),
-    )
+def summarise_accuracies(results: Sequence[TrialResult]) -> dict[str, float | None]:
+    """Return n and the means and deviations of complete trials' accuracies, by the names of their columns."""
+    val = summarise([result.val_accuracy for result in results if result.val_accuracy is not None])
+    test = summarise([result.test_accuracy for result in results if result.test_accuracy is not None])
+    return {"n": val.n, "val_mean": val.mean, "val_std": val.std, "test_mean": test.mean, "test_std": test.std}
