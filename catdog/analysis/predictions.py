@@ -47,23 +47,22 @@ class Predictions:
 
     def confusion_KK(self, label: str, row: int) -> npt.NDArray[np.int64]:
         """Return one trial's confusion matrix, in images: true classes in rows, predicted classes in columns."""
-        counts = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
-        np.add.at(counts, (self.labels_N, self.predicted_SN[label][row]), 1)
-        return counts
+        return self._confusion_KK(self.predicted_SN[label][row])
+
+    def mean_confusion_KK(self, label: str) -> npt.NDArray[np.float64]:
+        """Return the mean of a variant's confusion matrices over its trials."""
+        return self._confusion_KK(self.predicted_SN[label]) / len(self.seeds[label])
 
     @functools.cached_property
     def all_confusions_KK(self) -> npt.NDArray[np.int64]:
         """Return the sum of all trials' confusion matrices."""
-        classes = len(self.classes)
-        cells_N = self.labels_N.astype(np.int64) * classes
-        counts = np.zeros(classes**2, dtype=np.int64)
-        for predicted_SN in self.predicted_SN.values():
-            counts += np.bincount((cells_N + predicted_SN).ravel(), minlength=classes**2)
-        return counts.reshape(classes, classes)
+        return np.asarray(np.sum([self._confusion_KK(one_SN) for one_SN in self.predicted_SN.values()], axis=0))
 
-    def mean_confusion(self, label: str, true: int, taken: int) -> float:
-        """Return how many images of class `true` were taken for class `taken`, averaged over all trials."""
-        return float((self.predicted_SN[label][:, self.labels_N == true] == taken).sum(axis=1).mean())
+    def _confusion_KK(self, predicted: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+        """Count predictions (N,) or (S, N) by true and predicted class."""
+        classes = len(self.classes)
+        cells = self.labels_N.astype(np.int64) * classes + predicted
+        return np.bincount(cells.ravel(), minlength=classes**2).reshape(classes, classes)
 
 
 def read_predictions(store: Store, run_status: RunStatus, track: Track = untracked) -> Predictions | None:

@@ -100,7 +100,7 @@ def hardest_images(predictions: Predictions, noun: str) -> Table | None:
 
 def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) -> Table:
     """Return the pairs of classes that one trial confused most, with the mean over all of the variant's seeds."""
-    confusion_KK = predictions.confusion_KK(label, row)
+    confusion_KK, mean_KK = predictions.confusion_KK(label, row), predictions.mean_confusion_KK(label)
     images_K = confusion_KK.sum(axis=1)
     mistakes_KK = confusion_KK - np.diag(confusion_KK.diagonal())
     order = np.argsort(-mistakes_KK, axis=None, kind="stable")[:MOST_PAIRS]
@@ -111,18 +111,10 @@ def confused_pairs(predictions: Predictions, label: str, row: int, noun: str) ->
             classes[true],
             classes[taken],
             f"{mistakes_KK[true, taken]} of {images_K[true]}",
-            f"{predictions.mean_confusion(label, true, taken):.1f}",
+            f"{mean_KK[true, taken]:.1f}",
         )
         for true, taken in pairs
         if mistakes_KK[true, taken]
     )
     caption = f"{plural(noun).capitalize()} that {label} seed {predictions.seeds[label][row]} confused most on Test"
     return Table(caption, (f"True {noun}", f"Predicted {noun}", "Images", "Mean over seeds"), rows, frozenset({0, 1}))
-
-
-def best_row(content: ReportContent, label: str) -> int | None:
-    """Return the row of the variant's best run in its predictions; None without one."""
-    best = content.run_status.best_runs[label]
-    if best is None or content.predictions is None or best.seed not in content.predictions.seeds.get(label, ()):
-        return None
-    return content.predictions.seeds[label].index(best.seed)

@@ -25,7 +25,7 @@ from catdog.analysis.tables import side_columns, tie_lines
 from catdog.analysis.verdicts import ON_TEST_SET, Contrast, pairing_line
 from catdog.formatting import data_uri, now, plural, printable, readable, readable_time
 from catdog.report import figures, origin, tables
-from catdog.report.class_tables import best_row, by_class, confused_pairs, hardest_images
+from catdog.report.class_tables import by_class, confused_pairs, hardest_images
 from catdog.report.confusion_matrix import MOST_CLASSES, confusion_svg
 from catdog.report.first_screen import about_line, contrasts_plot, next_step, no_uncertainty_line, splits_line
 from catdog.report.mask_gallery import BUDGET, build_gallery, small_sheet
@@ -307,18 +307,17 @@ def _sheets(content: ReportContent, sheets: Mapping[str, bytes], beside: str) ->
 
 def _confusions(content: ReportContent) -> list[Confusion]:
     """Return the mistakes of the best variants' best runs, those of the best one first."""
-    found, noun = [], content.run_status.manifest.class_noun
+    found, noun, predictions = [], content.run_status.manifest.class_noun, content.predictions
     best_runs = [(label, one) for label, one in content.run_status.best_runs.items() if one is not None]
     for label, best in sorted(best_runs, key=lambda item: -(item[1].val_accuracy or 0.0))[:MOST_VARIANTS]:
-        row = best_row(content, label)
-        if content.predictions is None or row is None:
+        if predictions is None or best.seed not in predictions.seeds[label]:
             continue
-        pairs = confused_pairs(content.predictions, label, row, noun)
+        row = predictions.seeds[label].index(best.seed)
+        pairs = confused_pairs(predictions, label, row, noun)
         worst = ", ".join(f"{one[0]} mistaken for {one[1]} ({one[2]})" for one in pairs.rows[:3]) or "none"
         title = f"{label}, seed {best.seed}"
-        classes = [readable(name) for name in content.predictions.classes]
-        alike_KK = content.predictions.all_confusions_KK
-        svg = confusion_svg(content.predictions.confusion_KK(label, row), classes, noun, alike_KK)
+        classes = [readable(name) for name in predictions.classes]
+        svg = confusion_svg(predictions.confusion_KK(label, row), classes, noun, predictions.all_confusions_KK)
         some = f": the {MOST_CLASSES} of {len(classes):,} {plural(noun)} that it confused most"
         shown = some if len(classes) > MOST_CLASSES else ""
         caption = f"Mistakes of {title} on Test{shown}; a row is a true {noun}, an empty cell means none"
