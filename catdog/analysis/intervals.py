@@ -43,6 +43,12 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Return the columns NAME_low and NAME_high of an interval; None in both without one."""
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
 def summarise(values: Sequence[float] | Array) -> Summary:
     """Return n, mean and sample standard deviation of `values` (n,)."""
     array = np.asarray(values, dtype=np.float64)

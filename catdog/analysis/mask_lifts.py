@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, Interval, summarise, t_interval
+from catdog.analysis.intervals import FEWEST_FOR_AN_INTERVAL, Interval, bounds, summarise, t_interval
 from catdog.runs.artifacts import Deletion
 
 MEASURES = {"pointing": "pointing", "energy": "energy", "pxap": "PxAP", "deletion": "deletion"}
@@ -83,7 +83,7 @@ def lift_columns(name: str, noun: str, values: Values) -> dict[str, Any]:
             column = f"{measure}_lift_{blind}"
             row |= {column: lift.mean} if measure in LATER else {}
             if lift.interval is not None:
-                row |= {f"{column}_low": lift.interval.low, f"{column}_high": lift.interval.high}
+                row |= bounds(column, lift.interval)
     row["verdict"] = f"{name}: {verdict(noun, {measure: pair for measure, pair in lifts.items() if pair[0].n})}"
     return row
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from catdog.analysis.intervals import std_interval, summarise, t_interval, variance_share
+from catdog.analysis.intervals import bounds, std_interval, summarise, t_interval, variance_share
 from catdog.analysis.significance import rank_intervals
 from catdog.analysis.tables import summarise_accuracies
 from catdog.config.presets import ALL, WITH, WITHOUT
@@ -62,8 +62,9 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
         sources = [source for source in accuracies if source != ALL]
         ranks = dict(zip(sources, rank_intervals([accuracies[source] for source in sources]), strict=True))
         for source, values in accuracies.items():
-            summary, interval = summarise(values), std_interval(values)
-            share = variance_share(values, accuracies[ALL]) if source != ALL else None
+            summary = summarise(values)
+            shared = None if source == ALL else variance_share(values, accuracies[ALL])
+            share, share_interval = shared or (None, None)
             rows.append(
                 {
                     "variant": manifest.spec(label).title,
@@ -71,11 +72,9 @@ def scatter_table(run_statuses: Mapping[str, RunStatus]) -> pd.DataFrame:
                     "n": summary.n,
                     "test_mean": summary.mean,
                     "test_std": summary.std,
-                    "test_std_low": interval.low if interval else None,
-                    "test_std_high": interval.high if interval else None,
-                    "share": share[0] if share else None,
-                    "share_low": share[1].low if share else None,
-                    "share_high": share[1].high if share else None,
+                    **bounds("test_std", std_interval(values)),
+                    "share": share,
+                    **bounds("share", share_interval),
                     "rank_low": ranks[source][0] if source in ranks else None,
                     "rank_high": ranks[source][1] if source in ranks else None,
                     "val_std": summarise_accuracies(run_statuses[source].results(label))["val_std"],
@@ -115,9 +114,7 @@ def _lambda(run_status: RunStatus, label: str) -> float | None:
 
 
 def _with_interval(name: str, values: npt.NDArray[np.float64]) -> dict[str, float | None]:
-    interval = t_interval(values)
-    ends = (interval.low, interval.high) if interval else (None, None)
-    return {f"{name}_mean": summarise(values).mean, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    return {f"{name}_mean": summarise(values).mean, **bounds(name, t_interval(values))}
 
 
 def _differences(pairs: Sequence[tuple[TrialResult, TrialResult]], measure: str) -> npt.NDArray[np.float64]:

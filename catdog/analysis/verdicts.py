@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from catdog.analysis.intervals import Interval
+from catdog.analysis.intervals import Interval, bounds
 from catdog.analysis.power import POWER
 from catdog.analysis.significance import SIGNIFICANCE, smallest_p
 from catdog.formatting import counted, format_p, format_points, format_range, format_size
@@ -258,16 +258,16 @@ def contrasts_table(contrasts: Sequence[Contrast]) -> pd.DataFrame:
                 "primary": contrast.is_primary,
                 "n": contrast.n,
                 "difference": contrast.mean,
-                **_bounds("difference", contrast.interval),
+                **bounds("difference", contrast.interval),
                 **_p_values("p", contrast.difference),
                 "probability_of_improvement": contrast.probability_of_improvement,
                 "correlation": contrast.correlation,
-                **_bounds("new_images", contrast.interval_new_images),
+                **bounds("new_images", contrast.interval_new_images),
                 "detectable": contrast.detectable,
                 "verdict": contrast.verdict,
                 "outcome": contrast.outcome,
                 "smallest_effect": contrast.smallest_effect,
-                **_bounds("equivalence", contrast.interval_equivalence),
+                **bounds("equivalence", contrast.interval_equivalence),
                 **_p_values("p_equivalence", contrast.equivalence),
                 "diverged": contrast.diverged,
                 "level": contrast.difference and contrast.difference.level,
@@ -292,11 +292,6 @@ def _stopping(looked: Looked) -> str:
     return f"{text}.{later}"
 
 
-def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
-    return {f"{name}_low": low, f"{name}_high": high}
-
-
 def _p_values(name: str, answer: Answer | None) -> dict[str, float | None]:
     p, adjusted = (None, None) if answer is None else (answer.p, answer.p_adjusted)
     return {name: p, f"{name}_adjusted": adjusted}
@@ -304,7 +299,7 @@ def _p_values(name: str, answer: Answer | None) -> dict[str, float | None]:
 
 def _log_loss(found: LogLoss | None) -> dict[str, float | None]:
     mean, interval, p = (None, None, None) if found is None else (found.mean, found.interval, found.p)
-    return {"log_loss": mean, **_bounds("log_loss", interval), "p_log_loss": p}
+    return {"log_loss": mean, **bounds("log_loss", interval), "p_log_loss": p}
 
 
 def _figures(confidence: str, answer: Answer) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from catdog.analysis.across_sets import AcrossSets
 from catdog.analysis.across_words import figures, sentence
 from catdog.analysis.between_runs import BetweenRuns
+from catdog.analysis.intervals import bounds
 from catdog.analysis.stopping import EarlyStop
 from catdog.analysis.tables import accuracy_cells, comparison_table
 from catdog.formatting import NumbersTable, data_uri, markdown, printable
@@ -135,8 +136,7 @@ def between_frame(found: Sequence[BetweenRuns]) -> pd.DataFrame:
                 "n": one.n[0],
                 "n_first": one.n[1],
                 "difference": one.mean,
-                "difference_low": one.interval and one.interval.low,
-                "difference_high": one.interval and one.interval.high,
+                **bounds("difference", one.interval),
                 "p": one.p,
                 "p_adjusted": one.p_adjusted,
                 "unpaired": one.unpaired,
@@ -164,8 +164,7 @@ def effects_frame(found: Sequence[AcrossSets]) -> pd.DataFrame:
                 "reference": one.reference,
                 "n": effect.n,
                 "difference": effect.mean,
-                "difference_low": effect.interval and effect.interval.low,
-                "difference_high": effect.interval and effect.interval.high,
+                **bounds("difference", effect.interval),
                 "p": effect.difference and effect.difference.p,
                 "p_adjusted": effect.difference and effect.difference.p_adjusted,
                 "outcome": effect.outcome,
@@ -182,7 +181,6 @@ def summary_frame(found: Sequence[AcrossSets]) -> pd.DataFrame:
     rows = []
     for one in found:
         outcomes = [effect.outcome for effect in one.effects]
-        mean = one.mean and one.mean.interval()
         rows.append(
             {
                 "variant": one.title,
@@ -194,8 +192,7 @@ def summary_frame(found: Sequence[AcrossSets]) -> pd.DataFrame:
                 "p_all": one.difference.p,
                 "p_all_adjusted": one.difference.p_adjusted,
                 "mean": one.mean and 100 * one.mean.mean,
-                "mean_low": mean and mean.low,
-                "mean_high": mean and mean.high,
+                **bounds("mean", one.mean.interval() if one.mean else None),
                 "sentence": sentence(one),
             }
         )
