@@ -140,20 +140,18 @@ class Contrast:
     @property
     def words(self) -> str:
         """Return the verdict as a sentence, without numbers but for the smallest effect."""
+        if self.n < 2:
+            return f"{self.variant} against {self.reference}: nothing can be said."
+        if self.outcome == UNDECIDED:
+            is_hopeless = self.looked is not None and self.looked.outcome == HOPELESS
+            more = ", and more seeds would hardly decide it" * is_hopeless
+            return f"{self.variant} against {self.reference}: undecided{more}."
         matters = f"the {format_size(self.smallest_effect or 0)} points that matter"
-        match self.outcome.split(", "):
-            case _ if self.n < 2:
-                return f"{self.variant} against {self.reference}: nothing can be said."
-            case ["undecided"] if self.looked is not None and self.looked.outcome == HOPELESS:
-                return f"{self.variant} against {self.reference}: undecided, and more seeds would hardly decide it."
-            case ["undecided"]:
-                return f"{self.variant} against {self.reference}: undecided."
-            case ["equivalent"]:
-                return f"{self.variant} is equivalent to {self.reference} on this test set: within {matters}."
-            case [better, *equivalent]:
-                less = f", by less than {matters}" if equivalent else ""
-                return f"{self.variant} is {better} than {self.reference} on this test set{less}{self._on_new_images}."
-        raise AssertionError(self.outcome)
+        if self.outcome == "equivalent":
+            return f"{self.variant} is equivalent to {self.reference} on this test set: within {matters}."
+        better, _, equivalent = self.outcome.partition(", ")
+        less = f", by less than {matters}" if equivalent else ""
+        return f"{self.variant} is {better} than {self.reference} on this test set{less}{self._on_new_images}."
 
     @property
     def figures(self) -> str:
