@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.analysis.contrasts import Sample, answer_family, image_differences, paired
-from catdog.analysis.evidence import Question
 from catdog.analysis.intervals import Interval, Moments, two_way_moments, weighted_moments
-from catdog.analysis.questions import Difference, Equivalence
+from catdog.analysis.questions import Difference, Equivalence, Question
 from catdog.analysis.sets import ComparedSet
 from catdog.analysis.significance import SIGNIFICANCE, holm, holm_levels
 from catdog.analysis.verdicts import Answer, outcome_of

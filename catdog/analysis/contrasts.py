@@ -12,11 +12,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from catdog.analysis.evidence import Evidence, FixedEvidence, Question, evidence_of
 from catdog.analysis.intervals import Interval, Moments, summarise, two_way_moments
 from catdog.analysis.power import detectable_difference
 from catdog.analysis.predictions import Predictions
-from catdog.analysis.questions import Difference, Equivalence
+from catdog.analysis.questions import Difference, Equivalence, Evidence, FixedEvidence, Question, evidence_of
 from catdog.analysis.sign_flips import SubsetMeans
 from catdog.analysis.significance import (
     correlation,

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from catdog.analysis.contrasts import RESAMPLING_SEED
-from catdog.analysis.evidence import Evidence, evidence_of
 from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions
-from catdog.analysis.questions import Difference
+from catdog.analysis.questions import Difference, Evidence, evidence_of
 from catdog.analysis.significance import SIGNIFICANCE
 from catdog.analysis.verdicts import Contrast, LogLoss, p_words
 from catdog.formatting import counted, format_points, format_range

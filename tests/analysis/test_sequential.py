@@ -9,9 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from catdog.analysis.evidence import FixedEvidence, LookEvidence
 from catdog.analysis.power import conditional_power
-from catdog.analysis.questions import Difference, Equivalence
+from catdog.analysis.questions import Difference, Equivalence, FixedEvidence, LookEvidence
 from catdog.analysis.sequential import Walk, spent
 from catdog.analysis.sign_flips import SubsetMeans
 
