@@ -96,10 +96,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def print_power(console: Console, config: Options, planned: Identity) -> None:
     """Print how many seeds `--detect` takes, by the scatter of an earlier run if there is one."""
-    from catdog.report.power_plan import Question, any_scatter_lines, plan_lines
+    from catdog.report.power_plan import Target, any_scatter_lines, plan_lines
 
     assert config.detect is not None
-    question = Question(config.detect, config.power, config.looks_of if config.until_decided else None)
+    target = Target(config.detect, config.power, config.looks_of if config.until_decided else None)
     store = StoreLocation.of(config.store).open()
     known = [config.scatter_of] if config.scatter_of is not None else [config.pilot_run, config.run_name]
     there = [run for run in known if store.exists(RunPaths(run).manifest)]
@@ -108,9 +108,9 @@ def print_power(console: Console, config: Options, planned: Identity) -> None:
         f"--scatter-of {config.scatter_of}: there is no such run in {store.url}; check it and --store",
     )
     lines = (
-        plan_lines(question, open_run(store, there[0]), config.hourly_price, planned)
+        plan_lines(target, open_run(store, there[0]), config.hourly_price, planned)
         if there
-        else any_scatter_lines(question, len(config.variant_specs) - 1)
+        else any_scatter_lines(target, len(config.variant_specs) - 1)
     )
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from catdog.analysis.contrasts import compare
 from catdog.analysis.intervals import std_interval
-from catdog.analysis.power import MOST_PAIRS, pairs_needed
+from catdog.analysis.power import MOST_PAIRS, STEPS, pairs_needed
 from catdog.analysis.significance import SIGNIFICANCE
 from catdog.analysis.stopping import stop_of
 from catdog.analysis.verdicts import Contrast
@@ -23,12 +23,10 @@ SWEEPS = 200
 """Simulated to say how many seeds a sweep needs that may stop early."""
 MOST_SIMULATED = 60
 """Pairs of a simulated sweep: each stands for several if there are more, whose mean is as normal as they are."""
-STEPS = 20
-"""Of a standard deviation, in simulated differences."""
 
 
 @dataclass(frozen=True)
-class Question:
+class Target:
     """What is to be found, and how surely."""
 
     effect: float
@@ -39,7 +37,7 @@ class Question:
 
 
 def plan_lines(
-    question: Question, run_status: RunStatus, hourly_price: float | None, planned: Identity
+    target: Target, run_status: RunStatus, hourly_price: float | None, planned: Identity
 ) -> Iterator[str]:
     """Yield how many seeds each contrast of a run needs by its own scatter, and what all of them cost.
 
@@ -50,34 +48,34 @@ def plan_lines(
         raise UserError(f"--detect: run {run_status.manifest.run} has one variant, and nothing to compare it with")
     others = sum(not contrast.is_primary for contrast in contrasts)
     yield (
-        f"to find a difference of {format_size(question.effect)} points with power {question.power:g}, by the paired "
+        f"to find a difference of {format_size(target.effect)} points with power {target.power:g}, by the paired "
         f"differences of run {run_status.manifest.run}:"
     )
     known = run_status.manifest.identity
     recipe = dataclasses.replace(planned.recipe, precision=known.recipe.precision)  # which a run settles when it starts
     if changed := known.differences(dataclasses.replace(known, recipe=recipe)):
         yield f"  its recipe was another ({'; '.join(changed)}), so the planned differences may scatter more or less"
-    needed = [_needed(question, contrast, others) for contrast in contrasts]
+    needed = [_needed(target, contrast, others) for contrast in contrasts]
     yield from (f"  {text}" for _, text in needed)
     seeds = [most for most, _ in needed if most is not None]
     if seeds:
         yield f"  in all: {cost_of(max(seeds), run_status, run_status.manifest.variants, hourly_price)}"
 
 
-def any_scatter_lines(question: Question, contrasts: int) -> Iterator[str]:
+def any_scatter_lines(target: Target, contrasts: int) -> Iterator[str]:
     """Yield how many seeds a sweep needs by the standard deviation of its paired differences."""
     yield (
-        f"to find a difference of {format_size(question.effect)} points with power {question.power:g}; the standard "
+        f"to find a difference of {format_size(target.effect)} points with power {target.power:g}; the standard "
         "deviation of the paired differences is known after a pilot: --pilot 5"
     )
     for spread in SPREADS:
-        alone = pairs_needed(question.effect / spread, SIGNIFICANCE, question.power)
-        family = pairs_needed(question.effect / spread, SIGNIFICANCE / max(1, contrasts - 1), question.power)
+        alone = pairs_needed(target.effect / spread, SIGNIFICANCE, target.power)
+        family = pairs_needed(target.effect / spread, SIGNIFICANCE / max(1, contrasts - 1), target.power)
         others = f", {_count(family)} for each of {counted(contrasts - 1, 'other')}" if contrasts > 1 else ""
         yield f"  {format_size(spread)} points: {_seeds(alone)} for the primary contrast{others}"
 
 
-def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | None, str]:
+def _needed(target: Target, contrast: Contrast, others: int) -> tuple[int | None, str]:
     """Return the seeds that a contrast needs, and a line that says so."""
     name, interval = f"{contrast.variant} − {contrast.reference}", std_interval(contrast.differences)
     if interval is None:
@@ -85,7 +83,7 @@ def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | 
     spread = float(np.std(contrast.differences, ddof=1))
     level = SIGNIFICANCE if contrast.is_primary else SIGNIFICANCE / others
     most, low, high = (
-        pairs_needed(question.effect / sd, level, question.power) for sd in (spread, interval.low, interval.high)
+        pairs_needed(target.effect / sd, level, target.power) for sd in (spread, interval.low, interval.high)
     )
     tested = "primary" if contrast.is_primary else f"one of {others} others" if others > 1 else "the other"
     scatter = f"{format_size(spread)} ({format_size(interval.low)} to {format_size(interval.high)})"
@@ -93,8 +91,8 @@ def _needed(question: Question, contrast: Contrast, others: int) -> tuple[int | 
         f"{name} ({tested}): standard deviation {scatter} from {counted(contrast.n, 'pair')}: {_seeds(most)} "
         f"({_count(low)} to {_count(high)})"
     )
-    if question.looks_of is not None and most is not None:
-        text += f"; {_with_looks(question.effect / spread, most, level, question.looks_of)}"
+    if target.looks_of is not None and most is not None:
+        text += f"; {_with_looks(target.effect / spread, most, level, target.looks_of)}"
     return most, text
 
 

@@ -11,7 +11,7 @@ from catdog.analysis.contrasts import compare
 from catdog.config.sweep_options import all_looks, up_to
 from catdog.errors import UserError
 from catdog.report import power_plan
-from catdog.report.power_plan import Question, _with_looks, any_scatter_lines, plan_lines
+from catdog.report.power_plan import Target, _with_looks, any_scatter_lines, plan_lines
 from catdog.runs.manifest import Identity
 from catdog.runs.status import RunStatus
 from catdog.storage import MemoryStore
@@ -25,7 +25,7 @@ def identity_of(run_status: RunStatus) -> Identity:
 
 def test_each_contrast_needs_what_its_own_scatter_demands() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "attention", "multi-attention", "se"), range(12), test_images=300)
-    first, *lines, last = plan_lines(Question(1.5, 0.8), run_status, 2.0, identity_of(run_status))
+    first, *lines, last = plan_lines(Target(1.5, 0.8), run_status, 2.0, identity_of(run_status))
     assert first == "to find a difference of 1.50 points with power 0.8, by the paired differences of run made:"
     needed = {}
     for contrast, line in zip(compare(run_status, None), lines, strict=True):
@@ -48,13 +48,13 @@ def test_scatter_that_another_recipe_had_is_said_to_be_so() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "se"), range(4), test_images=60)
     known = identity_of(run_status)
     recipe = dataclasses.replace(known.recipe, resample_split=True, precision="bfloat16")
-    _, line, *_ = plan_lines(Question(1.5, 0.8), run_status, None, dataclasses.replace(known, recipe=recipe))
+    _, line, *_ = plan_lines(Target(1.5, 0.8), run_status, None, dataclasses.replace(known, recipe=recipe))
     assert line.startswith("  its recipe was another (resample_split: False → True), so ")
 
 
 def test_a_sweep_that_may_stop_early_takes_fewer_seeds_on_average() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "se"), range(12), test_images=300)
-    _, line, _ = plan_lines(Question(1.5, 0.9, all_looks), run_status, None, identity_of(run_status))
+    _, line, _ = plan_lines(Target(1.5, 0.9, all_looks), run_status, None, identity_of(run_status))
     match = re.search(r": (\d+) seeds .*; with --until-decided (\d+) on average if .*, (\d+) if there is none", line)
     assert match is not None, line
     most, there, none = map(int, match.groups())
@@ -90,7 +90,7 @@ def test_the_looks_of_the_options_are_those_that_are_simulated(capsys: pytest.Ca
 def test_a_run_of_one_variant_has_nothing_to_detect() -> None:
     run_status = make_run(MemoryStore(), ("se",), range(3))
     with pytest.raises(UserError, match=r"^--detect: run made has one variant, and nothing to compare it with$"):
-        list(plan_lines(Question(1.0, 0.8), run_status, None, identity_of(run_status)))
+        list(plan_lines(Target(1.0, 0.8), run_status, None, identity_of(run_status)))
 
 
 def test_a_run_named_for_its_scatter_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -105,13 +105,13 @@ def test_a_pilot_that_was_lost_leaves_the_run_itself_alone() -> None:
 
 def test_a_run_without_pairs_needs_a_pilot() -> None:
     run_status = make_run(MemoryStore(), ("baseline", "se"), range(1))
-    assert list(plan_lines(Question(1.0, 0.8), run_status, None, identity_of(run_status)))[1:] == [
+    assert list(plan_lines(Target(1.0, 0.8), run_status, None, identity_of(run_status)))[1:] == [
         "  se − baseline: fewer than two pairs, or all alike; run a pilot: --pilot 5"
     ]
 
 
 def test_without_a_run_there_is_a_table_by_scatter() -> None:
-    first, *lines = any_scatter_lines(Question(0.2, 0.8), contrasts=3)
+    first, *lines = any_scatter_lines(Target(0.2, 0.8), contrasts=3)
     assert first.endswith("is known after a pilot: --pilot 5")
     assert "  0.50 points: 52 seeds for the primary contrast, 62 for each of 2 others" in lines
 
