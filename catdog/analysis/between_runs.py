@@ -62,9 +62,8 @@ def compare_runs(runs: Sequence[RunStatus]) -> list[BetweenRuns]:
         if title in labels
     ]
     contrasts = [one for one in found if one is not None]
-    tested = [one for one in contrasts if one.p is not None]
-    adjusted = dict(zip(map(id, tested), holm([one.p for one in tested if one.p is not None]), strict=True))
-    return [dataclasses.replace(one, p_adjusted=adjusted.get(id(one))) for one in contrasts]
+    adjusted = iter(holm([one.p for one in contrasts if one.p is not None]))
+    return [one if one.p is None else dataclasses.replace(one, p_adjusted=next(adjusted)) for one in contrasts]
 
 
 def _titles(manifest: Manifest) -> dict[str, str]:
@@ -109,8 +108,7 @@ def _contrast(name: str, other: RunStatus, first: RunStatus, labels: tuple[str, 
 
 def _scores(run_status: RunStatus, label: str) -> Mapping[int, float]:
     """Return the Test accuracy of a variant's complete trials, by seed."""
-    results = (one for one in run_status.finished.values() if one.variant == label)
-    return {one.seed: one.test_accuracy for one in results if one.test_accuracy is not None}
+    return {one.seed: one.test_accuracy for one in run_status.results(label) if one.test_accuracy is not None}
 
 
 def _unpaired(one: Identity, other: Identity) -> str | None:

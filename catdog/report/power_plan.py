@@ -36,9 +36,7 @@ class Target:
     """Of at most so many seeds, after how many the sweep may stop; None if it runs all of them."""
 
 
-def plan_lines(
-    target: Target, run_status: RunStatus, hourly_price: float | None, planned: Identity
-) -> Iterator[str]:
+def plan_lines(target: Target, run_status: RunStatus, hourly_price: float | None, planned: Identity) -> Iterator[str]:
     """Yield how many seeds each contrast of a run needs by its own scatter, and what all of them cost.
 
     `planned` is the identity of the sweep that is planned.
