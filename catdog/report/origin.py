@@ -1,10 +1,9 @@
 """How a run was made, how to make it again, and how to cite it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
-
-import pandas as pd
 
 from catdog.analysis.run_data import ReportContent
 from catdog.formatting import counted, format_seconds, readable_time
@@ -31,7 +30,7 @@ def citation(content: ReportContent) -> list[tuple[str, str]]:
     manifest = content.run_status.manifest
     finished = last_finished(content.run_status)
     version = f" {manifest.versions['catdog-sweep']}" if "catdog-sweep" in manifest.versions else ""
-    devices = _counted(_results(content.run_status), lambda result: result.device)
+    devices = _counted(content.run_status.finished.values(), lambda result: result.device)
     code = f", code {manifest.code}" if manifest.code else ""
     date = f", {readable_time(finished)}" if finished else ""
     unknown = f"{manifest.data_title}: see the dataset’s own licence before you pass them on."
@@ -45,17 +44,13 @@ def citation(content: ReportContent) -> list[tuple[str, str]]:
 
 def last_finished(run_status: RunStatus) -> str | None:
     """Return when the last trial finished; None if none has."""
-    return max((result.finished_at for result in _results(run_status) if result.finished_at), default=None)
-
-
-def _results(run_status: RunStatus) -> list[TrialResult]:
-    return [trial.result for trial in run_status.trials if trial.result is not None]
+    return max((result.finished_at for result in run_status.finished.values() if result.finished_at), default=None)
 
 
 def made(content: ReportContent) -> Table:
     """Return where, when and with what the run was made."""
     manifest, identity = content.run_status.manifest, content.run_status.manifest.identity
-    results = _results(content.run_status)
+    results = content.run_status.finished.values()
     finished = last_finished(content.run_status)
     spent = spending_lines(content.run_status.launches)
     shapes = {(r.feature_channels, r.feature_height, r.feature_width) for r in results if r.feature_channels}
@@ -92,7 +87,6 @@ def recipe(content: ReportContent) -> Table:
     return tables.pairs("Recipe", {name.replace("_", " "): value for name, value in settings.items()})
 
 
-def _counted(results: Sequence[TrialResult], name: Callable[[Any], str | None]) -> str | None:
-    named = pd.Series([name(result) or "unknown" for result in results], dtype=object)
-    counts = {label: int((named == label).sum()) for label in sorted(set(named))}
-    return ", ".join(f"{label} ({counted(count, 'trial')})" for label, count in counts.items()) or None
+def _counted(results: Collection[TrialResult], name: Callable[[Any], str | None]) -> str | None:
+    counts = Counter(name(result) or "unknown" for result in results)
+    return ", ".join(f"{label} ({counted(count, 'trial')})" for label, count in sorted(counts.items())) or None
