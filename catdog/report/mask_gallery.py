@@ -36,8 +36,6 @@ class Gallery:
     """The data for the page's script, and notes for the reader."""
 
     data: Mapping[str, Any]
-    variants: tuple[str, ...]
-    """Variants with masks in `data`."""
     notes: tuple[str, ...]
     """What was left out."""
 
@@ -84,8 +82,7 @@ def build_gallery(content: ReportContent, budget: int = BUDGET) -> Gallery | Non
         return None
     shown = [trial_id for trial_id in trial_ids if trial_id in packed]
     data["trials"], data["probes"] = [packed[trial_id] for trial_id in shown], list(images.values())
-    labels = tuple(dict.fromkeys(label for label, _ in shown))
-    return Gallery(data, labels, tuple(_notes(probes, trial_ids, shown, content)))
+    return Gallery(data, tuple(_notes(probes, trial_ids, shown, content)))
 
 
 def _rounds(trial_ids: Sequence[TrialId], best: set[TrialId]) -> list[list[TrialId]]:

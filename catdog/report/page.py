@@ -60,15 +60,8 @@ class Confusion:
     matrix: Picture
 
 
-def build_page(
-    content: ReportContent,
-    running: bool = False,
-    refreshed_at: str | None = None,
-) -> bytes:
-    """Return report.html.
-
-    While the sweep is `running`, the page says so, and when it was refreshed: `refreshed_at`, by default now.
-    """
+def build_page(content: ReportContent, running: bool = False) -> bytes:
+    """Return report.html; while the sweep is `running`, the page says so, and that it was refreshed now."""
     manifest = content.run_status.manifest
     sheets = _sheets(content, content.contact_sheets, "masks")
     grad_cams = _sheets(content, content.grad_cam_sheets, "Grad-CAM map")
@@ -83,7 +76,7 @@ def build_page(
         run=manifest.run,
         setting=manifest.setting,
         running=running,
-        refreshed_at=readable_time(refreshed_at or now()) if running else None,
+        refreshed_at=readable_time(now()) if running else None,
         noun=manifest.class_noun,
         other_tasks=bool(side_columns(content.table)),
         data_note=manifest.data and manifest.data.note,
@@ -109,7 +102,6 @@ def build_page(
         accuracies=_accuracies(content),
         differences=_differences(content),
         curves=_curves(content),
-        has_side_tasks=bool(side_columns(content.table)),
         tuning=manifest.tuning and tuning_sentence(manifest.tuning, labels),
         tuned=manifest.tuning and tables.tuned(manifest.tuning),
         tuning_curves=_tuning_curves(manifest.tuning) if manifest.tuning else [],

@@ -281,21 +281,18 @@ def tuned(tuning: Tuning) -> Table:
     return Table("Each variant's best point by mean Validation accuracy", columns, tuple(rows), frozenset({0, 1}))
 
 
-def pairs(caption: str, items: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Table:
+def pairs(caption: str, items: Mapping[str, Any]) -> Table:
     """Return names and values as a two-column table."""
-    rows = tuple((str(name), cell(value)) for name, value in dict(items).items())
+    rows = tuple((name, _cell(value)) for name, value in items.items())
     return Table(caption, ("Setting", "Value"), rows, frozenset({0, 1}))
 
 
-def cell(value: Any) -> str:
-    """Return any value as text."""
-    if isinstance(value, bool | np.bool_):
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None or (not isinstance(value, str) and pd.api.types.is_scalar(value) and pd.isna(value)):
+    if value is None:
         return NOTHING
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}".replace("-", "−") if np.isfinite(value) else NOTHING
-    return str(value)
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
 def number(value: float | None, digits: int) -> str:

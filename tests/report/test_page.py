@@ -44,8 +44,6 @@ from tests.helpers.made_runs import favoured_on_images, make_run, put_trimaps
 from tests.helpers.pages import EIGHT, content_of, text_of, varied_run
 from tests.helpers.project import ROOT
 
-REFRESHED = "2026-01-02T06:00:00+00:00"
-
 
 @pytest.fixture(scope="module")
 def content() -> ReportContent:
@@ -194,11 +192,14 @@ def test_a_page_of_a_sweep_that_waits_for_its_next_look_says_so() -> None:
     )
     told = "The sweep is not finished: 0 of 2 looks taken; the next is after 6 seeds"
     assert told in text_of(build_page(waits))
-    assert told not in text_of(build_page(waits, running=True, refreshed_at=REFRESHED))
+    assert told not in text_of(build_page(waits, running=True))
 
 
-def test_a_page_of_a_running_sweep_says_so(content: ReportContent, page: bytes) -> None:
-    text = text_of(build_page(content, running=True, refreshed_at=REFRESHED))
+def test_a_page_of_a_running_sweep_says_so(
+    content: ReportContent, page: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.report.page.now", lambda: "2026-01-02T06:00:00+00:00")
+    text = text_of(build_page(content, running=True))
     assert "The sweep is still running. Results of 25 of 28 planned trials so far; refreshed 2026-01-02 06:00" in text
     assert "still running" not in text_of(page)
 
@@ -418,11 +419,8 @@ def test_a_gallery_that_is_too_big_keeps_the_best_runs_and_the_same_seeds_for_al
     small = build_gallery(content, budget=2 * size // 3)
     assert small is not None
     kept = {(trial["variant"], trial["seed"]) for trial in small.data["trials"]}
-    assert (
-        {trial["variant"] for trial in small.data["trials"] if trial["best"]}
-        == set(small.variants)
-        == set(whole.variants)
-    )
+    bests = {trial["variant"] for trial in small.data["trials"] if trial["best"]}
+    assert bests == {trial["variant"] for trial in whole.data["trials"]}
     assert len(json.dumps(small.data)) < 2 * size // 3 + 1000
     assert any(f"holds {len(kept)} of {len(whole.data['trials'])} trials" in note for note in small.notes)
     others = {seed for _, seed in kept} - {trial["seed"] for trial in small.data["trials"] if trial["best"]}
