@@ -107,8 +107,8 @@ def _report(config: SweepConfig, run_status: RunStatus, console: Console, notifi
 
     store = StoreLocation.of(config.store, config.store_patience).open()
     content = write_report(store, run_status, force=True)
-    print_outcome(console, store.url, run_status, content.table, content.contrasts)
-    notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, run_status, content.contrasts))
+    print_outcome(console, store.url, content)
+    notifier.send_end(run_status.is_complete, lambda: outcome_lines(store.url, content))
     log_report(config.tracker, store, config.run_name, functools.partial(console.print, soft_wrap=True))
 
 

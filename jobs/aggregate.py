@@ -51,9 +51,7 @@ def main(arguments: Sequence[str]) -> int:
             f"--out {options.out}: lies among the run's files: leave the option out, or choose another folder"
         )
     content = write_report(store, run_status, target, track=track, force=options.force)
-    print_outcome(
-        console, store.url, run_status, content.table, content.contrasts, None if target is None else target.url
-    )
+    print_outcome(console, store.url, content, None if target is None else target.url)
     return ExitCode.of(run_status.is_complete)
 
 

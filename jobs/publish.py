@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     publish_run(store, open_run(store, options.run), target)
     published = open_run(target, options.run)
     content = write_report(target, published)
-    print_outcome(output_console(), target.url, published, content.table, content.contrasts)
+    print_outcome(output_console(), target.url, content)
     return ExitCode.of(published.is_complete)
 
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from catdog.analysis.tables import comparison_table
 from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
 from catdog.config.recipe import require
 from catdog.errors import UserError
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
             return ExitCode.INTERRUPTED
     else:
         run_status = open_run(store, options.run).with_short_labels()
-    print_status(console, store.url, run_status, comparison_table(run_status))
+    print_status(console, store.url, run_status)
     return ExitCode.of(run_status.is_complete)
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 from rich.console import Console, RenderableType
 
 from catdog.analysis.log_loss import log_loss_line
-from catdog.analysis.tables import accuracy_cells, side_columns, tie_lines
-from catdog.analysis.verdicts import Contrast
+from catdog.analysis.run_data import ReportContent
+from catdog.analysis.tables import accuracy_cells, comparison_table, side_columns, tie_lines
 from catdog.formatting import NumbersTable, counted, format_accuracy
 from catdog.runs.cost import spending_lines
 from catdog.runs.paths import RunPaths
@@ -19,25 +19,19 @@ MOST_VERDICTS = 5
 """In a message, which a phone shows."""
 
 
-def print_outcome(
-    console: Console,
-    url: str,
-    run_status: RunStatus,
-    table: pd.DataFrame,
-    contrasts: Sequence[Contrast],
-    report_url: str | None = None,
-) -> None:
+def print_outcome(console: Console, url: str, content: ReportContent, report_url: str | None = None) -> None:
     """Print the comparison table, the verdicts, the trials not in the averages, the cost, and where the files are.
 
     `report_url` is where the report was written, if not to the store.
     """
-    run, run_status = RunPaths(run_status.manifest.run), run_status.with_short_labels()
+    run_status = content.run_status
+    run = RunPaths(run_status.manifest.run)
 
     def in_report(name: str) -> str:
         return place_of(url, run.report(name)) if report_url is None else place_of(report_url, name)
 
-    _print(console, _comparison(table))
-    for contrast in sorted(contrasts, key=lambda one: not one.is_primary):
+    _print(console, _comparison(content.table))
+    for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary):
         console.print(contrast.words, style="bold")
         console.print(f"  {contrast.figures}", soft_wrap=True)
         if line := log_loss_line(contrast):
@@ -58,15 +52,15 @@ def print_outcome(
         console.print(f"{name:>16}  {place}", soft_wrap=True)
 
 
-def print_status(console: Console, url: str, run_status: RunStatus, table: pd.DataFrame) -> None:
+def print_status(console: Console, url: str, run_status: RunStatus) -> None:
     """Print the trial counts, the comparison table, and the failed and diverged trials."""
-    _print(console, status_parts(url, run_status, table))
+    _print(console, status_parts(url, run_status))
 
 
-def status_parts(url: str, run_status: RunStatus, table: pd.DataFrame) -> Iterator[RenderableType]:
+def status_parts(url: str, run_status: RunStatus) -> Iterator[RenderableType]:
     """Yield what `print_status` prints."""
     yield counts_line(url, run_status)
-    yield from _comparison(table)
+    yield from _comparison(comparison_table(run_status))
     known = [line for line in missing_trials(run_status) if not line.startswith("missing")]
     yield from _some(known, "in the table.md that aggregate.py writes")
     yield from _waiting(run_status)
@@ -83,12 +77,12 @@ def counts_line(url: str, run_status: RunStatus) -> str:
     )
 
 
-def outcome_lines(url: str, run_status: RunStatus, contrasts: Sequence[Contrast]) -> Iterator[str]:
+def outcome_lines(url: str, content: ReportContent) -> Iterator[str]:
     """Yield the outcome of a sweep in a few lines of plain text, for a message."""
-    yield counts_line(url, run_status)
-    for contrast in sorted(contrasts, key=lambda one: not one.is_primary)[:MOST_VERDICTS]:
+    yield counts_line(url, content.run_status)
+    for contrast in sorted(content.contrasts, key=lambda one: not one.is_primary)[:MOST_VERDICTS]:
         yield contrast.verdict
-    yield from (f"spent: {line}" for line in spending_lines(run_status.launches))
+    yield from (f"spent: {line}" for line in spending_lines(content.run_status.launches))
 
 
 def _print(console: Console, parts: Iterator[RenderableType]) -> None:

@@ -8,7 +8,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.styled import Styled
 
-from catdog.analysis.tables import comparison_table
 from catdog.errors import StoreError, UserError, first_line
 from catdog.formatting import now, readable_time
 from catdog.report.terminal import counts_line, status_parts
@@ -73,6 +72,6 @@ def _view(console: Console, url: str) -> Iterator[Show]:
 
 
 def _screen(url: str, run_status: RunStatus | None, problem: str) -> Group:
-    parts = [] if run_status is None else [*status_parts(url, run_status, comparison_table(run_status))]
+    parts = [] if run_status is None else [*status_parts(url, run_status)]
     said = problem or f"looked at {now()[11:19]} UTC; Ctrl-C ends the watch"
     return Group(Styled(said, "dim"), *parts)  # first: what a low terminal has no room for is cut below

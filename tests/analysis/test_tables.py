@@ -116,8 +116,7 @@ def test_other_tasks_take_no_room_from_the_comparison_on_a_terminal(store: Memor
             scores = {f"{split}_{task}_accuracy": 97.0 + seed for task in tasks for split in ("val", "test")}
             put_small_trial(store, paths_of("baseline", seed), dataclasses.replace(earlier, side_accuracies=scores))
         console = Console(file=io.StringIO(), width=80)
-        status = open_run(store, "night")
-        print_status(console, "memory", status, comparison_table(status))
+        print_status(console, "memory", open_run(store, "night"))
         shown[tasks] = console.file.getvalue().splitlines()
     plain, both = shown.values()
     assert [line for line in both if line not in plain] == [
@@ -149,7 +148,7 @@ def test_runs_that_tie_for_the_best_validation_are_told_wherever_the_best_run_is
     )
     assert tie_lines(table) == [line]
     console = Console(file=io.StringIO(), width=200)
-    print_status(console, "memory", open_run(store, "night"), table)
+    print_status(console, "memory", open_run(store, "night"))
     files = build_files(read_content(store, open_run(store, "night")))
     for told in (files["table.md"].decode(), text_of(files["report.html"]), console.file.getvalue()):
         assert line in told

@@ -164,7 +164,7 @@ def test_the_secondary_endpoint_stands_below_the_contrasts_and_what_it_adds_is_s
         text.index("Secondary endpoint: Test log-loss in nats, paired by seed") < text.index(table) < text.index(line)
     )
     assert f"\n- {line}\n" in markdown
-    print_outcome(console, "results", small.run_status, small.table, content.contrasts)
+    print_outcome(console, "results", content)
     assert f"\n  {line}\n" in console.file.getvalue()  # type: ignore[attr-defined]
     silent = dataclasses.replace(contrast, log_loss=dataclasses.replace(found, says=None))
     content = dataclasses.replace(small, contrasts=[silent])
