@@ -75,7 +75,6 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, "Show where networks look on good, typical and failed images.", "examples.py")
     from catdog.api import load_run
     from catdog.inference.export import read_images
-    from catdog.runs.artifacts import read_predictions_npz
     from catdog.trial.contact_sheet import Probes, contact_sheet
 
     run = load_run(options.store, options.run)
@@ -85,10 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     where = run.trial_paths(variant, run.best_seed(variant))
     names = [looks.names[one] for one in chosen]
     images = read_images(run.store, run.manifest.identity.fingerprint, where, names=names)
-    predictions = read_predictions_npz(run.store.get(where.predictions), SPLIT)
-    labels_P = predictions.labels_N[[predictions.images_N.tolist().index(name) for name in names]].astype(np.int64)
     title = f"{run.manifest.run} · test images by how much of the maps is on the animal: {RANKS} percentile"
-    probes = Probes(images.images_BSSC.numpy(), tuple(names), labels_P, predictions.classes)
+    probes = Probes(images.images_BSSC.numpy(), tuple(names), images.labels_B.astype(np.int64), images.classes)
     cells = {name: maps_THW[chosen][:, None] for name, maps_THW in looks.maps.items()}
     put_file("--out", options.out, contact_sheet(probes, cells, images.predicted_B.astype(np.int64), title))
     console = output_console()

@@ -36,8 +36,10 @@ class RealImages(NamedTuple):
     """Test images of a trial."""
 
     images_BSSC: torch.Tensor
+    labels_B: npt.NDArray[np.int16]
     predicted_B: npt.NDArray[np.int16]
     """The classes that the trial predicted."""
+    classes: tuple[str, ...]
 
 
 def read_images(
@@ -61,7 +63,7 @@ def read_images(
         chosen = np.array([stored.images_N.tolist().index(name) for name in names])
     row = {name: number for number, name in enumerate(pack.names)}
     rows = [row[name] for name in stored.images_N[chosen].tolist()]
-    return RealImages(pack.images_NSSC[rows], stored.predicted_N[chosen])
+    return RealImages(pack.images_NSSC[rows], stored.labels_N[chosen], stored.predicted_N[chosen], stored.classes)
 
 
 def agreement(network: KeptNetwork, images: RealImages) -> float:
