@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import rich.progress
 
 from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
+from catdog.config.recipe import require
 from catdog.errors import UserError
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
@@ -28,8 +29,7 @@ class Options(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out == "":
-            raise UserError("--out: empty; give the folder of the report, or leave the option out")
+        require(self.out != "", "--out: empty; give the folder of the report, or leave the option out")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.cli import ExitCode, output_console, parse, run_job
+from catdog.config.recipe import require
 from catdog.config.sweep_options import all_looks, check_run_name, check_store
 from catdog.errors import UserError
 from catdog.formatting import counted
@@ -37,10 +38,9 @@ class Options:
 
     def __post_init__(self) -> None:
         check_store(self.store)
-        if unknown := [one for one in self.formats if one not in FORMATS]:
-            raise UserError(f"--format {self.format}: no format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
-        if self.out == "":
-            raise UserError("--out: empty; give the folder of the comparison, or leave the option out")
+        for one in self.formats:
+            require(one in FORMATS, f"--format {self.format}: no format {one!r}; choose from {', '.join(FORMATS)}")
+        require(self.out != "", "--out: empty; give the folder of the comparison, or leave the option out")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.cli import ExitCode, given_options, output_console, parse_with_preset, run_job
+from catdog.config.recipe import require
 from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import counted
@@ -36,8 +37,8 @@ class Options(SweepConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.wait_seconds < math.inf:
-            raise UserError(f"--wait-seconds {self.wait_seconds}: must be a number of seconds from 0")
+        seconds = self.wait_seconds
+        require(0 <= seconds < math.inf, f"--wait-seconds {seconds}: must be a number of seconds from 0")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
+from catdog.config.recipe import require
 from catdog.errors import UserError
 from catdog.formatting import counted
 from catdog.storage import put_file
@@ -40,10 +41,8 @@ class Options(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out.endswith(".png"):
-            raise UserError(f"--out {self.out}: give a file that ends in .png")
-        if not 1 <= self.images <= 20:
-            raise UserError(f"--images {self.images}: must be from 1 to 20")
+        require(self.out.endswith(".png"), f"--out {self.out}: give a file that ends in .png")
+        require(1 <= self.images <= 20, f"--images {self.images}: must be from 1 to 20")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.cli import ExitCode, NetworkOptions, output_console, parse, run_job
-from catdog.errors import UserError
+from catdog.config.recipe import require
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,7 @@ class Options(NetworkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out == "":
-            raise UserError("--out: empty; give the folder of the files, or leave the option out")
+        require(self.out != "", "--out: empty; give the folder of the files, or leave the option out")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from catdog.cli import ExitCode, TrialOptions, output_console, parse, run_job
+from catdog.config.recipe import require
 from catdog.errors import UserError
 from catdog.formatting import counted
 from catdog.storage import put_file
@@ -33,12 +34,10 @@ class Options(TrialOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.out.endswith(".webp"):
-            raise UserError(f"--out {self.out}: give a file that ends in .webp")
-        if not 0.1 <= self.frames_per_second <= 60:
-            raise UserError(f"--frames-per-second {self.frames_per_second}: must be from 0.1 to 60")
-        if self.images < 1:
-            raise UserError(f"--images {self.images}: must be at least 1")
+        frames = self.frames_per_second
+        require(self.out.endswith(".webp"), f"--out {self.out}: give a file that ends in .webp")
+        require(0.1 <= frames <= 60, f"--frames-per-second {frames}: must be from 0.1 to 60")
+        require(self.images >= 1, f"--images {self.images}: must be at least 1")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ import pandas as pd
 import tyro
 
 from catdog.cli import ExitCode, NetworkOptions, output_console, parse, run_job
+from catdog.config.recipe import require
 from catdog.errors import UserError
 from catdog.formatting import NumbersTable, counted, printable, readable
 
@@ -32,14 +33,10 @@ class Options(NetworkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.photos:
-            raise UserError("no photos: name at least one image file")
-        if self.seed is not None and self.all_seeds:
-            raise UserError("--seed: is one network; leave out --all-seeds")
-        if self.top < 1:
-            raise UserError(f"--top {self.top}: must be at least 1")
-        if self.out == "":
-            raise UserError("--out: empty; give the folder of the pictures, or leave the option out")
+        require(bool(self.photos), "no photos: name at least one image file")
+        require(self.seed is None or not self.all_seeds, "--seed: is one network; leave out --all-seeds")
+        require(self.top >= 1, f"--top {self.top}: must be at least 1")
+        require(self.out != "", "--out: empty; give the folder of the pictures, or leave the option out")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.cli import ExitCode, RunOptions, output_console, parse, run_job
-from catdog.errors import UserError
+from catdog.config.recipe import require
 from catdog.report.terminal import print_outcome
 from catdog.runs.status import open_run
 from catdog.storage import StoreLocation, open_target
@@ -23,8 +23,7 @@ class Options(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.to == "":
-            raise UserError("--to: empty; give a folder or s3://bucket/prefix")
+        require(self.to != "", "--to: empty; give a folder or s3://bucket/prefix")
 
 
 def main(arguments: Sequence[str]) -> int:
