@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import tyro
@@ -16,6 +17,9 @@ from catdog.cli import ExitCode, NetworkOptions, output_console, parse, run_job
 from catdog.config.recipe import require
 from catdog.errors import UserError
 from catdog.formatting import NumbersTable, counted, printable, readable
+
+if TYPE_CHECKING:
+    from catdog.inference.network import Prediction
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print and store what the networks say of each photo; returns the exit code."""
     options = parse(Options, arguments, "Ask a run's trained networks about photos.", "predict.py PHOTO [PHOTO ...]")
     from catdog.api import load_run
-    from catdog.inference.network import Prediction, predict
+    from catdog.inference.network import predict
     from catdog.inference.photo_sheet import photo_sheet
     from catdog.report.csv_text import csv_bytes
     from catdog.report.terminal import place_of
@@ -56,26 +60,6 @@ def main(arguments: Sequence[str]) -> int:
     seeds = ", ".join(str(network.card.seed) for network in networks)
     console.print(f"{first.variant}: {counted(len(networks), 'network')}, of seed {seeds}")
 
-    def rows(prediction: Prediction) -> pd.DataFrame:
-        top = prediction.top(options.top)
-        shares = 100 * prediction.probabilities_NK[:, top]
-        table = pd.DataFrame(
-            {
-                "photo": printable(prediction.photo),  # pandas takes UTF-8 alone
-                "rank": range(1, len(top) + 1),
-                "class": [printable(prediction.classes[label]) for label in top],
-                "probability": shares.mean(axis=0),
-                "lowest": shares.min(axis=0),
-                "highest": shares.max(axis=0),
-                "networks": len(networks),
-                "agreeing": prediction.agreeing,
-            }
-        )
-        if (second := prediction.second) is None:
-            return table
-        group, share = second.likeliest
-        return table.assign(second_task=second.task, second_class=printable(group), second_probability=100 * share)
-
     tables, unread = [], []
     for number, photo in enumerate(options.photos, start=1):
         try:
@@ -83,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         except UserError as error:
             unread.append(str(error))
             continue
-        tables.append(rows(prediction))
+        tables.append(_rows(prediction, options.top))
         name = (
             f"{number:0{len(str(len(options.photos)))}d}-{re.sub(r'[^A-Za-z0-9.-]+', '_', Path(photo).stem)[:80]}.jpg"
         )
@@ -102,6 +86,28 @@ def main(arguments: Sequence[str]) -> int:
         others = f"; {len(unread) - 1} more could not be read either" if len(unread) > 1 else ""
         raise UserError(unread[0] + others)
     return ExitCode.COMPLETE
+
+
+def _rows(prediction: "Prediction", count: int) -> pd.DataFrame:
+    """Return the likeliest classes of a photo, as many as wanted, with all networks' shares in percent."""
+    top = prediction.top(count)
+    shares = 100 * prediction.probabilities_NK[:, top]
+    table = pd.DataFrame(
+        {
+            "photo": printable(prediction.photo),  # pandas takes UTF-8 alone
+            "rank": range(1, len(top) + 1),
+            "class": [printable(prediction.classes[label]) for label in top],
+            "probability": shares.mean(axis=0),
+            "lowest": shares.min(axis=0),
+            "highest": shares.max(axis=0),
+            "networks": len(shares),
+            "agreeing": prediction.agreeing,
+        }
+    )
+    if (second := prediction.second) is None:
+        return table
+    group, share = second.likeliest
+    return table.assign(second_task=second.task, second_class=printable(group), second_probability=100 * share)
 
 
 def _shown(table: pd.DataFrame, several: bool) -> NumbersTable:
