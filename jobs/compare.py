@@ -3,7 +3,6 @@
 python jobs/compare.py RUN [RUN ...] --store URL [--out DIR] [--format html,md,latex,csv,png]
 """
 
-import dataclasses
 import itertools
 import sys
 from collections.abc import Sequence
@@ -52,16 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, rest, "Compare runs, from the store alone.", "compare.py RUN [RUN ...]")
     if twice := next((run for run in runs if runs.count(run) > 1), None):
         raise UserError(f"RUN {twice}: given {runs.count(twice)} times; keep one")
-    import pandas as pd
-
     from catdog.analysis.across_sets import compare_sets
     from catdog.analysis.between_runs import compare_runs
     from catdog.analysis.predictions import read_predictions
     from catdog.analysis.sets import check_sets, sets_of
     from catdog.analysis.stopping import early_stops
     from catdog.report import several_runs
-    from catdog.report.csv_text import csv_bytes
-    from catdog.report.forest_plot import forest_plot
     from catdog.report.terminal import place_of
 
     store = StoreLocation.of(options.store).open()
@@ -85,18 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     stops = [stop for of_run in zip(statuses, predictions, strict=True) for stop in early_stops(*of_run, all_looks)]
     if stops:
         console.print(several_runs.for_terminal(several_runs.stops_table(stops)))
-    plot = forest_plot(found) if found else None
-    effects = [several_runs.effects_table(found)] if found else []
-    tables = [accuracies, contrasts, *effects, several_runs.stops_table(stops)]
-    files = {"across.png": plot} if plot is not None and "png" in options.formats else {}
-    for form, name in several_runs.FILES.items():
-        if form in options.formats:
-            files[name] = several_runs.render(form, tables, found, plot)
-    if "csv" in options.formats:
-        files |= several_runs.csv_files(found) if found else {}
-        files |= {"runs.csv": csv_bytes(several_runs.runs_frame(statuses))}
-        files |= {"between.csv": csv_bytes(several_runs.between_frame(between))} if between else {}
-        files |= {"early_stops.csv": csv_bytes(pd.DataFrame(map(dataclasses.asdict, stops)))} if stops else {}
+    files = several_runs.files(options.formats, statuses, found, between, stops)
     for name, data in files.items():
         target.put(name, data)
         console.print(f"{name:>16}  {place_of(target.url, name)}", soft_wrap=True)

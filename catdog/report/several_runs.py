@@ -1,5 +1,6 @@
 """Several runs in one table: accuracies, the contrasts between them, and each run's own effects, in any format."""
 
+import dataclasses
 import html
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from catdog.analysis.stopping import EarlyStop
 from catdog.analysis.tables import accuracy_cells, comparison_table
 from catdog.formatting import NumbersTable, data_uri, markdown, printable
 from catdog.report.csv_text import csv_bytes
+from catdog.report.forest_plot import forest_plot
 from catdog.report.tables import Table, interval, p_value, signed
 from catdog.runs.status import RunStatus
 
@@ -146,11 +148,6 @@ def between_frame(found: Sequence[BetweenRuns]) -> pd.DataFrame:
     )
 
 
-def csv_files(found: Sequence[AcrossSets]) -> dict[str, bytes]:
-    """Return the tables of a comparison across sets by name."""
-    return {"across.csv": csv_bytes(effects_frame(found)), "across_all.csv": csv_bytes(summary_frame(found))}
-
-
 def effects_frame(found: Sequence[AcrossSets]) -> pd.DataFrame:
     """Return across.csv: one row per contender and set, differences in percentage points."""
     return pd.DataFrame(
@@ -197,6 +194,28 @@ def summary_frame(found: Sequence[AcrossSets]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def files(
+    formats: Sequence[str],
+    runs: Sequence[RunStatus],
+    across: Sequence[AcrossSets],
+    between: Sequence[BetweenRuns],
+    stops: Sequence[EarlyStop],
+) -> dict[str, bytes]:
+    """Return the files of a comparison by name, in these formats: html, md, latex, csv and png."""
+    plot = forest_plot(across) if across else None
+    tables = [runs_table(runs), between_table(between), effects_table(across), stops_table(stops)]
+    found = {name: render(form, tables, across, plot) for form, name in FILES.items() if form in formats}
+    if plot is not None and "png" in formats:
+        found = {"across.png": plot} | found
+    frames = {"across.csv": effects_frame(across), "across_all.csv": summary_frame(across)} if across else {}
+    frames["runs.csv"] = runs_frame(runs)
+    if between:
+        frames["between.csv"] = between_frame(between)
+    if stops:
+        frames["early_stops.csv"] = pd.DataFrame(map(dataclasses.asdict, stops))
+    return found | ({name: csv_bytes(frame) for name, frame in frames.items()} if "csv" in formats else {})
 
 
 def render(form: str, tables: Sequence[Table], across: Sequence[AcrossSets], plot: bytes | None) -> bytes:
