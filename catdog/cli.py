@@ -30,6 +30,7 @@ from catdog.formatting import printable, shorten
 from catdog.system.streams import encodable, open_output
 from catdog.system.supervisor import Ending, raise_on_signals, supervise
 
+ABOUT_SWEEP = "Run a sweep: seeds × model variants as parallel trials, then the comparison table."
 T = TypeVar("T")
 Sweep = TypeVar("Sweep", bound=SweepConfig)
 MEMORY_REMEDY = "raise the limit (ulimit -v, or the batch system's)"
@@ -108,8 +109,7 @@ def take_preset(arguments: Sequence[str], program: str) -> tuple[SweepConfig, Se
 
 def parse_sweep(arguments: Sequence[str], program: str) -> SweepConfig:
     """Parse a sweep's `PRESET [options]`; the values of the preset, or recipe file, are the defaults of the options."""
-    about = "Run a sweep: seeds × model variants as parallel trials, then the comparison table."
-    return parse_with_preset(SweepConfig, arguments, about, program)
+    return parse_with_preset(SweepConfig, arguments, ABOUT_SWEEP, program)
 
 
 def parse_with_preset(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from catdog.cli import ExitCode, output_console, parse_with_preset, recorded_command, run_job
+from catdog.cli import ABOUT_SWEEP, ExitCode, output_console, parse_with_preset, recorded_command, run_job
 from catdog.config.recipe import require
 from catdog.config.recipe_file import recipe_yaml
 from catdog.config.sweep_options import SweepConfig
@@ -66,8 +66,7 @@ class Options(SweepConfig):
 
 def parse_options(arguments: Sequence[str]) -> Options:
     """Parse `PRESET [options]`; a pilot becomes the run that it is."""
-    about = "Run a sweep: seeds × model variants as parallel trials, then the comparison table."
-    config = parse_with_preset(Options, arguments, about, "sweep.py")
+    config = parse_with_preset(Options, arguments, ABOUT_SWEEP, "sweep.py")
     if config.pilot is None:
         return config
     seeds = f"{PILOT_SEED}-{PILOT_SEED + config.pilot - 1}"

@@ -231,7 +231,8 @@ def parse_looks(text: str) -> tuple[int, ...]:
 def all_looks(seeds: int) -> tuple[int, ...]:
     """Return after how many of `seeds` to look, all of them included.
 
-    The first two looks can only find a contrast hopeless, or equivalent.
+    Of 14 to 41 seeds, the first two looks can find no difference, only a contrast equivalent or hopeless: too little of
+    the level may be spent by then. Of more seeds, or of some fewer, they can.
     """
     return up_to(seeds, [max(FEWEST_SEEDS, round(share * seeds)) for share in (0.2, 0.3, 0.4, 0.5, 2 / 3, 5 / 6)])
 

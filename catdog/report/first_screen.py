@@ -12,6 +12,7 @@ from catdog.analysis.run_data import ReportContent
 from catdog.analysis.significance import SIGNIFICANCE
 from catdog.analysis.verdicts import BY_CHANCE, ON_NEW_IMAGES, ON_TEST_SET, Contrast
 from catdog.formatting import counted, format_accuracy, format_points, format_size, readable_time, shorten
+from catdog.report.figures import some_of
 from catdog.report.interval_plot import Estimate, IntervalPlot
 from catdog.report.origin import MAKE_AGAIN
 from catdog.report.power_plan import cost_of
@@ -57,7 +58,7 @@ def contrasts_plot(content: ReportContent) -> Table | None:
     if not shown:
         return None
     reference, effect = shown[0].reference, shown[0].smallest_effect
-    some = f" (the first {MOST_CONTRASTS} of {len(paired):,} contrasts)" if len(paired) > MOST_CONTRASTS else ""
+    some = some_of(MOST_CONTRASTS, len(paired), "contrasts")
     primary = (
         ". The verdict above is about the primary contrast, by its interval on this test set"
         if shown[0].is_primary

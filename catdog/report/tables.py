@@ -313,7 +313,7 @@ def interval(value: Interval | None) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """Return a p-value to three decimals."""
+    """Return a p-value as `0.083`, or a dash without one."""
     return NOTHING if value is None else format_p(value)
 
 
