@@ -28,6 +28,7 @@ def sweep(trials: int) -> tuple[float, float]:
     """Run a sweep of trials that do next to nothing; returns the driver's CPU seconds per trial and the wall time."""
     from dataclasses import replace
 
+    from catdog.sweep.notifications import telling_the_end
     from catdog.sweep.run import run_sweep
 
     demo = PRESETS["demo"]
@@ -38,9 +39,10 @@ def sweep(trials: int) -> tuple[float, float]:
         config: SweepConfig = replace(demo, store=folder, recipe=recipe, variants=("baseline",), seeds=str(trials))
         warm = replace(config, seeds="1", run="warm-up")
         console = Console(file=silence)
-        run_sweep(warm, (), console)
-        wall, started = time.perf_counter(), time.process_time()
-        run_status = run_sweep(config, (), console)
-        seconds = time.process_time() - started
+        with telling_the_end(config, console) as notifier:
+            run_sweep(warm, (), console, notifier)
+            wall, started = time.perf_counter(), time.process_time()
+            run_status = run_sweep(config, (), console, notifier)
+            seconds = time.process_time() - started
         assert run_status.is_complete
         return seconds / trials, time.perf_counter() - wall

@@ -4,6 +4,7 @@ Parts: making a batch, the backbone, the head, each module between stages (forwa
 """
 
 import dataclasses
+import functools
 import statistics
 import tempfile
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from bare import BareTraining
 from made_data import made_context, preset_recipe
 from measuring import Figure, ratios
@@ -24,6 +24,7 @@ from catdog.config.recipe import Recipe
 from catdog.errors import UserError
 from catdog.models.petnet import ModelOutput, PetNet
 from catdog.training.loop import new_state, set_training_mode
+from catdog.training.objective import training_loss
 from catdog.trial.context import RunContext
 
 REPEATS, STEPS = 5, 8
@@ -43,13 +44,13 @@ class Parts:
 
     def __init__(self, context: RunContext, label: str) -> None:
         self._bare = bare = BareTraining(context, label)
-        self._inputs, self._labels = bare.batches[0]
+        self._inputs, self._targets = bare.batches[0]
         set_training_mode(bare.model, bare.recipe.keeps_batch_norm)
         modules: list[nn.Module] = [bare.model.head, *getattr(bare.model.head, "inside", {}).values()]
         self._given: dict[nn.Module, Any] = {}
         hooks = [module.register_forward_pre_hook(self._note) for module in modules]
         output = bare.model(self._inputs)
-        (F.cross_entropy(output.logits_BK, self._labels) + output.aux_loss).backward()
+        training_loss(output, self._targets, bare.model.side_tasks, bare.recipe).backward()
         for hook in hooks:
             hook.remove()
         self._backbone: nn.Module | None = None
@@ -68,19 +69,15 @@ class Parts:
 
     def seconds(self) -> float:
         """Return the sum of all parts, the median of a few steps each."""
-        parts: list[Callable[[], None]] = [lambda module=module: self._run(module) for module in self._given]
-        if self._backbone is not None:
-            parts.append(lambda: _backward(self._backbone(self._inputs)))  # type: ignore[misc]
-        return sum(map(_time, [*parts, self._bare.state.optimizer.step])) + self._batch_seconds()
+        parts: list[Callable[[], object]] = [functools.partial(self._run, module) for module in self._given]
+        if (backbone := self._backbone) is not None:
+            parts.append(lambda: _backward(backbone(self._inputs)))
+        parts.append(self._bare.state.optimizer.step)
+        return sum(map(_time, parts)) + self._bare.make()
 
     def _run(self, module: nn.Module) -> None:
         with self._bare.autocast:
             _backward(module(self._given[module]))
-
-    def _batch_seconds(self) -> float:
-        started, batches = time.perf_counter(), self._bare.train_batches()
-        count = sum(1 for _ in batches)
-        return (time.perf_counter() - started) / count
 
 
 def _backward(outputs: Iterable[Any]) -> None:
@@ -89,7 +86,7 @@ def _backward(outputs: Iterable[Any]) -> None:
     torch.autograd.backward(tensors, [torch.ones_like(one) for one in tensors])
 
 
-def _time(part: Callable[[], None]) -> float:
+def _time(part: Callable[[], object]) -> float:
     part()
     seconds = []
     for _ in range(STEPS):
