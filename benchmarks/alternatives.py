@@ -12,6 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from bare import BareTraining
@@ -23,7 +25,6 @@ from catdog.data import batches
 from catdog.models import batch_norm_folding
 from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.heads import attention
-from catdog.models.heads.attention import mask_scores
 from catdog.system.process import ENVIRONMENT
 from catdog.training.loop import evaluate
 from catdog.trial.inputs import forget_inputs, load_inputs
@@ -73,13 +74,10 @@ def compare(name: str, used: Seconds, others: dict[str, Seconds]) -> None:
 def mask_convolution(folder: str) -> None:
     """The usual 1×1 convolution instead of a matrix product."""
 
-    def with_scores(function: Callable, measured: Seconds) -> Seconds:
+    def with_scores(function: Callable[..., Any], measured: Seconds) -> Seconds:
         def run() -> float:
-            attention.mask_scores = function
-            try:
+            with patch.object(attention, "mask_scores", function):
                 return measured()
-            finally:
-                attention.mask_scores = mask_scores
 
         return run
 
@@ -100,10 +98,9 @@ def folding(folder: str) -> None:
 def cpu_layers(folder: str) -> None:
     """The original layers of PyTorch and timm, with the batch norms folded."""
     used, other = (Bench(folder, LITE0, "baseline") for _ in range(2))
-    faster, batch_norm_folding._faster_layer = batch_norm_folding._faster_layer, lambda module, turned: module
-    other.bare.state.network = FoldedNet(other.bare.model)
-    other.step()
-    batch_norm_folding._faster_layer = faster
+    with patch.object(batch_norm_folding, "_faster_layer", lambda module, turned: module):
+        other.bare.state.network = FoldedNet(other.bare.model)
+        other.step()
     compare("lite0, 128 px, layers for CPUs", used.step, {"as they are": other.step})
     compare("its evaluation", used.evaluation, {"as they are": other.evaluation})
 
@@ -114,23 +111,18 @@ def optimisers(folder: str) -> None:
         bench = Bench(folder, recipe, "multi-attention")
         fused = bench.bare.state.optimizer
 
-        def with_optimizer(
-            kind: dict[str, bool], bench: Bench = bench, fused: torch.optim.Optimizer = fused
-        ) -> Seconds:
+        def with_optimizer(foreach: bool, bench: Bench = bench, fused: torch.optim.Optimizer = fused) -> Seconds:
             groups = [{k: v for k, v in g.items() if k in ("params", "lr", "weight_decay")} for g in fused.param_groups]
-            other = torch.optim.AdamW(groups, fused=False, **kind)
+            other = torch.optim.AdamW(groups, fused=False, foreach=foreach)
 
             def run() -> float:
-                bench.bare.state.optimizer = other
-                try:
+                with patch.object(bench.bare.state, "optimizer", other):
                     return bench.step()
-                finally:
-                    bench.bare.state.optimizer = fused
 
             return run
 
-        others = {"AdamW foreach": {"foreach": True}, "AdamW one by one": {"foreach": False}}
-        compare(f"{name}, fused AdamW", bench.step, {key: with_optimizer(kind) for key, kind in others.items()})
+        others = {"AdamW foreach": True, "AdamW one by one": False}
+        compare(f"{name}, fused AdamW", bench.step, {key: with_optimizer(foreach) for key, foreach in others.items()})
 
 
 def precisions(folder: str) -> None:
@@ -170,11 +162,8 @@ def evaluation_batches(folder: str) -> None:
 
     def with_batch(size: int) -> Seconds:
         def run() -> float:
-            batches.EVALUATION_BATCH = size
-            try:
+            with patch.object(batches, "EVALUATION_BATCH", size):
                 return bench.evaluation()
-            finally:
-                batches.EVALUATION_BATCH = usual
 
         return run
 
@@ -219,7 +208,7 @@ def print_steps(kind: str, threads: int, tuned: bool) -> None:
     if not tuned:
         from catdog.trial import setup
 
-        setup.tune_malloc = lambda: False
+        patch.object(setup, "tune_malloc", lambda: False).start()
     recipe = {"frozen": FROZEN, "lite0": LITE0}[kind]
     label, steps = ("multi-attention", 60) if kind == "frozen" else ("baseline", 6)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from measuring import Figure, data_root, ratios
 
@@ -61,7 +62,7 @@ def _make_folders(root: Path, folder: Path) -> None:
     source = open_oxford(root)
     split = split_images(source.labels, source.is_test, split_seed=0)
     for part in ("train", "validation", "test"):
-        for index in split.indices(part):  # type: ignore[arg-type]
+        for index in split.indices(part):
             link = folder / part / source.classes[source.labels[index]] / f"{source.names[index]}.jpg"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to((dataset_folder(root) / "images" / link.name).absolute())
@@ -80,7 +81,7 @@ def train(images: Path) -> None:
     from catdog.models.backbones.weights import in_order, packaged_path
     from catdog.models.backbones.weights_file import read_weights
 
-    class Classifier(lightning.LightningModule):
+    class Classifier(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self, steps: int) -> None:
             super().__init__()
             self.backbone = timm.create_model("tf_efficientnet_lite0", num_classes=0)
@@ -89,7 +90,7 @@ def train(images: Path) -> None:
             self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(1280, CLASSES))
             self.steps = steps
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images: torch.Tensor) -> Any:
             return self.head(self.backbone(images.contiguous(memory_format=torch.channels_last)))
 
         def on_train_epoch_start(self) -> None:
@@ -110,7 +111,7 @@ def train(images: Path) -> None:
             correct = (self(batch[0]).argmax(dim=1) == batch[1]).float().mean()
             self.log(f"{name}_accuracy", correct, batch_size=len(batch[1]), on_epoch=True)
 
-        def configure_optimizers(self):
+        def configure_optimizers(self) -> Any:
             groups = [
                 {"params": self.backbone.parameters(), "lr": 2e-4},
                 {"params": self.head.parameters(), "lr": 2e-3},
@@ -125,7 +126,7 @@ def train(images: Path) -> None:
     workers = int(os.environ.get("LIGHTNING_WORKERS", "2"))
     torch.set_num_threads(int(os.environ.get("LIGHTNING_THREADS", "2")))
 
-    def loader(part: str, transform: v2.Transform, **options: bool) -> torch.utils.data.DataLoader:
+    def loader(part: str, transform: v2.Transform, **options: Any) -> torch.utils.data.DataLoader[Any]:
         return torch.utils.data.DataLoader(
             ImageFolder(str(images / part), transform), batch_size=BATCH if part == "train" else 64,
             num_workers=workers, persistent_workers=workers > 0, **options,

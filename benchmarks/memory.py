@@ -1,6 +1,8 @@
 """Peak activation memory of multi-attention, against the product of every mask with every feature."""
 
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +21,11 @@ class PeakMemory(TorchDispatchMode):
     """Counts the bytes of all live tensors created under it, and their peak."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, torch.Tensor):
@@ -49,7 +51,7 @@ class BroadcastHead(nn.Module):
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.head = head
+        self.head: Any = head
 
     def forward(self, features_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (B, K) and the masks (B, M, H, W)."""
@@ -87,11 +89,12 @@ def measure() -> list[Figure]:
     return figures
 
 
-def _peak(forward) -> int:
+def _peak(forward: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> int:
     features = torch.rand(BATCH, CHANNELS, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     features.requires_grad_()
     labels = torch.randint(0, CLASSES, (BATCH,))
-    with PeakMemory() as memory:
+    memory = PeakMemory()
+    with memory:
         logits, aux_loss = forward(features)
         (F.cross_entropy(logits, labels) + aux_loss).backward()
     return memory.peak

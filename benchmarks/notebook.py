@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ def train(root: str) -> float:
             self.mask_conv = nn.Conv2d(512, 4, 1, bias=False)
             self.hidden, self.dropout, self.classifier = nn.Linear(4 * 512, 256), nn.Dropout(0.5), nn.Linear(256, 37)
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images: torch.Tensor) -> Any:
             features = self.backbone(images)
             masks = self.mask_conv(features).sigmoid()
             pooled = (masks.unsqueeze(2) * features.unsqueeze(1)).mean(dim=(3, 4))
@@ -86,7 +87,7 @@ def train(root: str) -> float:
     dataset = [(Path(root) / "images" / f"{line.split()[0]}.jpg", int(line.split()[1]) - 1)
                for line in (Path(root) / "annotations" / "trainval.txt").read_text().splitlines()]  # fmt: skip
 
-    class Files(torch.utils.data.Dataset):
+    class Files(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
             return len(dataset)
 

@@ -54,7 +54,7 @@ def _command(preset: str, options: list[str]) -> Figure:
 
 def first_step_at(store: Path, run: str) -> float:
     """Return when the first trial of a run began to train, in seconds since 1970."""
-    beginnings = []
+    beginnings: list[float] = []
     for path in store.glob(f"{run}/trials/*/*/history.csv"):
         row = pd.read_csv(path).iloc[0]
         ended = pd.Timestamp(row["finished_at"]).timestamp()

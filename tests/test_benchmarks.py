@@ -33,7 +33,6 @@ def test_the_table_matches_the_measurements(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(HERE)
     rendered = runpy.run_path(str(HERE / "run.py"))["render"]()
     assert rendered == (HERE / "RESULTS.md").read_text(), "python benchmarks/run.py writes it"
-    assert "| no |" in rendered or "| yes |" in rendered
 
 
 @pytest.mark.parametrize("script", ["run.py", "alternatives.py", "gpu.py"])
