@@ -13,10 +13,14 @@ from torch import nn
 
 from catdog.config.variants import parse_variant
 from catdog.models import build_head
-from catdog.models.attention.branch import AttentionBranch
-from catdog.models.attention.gates import ConvolutionalBlockAttention, EfficientChannelAttention, SqueezeExcitation
-from catdog.models.attention.residual import ResidualMask
 from catdog.models.heads.masked import Masked, swapped_masks
+from catdog.models.heads.stage_modules import (
+    AttentionBranch,
+    ConvolutionalBlockAttention,
+    EfficientChannelAttention,
+    ResidualMask,
+    SqueezeExcitation,
+)
 
 Nested = Any
 """Nested lists of numbers, indexed like the tensors."""

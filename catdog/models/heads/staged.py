@@ -10,9 +10,13 @@ import torch
 from torch import nn
 
 from catdog.errors import UserError
-from catdog.models.attention.branch import AttentionBranch
-from catdog.models.attention.gates import ConvolutionalBlockAttention, EfficientChannelAttention, SqueezeExcitation
-from catdog.models.attention.residual import ResidualMask
+from catdog.models.heads.stage_modules import (
+    AttentionBranch,
+    ConvolutionalBlockAttention,
+    EfficientChannelAttention,
+    ResidualMask,
+    SqueezeExcitation,
+)
 from catdog.models.petnet import BRANCH, ModelOutput, SideTask
 from catdog.models.stages import Shape, StageOutput, key_of
 
