@@ -26,7 +26,7 @@ from catdog.models import batch_norm_folding
 from catdog.models.batch_norm_folding import FoldedNet
 from catdog.models.heads import attention
 from catdog.system.process import ENVIRONMENT
-from catdog.training.loop import evaluate
+from catdog.training.evaluation import evaluate
 from catdog.trial.inputs import forget_inputs, load_inputs
 
 HERE = Path(__file__).parent

@@ -17,7 +17,7 @@ from catdog.runs.history import history_csv
 from catdog.runs.results import Status, TrialResult
 from catdog.storage import BackgroundUploads, sha256
 from catdog.system.process import cpu_model
-from catdog.training.loop import Evaluation, evaluate
+from catdog.training.evaluation import Evaluation, evaluate
 from catdog.training.precision import autocast_for
 from catdog.trial.deletion import trial_deletion
 from catdog.trial.grad_cam import queue_grad_cam

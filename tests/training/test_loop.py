@@ -28,7 +28,8 @@ from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import Identity
 from catdog.runs.places import by_place
 from catdog.storage import StoreLocation
-from catdog.training.loop import TrainState, evaluate, fit, new_state, stop_counting_batches
+from catdog.training.evaluation import evaluate
+from catdog.training.loop import TrainState, fit, new_state, stop_counting_batches
 from catdog.training.mixing import Mixing
 from catdog.training.precision import autocast_for, flush_denormals
 from catdog.training.schedule import cosine, one_cycle
@@ -435,7 +436,7 @@ class MeanColour(torch.nn.Module):
 def test_mixed_batches_have_all_classes_and_their_outputs_keep_the_fixed_order(
     sizes: list[int], setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("catdog.training.loop.EVALUATION_BATCH", sizes[0])
+    monkeypatch.setattr("catdog.training.evaluation.EVALUATION_BATCH", sizes[0])
     model, batches = MeanColour(), setup.inputs.batches
     found = [evaluate(model, batches, "test", autocast_for("float32", CPU), mixed) for mixed in (False, True)]
     assert torch.equal(found[0].logits_NK, found[1].logits_NK)

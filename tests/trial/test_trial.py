@@ -39,7 +39,8 @@ from catdog.runs.trial_files import read_result
 from catdog.storage import LocalStore, StoreLocation, sha256
 from catdog.system.process import cpu_model
 from catdog.training import register_optimizer
-from catdog.training.loop import evaluate, fit, new_state
+from catdog.training.evaluation import evaluate
+from catdog.training.loop import fit, new_state
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
 from catdog.trial.grad_cam import grad_cam

@@ -9,9 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from catdog.data.batches import CLASS, EVALUATION_BATCH, Batch, Shard
 from catdog.models import ModelOutput, build_model
 from catdog.runs.places import by_place
-from catdog.training.loop import evaluate
+from catdog.training.evaluation import evaluate, in_whole_batch
 from catdog.training.precision import autocast_for
-from catdog.training.whole_batch import in_whole_batch
 
 
 @pytest.mark.parametrize("label", ["baseline", "multi-attention", "cbam", "abn"])
