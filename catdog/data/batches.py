@@ -1,15 +1,14 @@
 """Batches of images or of cached features, ready for the network; shapes: B batch, S side, N images.
 
-Both kinds share one interface, so training need not know which it gets. With a second task, an image's label stands for
-its class and its group together: class · G + group, of K · G. Augmentation works on whole batches on the
-training device, from seeds that the caller passes; evaluation sees every image uncropped, in a fixed order. Everything
-an epoch needs (order, crops, labels) is drawn and sent to the device before its first step, so no step waits for the
-host, unless the images or features themselves stay there.
+Training need not know which kind it gets. With a second task, an image's label stands for its class and its group
+together: class · G + group, of K · G. Augmentation works on whole batches on the training device, from seeds that the
+caller passes; evaluation sees every image uncropped, in a fixed order. Everything an epoch needs (order, crops, labels)
+is drawn and sent to the device before its first step, so no step waits for the host, unless the images or features
+themselves stay there.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -32,50 +31,62 @@ CLASS = "class"
 EVALUATION_BATCH = 64
 
 
-class Batches(Protocol):
-    """The data as training sees it."""
+class Batches:
+    """The data as training sees it; what the kinds do differently is `_augmented` and `_whole`."""
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the number of training batches per epoch."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Return the size of a training batch."""
-        ...
-
-    @property
-    def num_classes(self) -> int:
-        """Return the number of classes."""
-        ...
-
-    @property
-    def groups(self) -> Groups | None:
-        """Return what the second task learns, if there is one."""
-        ...
+    def __init__(
+        self, pack: Pack, split: Split, *, batch_size: int, flip: bool, device: torch.device, groups: Groups | None
+    ) -> None:
+        self.num_classes = len(pack.classes)
+        self.groups = groups
+        """What the second task learns, if there is one."""
+        self.batch_size = min(batch_size, len(split.train))
+        self.steps_per_epoch = len(split.train) // self.batch_size
+        """Training batches per epoch; an incomplete last one is dropped."""
+        self.flip = flip
+        self.device = device
+        labels_N = pack.labels_N
+        if groups is not None:
+            labels_N = labels_N * len(groups.names) + torch.from_numpy(groups.labels)
+        self._train_labels = labels_N[torch.from_numpy(split.train)]
+        self._split_labels = {
+            name: labels_N[torch.from_numpy(split.indices(name))].to(device) for name in get_args(EvaluationSplit)
+        }
 
     def train(self, order_seed: int, augment_seed: int, first_step: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
         """Yield the augmented training batches of one epoch from a step on; a worker gets its rows of each."""
-        ...
+        order_N = torch.randperm(len(self._train_labels), generator=torch.Generator().manual_seed(order_seed))
+        inputs_of = self._augmented(order_N, torch.Generator().manual_seed(augment_seed))
+        labels_N = send(self._train_labels[order_N], self.device)
+        index, count = shard
+        share = self.batch_size // count
+        for step in range(first_step, self.steps_per_epoch):
+            start = step * self.batch_size + index * share
+            rows = slice(start, start + share)
+            yield inputs_of(rows), labels_N[rows]
 
     def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
         """Yield a whole split in its fixed order; worker i of n gets the batches i, i + n, ..."""
-        ...
+        labels_N, (index, count) = self._split_labels[name], shard
+        for start in range(0, len(labels_N), EVALUATION_BATCH)[index::count]:
+            rows = slice(start, start + EVALUATION_BATCH)
+            yield self._whole(name, rows), labels_N[rows]
 
     def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
         """Return the network inputs of some images of a split, by position."""
-        ...
+        return self._whole(name, list(positions))
 
     def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
         """Return the targets of each task on a split, (N,), on the CPU."""
-        ...
+        return targets_of(self._split_labels[name].cpu(), self.groups)
 
+    def _augmented(self, order_N: torch.Tensor, generator: torch.Generator) -> Callable[[slice], torch.Tensor]:
+        """Draw an epoch's augmentation; return rows of its order → their network inputs."""
+        raise NotImplementedError
 
-def _labels(pack: Pack, groups: Groups | None) -> torch.Tensor:
-    if groups is None:
-        return pack.labels_N
-    return pack.labels_N * len(groups.names) + torch.from_numpy(groups.labels)
+    def _whole(self, name: EvaluationSplit, rows: slice | list[int]) -> torch.Tensor:
+        """Return the network inputs of rows of a split."""
+        raise NotImplementedError
 
 
 def targets_of(labels: torch.Tensor, groups: Groups | None) -> Mapping[str, torch.Tensor]:
@@ -89,8 +100,8 @@ def targets_of(labels: torch.Tensor, groups: Groups | None) -> Mapping[str, torc
     return {CLASS: shares_BKG.sum(dim=2), groups.column: shares_BKG.sum(dim=1)}
 
 
-class ImageBatches:
-    """Batches of images from the pack, wherever its images are (see `gather`)."""
+class ImageBatches(Batches):
+    """Batches of images from the pack, wherever its images are (see `gather`); training crops and mirrors them."""
 
     def __init__(
         self,
@@ -106,65 +117,31 @@ class ImageBatches:
         device: torch.device,
         groups: Groups | None = None,
     ) -> None:
+        super().__init__(pack, split, batch_size=batch_size, flip=flip, device=device, groups=groups)
         self.images_NSSC = pack.images_NSSC
-        self.num_classes = len(pack.classes)
-        self.groups = groups
         self.image_size = image_size
         self._centres_S = pixel_centres(image_size, device)
-        self.batch_size = min(batch_size, len(split.train))
         self.crop_scale = crop_scale
-        self.flip = flip
-        self.device = device
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
-        self._labels = _labels(pack, groups)
-        self._train = torch.from_numpy(split.train)
-        splits: dict[EvaluationSplit, torch.Tensor] = {
-            "validation": torch.from_numpy(split.validation),
-            "test": torch.from_numpy(split.test),
-        }
-        self._splits = {name: indices.to(pack.images_NSSC.device) for name, indices in splits.items()}
-        self._split_labels = {name: self._labels[indices].to(device) for name, indices in splits.items()}
-        self.feature_images = {
-            "train": 2 * len(split.train),
-            "validation": len(split.validation),
-            "test": len(split.test),
-        }
+        self._images = {name: torch.from_numpy(split.indices(name)).to(pack.images_NSSC.device) for name in SPLITS}
+        self.feature_images = {name: len(rows) * (2 if name == "train" else 1) for name, rows in self._images.items()}
         """How many images a frozen backbone sees: training images count twice, plain and mirrored."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the number of training batches per epoch; an incomplete last one is dropped."""
-        return len(self._train) // self.batch_size
-
-    def train(self, order_seed: int, augment_seed: int, first_step: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Yield the training batches of one epoch, randomly cropped and flipped (see `Batches`)."""
-        order_N = _permutation(self._train, order_seed)
-        indices_N = send(order_N, self.images_NSSC.device)
-        crops = draw_crops(len(indices_N), self.crop_scale, self.flip, torch.Generator().manual_seed(augment_seed))
-        lines_N4 = send(sampling_lines(*crops), self.device)
-        labels_N = send(self._labels[order_N], self.device)
-        for rows in _rows(self.batch_size, range(first_step, self.steps_per_epoch), shard):
-            yield self._cropped(indices_N[rows], lines_N4[rows]), labels_N[rows]
-
-    def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Yield a whole split in its fixed order (see `Batches`)."""
-        for indices, labels in _evaluation_batches(self._splits[name], self._split_labels[name], shard):
-            yield self._whole(indices), labels
-
-    def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
-        """Return the network inputs of some images of a split, by position."""
-        return self._whole(self._splits[name][list(positions)])
-
-    def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
-        """Return the targets of each task on a split, (N,), on the CPU."""
-        return targets_of(self._split_labels[name].cpu(), self.groups)
 
     def mirrored_train(self, mirrored: bool) -> Iterator[torch.Tensor]:
         """Yield the training images for a frozen backbone: uncropped, in order, plain or mirrored."""
-        for indices in send(self._train, self.images_NSSC.device).split(EVALUATION_BATCH):
-            images = self._whole(indices)
+        for indices in self._images["train"].split(EVALUATION_BATCH):
+            images = self._resized(indices)
             yield images.flip(3) if mirrored else images
+
+    def _augmented(self, order_N: torch.Tensor, generator: torch.Generator) -> Callable[[slice], torch.Tensor]:
+        indices_N = self._images["train"][send(order_N, self.images_NSSC.device)]
+        crops = draw_crops(len(order_N), self.crop_scale, self.flip, generator)
+        lines_N4 = send(sampling_lines(*crops), self.device)
+        return lambda rows: self._cropped(indices_N[rows], lines_N4[rows])
+
+    def _whole(self, name: EvaluationSplit, rows: slice | list[int]) -> torch.Tensor:
+        return self._resized(self._images[name][rows])
 
     def _cropped(self, indices_B: torch.Tensor, lines_B4: torch.Tensor) -> torch.Tensor:
         """Return the network inputs for crops of these images; the images themselves are free again before the step."""
@@ -172,14 +149,14 @@ class ImageBatches:
         images = gather(self.images_NSSC, indices_B, self.device, torch.channels_last)
         return self._normalise(crop_and_resize(images, lines_B4, self._centres_S))
 
-    def _whole(self, indices: torch.Tensor) -> torch.Tensor:
+    def _resized(self, indices: torch.Tensor) -> torch.Tensor:
         return self._normalise(resize_whole(gather(self.images_NSSC, indices, self.device), self.image_size))
 
     def _normalise(self, images_B3SS: torch.Tensor) -> torch.Tensor:
         return images_B3SS.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
 
-class FeatureBatches:
+class FeatureBatches(Batches):
     """Batches of a frozen backbone's cached feature maps; with `flip`, training mirrors a random half of the images.
 
     The features are those of the same split, or of one that has all images of trainval in `train`.
@@ -198,67 +175,22 @@ class FeatureBatches:
         groups: Groups | None = None,
     ) -> None:
         """`features`: (N, H, W, C) of the `cached` images: `train` (followed by its N mirror images), and so on."""
+        super().__init__(pack, split, batch_size=batch_size, flip=flip, device=device, groups=groups)
         self._maps, self._rows = {}, {}
         for name in SPLITS:
             home, rows_N = _find(split.indices(name), cached)
             self._maps[name] = features[home]
             self._rows[name] = torch.from_numpy(rows_N).to(features[home].device)
         self._mirrored = len(cached.train)
-        self.num_classes = len(pack.classes)
-        self.groups = groups
-        self.batch_size = min(batch_size, len(split.train))
-        self.flip = flip
-        self.device = device
-        labels_N = _labels(pack, groups)
-        self._train_labels = labels_N[torch.from_numpy(split.train)]
-        self._split_labels: dict[EvaluationSplit, torch.Tensor] = {
-            "validation": labels_N[torch.from_numpy(split.validation)].to(device),
-            "test": labels_N[torch.from_numpy(split.test)].to(device),
-        }
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the number of training batches per epoch; an incomplete last one is dropped."""
-        return len(self._train_labels) // self.batch_size
-
-    def train(self, order_seed: int, augment_seed: int, first_step: int = 0, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Yield the training batches of one epoch, randomly mirrored (see `Batches`)."""
-        count = len(self._train_labels)
-        order_N = _permutation(torch.arange(count), order_seed)
-        mirrored_N = torch.rand(count, generator=torch.Generator().manual_seed(augment_seed)) < 0.5 * self.flip
+    def _augmented(self, order_N: torch.Tensor, generator: torch.Generator) -> Callable[[slice], torch.Tensor]:
+        mirrored_N = torch.rand(len(order_N), generator=generator) < 0.5 * self.flip
         maps_NHWC, rows_N = self._maps["train"], self._rows["train"]
         indices_N = rows_N[send(order_N, rows_N.device)] + send(self._mirrored * mirrored_N, rows_N.device)
-        labels_N = send(self._train_labels[order_N], self.device)
-        for rows in _rows(self.batch_size, range(first_step, self.steps_per_epoch), shard):
-            yield gather(maps_NHWC, indices_N[rows], self.device, torch.channels_last), labels_N[rows]
+        return lambda rows: gather(maps_NHWC, indices_N[rows], self.device, torch.channels_last)
 
-    def split(self, name: EvaluationSplit, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Yield a whole split in its fixed order (see `Batches`)."""
-        for rows_B, labels_B in _evaluation_batches(self._rows[name], self._split_labels[name], shard):
-            yield gather(self._maps[name], rows_B, self.device, torch.channels_last), labels_B
-
-    def some(self, name: EvaluationSplit, positions: Sequence[int]) -> torch.Tensor:
-        """Return the network inputs of some images of a split, by position."""
-        return gather(self._maps[name], self._rows[name][list(positions)], self.device, torch.channels_last)
-
-    def targets(self, name: EvaluationSplit) -> Mapping[str, torch.Tensor]:
-        """Return the targets of each task on a split, (N,), on the CPU."""
-        return targets_of(self._split_labels[name].cpu(), self.groups)
-
-
-def _rows(batch_size: int, steps: range, shard: Shard) -> Iterator[slice]:
-    """Yield where in the epoch's order the images of each step are that one worker computes."""
-    index, count = shard
-    share = batch_size // count
-    for step in steps:
-        start = step * batch_size + index * share
-        yield slice(start, start + share)
-
-
-def _evaluation_batches(indices_N: torch.Tensor, labels_N: torch.Tensor, shard: Shard) -> Iterator[Batch]:
-    """Yield the indices and labels of each batch of a split that one worker computes."""
-    batches = zip(*(whole.split(EVALUATION_BATCH) for whole in (indices_N, labels_N)), strict=True)
-    yield from itertools.islice(batches, shard[0], None, shard[1])
+    def _whole(self, name: EvaluationSplit, rows: slice | list[int]) -> torch.Tensor:
+        return gather(self._maps[name], self._rows[name][rows], self.device, torch.channels_last)
 
 
 def _find(images: IntArray, cached: Split) -> tuple[SplitName, IntArray]:
@@ -305,10 +237,6 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.device.type == device.type:
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _permutation(indices: torch.Tensor, seed: int) -> torch.Tensor:
-    return indices[torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))]
 
 
 def draw_crops(
