@@ -18,7 +18,7 @@ from catdog.config.variants import VariantSpec
 from catdog.errors import UserError, first_line
 from catdog.models.backbones.build import backbone_places
 from catdog.models.petnet import ModelOutput, PetNet, SecondTask, SideTask, build_head, check_frozen
-from catdog.models.stages import GROUPS, Socket, Staged, choose_places, put_by_hook
+from catdog.models.stages import GROUPS, Staged, choose_places
 
 CHANNELS, CLASSES = 64, 5
 """As many channels as heads with groups of channels, or several heads of attention, can divide."""
@@ -225,10 +225,6 @@ class _TwoStages(Staged):
         """Return maps like the given ones."""
         maps_BCHW: torch.Tensor = self.second(self.first(features_BCHW))
         return maps_BCHW
-
-    def put(self, stage: str, socket: Socket) -> None:
-        """Place a socket behind a stage."""
-        put_by_hook(self, stage, socket)
 
 
 def _head(spec: VariantSpec, seed: int = _SEED) -> nn.Module:

@@ -77,11 +77,6 @@ def key_of(stage: str) -> str:
     return stage.replace(".", "_")
 
 
-def put_by_hook(model: nn.Module, stage: str, socket: Socket) -> None:
-    """Place a socket behind a submodule of a model that runs as it is written."""
-    model.get_submodule(stage).register_forward_hook(socket.hook)
-
-
 class Staged(nn.Module):
     """A backbone with stages."""
 
@@ -92,8 +87,8 @@ class Staged(nn.Module):
         self.sockets = nn.ModuleDict()
 
     def put(self, stage: str, socket: Socket) -> None:
-        """Place a socket behind a stage."""
-        raise NotImplementedError
+        """Place a socket behind a stage by a hook, which any model takes that runs as it is written."""
+        self.get_submodule(stage).register_forward_hook(socket.hook)
 
     def connect(self, modules: Mapping[str, nn.Module], read: Sequence[str] = ()) -> None:
         """Place sockets behind the stages that have a module or are read."""

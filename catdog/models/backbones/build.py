@@ -23,7 +23,7 @@ from catdog.errors import UserError, first_line
 from catdog.models.backbones.timm_models import TimmBackbone, build_timm
 from catdog.models.backbones.weights import in_order, load_into, packaged_backbone, packaged_path
 from catdog.models.backbones.weights_file import read_weights
-from catdog.models.stages import Shape, Socket, Staged, key_of, places_of, put_by_hook
+from catdog.models.stages import Shape, Socket, Staged, key_of, places_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,10 +58,6 @@ class TinyBackbone(Staged):
         """Return the feature maps (B, C, H, W)."""
         features: torch.Tensor = self.layers(images_BCHW)
         return features
-
-    def put(self, stage: str, socket: Socket) -> None:
-        """Place a socket behind a stage."""
-        put_by_hook(self, stage, socket)
 
 
 class TorchvisionBackbone(Staged):

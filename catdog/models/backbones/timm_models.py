@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from catdog.errors import UserError, first_line
-from catdog.models.stages import Socket, Staged, put_by_hook
+from catdog.models.stages import Socket, Staged
 
 
 class TimmBackbone(Staged):
@@ -33,7 +33,7 @@ class TimmBackbone(Staged):
 
     def put(self, stage: str, socket: Socket) -> None:
         """Place a socket behind a stage."""
-        put_by_hook(self.model, stage, socket)
+        self.model.get_submodule(stage).register_forward_hook(socket.hook)
 
 
 class TokenBackbone(TimmBackbone):
