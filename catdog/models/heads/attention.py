@@ -5,7 +5,6 @@ materialised. Several masks follow Zhao et al. 2017, "Diversified Visual Attenti
 Classification" (DVAN), with two controls: without the loss, and with fixed masks.
 """
 
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -36,10 +35,6 @@ class AttentionHead(MaskedHead):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
         self.keep_untrained()
-
-    def mask_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the mask convolution's parameters."""
-        return self.mask_conv.parameters()
 
     def make_masks(self, features_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the mask (B, 1, H, W)."""
@@ -86,10 +81,6 @@ class MultiAttentionHead(MaskedHead):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden_features, num_classes)
         self.keep_untrained()
-
-    def mask_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the mask convolution's parameters."""
-        return self.mask_conv.parameters()
 
     def make_masks(self, features_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the masks (B, M, H, W)."""

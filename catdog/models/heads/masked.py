@@ -51,6 +51,9 @@ def masked_pool(features_BCHW: torch.Tensor, masks_BMHW: torch.Tensor) -> torch.
 class Masked(nn.Module):
     """A module with masks, under one of the controls."""
 
+    mask_conv: nn.Conv2d
+    """What makes the masks, unless `mask_parameters` says otherwise."""
+
     def __init__(self, masks: MaskControl) -> None:
         super().__init__()
         self.masks = masks
@@ -59,7 +62,7 @@ class Masked(nn.Module):
 
     def mask_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the layers that make the masks, which have their own weight decay."""
-        raise NotImplementedError
+        return self.mask_conv.parameters()
 
     def keep_untrained(self) -> None:
         """To be called when all layers are made: fix those that make the masks, if the control is `untrained`."""

@@ -87,10 +87,6 @@ class ConvolutionalBlockAttention(Masked):
             self.mask_conv.weight.mul_(SMALL)
         self.keep_untrained()
 
-    def mask_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the mask convolution's parameters."""
-        return self.mask_conv.parameters()
-
     def forward(self, map_BCHW: torch.Tensor) -> StageOutput:
         """Return the scaled map and the mask (B, 1, H, W)."""
         pooled = map_BCHW.mean(dim=(2, 3)), map_BCHW.amax(dim=(2, 3))
