@@ -18,27 +18,22 @@ WARM_UP = 0.3
 
 def new_optimizer(model: PetNet, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimiser, with parameter groups for head, mask convolution and backbone."""
-    mask_parameters = list(_mask_parameters(model.head))
-    mask_ids = {id(parameter) for parameter in mask_parameters}
-    head_parameters = [parameter for parameter in model.head.parameters() if id(parameter) not in mask_ids]
+    of_masks = list(_mask_parameters(model.head))
+    of_head = [one for one in model.head.parameters() if all(one is not mask for mask in of_masks)]
     groups: list[dict[str, Any]] = [
-        {"params": head_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay},
-        {"params": mask_parameters, "lr": recipe.learning_rate, "weight_decay": recipe.mask_weight_decay},
-        {
-            "params": list(model.backbone.parameters()),
-            "lr": recipe.backbone_learning_rate,
-            "weight_decay": recipe.weight_decay,
-        },
+        {"params": trained, "lr": learning_rate, "weight_decay": weight_decay}
+        for parameters, learning_rate, weight_decay in (
+            (of_head, recipe.learning_rate, recipe.weight_decay),
+            (of_masks, recipe.learning_rate, recipe.mask_weight_decay),
+            (model.backbone.parameters(), recipe.backbone_learning_rate, recipe.weight_decay),
+        )
+        if (trained := [one for one in parameters if one.requires_grad])
     ]
-    groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
-    groups = [group for group in groups if group["params"]]
-    optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, fused=True)
-    elif recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
-    else:
-        optimizer = EXTERNAL_OPTIMIZERS[recipe.optimizer](groups)
+        return torch.optim.AdamW(groups, fused=True)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+    optimizer: torch.optim.Optimizer = EXTERNAL_OPTIMIZERS[recipe.optimizer](groups)
     return optimizer
 
 
