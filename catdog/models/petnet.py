@@ -33,16 +33,6 @@ class ModelOutput(NamedTuple):
     side_logits: Mapping[str, torch.Tensor] | None = None
     """Logits of other classifiers, (B, classes) each, by task; None if there are none. Each has a loss of its own."""
 
-    @property
-    def logits(self) -> torch.Tensor:
-        """Return the logits (B, K)."""
-        return self.logits_BK
-
-    @property
-    def masks(self) -> torch.Tensor | None:
-        """Return the masks (B, M, H, W); None for heads without spatial masks."""
-        return self.masks_BMHW
-
     def changed(self, **fields: Any) -> "ModelOutput":
         """Return the same but for these fields: what `_replace` does, which torch.compile of torch 2.11 cannot."""
         return ModelOutput(**{**self._asdict(), **fields})

@@ -55,15 +55,15 @@ def test_every_family_gives_a_map_and_a_gradient_reaches_all_its_weights(name: s
     assert feature_shape(model.backbone, size) == shape
     images = torch.randn(2, 3, size, size)
     output = model(images)
-    assert output.masks is not None
-    assert output.masks.shape == (2, 1, *shape[1:])
-    output.logits.square().sum().backward()
+    assert output.masks_BMHW is not None
+    assert output.masks_BMHW.shape == (2, 1, *shape[1:])
+    output.logits_BK.square().sum().backward()
     unreached = {one.split(".")[2] for one, tensor in model.named_parameters() if tensor.grad is None}
     assert unreached <= (BEHIND_THE_POOLING if name in MAPS else set())
     with torch.no_grad():
-        expected = model.eval()(images).logits
+        expected = model.eval()(images).logits_BK
         for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert torch.equal(same(images).logits, expected)
+            assert torch.equal(same(images).logits_BK, expected)
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -79,7 +79,7 @@ def test_the_map_of_a_token_model_is_its_own_features_without_class_tokens_and_r
         assert patches_BNC.shape == (2, height * width, channels)
         assert torch.equal(maps_BCHW.flatten(2).mT, patches_BNC)
         folded = FoldedNet(model).eval()
-        torch.testing.assert_close(folded(images).logits, model(images).logits)
+        torch.testing.assert_close(folded(images).logits_BK, model(images).logits_BK)
 
 
 def test_images_that_do_not_divide_into_patches_are_a_mistake_that_names_the_patch() -> None:

@@ -59,8 +59,8 @@ def test_outputs_and_gradients_equal_those_of_the_model(name: str, size: int) ->
         set_training_mode(net, freeze_batch_norm=True)
     expected, output = model(images), network(images)
     assert is_folded(network)
-    torch.testing.assert_close(output.logits, expected.logits)
-    for logits in (expected.logits, output.logits):
+    torch.testing.assert_close(output.logits_BK, expected.logits_BK)
+    for logits in (expected.logits_BK, output.logits_BK):
         logits.square().sum().backward()
     for (parameter_name, parameter), same in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert parameter.grad is not None
@@ -68,7 +68,7 @@ def test_outputs_and_gradients_equal_those_of_the_model(name: str, size: int) ->
         torch.testing.assert_close(same.grad, parameter.grad, msg=parameter_name)
     network.eval()
     with torch.inference_mode():
-        torch.testing.assert_close(network(images).logits, model.eval()(images).logits)
+        torch.testing.assert_close(network(images).logits_BK, model.eval()(images).logits_BK)
 
 
 def test_tensorflow_padding_copies_no_map_and_wide_depthwise_kernels_run_in_strips() -> None:
@@ -107,11 +107,11 @@ def test_new_weights_and_statistics_take_effect_at_once(name: str) -> None:
     model = pretrained(name)
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        before = network(images).logits
+        before = network(images).logits_BK
     model.load_state_dict(pretrained(name).state_dict())
     with torch.inference_mode():
-        after = network(images).logits
-        torch.testing.assert_close(after, model(images).logits, rtol=1e-3, atol=1e-4)
+        after = network(images).logits_BK
+        torch.testing.assert_close(after, model(images).logits_BK, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(before, after, rtol=0.1)
 
 
@@ -121,7 +121,7 @@ def test_batch_norms_that_learn_are_not_folded() -> None:
     network, images = FoldedNet(twin), torch.randn(4, 3, 48, 48)
     for net in (model, twin):
         net.train()
-    assert torch.equal(network(images).logits, model(images).logits)
+    assert torch.equal(network(images).logits_BK, model(images).logits_BK)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, twin.state_dict()[name]), name
 
@@ -131,7 +131,7 @@ def test_it_can_be_trained_after_evaluation_came_first() -> None:
     with torch.inference_mode():
         network.eval()(torch.randn(2, 3, 64, 64))
     set_training_mode(network.model, freeze_batch_norm=True)
-    network(torch.randn(2, 3, 64, 64)).logits.sum().backward()
+    network(torch.randn(2, 3, 64, 64)).logits_BK.sum().backward()
     assert is_folded(network)
     assert all(parameter.grad is not None for parameter in network.parameters())
 
@@ -140,7 +140,7 @@ def test_folding_works_with_bfloat16() -> None:
     model = pretrained("resnet18")
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, expected = network(images).logits, model(images).logits
+        logits, expected = network(images).logits_BK, model(images).logits_BK
     assert is_folded(network)
     assert (logits - expected).norm() < 0.05 * expected.norm()
 
@@ -186,5 +186,5 @@ class NamedTwice(nn.Module):
 def test_a_backbone_that_cannot_be_folded_runs_unchanged(backbone: type[nn.Module]) -> None:
     model = around(backbone())
     network, images = FoldedNet(model).eval(), torch.randn(2, 3, 16, 16)
-    assert torch.equal(network(images).logits, model(images).logits)
+    assert torch.equal(network(images).logits_BK, model(images).logits_BK)
     assert not is_folded(network)

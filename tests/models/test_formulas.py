@@ -328,12 +328,16 @@ def test_a_head_computes_its_formula(name: str) -> None:
     features, _ = features_and_coefficients()
     output = head(features)
     written = write(features.tolist(), plain_weights(head), spec.arguments)
-    torch.testing.assert_close(output.logits, torch.tensor(written.logits, dtype=torch.float64), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        output.logits_BK, torch.tensor(written.logits, dtype=torch.float64), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(output.aux_loss.item(), written.aux_loss, atol=1e-5, rtol=1e-5)
     assert output.aux_loss.shape == ()
-    assert (output.masks is None) == (written.masks is None)
+    assert (output.masks_BMHW is None) == (written.masks is None)
     if written.masks is not None:
-        torch.testing.assert_close(output.masks, torch.tensor(written.masks, dtype=torch.float64), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            output.masks_BMHW, torch.tensor(written.masks, dtype=torch.float64), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -341,7 +345,7 @@ def test_exactly_the_heads_that_pool_first_depend_only_on_the_means(name: str) -
     head, _ = small_head(name)
     features, _ = features_and_coefficients()
     means = features.mean(dim=(2, 3), keepdim=True)
-    assert getattr(head, "pools_first", False) == torch.equal(head(features).logits, head(means).logits)
+    assert getattr(head, "pools_first", False) == torch.equal(head(features).logits_BK, head(means).logits_BK)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -351,7 +355,7 @@ def test_the_gradient_of_a_head_equals_that_of_its_formula(name: str) -> None:
     features, coefficients = features_and_coefficients()
     features.requires_grad_()
     output = head(features)
-    ((output.logits * coefficients).sum() + output.aux_loss).backward()
+    ((output.logits_BK * coefficients).sum() + output.aux_loss).backward()
     weights, factors = plain_weights(head), coefficients.tolist()
 
     def scalar(values: Nested) -> float:
@@ -451,8 +455,8 @@ def test_a_uniform_softmax_mask_equals_plain_average_pooling(name: str, layer: s
     torch.nn.init.zeros_(getattr(attention, layer).weight)
     plain.classifier.load_state_dict(attention.classifier.state_dict())
     features = torch.randn(3, 8, 4, 6)
-    torch.testing.assert_close(attention(features).logits, plain(features).logits)
-    torch.testing.assert_close(attention(features).masks, torch.ones(3, 1, 4, 6))
+    torch.testing.assert_close(attention(features).logits_BK, plain(features).logits_BK)
+    torch.testing.assert_close(attention(features).masks_BMHW, torch.ones(3, 1, 4, 6))
 
 
 def masks_moved(name: str) -> float:
@@ -461,9 +465,9 @@ def masks_moved(name: str) -> float:
     head, features = build_head(parse_variant(f"{name}:dropout=0"), 64, 5), torch.rand(8, 64, 4, 4)
     optimizer = torch.optim.Adam(head.parameters(), lr=2e-3)
     before = head(features)
-    torch.nn.functional.cross_entropy(before.logits, torch.arange(8) % 5).backward()
+    torch.nn.functional.cross_entropy(before.logits_BK, torch.arange(8) % 5).backward()
     optimizer.step()
-    moved: torch.Tensor = head(features).masks.log() - before.masks.log()
+    moved: torch.Tensor = head(features).masks_BMHW.log() - before.masks_BMHW.log()
     return moved.abs().mean().item()
 
 
@@ -475,8 +479,8 @@ def test_adam_moves_the_masks_of_ep_as_fast_as_those_of_plain_softmax_attention(
 def test_dropout_acts_only_in_training(name: str) -> None:
     torch.manual_seed(0)
     head, features = build_head(parse_variant(name), 32, 5), torch.randn(2, 32, 3, 3)
-    assert not torch.equal(head(features).logits, head(features).logits)
+    assert not torch.equal(head(features).logits_BK, head(features).logits_BK)
     head.eval()
-    torch.testing.assert_close(head(features).logits, head(features).logits, rtol=0, atol=0)
+    torch.testing.assert_close(head(features).logits_BK, head(features).logits_BK, rtol=0, atol=0)
     still = build_head(parse_variant(f"{name}:dropout=0"), 32, 5)
-    torch.testing.assert_close(still(features).logits, still(features).logits, rtol=0, atol=0)
+    torch.testing.assert_close(still(features).logits_BK, still(features).logits_BK, rtol=0, atol=0)

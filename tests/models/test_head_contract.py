@@ -303,6 +303,6 @@ def test_no_head_makes_the_product_of_its_masks_and_the_features(label: str) -> 
     features_BCHW = torch.randn(16, 32, 8, 8, requires_grad=True)
     with LargestTensor() as largest:
         output = head(features_BCHW)
-        (output.logits.sum() + output.aux_loss).backward()
-    assert output.masks.shape[1] == 16
+        (output.logits_BK.sum() + output.aux_loss).backward()
+    assert output.masks_BMHW.shape[1] == 16
     assert largest.most < features_BCHW.numel() * 16 / 2

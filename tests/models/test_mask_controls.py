@@ -44,7 +44,7 @@ def train(head: MaskedHead, steps: int = 3) -> MaskedHead:
     for step in range(steps):
         output = head.train()(features(step))
         optimizer.zero_grad()
-        (F.cross_entropy(output.logits, torch.arange(BATCH) % CLASSES) + output.aux_loss).backward()
+        (F.cross_entropy(output.logits_BK, torch.arange(BATCH) % CLASSES) + output.aux_loss).backward()
         optimizer.step()
     return head.eval()
 
@@ -73,24 +73,24 @@ def test_untrained_masks_get_no_step_and_all_else_trains(name: str) -> None:
 @pytest.mark.parametrize("name", CONTROLS)
 def test_flat_masks_are_the_masks_own_mean_in_a_head_of_equal_parameters(name: str) -> None:
     flat, own = head_of(name, "flat"), head_of(name, "trained")
-    output, masks = flat(features()), own(features()).masks
+    output, masks = flat(features()), own(features()).masks_BMHW
     assert masks is not None
     means = torch.tensor([[sum(map(sum, mask)) / 20 for mask in image] for image in masks.tolist()])
     expected = own.classify(features(), means[:, :, None, None].expand(masks.shape))
-    torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
-    assert output.masks is None
+    torch.testing.assert_close(output.logits_BK, expected, atol=1e-5, rtol=1e-5)
+    assert output.masks_BMHW is None
     assert output.aux_loss.item() == 0
     assert count_parameters(flat) == count_parameters(own)
-    mirrored, turned = (flat(features().flip(sides)).logits for sides in ((2,), (2, 3)))
-    torch.testing.assert_close(mirrored, output.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(turned, output.logits, atol=1e-5, rtol=1e-5)
+    mirrored, turned = (flat(features().flip(sides)).logits_BK for sides in ((2,), (2, 3)))
+    torch.testing.assert_close(mirrored, output.logits_BK, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(turned, output.logits_BK, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_swapped_masks_train_like_the_heads_own_to_the_last_bit(name: str) -> None:
     swapped, own = train(head_of(name, "swapped")), train(head_of(name, "trained"))
     assert all(torch.equal(*pair) for pair in zip(swapped.parameters(), own.parameters(), strict=True))
-    assert torch.equal(swapped(features()).logits, own(features()).logits)
+    assert torch.equal(swapped(features()).logits_BK, own(features()).logits_BK)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -100,11 +100,11 @@ def test_while_masks_are_swapped_each_image_is_classified_by_those_of_another(na
     with swapped_masks(head) as swapped:
         output = head(maps)
     assert swapped
-    assert torch.equal(output.masks, own.masks), "the masks of an image that are kept are its own"
+    assert torch.equal(output.masks_BMHW, own.masks_BMHW), "the masks of an image that are kept are its own"
     for row in range(BATCH):
-        others = own.masks[(row + BATCH // 2) % BATCH].unsqueeze(0)
-        torch.testing.assert_close(output.logits[row], head.classify(maps[row : row + 1], others)[0])
-        assert not torch.allclose(output.logits[row], own.logits[row], atol=1e-6)
-    assert torch.equal(head(maps).logits, own.logits), "only for so long"
+        others = own.masks_BMHW[(row + BATCH // 2) % BATCH].unsqueeze(0)
+        torch.testing.assert_close(output.logits_BK[row], head.classify(maps[row : row + 1], others)[0])
+        assert not torch.allclose(output.logits_BK[row], own.logits_BK[row], atol=1e-6)
+    assert torch.equal(head(maps).logits_BK, own.logits_BK), "only for so long"
     with swapped_masks(head_of(name, "trained")) as swapped:
         assert not swapped

@@ -272,11 +272,11 @@ def test_stage_attention_computes_its_formula_and_its_gradient() -> None:
     factors = torch.randn(3, dtype=torch.float64)
     output = head(maps)
     logits, masks = asked({place: one[0].tolist() for place, one in maps.items()}, weights)
-    torch.testing.assert_close(output.logits[0].tolist(), logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(output.masks[0, 0].tolist(), masks["second"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.logits_BK[0].tolist(), logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.masks_BMHW[0, 0].tolist(), masks["second"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.stage_masks["first"][0, 0].tolist(), masks["first"], atol=1e-5, rtol=1e-5)
 
-    (output.logits[0] * factors).sum().backward()
+    (output.logits_BK[0] * factors).sum().backward()
     for place, one in maps.items():
         assert one.grad is not None
         for index in range(0, one.numel(), 5):

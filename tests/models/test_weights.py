@@ -310,13 +310,13 @@ def test_every_variant_builds_on_a_backbone_and_trains_all_trainable_weights(nam
     torch.manual_seed(0)
     model = build_model(name, backbone="tiny", num_classes=12)
     output = model(torch.randn(4, 3, 48, 48))
-    assert output.logits.shape == (4, 12)
+    assert output.logits_BK.shape == (4, 12)
     assert output.aux_loss.shape == ()
-    if output.masks is not None:
-        assert output.masks.shape[0] == 4
-        assert output.masks.shape[2:] == (6, 6)
-        assert output.masks.min() >= 0
-    torch.nn.functional.cross_entropy(output.logits, torch.arange(4)).add(output.aux_loss).backward()
+    if output.masks_BMHW is not None:
+        assert output.masks_BMHW.shape[0] == 4
+        assert output.masks_BMHW.shape[2:] == (6, 6)
+        assert output.masks_BMHW.min() >= 0
+    torch.nn.functional.cross_entropy(output.logits_BK, torch.arange(4)).add(output.aux_loss).backward()
     for parameter_name, parameter in model.named_parameters():
         frozen = name == "multi-attention-fixed" and parameter_name == "head.mask_conv.weight"
         assert parameter.requires_grad != frozen
@@ -326,7 +326,7 @@ def test_every_variant_builds_on_a_backbone_and_trains_all_trainable_weights(nam
         "backbone",
         "head",
     }
-    assert model(torch.zeros(1, 3, 48, 48)).logits.shape == (1, 12)
+    assert model(torch.zeros(1, 3, 48, 48)).logits_BK.shape == (1, 12)
 
 
 def test_build_model_takes_parameters_from_the_label_and_weights_from_a_file(
@@ -340,9 +340,9 @@ def test_build_model_takes_parameters_from_the_label_and_weights_from_a_file(
         weights=tmp_path / "w.pth",
     )
     output = model(torch.zeros(2, 3, 64, 64))
-    assert output.masks is not None
-    assert output.masks.shape == (2, 7, 8, 8)
-    assert output.logits.shape == (2, 5)
+    assert output.masks_BMHW is not None
+    assert output.masks_BMHW.shape == (2, 7, 8, 8)
+    assert output.logits_BK.shape == (2, 5)
     assert torch.equal(model.backbone.state_dict()["layers.0.0.weight"], tiny_weights["layers.0.0.weight"])
     with pytest.raises(UserError, match="choose from baseline"):
         build_model("multi", backbone="tiny", num_classes=5)

@@ -26,7 +26,7 @@ def test_the_outputs_are_those_of_the_images_alone(label: str, count: int) -> No
     assert sizes == [EVALUATION_BATCH, count]
     for mine, theirs in (
         ({"": found.logits_BK}, {"": expected.logits_BK}),
-        (by_place(found.masks, found.stage_masks), by_place(expected.masks, expected.stage_masks)),
+        (by_place(found.masks_BMHW, found.stage_masks), by_place(expected.masks_BMHW, expected.stage_masks)),
         (found.side_logits or {}, expected.side_logits or {}),
     ):
         torch.testing.assert_close(dict(mine), dict(theirs))

@@ -511,7 +511,7 @@ def test_mask_health_is_recorded_for_heads_with_masks(name: str, setup: Setup) -
     state = setup.start(name, recipe)
     (record,) = setup.train(state, recipe)
     output = state.model.eval()(next(iter(setup.inputs.batches.split("validation")))[0])
-    assert list(record.mask_health) == list(by_place(output.masks, output.stage_masks))
+    assert list(record.mask_health) == list(by_place(output.masks_BMHW, output.stage_masks))
     for health in record.mask_health.values():
         assert 0 <= health.mask_entropy <= 1.0001
         assert (health.mask_overlap > 0) == (name.startswith("multi") or name in ("query", "ep"))

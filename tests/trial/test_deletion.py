@@ -16,7 +16,7 @@ HEIGHT, WIDTH, TOP = 2, 5, 2
 
 
 def log_odds(head: nn.Module, features_CHW: torch.Tensor, label: int) -> float:
-    p = head(features_CHW[None]).logits.double().softmax(dim=1)[0, label].item()
+    p = head(features_CHW[None]).logits_BK.double().softmax(dim=1)[0, label].item()
     return math.log(p / (1 - p))
 
 
@@ -36,7 +36,7 @@ def test_the_falls_are_those_without_the_cells_that_masks_chance_and_the_centre_
     before = features_BCHW.clone()
     falls_B3 = log_odds_falls(head, features_BCHW, labels_B, order_BP)
     assert torch.equal(features_BCHW, before)
-    masks_BMP = head(features_BCHW).masks.flatten(2)
+    masks_BMP = head(features_BCHW).masks_BMHW.flatten(2)
     central = torch.from_numpy(gaussian_mask(HEIGHT, WIDTH)).flatten()
     assert sorted(central.topk(TOP).indices.tolist()) == [2, 7], "the middle column, without ties"
     for image in range(3):

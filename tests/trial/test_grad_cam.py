@@ -19,7 +19,7 @@ def test_of_the_plain_head_it_is_the_predicted_classs_weights_applied_to_the_map
     torch.manual_seed(0)
     head, features_BCHW = PlainHead(5, 4, dropout=0.5).eval(), features()
     maps, predicted = grad_cam(head, features_BCHW)
-    logits = head(features_BCHW).logits
+    logits = head(features_BCHW).logits_BK
     assert predicted.tolist() == logits.argmax(dim=1).tolist()
     for image in range(3):
         by_hand = torch.zeros(2, 4)

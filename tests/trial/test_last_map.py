@@ -16,8 +16,8 @@ def test_the_head_makes_of_the_last_map_what_the_network_makes_of_the_images(var
     model = build_model(variant, backbone="tiny", num_classes=5, image_size=48).eval()
     images = torch.randn(2, 3, 48, 48)
     features_BCHW, head = last_map(model, images)
-    assert torch.equal(head(features_BCHW).logits, model(images).logits)
-    assert not torch.equal(head(features_BCHW * 0).logits, model(images).logits)
+    assert torch.equal(head(features_BCHW).logits_BK, model(images).logits_BK)
+    assert not torch.equal(head(features_BCHW * 0).logits_BK, model(images).logits_BK)
 
 
 @torch.no_grad()
@@ -29,4 +29,4 @@ def test_of_cached_maps_the_last_is_taken_and_the_others_stay() -> None:
     model = PetNet(CachedMaps(places), head)
     features_BCHW, finish = last_map(model, cached)
     assert features_BCHW.shape[1:] == list(places.values())[-1]
-    assert torch.equal(finish(features_BCHW).logits, model(cached).logits)
+    assert torch.equal(finish(features_BCHW).logits_BK, model(cached).logits_BK)

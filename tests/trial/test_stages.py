@@ -70,13 +70,13 @@ def test_a_folded_network_computes_the_same_and_sends_its_gradient_to_every_modu
     for net in (model, FoldedNet(model)):
         model.zero_grad()
         output = net(images)
-        output.logits.square().sum().backward()
+        output.logits_BK.square().sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
         found.append((output, {name: one.grad.clone() for name, one in model.head.named_parameters()}))  # type: ignore[union-attr]
     assert isinstance(net, FoldedNet)
     assert net._folding is not None
     (plain, gradients), (folded, same) = found
-    torch.testing.assert_close(plain.logits, folded.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(plain.logits_BK, folded.logits_BK, rtol=1e-3, atol=1e-4)
     assert (plain.stage_masks or {}).keys() == (folded.stage_masks or {}).keys()
     for name, gradient in gradients.items():
         scale = gradient.abs().max().item()
@@ -89,12 +89,12 @@ def test_a_copy_has_modules_of_its_own(variant: str) -> None:
     model.eval()
     twin = copy.deepcopy(model).eval()
     with torch.no_grad():
-        before = model(images).logits
-        assert torch.equal(twin(images).logits, before)
+        before = model(images).logits_BK
+        assert torch.equal(twin(images).logits_BK, before)
         for parameter in twin.head.parameters():
             parameter.add_(1.0)
-        assert not torch.equal(twin(images).logits, before)
-        assert torch.equal(model(images).logits, before)
+        assert not torch.equal(twin(images).logits_BK, before)
+        assert torch.equal(model(images).logits_BK, before)
 
 
 def test_a_head_learns_the_same_from_cached_maps_as_from_those_of_the_backbone() -> None:
@@ -108,11 +108,11 @@ def test_a_head_learns_the_same_from_cached_maps_as_from_those_of_the_backbone()
         joined = JoinedMaps(backbone, head.reads).eval()(images)
         cached = PetNet(CachedMaps({place: places[place] for place in head.reads}), head)(joined)
         live = PetNet(backbone, head)(images)
-    torch.testing.assert_close(cached.logits, live.logits)
+    torch.testing.assert_close(cached.logits_BK, live.logits_BK)
     assert cached.stage_masks is not None
     assert cached.stage_masks["layer2"].shape == (3, 1, 8, 8)
-    assert cached.masks is not None
-    assert cached.masks.shape == (3, 1, 2, 2)
+    assert cached.masks_BMHW is not None
+    assert cached.masks_BMHW.shape == (3, 1, 2, 2)
 
 
 @pytest.mark.parametrize(

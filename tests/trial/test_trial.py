@@ -74,7 +74,7 @@ class Finished:
         """The shapes (M, H, W) of the masks by place, named like their arrays."""
         model = build_model(self.spec, backbone="tiny", num_classes=12, image_size=48).eval()
         output = model(torch.zeros(1, 3, 48, 48))
-        places = by_place(output.masks, output.stage_masks)
+        places = by_place(output.masks_BMHW, output.stage_masks)
         return {at_place("masks", place): tuple(masks.shape[1:]) for place, masks in places.items()}
 
 
@@ -686,7 +686,7 @@ def test_kept_weights_load_into_a_model_and_reproduce_the_test_predictions(
     model.eval()
     images = load_inputs(dataclasses.replace(context, identity=images_identity(context)), torch.device("cpu")).batches
     with torch.no_grad():
-        logits = torch.cat([model(batch).logits for batch, _ in images.split("test")])
+        logits = torch.cat([model(batch).logits_BK for batch, _ in images.split("test")])
     predictions = arrays_of(files["predictions.npz"])
     np.testing.assert_allclose(logits.numpy(), predictions["test_logits"], atol=5e-3)
     assert logits.argmax(dim=1).tolist() == predictions["test_logits"].argmax(axis=1).tolist()
