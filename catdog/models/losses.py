@@ -1,12 +1,6 @@
-"""The training losses: of the classification, and of overlapping masks."""
+"""The loss of masks that overlap."""
 
 import torch
-import torch.nn.functional as F
-
-
-def classification_loss(logits_NK: torch.Tensor, labels_N: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Return the mean cross-entropy of logits (N, K) against labels (N,), or shares of labels (N, K), as a scalar."""
-    return F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
 
 
 def divergence_loss(masks_BMHW: torch.Tensor, by_area: bool = False) -> torch.Tensor:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from catdog.data.batches import CLASS, EVALUATION_BATCH, Batches, EvaluationSplit
-from catdog.models.losses import classification_loss
 from catdog.models.petnet import ModelOutput, SideTask
 from catdog.runs.places import HEAD, by_place
 from catdog.training.data_parallel import ALONE, Workers
@@ -49,7 +49,7 @@ class Evaluation:
     @property
     def loss(self) -> float:
         """Return the mean cross-entropy, without label smoothing."""
-        return classification_loss(self.logits_NK, self.labels_N).item()
+        return F.cross_entropy(self.logits_NK, self.labels_N).item()
 
 
 def _accuracy(logits_NK: torch.Tensor, labels_N: torch.Tensor) -> float:
@@ -104,7 +104,7 @@ def evaluate(
     scores: dict[str, float] = {}
     for name, task in (side_tasks or {}).items():
         logits_N = torch.cat([one.side_logits[name] for one in outputs]).cpu()[order_N]
-        scores[f"{name}_loss"] = classification_loss(logits_N, targets[task.target]).item()
+        scores[f"{name}_loss"] = F.cross_entropy(logits_N, targets[task.target]).item()
         scores[f"{name}_accuracy"] = _accuracy(logits_N, targets[task.target])
     logits_NK = torch.cat([one.logits_BK for one in outputs]).cpu()[order_N]
     kept = {place: torch.cat([one.masks.pop(place) for one in outputs]).cpu()[order_N] for place in [*outputs[0].masks]}

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 
 from catdog.config.extensions import EXTERNAL_LOSSES
 from catdog.config.recipe import LOSS, Recipe
 from catdog.data.batches import CLASS
-from catdog.models.losses import classification_loss
 from catdog.models.petnet import ModelOutput, SideTask
 
 
@@ -20,12 +20,13 @@ def training_loss(
     """
     logits_BK = output.logits_BK.float()
     if recipe.loss == LOSS:
-        loss = classification_loss(logits_BK, targets[CLASS], recipe.label_smoothing)
+        loss = F.cross_entropy(logits_BK, targets[CLASS], label_smoothing=recipe.label_smoothing)
     else:
         loss = EXTERNAL_LOSSES[recipe.loss](logits_BK, targets[CLASS])
     loss = loss + output.aux_loss
     for name, task in side_tasks.items():
         assert output.side_logits is not None, "a head with side tasks returns their logits"
         logits = output.side_logits[name].float()
-        loss = loss + task.weight * classification_loss(logits, targets[task.target], recipe.label_smoothing)
+        side_loss = F.cross_entropy(logits, targets[task.target], label_smoothing=recipe.label_smoothing)
+        loss = loss + task.weight * side_loss
     return loss

@@ -11,11 +11,11 @@ import time
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 
 from catdog.config.recipe import Precision, Recipe
 from catdog.config.variants import parse_variant
 from catdog.models.backbones.build import build_backbone, feature_shape
-from catdog.models.losses import classification_loss
 from catdog.models.petnet import PetNet, build_head
 from catdog.training.schedule import new_optimizer
 
@@ -82,7 +82,7 @@ class _Steps:
         started = time.perf_counter()
         with self._autocast:
             output = self._model(self._images)
-        classification_loss(output.logits_BK.float(), self._labels).backward()
+        F.cross_entropy(output.logits_BK.float(), self._labels).backward()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - started
