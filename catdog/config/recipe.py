@@ -214,10 +214,6 @@ class Recipe:
             return None
         return "timm" if self.backbone.startswith("timm/") else "torchvision"
 
-    def variant_defaults(self) -> dict[str, int | float]:
-        """Return the variant parameters whose defaults come from this recipe."""
-        return {"lambda_divergence": self.lambda_divergence}
-
     def changed(self, **settings: Any) -> "Recipe":
         """Return the recipe with these settings; raises `UserError` in the words of a file, not of a command line."""
         try:

@@ -225,10 +225,9 @@ def _resolve(
     variant: Variant, given: Mapping[str, Value], recipe: Recipe, settings: Mapping[str, Setting]
 ) -> VariantSpec:
     values: dict[str, Value] = {}
-    defaults = recipe.variant_defaults()
     differing = []
     for parameter in variant.parameters:
-        default = defaults.get(parameter.name, parameter.default)
+        default = recipe.lambda_divergence if parameter.name == "lambda_divergence" else parameter.default
         value = given.get(parameter.name, default)
         if value != default:
             differing.append(f"{parameter.name}={_format_setting(value)}")
