@@ -48,12 +48,18 @@ class DatasetInfo:
     def of(cls, source: Source) -> "DatasetInfo":
         """Return what is known of an opened dataset."""
         split = split_images(source.labels, source.is_test, 0, is_validation=source.is_validation)
-        validation, trainval = len(split.validation), len(split.train) + len(split.validation)
-        title, noun, share = source.title, source.class_noun, source.test_share
-        groups = {one.column: one.digest for one in source.groups}
-        given = source.is_validation is not None
-        known = (source.dataset, source.fingerprint, trainval, validation, title, noun, share, groups, given)
-        return cls(*known, len(source.classes))
+        return cls(
+            name=source.dataset,
+            fingerprint=source.fingerprint,
+            trainval_images=len(split.train) + len(split.validation),
+            validation_images=len(split.validation),
+            title=source.title,
+            class_noun=source.class_noun,
+            test_share=source.test_share,
+            groups={one.column: one.digest for one in source.groups},
+            has_validation=source.is_validation is not None,
+            classes=len(source.classes),
+        )
 
     def check(self) -> None:
         """Raise `ValueError` for what no dataset is."""
