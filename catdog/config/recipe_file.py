@@ -51,8 +51,8 @@ def changed_config(name: str, settings: Mapping[str, object]) -> SweepConfig:
     """Return a named config with settings of a recipe file, given as Python values; raises `UserError`."""
     if unknown := [setting for setting in settings if setting not in SETTINGS]:
         raise UserError(f"{shorten(unknown[0])}: no such setting; perhaps {_nearest(unknown[0])}")
-    loader = yaml.SafeDumper("")
-    return _applied(named_config(name), name, {key: loader.represent_data(one) for key, one in settings.items()}, name)
+    dumper = yaml.SafeDumper("")
+    return _applied(named_config(name), name, {key: dumper.represent_data(one) for key, one in settings.items()}, name)
 
 
 def recipe_yaml(config: SweepConfig, **changes: object) -> str:

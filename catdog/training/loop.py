@@ -35,6 +35,7 @@ from catdog.training.seeding import DeriveSeed
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 COMPILED_VERSIONS = 100_000
+"""Of a network in one process: more than any needs."""
 
 
 @dataclass

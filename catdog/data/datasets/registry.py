@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from catdog.config.recipe import option_name
 from catdog.config.sweep_options import SweepConfig
 from catdog.data.datasets import csv_file, drawn, image_folder, oxford_pets, torchvision_set
 from catdog.data.datasets.base import Source
@@ -70,7 +71,7 @@ def check_dataset(config: SweepConfig) -> DatasetEntry:
     for name, reason in entry.refuses.items():
         value = getattr(config, name)
         if value != SweepConfig.__dataclass_fields__[name].default:
-            raise UserError(f"--{name.replace('_', '-')} {value}: {entry.title} {reason}; leave the option out")
+            raise UserError(f"{option_name(name)} {value}: {entry.title} {reason}; leave the option out")
     return entry
 
 
