@@ -4,11 +4,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import Figure, timed_job
+from measuring import ROOT, Figure, timed_job
 
 from catdog.storage import LocalStore
 
-ROOT = Path(__file__).parent.parent
 SEEDS = 125
 VARIANTS = [
     "baseline", "attention", "multi-attention", "attention-relu", "attention-softmax", "se", "multi-attention-free",

@@ -15,8 +15,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 from made_data import made_context, preset_recipe
-from measuring import HEADER, Figure, machine
-from starting import ROOT, later_trials
+from measuring import HEADER, ROOT, Figure, machine
+from starting import first_step_at, later_trials
 from training import compare, epoch_parts
 
 from catdog.config.recipe import Recipe
@@ -113,13 +113,9 @@ def _sharing(share: float) -> str:
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         results = [trial.result for trial in open_run(LocalStore(Path(folder)), "paper").trials]
         histories = [pd.read_csv(path) for path in Path(folder).glob("paper/trials/*/*/history.csv")]
+        began = first_step_at(Path(folder), "paper")
     images = sum(result.images_trained or 0 for result in results if result is not None)
-    ended = [pd.to_datetime(history["finished_at"]).map(pd.Timestamp.timestamp) for history in histories]
-    began = [
-        end.iloc[0] - history[["train_seconds", "evaluate_seconds"]].iloc[0].sum()
-        for end, history in zip(ended, histories, strict=True)
-    ]
-    seconds = max(end.iloc[-1] for end in ended) - min(began)
+    seconds = max(pd.Timestamp(history["finished_at"].iloc[-1]).timestamp() for history in histories) - began
     return (
         f"{share:g} of the GPU per trial: {images / seconds:.0f} images/s over {len(histories)} trials, evaluation "
         "and the gaps between trials included"

@@ -4,6 +4,7 @@ Run as a script, this file is that command; its settings are the best found for 
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,20 +13,18 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from measuring import Figure, data_root, ratios
+from measuring import ROOT, Figure, ratios, real_images
 
-ROOT = Path(__file__).parent.parent
+from catdog.system.process import usable_cores
+
 REPEATS = 3
 EPOCHS, SIZE, BATCH, CLASSES = 2, 96, 32, 37
 
 
 def measure() -> list[Figure]:
     """Time both commands in turn."""
-    root = data_root()
-    if root is None:
-        raise SystemExit("the comparison with Lightning needs the real images: set CATDOG_DATA_ROOT")
+    root, cores = real_images("the comparison with Lightning"), str(usable_cores())
     ours, theirs = [], []
-    cores = str(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as folder:
         _make_folders(root, Path(folder) / "images")
         for repeat in range(REPEATS):
@@ -40,10 +39,9 @@ def measure() -> list[Figure]:
                     ]
                 )
             )  # fmt: skip
-    middle = REPEATS // 2
     detail = (
-        f"{sorted(ours)[middle]:.0f} s from command to table, packing the JPEGs included, against "
-        f"{sorted(theirs)[middle]:.0f} s; lite0 at {SIZE} px, {EPOCHS} epochs, validation and test"
+        f"{statistics.median(ours):.0f} s from command to table, packing the JPEGs included, against "
+        f"{statistics.median(theirs):.0f} s; lite0 at {SIZE} px, {EPOCHS} epochs, validation and test"
     )
     return [Figure("Lightning’s Trainer, times faster", ratios(theirs, ours), "×", 1.3, True, detail)]
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from measuring import ROOT
+
 from catdog.runs.manifest import Manifest
 from catdog.runs.paths import RunPaths
 from catdog.storage import LocalStore, MemoryStore
 
-ROOT = Path(__file__).parent.parent
 EPOCHS, TEST_IMAGES = 20, 3669
 SEEDS_AT_ONCE = 50
 

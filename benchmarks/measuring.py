@@ -19,6 +19,8 @@ import torch
 
 from catdog.system.process import usable_cores
 
+ROOT = Path(__file__).parent.parent
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -86,9 +88,7 @@ def timed_job(store: str, run: str, job: str, *options: str) -> Cost:
     )
     command = [sys.executable, f"jobs/{job}.py", "--store", store, "--run", run, *options]
     started = time.perf_counter()
-    process = subprocess.run(
-        [sys.executable, "-c", start, *command], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=True
-    )
+    process = subprocess.run([sys.executable, "-c", start, *command], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     return Cost(time.perf_counter() - started, int(process.stdout) * 1024 / 1e9)
 
 
@@ -96,6 +96,13 @@ def data_root() -> Path | None:
     """Return the folder of the real images, if CATDOG_DATA_ROOT names it."""
     root = os.environ.get("CATDOG_DATA_ROOT")
     return Path(root) if root else None
+
+
+def real_images(what: str) -> Path:
+    """Return the folder of the real images, which `what` needs; ends this process if there is none."""
+    if (root := data_root()) is None:
+        raise SystemExit(f"{what} needs the real images: set CATDOG_DATA_ROOT")
+    return root
 
 
 def machine() -> str:

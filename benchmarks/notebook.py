@@ -10,15 +10,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from made_data import made_context, preset_recipe
-from measuring import Figure, data_root, ratios
+from measuring import Figure, ratios, real_images
 from torch import nn
 
-from catdog.system.process import ENVIRONMENT
+from catdog.system.process import ENVIRONMENT, usable_cores
 
 HERE = Path(__file__).parent
 REPEATS = 3
@@ -27,17 +28,14 @@ BATCH, STEPS = 32, 8
 
 def measure() -> list[Figure]:
     """Measure both in turn."""
-    root = data_root()
-    if root is None:
-        raise SystemExit("the notebook needs the real images: set CATDOG_DATA_ROOT")
+    root = real_images("the notebook")
     ordinary = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     tuned = ordinary | ENVIRONMENT
     ours, theirs = [], []
     for _ in range(REPEATS):
         theirs.append(_rate(f"notebook.train({str(root)!r})", ordinary))
         ours.append(_rate("notebook.train_trial()", tuned))
-    middle = REPEATS // 2
-    detail = f"{sorted(ours)[middle]:.1f} images/s in a trial in bfloat16, {sorted(theirs)[middle]:.1f} in the notebook"
+    detail = f"{median(ours):.1f} images/s in a trial in bfloat16, {median(theirs):.1f} in the notebook"
     return [Figure("the notebook’s training, times faster", ratios(ours, theirs), "×", 2.5, True, detail)]
 
 
@@ -54,7 +52,7 @@ def train_trial() -> float:
 
     recipe = preset_recipe("paper", weights="none", batch_size=BATCH, epochs=2)
     with tempfile.TemporaryDirectory() as folder:
-        context = made_context(Path(folder), recipe, BATCH * STEPS, len(os.sched_getaffinity(0)))
+        context = made_context(Path(folder), recipe, BATCH * STEPS, usable_cores())
         return BATCH / trial_step(context, "multi-attention", 0)
 
 

@@ -1,12 +1,13 @@
 """Packing the real images, against bare decoding of the same files on as many cores."""
 
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import simplejpeg
 import torch
-from measuring import Figure, data_root, ratios
+from measuring import Figure, ratios, real_images
 
 from catdog.data.datasets.oxford_pets import dataset_folder, open_oxford
 from catdog.data.pack import write_pack
@@ -17,9 +18,7 @@ REPEATS = 9
 
 def measure() -> list[Figure]:
     """Time decoding and packing in turn."""
-    root = data_root()
-    if root is None:
-        raise SystemExit("packing needs the real images: set CATDOG_DATA_ROOT")
+    root = real_images("packing")
     torch.set_num_threads(1)
     source = open_oxford(root)
     paths = [dataset_folder(root) / "images" / f"{name}.jpg" for name in source.names]
@@ -31,7 +30,7 @@ def measure() -> list[Figure]:
             write_pack(open_oxford(root), Path(folder) / "pack.safetensors")
             packing.append(time.perf_counter() - started)
             (Path(folder) / "pack.safetensors").unlink()
-    rates = [len(paths) / sorted(seconds)[REPEATS // 2] for seconds in (packing, bare)]
+    rates = [len(paths) / statistics.median(seconds) for seconds in (packing, bare)]
     cores = usable_cores()
     detail = f"{rates[0]:.0f} files/s with lists, fingerprint, trimaps and writing, {rates[1]:.0f} bare, {cores} cores"
     return [Figure(f"packing {len(paths):,} JPEGs ÷ libjpeg-turbo", ratios(bare, packing), "", 0.6, True, detail)]

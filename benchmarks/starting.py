@@ -1,6 +1,5 @@
 """How long until training begins: for a command with warm caches, and for a worker's second and later trials."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,13 +10,13 @@ from typing import Any
 import pandas as pd
 import torch
 from made_data import made_context, preset_recipe
-from measuring import Figure, data_root
+from measuring import ROOT, Figure, data_root
 
 from catdog.config.recipe import Recipe
 from catdog.config.variants import parse_variant
+from catdog.system.process import usable_cores
 from catdog.trial.run import run_trial
 
-ROOT = Path(__file__).parent.parent
 REPEATS = 5
 LABELS = ("baseline", "attention", "multi-attention")
 
@@ -71,7 +70,7 @@ def later_trials(recipe: Recipe, gpus: float = 0.0) -> tuple[float, ...]:
 
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        context = made_context(Path(folder), recipe, 8, len(os.sched_getaffinity(0)), gpus)
+        context = made_context(Path(folder), recipe, 8, usable_cores(), gpus)
         hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
         for repeat in range(REPEATS + 1):
             passes.clear()

@@ -9,23 +9,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from measuring import Figure, data_root
+from measuring import ROOT, Figure, real_images
 
 from catdog.runs.status import open_run
 from catdog.storage import LocalStore, StoreLocation
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
 
-ROOT = Path(__file__).parent.parent
 BARE_STEPS = 200
 
 
 def measure(seeds: int = 30) -> list[Figure]:
     """Measure the sweep, with the bare steps before and after it."""
-    root = data_root()
-    if root is None:
-        raise SystemExit("the whole sweep needs the real images: set CATDOG_DATA_ROOT")
-    slots = usable_cores()
+    root, slots = real_images("the whole sweep"), usable_cores()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         # The first launch packs the images and computes the features.
