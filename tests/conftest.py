@@ -6,12 +6,10 @@ import gc
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import unittest.mock
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from catdog.storage.node_cache import fetch_or_make
 from catdog.trial.context import RunContext
 from tests.helpers.pets import DRAWN_GROUPS
 from tests.helpers.s3_servers import s3_variables
+from tests.helpers.servers import free_ports, wait_until_ready
 
 hypothesis.settings.register_profile("catdog", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("catdog")
@@ -120,29 +119,12 @@ def make_context(store_folder: Path, drawn_fingerprint: str) -> Callable[..., Ru
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """A real S3 server (moto's) over HTTP on loopback; yields its url."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-c",
-        "from moto.server import main; main()",
-        "-H",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(200):
-            try:
-                urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            raise RuntimeError("the S3 server did not start")
+        wait_until_ready(f"{url}/moto-api/data.json")
         yield url
     finally:
         process.terminate()

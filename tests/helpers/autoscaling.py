@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.helpers.servers import free_ports
 
 HEAD_ID = "f" * 51 + "00000"
 """What the fake provider calls the head."""
@@ -270,15 +271,6 @@ class FakeAutoscalingCluster:
             raise AssertionError(f"processes that do not end: {left}")
         self._head.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _program(pid: int) -> str:

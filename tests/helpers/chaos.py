@@ -10,14 +10,13 @@ import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -26,7 +25,8 @@ import torch
 from catdog.errors import NotFoundError
 from catdog.storage import Store
 from tests.helpers.project import ROOT
-from tests.helpers.sweeps import processes_of, times_computed
+from tests.helpers.servers import free_ports
+from tests.helpers.sweeps import kill_all, processes_of, times_computed
 
 Fault = Literal["worker", "node", "driver", "head"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -298,25 +298,6 @@ def draw_faults(chance: random.Random, count: int, least: int) -> list[Fault]:
     faults = [*FAULTS * least, *chance.choices(FAULTS, k=count - least * len(FAULTS))]
     chance.shuffle(faults)
     return faults
-
-
-def kill_all(mark: str) -> None:
-    """Kill every process with this mark in its environment, including those just being started."""
-    for _ in range(SECONDS_TO_WAIT * 20):
-        processes = processes_of(mark)
-        if not processes:
-            return
-        for pid in processes:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
-    raise AssertionError(f"processes that do not end: {processes}")
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _value(mark: str) -> str:

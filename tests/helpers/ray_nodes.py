@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,8 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.helpers.autoscaling import OBJECT_STORE_BYTES, free_ports
-from tests.helpers.sweeps import processes_of
+from tests.helpers.autoscaling import OBJECT_STORE_BYTES
+from tests.helpers.servers import free_ports
+from tests.helpers.sweeps import kill_all
 
 MARKER = "CATDOG_TEST_NODES"
 SECONDS_TO_WAIT = 120
@@ -53,13 +53,7 @@ class RayNodes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while left := processes_of(f"{MARKER}={self._folder}"):
-            for pid in left.keys() - {os.getpid()}:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.1)
+        kill_all(f"{MARKER}={self._folder}")
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, name: str, before: Sequence[str], options: Sequence[str]) -> None:

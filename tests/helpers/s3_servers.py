@@ -7,7 +7,6 @@ If-None-Match; moto accepts any credentials.
 import functools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.helpers.servers import free_ports, wait_until_ready
 
 PLANTED_SECRET = "a-secret-that-must-not-be-logged"
 
@@ -32,9 +33,6 @@ def s3_variables(server: str, cache: Path) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "CATDOG_CACHE": str(cache),
     }
-
-
-SECONDS_TO_START = 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,8 @@ def juicefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Serve
     volume = f"sqlite3://{folder}/volume.db"
     storage = ["--storage", "file", "--bucket", f"{folder}/blocks/", "--trash-days", "0"]
     subprocess.run([program, "format", *storage, volume, "catdog"], check=True, capture_output=True)
-    server = S3Server("juicefs", f"http://127.0.0.1:{_free_port()}", keeps_what_is_there=False, takes_any_key=False)
+    (port,) = free_ports(1)
+    server = S3Server("juicefs", f"http://127.0.0.1:{port}", keeps_what_is_there=False, takes_any_key=False)
     command = [
         program, "gateway", "--multi-buckets", "--object-meta", "--no-banner", "--no-usage-report", "--no-bgjob",
         "--backup-meta", "0", "--metrics", "127.0.0.1:0", "--cache-dir", "memory", "--cache-size", "64M",
@@ -109,7 +108,7 @@ def juicefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Serve
         command, env=os.environ | credentials, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _wait_until_ready(f"{server.url}/minio/health/ready")
+        wait_until_ready(f"{server.url}/minio/health/ready")
         yield server
     finally:
         process.terminate()
@@ -129,19 +128,3 @@ def any_server(request: pytest.FixtureRequest) -> S3Server:
     """Each server in turn."""
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
     return server
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(url: str) -> None:
-    for _ in range(SECONDS_TO_START * 10):
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"nothing answers at {url}")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -85,3 +86,15 @@ def processes_of(marker: str) -> dict[int, bytes]:
         except OSError:
             continue
     return found
+
+
+def kill_all(marker: str) -> None:
+    """Kill every process with `marker` in its environment, including those just being started."""
+    for _ in range(1200):
+        if not (left := processes_of(marker)):
+            return
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    raise AssertionError(f"processes that do not end: {left}")
