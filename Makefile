@@ -61,14 +61,6 @@ clean:
 	$(PIP) --editable ".[lite0]"
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(PIP) --editable ".[lite0,dev]"
-	touch $@
-
-.venv/installed-bench: .venv/installed-dev
-	$(PIP) --editable ".[lite0,dev,bench]"
-	touch $@
-
-.venv/installed-mutants: .venv/installed-dev
-	$(PIP) --editable ".[lite0,dev,mutants]"
+.venv/installed-%: .venv/installed
+	$(PIP) --editable ".[lite0,$*]"
 	touch $@
