@@ -73,11 +73,11 @@ def test_a_link_is_followed_only_if_it_is_the_users_own(tmp_path: Path) -> None:
             private_folder(link)
 
 
-def test_what_is_no_folder_or_cannot_be_made_is_a_mistake_with_the_callers_remedy(tmp_path: Path) -> None:
+def test_what_is_no_folder_or_cannot_be_made_is_a_mistake_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "file", tmp_path / "file" / "x", Path("/proc/x"), tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match=rf"^{path}: .+: set THIS$"):
-            private_folder(path, "set THIS")
+        with pytest.raises(UserError, match=rf"^{path}: .+: set CATDOG_CACHE to a folder of your own$"):
+            private_folder(path)
     assert (tmp_path / "file").read_bytes() == b""
 
 
