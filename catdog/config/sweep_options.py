@@ -231,8 +231,8 @@ def parse_looks(text: str) -> tuple[int, ...]:
 def all_looks(seeds: int) -> tuple[int, ...]:
     """Return after how many of `seeds` to look, all of them included.
 
-    Of 14 to 41 seeds, the first two looks can find no difference, only a contrast equivalent or hopeless: too little of
-    the level may be spent by then. Of more seeds, or of some fewer, they can.
+    With 14 to 41 seeds, the first two looks cannot find a difference, since too little of the level may be spent by
+    then; they can find a contrast equivalent or hopeless. With more seeds, or some smaller numbers, they can find one.
     """
     return up_to(seeds, [max(FEWEST_SEEDS, round(share * seeds)) for share in (0.2, 0.3, 0.4, 0.5, 2 / 3, 5 / 6)])
 
