@@ -15,8 +15,8 @@ sweep: .venv/installed  ## the demo: drawn pets, 3 variants × 3 seeds, on this 
 test: .venv/installed-dev  ## the test suite, on the CPU
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m "not slow and not chaos"
 
-test-all: test  ## the slow tests too, one at a time: each starts its own clusters
-	$(BIN)/python -m pytest -m "slow and not chaos"
+test-all: test  ## the slow tests too, two at a time, and those of a file, which share its clusters, one after another
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1200 -m "slow and not chaos"
 
 chaos: .venv/installed-dev  ## a night of faults: dying workers, nodes, drivers and heads; an unavailable store
 	$(BIN)/python -m pytest -m chaos -rA --capture=tee-sys

@@ -150,6 +150,15 @@ def s3_bucket(s3_environment: dict[str, str]) -> str:
     return f"s3://{name}"
 
 
+@pytest.fixture
+def s3_store(s3_bucket: str, packed: Path) -> str:
+    """The url of a store on S3 that holds the drawn pets."""
+    store, source = StoreLocation.of(s3_bucket).open(), LocalStore(packed)
+    for key in source.list(""):
+        store.put_file(key, source.local_path(key))
+    return s3_bucket
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A real Ray with two cores, started as the product does, shared by the tests of this process."""

@@ -75,7 +75,7 @@ def test_one_in_twenty_sweeps_without_a_better_variant_raises_a_false_alarm() ->
 
 def test_of_many_contrasts_hardly_any_is_wrongly_said_to_hold_on_new_images() -> None:
     """All are better over seeds, and on other images none is: luck alone says on which images of this test set."""
-    labels, seeds, repetitions = ("baseline", "multi-attention", *(f"se:reduction={n}" for n in range(2, 14))), 12, 500
+    labels, seeds, repetitions = ("baseline", "multi-attention", *(f"se:reduction={n}" for n in range(2, 14))), 12, 250
     run_status = make_run(MemoryStore(), labels, range(seeds), test_images=100, effect=dict.fromkeys(labels[1:], 9.0))
     rng, alarms = np.random.default_rng(5), 0
     for _ in range(repetitions):
@@ -100,15 +100,15 @@ def test_the_seeds_that_are_planned_have_the_power_that_was_promised(effect: flo
     assert achieved(n - 1) <= power + 0.03
 
 
-@pytest.mark.parametrize(("contrasts", "most"), [(1, 30), (3, 30), (7, 30), (1, 100), (3, 100)])
+@pytest.mark.parametrize(("contrasts", "most"), [(1, 30), (7, 30), (1, 100)])
 def test_looking_early_raises_no_more_false_alarms(contrasts: int, most: int) -> None:
     assert SIMULATE["false_alarms"](contrasts, most, REPETITIONS) <= 0.05 + ERROR
 
 
 def test_a_large_difference_is_found_early_and_a_middling_one_about_as_surely_as_without_looks() -> None:
-    large = SIMULATE["stopped"](1.0, 0.5, 30, 500)
+    large = SIMULATE["stopped"](1.0, 0.5, 30, 250)
     assert large.shares["better"] >= 0.98
     assert large.seeds <= 17
-    middling = SIMULATE["stopped"](0.5, 0.5, 30, REPETITIONS)
-    assert middling.shares["better"] >= middling.fixed - 0.04 - ERROR
-    assert middling.shares["equivalent"] <= 0.05 + ERROR, "its true difference is what matters"
+    middling, error = SIMULATE["stopped"](0.5, 0.5, 30, REPETITIONS // 2), 2**0.5 * ERROR
+    assert middling.shares["better"] >= middling.fixed - 0.04 - error
+    assert middling.shares["equivalent"] <= 0.05 + error, "its true difference is what matters"

@@ -5,6 +5,7 @@ expired credentials, denied access; on two servers, through a proxy that injects
 import dataclasses
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -24,7 +25,7 @@ from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserErro
 from catdog.storage import BackgroundUploads, S3Store, StoreLocation, give_up_on_interrupt
 from tests.helpers.faulty_s3 import FaultyS3
 from tests.helpers.limits import files_of_at_most
-from tests.helpers.sweeps import SMALL, comparable, processes_of, start_job
+from tests.helpers.sweeps import comparable, processes_of, report, run_sweep, small, start_job
 
 pytest_plugins = ["tests.helpers.s3_servers"]
 
@@ -522,15 +523,7 @@ def test_leaving_uploads_with_an_exception_leaves_nothing_in_progress(night: Nig
     assert night.direct().list("run/") == []
 
 
-SWEEP = [*SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention", "--checkpoint-seconds", "0"]
-
-
-def sweep_undisturbed(folder: Path, *arguments: str) -> bytes:
-    """Return trials.csv of a sweep with a local store."""
-    process = start_job(folder, *arguments)
-    output = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, output
-    return (folder / "demo/report/trials.csv").read_bytes()
+SWEEP = small("--seeds", "1", "--variants", "baseline", "multi-attention", "--checkpoint-seconds", "0")
 
 
 @contextmanager
@@ -565,8 +558,12 @@ def assert_it_ends_as(undisturbed: bytes, night: Night, process: subprocess.Pope
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return sweep_undisturbed(tmp_path_factory.mktemp("undisturbed"), *SWEEP)
+def undisturbed(local_ray: None, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """trials.csv of the same sweep with a local store."""
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    shutil.copytree(packed, store, copy_function=os.link)
+    assert run_sweep(store, *SWEEP) == 0
+    return report(store, "trials.csv")
 
 
 @pytest.mark.slow
@@ -603,9 +600,11 @@ LONG_SWEEP = [
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_a_sweep_in_a_night_of_all_faults_ends_like_an_undisturbed_one(night: Night, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_a_sweep_in_a_night_of_all_faults_ends_like_an_undisturbed_one(night: Night, store_folder: Path) -> None:
     proxy = night.proxy
-    undisturbed = sweep_undisturbed(tmp_path / "undisturbed", *LONG_SWEEP)
+    assert run_sweep(store_folder, *LONG_SWEEP) == 0
+    undisturbed = report(store_folder, "trials.csv")
     with sweep_of(night, *LONG_SWEEP) as process:
         wait_for_a_put(night, "claim.json", process)
         make_noise(proxy)

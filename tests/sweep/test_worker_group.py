@@ -1,5 +1,7 @@
 """Trials on several workers, on a real local Ray."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -16,23 +18,32 @@ from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.worker_group import _cause
 from tests.helpers.autoscaling import FakeAutoscalingCluster
 from tests.helpers.s3_servers import s3_variables
-from tests.helpers.sweeps import comparable, processes_of, report, small, start_job, wait_for
+from tests.helpers.sweeps import comparable, processes_of, report, run_sweep, small, start_job, wait_for
 
 
 def long(epochs: int, *arguments: str) -> list[str]:
     return small(
-        *("--limit-images", "600", "--image-size", "64", "--batch-size", "4", "--epochs", str(epochs), "--seeds", "1"),
+        *("--limit-images", "300", "--image-size", "64", "--batch-size", "4", "--epochs", str(epochs), "--seeds", "1"),
         *("--variants", "multi-attention", "--workers-per-trial", "2", "--checkpoint-seconds", "1", *arguments),
     )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray: None, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a sweep whose workers all live."""
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    shutil.copytree(packed, store, copy_function=os.link)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert run_sweep(store, *long(3)) == 0
+    assert "started again" not in output.getvalue()
+    return store
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [b"RayTrainWorker", b"TrainController"])
 def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
-    victim: bytes, store_folder: Path, tmp_path: Path
+    victim: bytes, store_folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(store_folder, other, copy_function=os.link)
     process = start_job(store_folder, *long(3), environment={"CATDOG_TEST_WORKERS": str(tmp_path)})
     store = LocalStore(store_folder)
     wait_for(lambda: store.exists("demo/trials/multi-attention/seed-00/checkpoint.pt"), process)
@@ -41,22 +52,17 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
     os.kill(victims[-1], signal.SIGKILL)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-
-    undisturbed = start_job(other, *long(3))
-    output = undisturbed.communicate(timeout=300)[0]
-    assert undisturbed.returncode == 0, output
-    assert "started again" not in output
-    mine, theirs = (comparable(report(folder, "trials.csv")) for folder in (store_folder, other))
+    mine, theirs = (comparable(report(folder, "trials.csv")) for folder in (store_folder, undisturbed))
     assert mine.equals(theirs)
 
 
 @pytest.mark.slow
-def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_bucket: str, tmp_path: Path) -> None:
-    store, where = StoreLocation.of(s3_bucket).open(), RunPaths("demo").trial("multi-attention", 0)
+def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_store: str, tmp_path: Path) -> None:
+    store, where = StoreLocation.of(s3_store).open(), RunPaths("demo").trial("multi-attention", 0)
     nodes = {"cpu": {"resources": {"CPU": 1}, "max_workers": 3}}
     arguments = long(8, "--max-retries", "0")
     with FakeAutoscalingCluster(nodes, s3_variables(s3_server, tmp_path)) as cluster:
-        process = start_job(s3_bucket, *arguments, environment=cluster.environment)
+        process = start_job(s3_store, *arguments, environment=cluster.environment)
         wait_for(lambda: store.exists(where.checkpoint), process)
         two = cluster.nodes()
         assert len(two) == 2
