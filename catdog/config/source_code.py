@@ -41,28 +41,30 @@ def read_with_imports(
             seen.add(inside)
             try:
                 source = Path(folder, inside).read_text(encoding="utf-8-sig")
-                tree = ast.parse(source, inside)
+                imported = _imported(source, inside)
             except ValueError as error:  # no UTF-8, or null bytes
                 raise ValueError(f"{inside}: {error}") from None
-            waiting += filter(is_wanted, _local_modules(tree, folder, os.path.dirname(inside)))
+            waiting += (path for path in imported if os.path.isfile(os.path.join(folder, path)) and is_wanted(path))
             yield inside, source
 
 
-def _local_modules(tree: ast.AST, folder: Path, package: str) -> Iterator[str]:
-    """Yield the files below `folder`, relative to it, that a module imports; `package` is the module's own folder."""
-    for node in ast.walk(tree):
+@functools.lru_cache(maxsize=1000)
+def _imported(source: str, inside: str) -> tuple[str, ...]:
+    """Return the files, relative to a folder, that its module `inside` imports if they are there."""
+    found = []
+    for node in ast.walk(ast.parse(source, inside)):
         names: list[str] = []
         base = ""
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             if node.level:
-                base = os.path.join(package, *[".."] * (node.level - 1))
+                base = os.path.join(os.path.dirname(inside), *[".."] * (node.level - 1))
             module = node.module or ""
             names = [module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)]
         for parts in (name.split(".") for name in names if name):
             for length in range(1, len(parts) + 1):
                 stem = os.path.normpath(os.path.join(base, *parts[:length]))
-                for inside in (f"{stem}.py", os.path.join(stem, "__init__.py")):
-                    if not inside.startswith("..") and (folder / inside).is_file():
-                        yield inside
+                if not stem.startswith(".."):
+                    found += [f"{stem}.py", os.path.join(stem, "__init__.py")]
+    return tuple(dict.fromkeys(found))
