@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -66,12 +67,11 @@ def test_a_job_that_is_told_to_end_stores_what_it_has_and_the_same_script_comple
     store_folder: Path, tmp_path: Path
 ) -> None:
     arguments = small("--seeds", "2", "--variants", "baseline", "attention", "--epochs", "60", "--cpus-per-trial", "1")
-    submit, state = tmp_path / "submit", tmp_path / "slurm"
-    for folder in (submit, state):
-        folder.mkdir()
+    submit = tmp_path / "submit"
+    submit.mkdir()
     (submit / "slurm.sbatch").write_text(adapted(store_folder, *arguments, "--checkpoint-seconds", "1"))
     trials = store_folder / "demo" / "trials"
-    with Slurm(state) as slurm:
+    with tempfile.TemporaryDirectory(prefix="slurm-") as state, Slurm(Path(state)) as slurm:  # short: sockets are in it
 
         def begin() -> tuple[str, Path]:
             job = slurm.run("sbatch", "--parsable", "slurm.sbatch", cwd=submit)
