@@ -156,7 +156,7 @@ def test_a_sweep_starts_its_nodes_survives_their_loss_and_releases_them(
 def test_a_node_that_is_drained_costs_no_retry(cluster: FakeAutoscalingCluster, s3_store: str) -> None:
     cluster.wait_for_nodes(0)
     arguments = (  # long enough for the drain to come in the middle, on any machine
-        "--limit-images", "600", "--image-size", "96", "--batch-size", "4", "--epochs", "8", "--seeds", "1",
+        "--limit-images", "1000", "--image-size", "96", "--batch-size", "4", "--epochs", "8", "--seeds", "1",
         "--variants", "baseline", "--gpus-per-trial", "1", "--max-retries", "0", "--checkpoint-seconds", "1",
     )  # fmt: skip
     process = start_job(s3_store, *arguments, environment=cluster.environment)

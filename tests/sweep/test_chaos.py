@@ -14,7 +14,7 @@ from tests.helpers.chaos import Chaos, Fault, draw_faults
 from tests.helpers.sweeps import comparable
 
 A_FEW = [
-    "--variants", "baseline", "multi-attention", "--seeds", "2", "--epochs", "10", "--limit-images", "120",
+    "--variants", "baseline", "multi-attention", "--seeds", "2", "--epochs", "14", "--limit-images", "120",
     "--batch-size", "16", "--checkpoint-seconds", "0",
 ]  # fmt: skip
 A_NIGHT = ["--seeds", "5", "--checkpoint-seconds", "0"]

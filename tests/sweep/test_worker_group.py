@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_its_trial_a_retry_and_no_digit(
 def test_a_group_across_nodes_moves_from_one_that_is_drained(s3_server: str, s3_store: str, tmp_path: Path) -> None:
     store, where = StoreLocation.of(s3_store).open(), RunPaths("demo").trial("multi-attention", 0)
     nodes = {"cpu": {"resources": {"CPU": 1}, "max_workers": 3}}
-    arguments = long(8, "--max-retries", "0")
+    arguments = long(12, "--max-retries", "0")
     with FakeAutoscalingCluster(nodes, s3_variables(s3_server, tmp_path)) as cluster:
         process = start_job(s3_store, *arguments, environment=cluster.environment)
         wait_for(lambda: store.exists(where.checkpoint), process)
