@@ -3,6 +3,7 @@
 Shapes: n pairs. Differences are taken as normal. Sources: noncentral t; Lan & Wittes 1988 (conditional power).
 """
 
+import bisect
 import math
 
 import numpy as np
@@ -57,17 +58,11 @@ def pairs_needed(effect: float, level: float, power: float) -> int | None:
 
     None if it takes more than 100,000.
     """
-    low, high = 1, 2
-    while paired_power(high, effect, level) < power:
-        low, high = high, 2 * high
-        if high > MOST_PAIRS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if paired_power(middle, effect, level) >= power else (middle, high)
-    return next(
-        (n for n in range(high, FEW_PAIRS) if _sign_flip_power(n, effect, level) >= power), max(high, FEW_PAIRS)
-    )
+    by_t = 2 + bisect.bisect_left(range(2, MOST_PAIRS + 1), power, key=lambda n: paired_power(n, effect, level))
+    if by_t > MOST_PAIRS:
+        return None
+    few = (n for n in range(by_t, FEW_PAIRS) if _sign_flip_power(n, effect, level) >= power)
+    return next(few, max(by_t, FEW_PAIRS))
 
 
 def _sign_flip_power(n: int, effect: float, level: float) -> float:
@@ -78,11 +73,13 @@ def _sign_flip_power(n: int, effect: float, level: float) -> float:
     return float(np.mean([SubsetMeans.of(one, rng).p() < level for one in samples]))
 
 
-def conditional_power(differences: Array, planned: int, effect: float, level: float) -> tuple[float, float]:
+def conditional_power(
+    differences: Array, planned: int, effect: float, level: float, equivalence_level: float
+) -> tuple[float, float]:
     """Return how probable it is that all `planned` pairs show a difference, and that they show equivalence.
 
     The pairs to come are drawn around ± `effect` (whichever is better) for the first, around 0 for the second, with the
-    standard deviation of `differences` (n,), at least two. Both are tested at `level`.
+    standard deviation of `differences` (n,), at least two. Each is tested at a level of its own.
     """
     n, total = len(differences), float(differences.sum())
     spread = max(float(differences.std(ddof=1)), 10.0**-DIGITS)  # all alike: as if they hardly differed
@@ -90,6 +87,6 @@ def conditional_power(differences: Array, planned: int, effect: float, level: fl
     scale, whole = spread * np.sqrt(rest), spread * np.sqrt(planned)
     bound = normal.isf(level / 2) * whole
     difference = max(normal.cdf((sign * total + rest * effect - bound) / scale) for sign in (1, -1))
-    within = max(0.0, planned * effect - normal.isf(level) * whole)
+    within = max(0.0, planned * effect - normal.isf(equivalence_level) * whole)
     equivalence = normal.cdf((within - total) / scale) - normal.cdf((-within - total) / scale)
     return float(difference), float(equivalence)

@@ -25,6 +25,8 @@ Array = npt.NDArray[np.float64]
 FINEST = 200
 """Steps of a standard deviation, in which differences are counted that have no common step, or a smaller one."""
 SMALLEST_LEVEL = 1e-6
+LARGEST_LEVELS = (0.3, 0.9999)
+"""Up to the first, a larger level never rejects less; near 1 it may, since the first look has spent all of it."""
 LEVEL_STEPS = 30
 """Of the search for a p-value, which halves the range each time: to a fraction of 1e-8."""
 
@@ -101,9 +103,10 @@ class Walk:
 
     def p(self) -> float:
         """Return the smallest level, from `SMALLEST_LEVEL` on, at which any look so far rejects; 1 if none does."""
-        low, high = math.log(SMALLEST_LEVEL), 0.0
-        if not self.rejects(0.9999):
+        largest = next((level for level in LARGEST_LEVELS if self.rejects(level)), None)
+        if largest is None:
             return 1.0
+        low, high = math.log(SMALLEST_LEVEL), math.log(largest)
         for _ in range(LEVEL_STEPS):
             middle = (low + high) / 2
             low, high = (low, middle) if self.rejects(math.exp(middle)) else (middle, high)

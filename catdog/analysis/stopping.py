@@ -23,9 +23,10 @@ Array = npt.NDArray[np.float64]
 
 
 def take_look(run_status: RunStatus, predictions: Predictions | None) -> Look | None:
-    """Return what the next look finds; None if none is left, or not all of its trials have ended.
+    """Return what the next look finds; None if none is left, not all of its trials have ended, or most have failed.
 
-    It counts the pairs of the planned seeds, whichever ended first; a trial that failed for good has ended, too.
+    It counts the pairs of the planned seeds, whichever ended first; a trial that failed has ended, too. But where every
+    contrast lacks more than half of the pairs that are new, something else is wrong: the same command tries again.
     """
     manifest = run_status.manifest
     declared = manifest.declaration
@@ -34,7 +35,7 @@ def take_look(run_status: RunStatus, predictions: Predictions | None) -> Look | 
     if not needed.labels or any((label, seed) not in ended for label in needed.labels for seed in needed.seeds):
         return None
     counted = {key for key, one in ended.items() if one.result is not None}
-    before = run_status.looks[-1].seeds if run_status.looks else {}
+    before, taken = (run_status.looks[-1].seeds, run_status.looks[-1].planned) if run_status.looks else ({}, 0)
     seeds = {
         label: (
             *(old := before.get(label, ())),
@@ -47,6 +48,9 @@ def take_look(run_status: RunStatus, predictions: Predictions | None) -> Look | 
         for label in needed.labels
         if label != declared.reference
     }
+    new = max(len(pairs) - len(before.get(label, ())) for label, pairs in seeds.items())
+    if 2 * new < len(needed.seeds) - taken:
+        return None
     look = Look(len(needed.seeds), seeds, dict.fromkeys(seeds, UNDECIDED), now())
     contrasts = compare(dataclasses.replace(run_status, looks=[*run_status.looks, look]), predictions)
     by_label = {manifest.spec(one.variant).label: one for one in contrasts}
@@ -60,7 +64,8 @@ def _outcome(contrast: Contrast) -> str:
         return contrast.outcome
     assert contrast.smallest_effect is not None
     seen = np.array(contrast.differences)
-    is_hopeless = _is_hopeless(seen, looked.planned, contrast.smallest_effect, difference.level)
+    levels = difference.level, difference.level if contrast.equivalence is None else contrast.equivalence.level
+    is_hopeless = _is_hopeless(seen, looked.planned, contrast.smallest_effect, *levels)
     return HOPELESS if is_hopeless else UNDECIDED
 
 
@@ -77,7 +82,7 @@ def stop_of(differences: Array, smallest_effect: float, looks: Sequence[int], le
             if all(walk.rejects(level) for walk in walks):
                 sign = "better" if differences[:end].sum() > 0 else "worse"
                 return (sign if isinstance(question, Difference) else "equivalent"), end
-        if end < planned and _is_hopeless(differences[:end], planned, smallest_effect, level):
+        if end < planned and _is_hopeless(differences[:end], planned, smallest_effect, level, level):
             return HOPELESS, end
     return UNDECIDED, planned
 
@@ -129,5 +134,6 @@ def early_stops(
     return found
 
 
-def _is_hopeless(differences: Array, planned: int, smallest_effect: float, level: float) -> bool:
-    return max(conditional_power(differences, planned, smallest_effect, level)) < LEAST_POWER
+def _is_hopeless(differences: Array, planned: int, smallest_effect: float, *levels: float) -> bool:
+    """Return whether neither question, of a difference and of equivalence, can be answered at its level."""
+    return max(conditional_power(differences, planned, smallest_effect, *levels)) < LEAST_POWER

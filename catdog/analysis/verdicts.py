@@ -186,7 +186,7 @@ class Contrast:
     def _on_new_images(self) -> str:
         if self.interval_new_images is None:
             return ""
-        if self.interval_new_images.excludes_zero:
+        if self.interval_new_images.excludes_zero and not self.diverged:
             return ", and on new images like these"
         return "; whether on new images, too, is open"
 

@@ -97,6 +97,31 @@ def test_the_interval_excludes_zero_when_a_look_rejects_it(seed: int, mean: floa
         assert (evidence.p(Difference()) < 0.05) == (interval is not None and interval.excludes_zero)
 
 
+EQUIVALENT = [
+    -1, 24, 28, -7, -12, 35, -13, -7, 0, 6, 13, 5, -11, 7, 3, 24, 0, -17, -13, 19, -7, -27, -7, 0, 15, -13, 9, 10,
+    -9, -2,
+]  # fmt: skip
+BETTER = [3, 0, 0, -1, 1, -2, 5, 4, 3, 3, -2, 4, -1, -3, 1, 2, 2, 5, 0, 5, 6, 3, -1, 6, 2]
+
+
+@settings(deadline=None, max_examples=15)
+@example(EQUIVALENT, 100 / 3669, Equivalence(0.2))
+@example(BETTER, 100 / 600, Difference())
+@given(
+    st.lists(st.integers(-30, 30), min_size=30, max_size=30), st.just(100 / 3669),
+    st.sampled_from([Difference(), Equivalence(0.2)]),
+)  # fmt: skip
+def test_a_question_is_answered_exactly_if_p_is_below_the_level(
+    counts: list[int], image: float, question: Difference | Equivalence
+) -> None:
+    ends = [end for end in (6, 9, 12, 15, 20, 25, 30) if end <= len(counts)]
+    evidence = LookEvidence(np.array(counts) * image, ends, 30, False, rng())
+    p = evidence.p(question)
+    for level in (0.05, 0.05 / 3, 0.05 / 11):
+        interval = evidence.interval(question, level)
+        assert (interval is not None and question.answer(interval) is not None) == (p < level)
+
+
 @settings(deadline=None, max_examples=15)
 @example(177, 6.0)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 6.0, 15.0]))
@@ -145,14 +170,14 @@ def test_differences_without_a_common_step_are_counted_finely() -> None:
 
 @pytest.mark.parametrize("difference", [0.0, 0.5])
 def test_pairs_that_all_differ_alike_settle_what_comes(difference: float) -> None:
-    power = conditional_power(np.full(6, difference), 30, 100.0, 0.05)
+    power = conditional_power(np.full(6, difference), 30, 100.0, 0.05, 0.05)
     assert power == pytest.approx((1.0, 1.0))
 
 
 def test_conditional_power_is_what_simulated_ends_of_the_sweep_show() -> None:
     seen = rng(8).normal(0.1, 0.4, 12)
     seen *= np.sign(seen.sum()) * 0.4 / seen.std(ddof=1)
-    found = conditional_power(seen, 30, 0.2, 0.05)
+    found = conditional_power(seen, 30, 0.2, 0.05, 0.05)
     ends = seen.sum() + rng(9).normal([[0.2], [0.0]], 0.4, (20_000, 2, 18)).sum(axis=2)
     bound, spread = 1.959964 * 0.4 * np.sqrt(30), 1.644854 * 0.4 * np.sqrt(30)
     expected = (ends[:, 0] > bound).mean(), (np.abs(ends[:, 1]) < 30 * 0.2 - spread).mean()

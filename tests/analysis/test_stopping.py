@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from catdog.analysis.contrasts import compare
 from catdog.analysis.predictions import read_predictions
-from catdog.analysis.stopping import early_stops, take_look
+from catdog.analysis.stopping import _outcome, early_stops, take_look
 from catdog.analysis.verdicts import Contrast, contrasts_table
 from catdog.runs.looks import HOPELESS, UNDECIDED, Look, next_look
 from catdog.runs.status import RunStatus
@@ -48,6 +49,16 @@ def test_a_look_waits_for_all_planned_seeds_and_counts_no_others() -> None:
     lost = take_look(made(6, failed=[("se", 1), ("baseline", 2)], diverged=[("se", 3)]), None)
     assert lost is not None
     assert (lost.seeds["se"], lost.seeds["multi-attention"]) == ((0, 3, 4, 5), (0, 1, 3, 4, 5))
+
+
+def test_a_look_is_not_taken_while_most_of_its_trials_have_failed() -> None:
+    all_but = [("baseline", seed) for seed in range(4)]
+    assert take_look(made(6, failed=all_but), None) is None
+    assert take_look(made(6, failed=all_but[:3]), None) is not None, "half of the pairs are there"
+    assert take_look(made(6, failed=[("se", seed) for seed in range(6)]), None) is not None, "only one head fails"
+    later = [undecided_after(6)]
+    assert take_look(made(12, later, failed=[("baseline", seed) for seed in range(6, 10)]), None) is None
+    assert take_look(made(12, later, failed=all_but[:3]), None) is not None, "what an earlier look lacked is past"
 
 
 def test_decided_contrasts_stop_and_the_others_go_on() -> None:
@@ -97,6 +108,24 @@ def test_a_contrast_is_hopeless_when_neither_question_can_be_answered() -> None:
     assert contrast.words == "se against baseline: undecided, and more seeds would hardly decide it."
     assert "Given up after 6 of at most 30 seeds" in contrast.figures
     assert next_look(run_status.manifest.declaration, ("baseline", "se"), [look]).labels == ()
+
+
+def test_hopeless_is_judged_at_the_level_of_each_question() -> None:
+    """One of eleven contrasts, the others equivalent: this one has the whole level for that, not an eleventh."""
+    run_status = made(15, [undecided_after(15)], labels=LABELS)
+    contrast = by_name(run_status)["se"]
+    assert contrast.difference is not None
+    assert contrast.equivalence is not None
+    seen = np.random.default_rng(1).normal(0.0, 1.0, 15)
+    seen = 0.33 * (seen - seen.mean()) / seen.std(ddof=1) + 0.02
+    contrast = dataclasses.replace(
+        contrast, smallest_effect=0.15, differences=tuple(seen),
+        difference=dataclasses.replace(contrast.difference, level=0.05 / 11, says=None),
+        equivalence=dataclasses.replace(contrast.equivalence, level=0.05, says=None),
+    )  # fmt: skip
+    assert _outcome(contrast) == UNDECIDED
+    strict = dataclasses.replace(contrast.equivalence, level=0.05 / 11, says=None)
+    assert _outcome(dataclasses.replace(contrast, equivalence=strict)) == HOPELESS
 
 
 def test_equal_variants_are_found_equivalent_early() -> None:
@@ -193,6 +222,10 @@ def test_diverged_trials_count_at_chance_accuracy_and_their_hours_too_in_what_mi
     looked, looks = made(30, classes=2, labels=LABELS[:2], diverged=diverged, **EFFECTS), []
     while (look := take_look(dataclasses.replace(looked, looks=looks), predictions)) is not None:
         looks.append(look)
+    (contrast,) = compare(whole, predictions)
+    assert contrast.interval_new_images is not None
+    assert contrast.interval_new_images.excludes_zero
+    assert "better than baseline on this test set; whether on new images, too, is open" in contrast.words
     assert (stop.outcome, stop.seeds) == (looks[-1].outcomes["multi-attention"], looks[-1].planned) == ("better", 30)
     of_diverged = [one.result.seconds for one in whole.trials if one.result and one.status == "diverged"]
     spent = sum(one.seconds for one in whole.results("multi-attention")) + sum(of_diverged)
