@@ -114,7 +114,8 @@ class Recipe:
     ema: float = 0.0
     """Validate, test and keep an exponential moving average of the weights with this decay; 0: the weights."""
     crop_scale: float = 0.35
-    """Smallest fraction of the image's area that a random crop keeps (1: no crops)."""
+    """Smallest fraction of the image's area that a random crop keeps (1: no crops). Above 0.75, long crops keep a bit
+    less, since none is wider or higher than the image."""
     flip: bool = True
     """Mirror half of the training images."""
     split_seed: int = 0

@@ -47,7 +47,8 @@ def split_images(
         validation, train = draw(trainval, labels, VALIDATION_SHARE, np.random.default_rng(split_seed))
     else:
         validation, train = np.flatnonzero(is_validation), np.flatnonzero(~is_test & ~is_validation)
-    if train_images_per_class is not None:
+    if train_images_per_class is not None:  # of the limited ones, whose features may be cached for runs with others
+        train = spread(train, labels, limit_images)
         shuffled = np.random.default_rng(split_seed).permutation(train)
         train = np.concatenate([images[:train_images_per_class] for images in _by_class(shuffled, labels)])
     splits = (train, validation, np.flatnonzero(is_test))

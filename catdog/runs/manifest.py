@@ -36,9 +36,12 @@ RESULT_FORMAT = 3
 def result_format(recipe: Recipe) -> int:
     """Return the result format of a recipe, which is higher where numbers have changed since.
 
-    5: mixed images, whose seed dropout had on GPUs; and fine-tuning with fixed batch norms, where on CPUs the layers of
-    the folded backbone drew from dropout's generator. 4: with `--compile`, numbers no longer depend on earlier trials.
+    6: few training images out of a limited number, which were drawn before it was limited. 5: mixed images, whose seed
+    dropout had on GPUs; and fine-tuning with fixed batch norms, where on CPUs the layers of the folded backbone drew
+    from dropout's generator. 4: with `--compile`, numbers no longer depend on earlier trials.
     """
+    if recipe.train_images_per_class and recipe.limit_images:
+        return 6
     if recipe.mixup or recipe.cutmix or (recipe.keeps_batch_norm and not recipe.freeze and not recipe.compile):
         return 5
     return 4 if recipe.compile else RESULT_FORMAT

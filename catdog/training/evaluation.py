@@ -114,7 +114,7 @@ def evaluate(
 def mixed_rows(labels_N: torch.Tensor) -> list[torch.Tensor]:
     """Return batches of positions, each with images of all classes, in the order of their labels.
 
-    Half a batch away is thus an image of another class, unless one class has half of all images.
+    Half a batch away is thus an image of another class, unless one class has about half of all images.
     """
     stride = math.ceil(len(labels_N) / EVALUATION_BATCH)
     return [labels_N.argsort(stable=True)[first::stride] for first in range(stride)]

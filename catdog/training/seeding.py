@@ -16,7 +16,7 @@ DeriveSeed = Callable[[Purpose, int], int]
 
 
 def derive_seed(seed: int, purpose: Purpose, epoch: int = 0) -> int:
-    """Return a 63-bit seed, unrelated to that of any other (seed, purpose, epoch)."""
+    """Return a 63-bit seed, unrelated to that of any other (seed, purpose, epoch); torch uses 32 bits of it on CPUs."""
     sequence = np.random.SeedSequence([seed, PURPOSES.index(purpose), epoch])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 

@@ -178,6 +178,9 @@ def test_few_training_images_of_each_class_are_drawn_with_the_split_and_lie_in_m
     assert set(other.train) != set(five.train)
     for part in ("validation", "test"):
         assert np.array_equal(five.indices(part), whole.indices(part))
+    limited = split_images(labels, is_test, split_seed=0, limit_images=100)
+    few = split_images(labels, is_test, split_seed=0, limit_images=100, train_images_per_class=2)
+    assert set(few.train) < set(limited.train), "whose features are cached"
     most = split_images(labels, is_test, split_seed=0, train_images_per_class=10_000)
     assert np.array_equal(most.train, whole.train), "a class may have fewer"
 
