@@ -4,6 +4,7 @@ A driver that finds another's lease refuses to start, and names the holder. It t
 if that was a process on this machine, else once the lease has gone unrenewed for `LEASE_SECONDS` on the driver's own
 clock (clocks of different machines are never compared) while the store answered. Between two concurrent drivers,
 conditional writes decide; on stores without them the later one wins, and the earlier finds out at its next read.
+The sweep of a run whose files disappear from the store ends, too, where it would make the store anew.
 """
 
 import contextlib
@@ -64,7 +65,9 @@ class RunLease:
         self.launch = launch
         self._lease_seconds = lease_seconds
         self._mine = LeaseHolder(launch, platform.node(), pid, machine_id(), process_started(pid), now())
-        self._lost: LeaseHolder | None = None
+        self._planned = False
+        self._lost: str | None = None
+        """Why this sweep must end."""
 
     @contextlib.contextmanager
     def hold(self, report_progress: ReportProgress) -> Iterator["RunLease"]:
@@ -78,16 +81,25 @@ class RunLease:
             self._release()
 
     def verify(self) -> None:
-        """Raise `UserError` if another sweep has taken over."""
+        """Raise `UserError` if another sweep has taken over, or the run's files are gone."""
         if self._lost is not None:
-            raise UserError(f"run {self._run!r} was taken over by {self._lost.text}: this sweep has ended")
+            raise UserError(f"run {self._run!r} {self._lost}")
 
     def ask(self) -> None:
-        """Raise `UserError` if another sweep has taken over by now, as while this machine slept; or `StoreError`."""
-        holder = read_lease(self._store, self._run)
-        if holder is not None and holder.launch != self._mine.launch:
-            self._lost = holder
+        """Verify by what the store has now, as after this machine slept; raises `UserError` or `StoreError`."""
+        self._look()
         self.verify()
+
+    def _look(self) -> None:
+        holder = read_lease(self._store, self._run)
+        was_planned, self._planned = self._planned, self._store.exists(RunPaths(self._run).manifest)
+        if holder is not None and holder.launch != self._mine.launch:
+            self._lost = f"was taken over by {holder.text}: this sweep has ended"
+        elif was_planned and not self._planned:
+            self._lost = (
+                f"is no longer in {self._store.url}: this sweep has ended. Once its files are back there, the same "
+                "command continues"
+            )
 
     def _acquire(self, report_progress: ReportProgress) -> None:
         decided = self._store.has_conditional_writes
@@ -141,9 +153,8 @@ class RunLease:
         renewals = 0
         while not stop.wait(self._lease_seconds / _RENEWALS):
             try:
-                holder = read_lease(self._store, self._run)
-                if holder is not None and holder.launch != self._mine.launch:
-                    self._lost = holder
+                self._look()
+                if self._lost is not None:
                     return
                 renewals += 1
                 self._store.put(self._key, to_json(replace(self._mine, renewals=renewals)))

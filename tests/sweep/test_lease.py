@@ -176,6 +176,18 @@ def test_a_driver_that_asks_notices_a_takeover_before_it_writes(store: Store) ->
     assert read_lease(store, "night") == other
 
 
+def test_a_driver_whose_run_disappears_notices(store: Store) -> None:
+    plan = RunPaths("night").manifest
+    with RunLease(store, "night", "mine", lease_seconds=0.6).hold(silent) as lease:
+        lease.ask()  # a new run has no plan yet
+        store.put(plan, b"{}")
+        lease.ask()
+        store.delete(plan)
+        with pytest.raises(UserError, match=rf"^run 'night' is no longer in {store.url}: .* the same command contin"):
+            verify_for_a_while(lease)
+    assert store.list("") == []
+
+
 def verify_for_a_while(lease: RunLease) -> None:
     for _ in range(100):
         lease.verify()
