@@ -100,6 +100,8 @@ class RetryingClient:
             PartialCredentialsError,
             ProfileNotFound,
         )
+        from botocore.parsers import ResponseParserError
+        from urllib3.exceptions import HTTPError  # of an answer's rest: boto3 lets some pass, as a fault of TLS
 
         try:
             try:
@@ -129,7 +131,7 @@ class RetryingClient:
             raise StoreRefusedError(
                 f"--store {self.url}: {error}: correct the credentials file, or AWS_PROFILE"
             ) from None
-        except (BotoCoreError, Boto3Error, OSError) as error:
+        except (BotoCoreError, Boto3Error, ResponseParserError, HTTPError, OSError) as error:
             raise StoreError(f"{self.url}/{key}: {first_line(error)}") from error
 
     def _refusal(self, key: str, error: Any) -> str:

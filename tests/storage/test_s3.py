@@ -1,13 +1,22 @@
 """boto3's own settings win, refusals say what is refused and why, a server that trickles is given up."""
 
 import dataclasses
+import datetime
+import os
+import ssl
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from catdog.errors import StoreError, StoreRefusedError, UserError
 from catdog.storage import S3Store, StoreLocation
@@ -46,6 +55,42 @@ def head(server: Any, store: S3Store, key: str) -> dict[str, Any]:
     answer: dict[str, Any] = client.head_object(Bucket=store.bucket, Key=store.prefix + key)
     client.close()
     return answer
+
+
+def test_a_fault_of_tls_within_an_answer_is_one_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    class Spoilt(BaseHTTPRequestHandler):
+        """Answers with a record that does not decrypt, after the first part of an object."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"x" * 1000)
+            os.write(self.connection.fileno(), b"\x17\x03\x03\x00\x40" + bytes(64))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Spoilt) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever).start()
+        for variable, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "CA_BUNDLE": str(pem)}.items():
+            monkeypatch.setenv(f"AWS_{variable}", value)
+        store = S3Store("s3://bucket/team", f"https://localhost:{server.server_port}", "us-east-1", 0.0)
+        for read in (lambda: store.get("object"), lambda: store.get_file("object", tmp_path / "object")):
+            with pytest.raises(StoreError, match="s3://bucket/team/object: "):
+                read()
+        server.shutdown()
 
 
 def test_objects_carry_a_type_so_that_a_browser_shows_them(
