@@ -26,6 +26,7 @@ from catdog.config.presets import ALL, lambda_config, scatter_configs
 from catdog.config.sweep_options import SweepConfig, require_all_seeds
 from catdog.data.prepare import DatasetInfo, find_dataset, prepare_dataset
 from catdog.errors import UserError
+from catdog.runs.cost import total_cost
 from catdog.runs.manifest import read_manifest
 from catdog.runs.paths import RunPaths
 from catdog.runs.status import RunStatus, open_run
@@ -41,9 +42,12 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("usage: study.py STUDY PRESET [options of sweep.py]; studies: lambda, scatter")
     study, rest = arguments[0], arguments[1:]
     config = parse_sweep(rest, f"study.py {study}")
-    for option in given_options(rest):
-        if option in SET_BY_STUDY[study]:
-            raise UserError(f"{option}: the study {study} sets it; leave the option out")
+    ignored = {
+        "lambda": [option for option in given_options(rest) if option in ("--grid", "--lambda-divergence")],
+        "scatter": ["--vary"] * (config.recipe.vary != ALL) + ["--resample-split"] * config.recipe.resample_split,
+    }[study]
+    if ignored:
+        raise UserError(f"{ignored[0]}: the study {study} sets it; leave the option out")
     require_all_seeds(config)
     return STUDIES[study](config, recorded_command("study", arguments), output_console())
 
@@ -72,9 +76,15 @@ def study_scatter(config: SweepConfig, command: tuple[str, ...], console: Consol
     dataset, _ = find_dataset(config, store)
     if dataset is None and not config.dry_run:  # only the images tell whether Validation came with them
         dataset = prepare_dataset(config, store, functools.partial(console.print, soft_wrap=True))
-    configs = _scatter(config, store, dataset)
-    run_statuses = {purpose: _sweep(one, command, console) for purpose, one in configs.items()}
-    done = {purpose: run_status for purpose, run_status in run_statuses.items() if run_status is not None}
+    configs, done, left = _scatter(config, store, dataset), dict[str, RunStatus](), config.max_cost
+    for purpose, one in configs.items():
+        if left is not None and left <= 0:
+            console.print(f"--max-cost {config.max_cost:g} is reached: the study's other runs do not start")
+            return ExitCode.of(False)
+        run_status = _sweep(dataclasses.replace(one, max_cost=left), command, console)
+        if run_status is not None:
+            done[purpose] = run_status
+            left = None if left is None else left - total_cost(run_status.launches, config.hourly_price)
     if not done:
         return ExitCode.COMPLETE
     table = scatter_table(done)
@@ -89,8 +99,6 @@ STUDIES: dict[str, Callable[[SweepConfig, tuple[str, ...], Console], int]] = {
     "lambda": study_lambda,
     "scatter": study_scatter,
 }
-SET_BY_STUDY = {"lambda": ("--grid", "--lambda-divergence"), "scatter": ("--vary", "--resample-split")}
-"""The options that make up a study: whatever a user gives for them would be ignored."""
 
 
 def recover(arguments: Sequence[str], interrupted: bool) -> None:
@@ -99,6 +107,8 @@ def recover(arguments: Sequence[str], interrupted: bool) -> None:
     from catdog.sweep.lease import release_dead
 
     config = parse_sweep(arguments[1:], f"study.py {arguments[0]}")
+    if config.dry_run:
+        return
     store = StoreLocation.of(config.store, config.store_patience).open()
     if arguments[0] == "lambda":
         configs = [lambda_config(config)]

@@ -83,6 +83,11 @@ def launch_cost(launch: Launch, hourly_price: float | None = None) -> float:
     return launch.unit_hours * (launch.hourly_price or hourly_price or 0.0)
 
 
+def total_cost(launches: Sequence[Launch], hourly_price: float | None) -> float:
+    """Return what launches cost, each at its own price or else at `hourly_price`."""
+    return sum(launch_cost(launch, hourly_price) for launch in launches)
+
+
 def spending_lines(launches: Sequence[Launch]) -> list[str]:
     """Return one line per kind of unit: what was used and, if there is a price, what that cost."""
     lines = []

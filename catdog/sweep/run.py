@@ -16,7 +16,7 @@ from catdog.data.datasets.registry import check_dataset
 from catdog.data.prepare import DatasetInfo, prepare_dataset
 from catdog.formatting import ReportProgress, counted, now
 from catdog.runs.code_record import Probe
-from catdog.runs.cost import Launch
+from catdog.runs.cost import Launch, total_cost
 from catdog.runs.looks import UNDECIDED, Look, store_look
 from catdog.runs.paths import WEIGHTS, RunPaths
 from catdog.runs.provenance import code_tree, package_versions
@@ -80,6 +80,8 @@ def run_sweep(
             ):
                 plan = make_plan(config, store, run, command)
                 delete_outvoted(store, plan.damage)
+                if plan.pending and _is_spent(plan, config, report_progress):
+                    return open_run(store, config.run_name, keep=True)
                 if plan.pending:
                     cluster.start()
                     context = RunContext.of(config, location, run.identity, cluster.trial_resources.gpus)
@@ -140,6 +142,15 @@ def _check_backbone(config: SweepConfig, digest: str | None) -> None:
         )
     check_external_heads(config.variant_specs)
     check_stages(config.variant_specs, config.recipe)
+
+
+def _is_spent(plan: Plan, config: SweepConfig, report_progress: ReportProgress) -> bool:
+    """Return, and say, whether earlier launches have spent the budget: then not even a node is to start."""
+    spent = total_cost(plan.run_status.launches, config.hourly_price)
+    is_spent = config.max_cost is not None and spent >= config.max_cost
+    if is_spent:
+        report_progress(f"--max-cost {config.max_cost:g} is reached ({spent:.2f} spent): no trial starts")
+    return is_spent
 
 
 def _report_pending(plan: Plan, slots: int, report_progress: ReportProgress) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from catdog.errors import StoreError
-from catdog.runs.cost import Launch, launch_cost
+from catdog.runs.cost import Launch, total_cost
 from catdog.runs.paths import RunPaths
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
@@ -123,7 +123,7 @@ class Budget:
     def _step(self, write: bool) -> None:
         launch = self._meter.read()
         if self._max_cost is not None and not launch.closed:
-            spent = sum(launch_cost(one, launch.hourly_price) for one in (*self._earlier, launch))
+            spent = total_cost((*self._earlier, launch), launch.hourly_price)
             if spent >= self._max_cost:
                 self._meter.close()
                 launch, write = self._meter.read(), True

@@ -181,6 +181,9 @@ def test_a_study_ends_in_a_table_and_a_figure(
     arguments = [name, "demo", "--store", str(store_folder), *SMALL, "--seeds", "2"]
     if name == "scatter":
         arguments += ["--variants", "baseline"]
+        assert run_job(study.main, [*arguments, "--hourly-price", "1000000", "--max-cost", "0.01"]) == 1
+        assert "--max-cost 0.01 is reached: the study's other runs do not start" in capsys.readouterr().out
+        assert [path.name for path in store_folder.glob("demo-scatter-*")] == ["demo-scatter-init"]
     assert run_job(study.main, arguments) == 0
     report = store_folder / {"lambda": "demo-lambda", "scatter": "demo-scatter-all"}[name] / "report"
     table = pd.read_csv(report / f"{name}.csv")

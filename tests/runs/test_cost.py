@@ -101,12 +101,13 @@ def test_a_sweep_starts_no_more_trials_once_it_has_reached_its_maximum_cost(
     assert "missing: baseline seed 3" in output
     assert "core-hours in 1 launch" in output
     assert run("--variants", "baseline", "--hourly-price", "3", "--max-cost", "1") == 1, "it has cost more already"
+    assert "--max-cost 1 is reached" in capsys.readouterr().out
     assert run("--variants", "baseline") == 0
     summary = json.loads((store_folder / "demo/report/summary.json").read_bytes())
     assert summary["spent"][0]["unit"] == "CPU"
     assert summary["spent"][0]["cost"] is None, "the last launch had no price"
     assert set(summary["spent"][0]["busy_hours"]) == {"baseline"}
-    assert len(list((store_folder / "demo/launches").glob("*.json"))) == 3
+    assert len(list((store_folder / "demo/launches").glob("*.json"))) == 2, "the second never began"
 
 
 def test_the_plan_states_the_expected_cost(store_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
