@@ -111,8 +111,13 @@ def _check_partial(state: TrainState, steps_per_epoch: int) -> None:
 
 
 def _check_archive(data: bytes) -> None:
-    """Raise if a checksum in a `torch.save` file (a zip archive) is wrong; `torch.load` ignores them."""
+    """Raise if a checksum in a `torch.save` file (a zip archive) is wrong; `torch.load` ignores them.
+
+    Or if it is compressed, which torch never does: such a file might unpack to any size.
+    """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type for member in archive.infolist()):
+            raise ValueError("it is compressed")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")

@@ -4,11 +4,13 @@ import functools
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import torch
 
 from catdog.data.batches import EvaluationSplit
+from catdog.errors import UserError
 from catdog.formatting import now
 from catdog.models.heads.masked import swapped_masks
 from catdog.models.petnet import count_parameters
@@ -16,6 +18,7 @@ from catdog.runs.artifacts import ProbeMasks, SplitLogits, TrimapMasks, attentio
 from catdog.runs.history import history_csv
 from catdog.runs.results import Status, TrialResult
 from catdog.storage import BackgroundUploads, sha256
+from catdog.storage.serialization import MOST_UNPACKED
 from catdog.system.process import cpu_model
 from catdog.training.evaluation import Evaluation, evaluate
 from catdog.training.precision import autocast_for
@@ -162,6 +165,23 @@ def _predictions_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation
             for name, evaluation in evaluations.items()
         },
     )
+
+
+def check_size_of_masks(trial: Trial, masks_PMHW: Mapping[str, torch.Tensor]) -> None:
+    """Raise `UserError` if files of such masks, by place, would be too large to be read again."""
+    assert trial.state.best_validation is not None
+    measured = sum(len(trial.inputs.measured_positions(split)) for split in get_args(EvaluationSplit))
+    of_probes = trial.recipe.epochs * sum(2 * one.numel() for one in masks_PMHW.values())
+    sizes = {
+        trial.where.attention: measured * sum(2 * one[0].numel() for one in trial.state.best_validation.masks.values()),
+        trial.where.masks: of_probes + trial.probes.images_PSSC.nbytes,
+    }
+    for key, size in sizes.items():
+        if size > MOST_UNPACKED:
+            raise UserError(
+                f"{key}: would unpack to {size:,} bytes, and {MOST_UNPACKED:,} can be read: give fewer masks, or "
+                "smaller --image-size, --pack-size or --probe-images"
+            )
 
 
 def _attention_npz(trial: Trial, evaluations: dict[EvaluationSplit, Evaluation]) -> bytes:

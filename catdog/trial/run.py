@@ -26,7 +26,7 @@ from catdog.training.precision import autocast_for, flush_denormals
 from catdog.trial.checkpoint import checkpoint_bytes
 from catdog.trial.contact_sheet import contact_sheet
 from catdog.trial.context import RunContext
-from catdog.trial.outcome import Outcome, build_result, evaluate_test, queue_epochs, score
+from catdog.trial.outcome import Outcome, build_result, check_size_of_masks, evaluate_test, queue_epochs, score
 from catdog.trial.setup import Trial, set_up
 from catdog.trial.sheet_process import sheet_process
 
@@ -152,6 +152,7 @@ def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundU
     places = by_place(output.masks_BMHW, output.stage_masks)
     if not places:
         return
+    check_size_of_masks(trial, places)
     masks, predicted = {place: one.half().cpu() for place, one in places.items()}, output.logits_BK.argmax(dim=1).cpu()
     trial.probe_history.masks.append(masks)
     trial.probe_history.predicted_P.append(predicted)

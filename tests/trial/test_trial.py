@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from torch import nn
 from catdog.config.presets import preset_config
 from catdog.config.recipe import Recipe
 from catdog.config.variants import VariantSpec, parse_variant
-from catdog.errors import PausedError, StoreError
+from catdog.errors import PausedError, StoreError, UserError
 from catdog.models import VARIANTS, ModelOutput, build_model, register_head
 from catdog.models.backbones.weights import packaged_path
 from catdog.models.petnet import SecondTask
@@ -495,6 +496,15 @@ def spoil_one_byte(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 0x40]) + data[middle + 1 :]
 
 
+def compress(content: bytes) -> bytes:
+    """The same archive, compressed, as one that unpacks to any size would be."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as to:
+        for name in archive.namelist():
+            to.writestr(name, archive.read(name))
+    return packed.getvalue()
+
+
 def spoil_other_content(data: bytes) -> bytes:
     buffer = io.BytesIO()
     torch.save({"weights": torch.zeros(3)}, buffer)
@@ -559,7 +569,7 @@ STATES_THAT_DO_NOT_FIT: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize(
     "spoil",
     [
-        *(spoil_nothing, spoil_text, spoil_half, spoil_end, spoil_one_byte, spoil_other_content),
+        *(spoil_nothing, spoil_text, spoil_half, spoil_end, spoil_one_byte, spoil_other_content, compress),
         *(pytest.param(with_state(change), id=name) for name, change in STATES_THAT_DO_NOT_FIT.items()),
     ],
 )
@@ -579,6 +589,18 @@ def test_a_damaged_checkpoint_is_ignored_and_the_trial_starts_over(
     assert epochs == tuple(range(EPOCHS))
     assert where.checkpoint in caplog.text
     assert_same(lasting(files_of(context, undisturbed.spec)), lasting(undisturbed.files))
+
+
+@pytest.mark.parametrize(("readable", "name"), [(50_000, "masks.npz"), (1_000, "attention.npz")])
+def test_masks_that_no_reader_would_take_end_a_trial_in_its_first_epoch(
+    readable: int, name: str, shared_context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catdog.trial.outcome.MOST_UNPACKED", readable)
+    spec = parse_variant("attention", shared_context.identity.recipe)
+    epochs: list[EpochRecord] = []
+    with pytest.raises(UserError, match=rf"{name}: would unpack to .* give fewer masks"):
+        run_trial(dataclasses.replace(shared_context, run=f"large-{readable}"), spec, 0, epochs.append)
+    assert epochs == []
 
 
 def test_a_checkpoint_of_another_trial_is_ignored(shared_context: RunContext) -> None:
