@@ -37,6 +37,7 @@ class Options(SweepConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(not self.dry_run, "--dry-run: the checks start what they need; leave it out, or give --cluster")
         seconds = self.wait_seconds
         require(0 <= seconds < math.inf, f"--wait-seconds {seconds}: must be a number of seconds from 0")
 

@@ -117,12 +117,15 @@ def print_power(console: Console, config: Options, planned: Identity) -> None:
 
 def recover(arguments: Sequence[str], interrupted: bool) -> None:
     """Do what a sweep that was lost could not do: release its run, and write the report of what it has finished."""
-    from catdog.sweep.lease import release_dead
+    from catdog.sweep.lease import read_lease, release_dead
 
     config = parse_options(arguments)
+    if config.dry_run or config.print_config:
+        return
     store = StoreLocation.of(config.store, config.store_patience).open()
     release_dead(store, config.run_name)
-    if not interrupted and store.exists(RunPaths(config.run_name).manifest):
+    is_swept = read_lease(store, config.run_name) is not None  # by another process
+    if not (interrupted or is_swept) and store.exists(RunPaths(config.run_name).manifest):
         from catdog.api import report_lost_run
 
         report_lost_run(config, open_run(store, config.run_name), output_console())

@@ -210,8 +210,9 @@ def _value(hint: Any, node: yaml.Node) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise ValueError("give a single value")
     kinds = kinds_of(hint)
-    if node.tag == "tag:yaml.org,2002:null":
-        if type(None) in kinds:
-            return None
+    is_null = node.tag == "tag:yaml.org,2002:null"
+    if type(None) in kinds and (is_null or node.value == "None"):  # as the options spell it
+        return None
+    if is_null:
         raise ValueError("has no value; give one, or leave the line out")
     return parse_value(hint, str(node.value))

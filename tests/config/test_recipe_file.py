@@ -50,6 +50,11 @@ def test_without_extends_the_options_own_defaults_hold(tmp_path: Path) -> None:
     assert named_config(path) == SweepConfig(preset=path, recipe=Recipe(epochs=3))
 
 
+def test_none_is_nothing_where_an_option_may_be_none(tmp_path: Path) -> None:
+    config = named_config(written(tmp_path, "a.yaml", "run: None\ntuning: None\nlimit_images: None\nsecond_task: null"))
+    assert (config.run, config.tuning, config.recipe.limit_images, config.recipe.second_task) == (None,) * 4
+
+
 def test_the_command_line_overrides_the_file_and_the_file_what_it_extends(tmp_path: Path) -> None:
     written(tmp_path, "shared/base.yaml", "extends: demo\nepochs: 5\nbatch_size: 16\nseeds: 2\nrun: other\n")
     path = written(tmp_path, content="extends: shared/base.yaml\nbatch_size: 8\nseeds: 3\nrun: mine\n")

@@ -168,6 +168,7 @@ OPTIONS = {
     "two variations": Mistake(
         "sweep demo --resample-split --vary order", "--resample-split", "leave one of the two out"
     ),
+    "dry run of the doctor": Mistake("doctor demo --dry-run", "--dry-run: the checks start", "leave it out"),
     "variation of a study": Mistake("study scatter demo --vary=init", "--vary: the study scatter", "leave the option"),
     "looks of a study, also planned": Mistake(
         "study lambda demo --dry-run --until-decided --smallest-effect 1",

@@ -138,6 +138,21 @@ def test_the_loss_of_a_process_is_told_by_a_study_and_by_a_tuning(box: Inbox, tm
     assert store.exists(RunPaths("weights").report("report.html"))
 
 
+def test_the_loss_of_a_process_that_swept_nothing_is_not_told(box: Inbox, tmp_path: Path) -> None:
+    """As of a dry run, or of a second sweep that waited for the first to show signs of life."""
+    store = LocalStore(tmp_path)
+    make_run(store, ["baseline", "multi-attention"], range(2), epochs=2, test_images=40, run="night")
+    options = ["demo", "--store", str(tmp_path), "--run", "night", "--notify", box.url]
+    for action in ("--dry-run", "--print-config"):
+        sweep.recover([*options, action], False)
+    study.recover(["lambda", *options, "--dry-run"], False)
+    with RunLease(store, "night", "first").hold(pytest.fail):
+        sweep.recover(options, False)
+    assert not store.exists(RunPaths("night").report("report.html"))
+    sweep.recover(options, False)
+    assert box.titles == ["catdog night: its process was lost: the same command resumes"]
+
+
 def test_a_file_of_urls_keeps_tokens_off_the_command_line(box: Inbox, tmp_path: Path) -> None:
     (tmp_path / "urls").write_text(f"# whom to tell\n{box.url}\n{box.url}?format=markdown\n")
     notifier = Notifier([str(tmp_path / "urls")], MemoryStore(), "night", pytest.fail)
