@@ -28,14 +28,14 @@ class StoreRefusedError(StoreError, UserError):
 
 
 class Card(NamedTuple):
-    """A GPU of a cluster: its number on a node."""
+    """A GPU of a cluster: its number on a node; without a number, the whole node."""
 
     node_id: str
     host: str
-    gpu: str
+    gpu: str = ""
 
     def __str__(self) -> str:
-        return f"GPU {self.gpu} of {self.host}"
+        return f"GPU {self.gpu} of {self.host}" if self.gpu else self.host
 
 
 class DeviceError(CatdogError):
@@ -51,6 +51,10 @@ class DeviceError(CatdogError):
 
     def __str__(self) -> str:
         return self.message if self.card is None else f"{self.card}: {self.message}"
+
+
+class NodeError(DeviceError):
+    """A mistake that a trial met on a node, where only that may be wrong: it cannot write, or fetch weights."""
 
 
 class WorkerLostError(CatdogError):

@@ -85,8 +85,6 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self._meter.ended(*_trial_id(trial))
         if result.get("card") is not None:
             self._cards.finished(result["card"])
-        if "mistake" in result:
-            self._lost.record(_trial_id(trial), UserError(result["mistake"]), attempts=1)
         if result.get("status") == "complete":
             self._progress.finished(
                 *_trial_id(trial), result["val_accuracy"], result["test_accuracy"], result["seconds"]
@@ -124,7 +122,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self._notifier.send("failure", f"{variant.title} seed {seed} failed, the first one", details)
 
     def _blame_card(self, trial_id: TrialId, error: Exception) -> None:
-        """Count an error of the GPU against it, or against the trial in the end; stop the sweep if no GPU works."""
+        """Count an error of a GPU or a node against it, or the trial in the end; stop the sweep if no GPU works."""
         if isinstance(error, DeviceError):
             if attempts := self._cards.failed(trial_id, error):
                 self._lost.record(trial_id, error, attempts)

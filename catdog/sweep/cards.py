@@ -1,8 +1,9 @@
-"""What the driver knows of the GPUs: which failed which trials, which are held back, and when a trial is to blame.
+"""What the driver knows of GPUs and nodes: which failed trials, which are held back, and when a trial is to blame.
 
 A card that is broken, or that failed two attempts since a trial last finished on it, is held back until the sweep ends:
 Ray cannot be told to avoid a card, so small actors occupy it. A trial counts as failed once three of its attempts
-failed, on more than one card if there are several.
+failed, on more than one card if there are several. A node where trials meet mistakes that were found nowhere before (a
+full cache, weights that it cannot fetch) is like a card, of all its GPUs, or of its cores if trials use no GPU.
 """
 
 import contextlib
@@ -18,8 +19,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from catdog.errors import Card, DeviceError, StoreError, UserError, first_line
+from catdog.runs.cost import Unit
 from catdog.runs.manifest import TrialId
-from catdog.sweep.device_errors import is_out_of_memory
+from catdog.sweep.device_errors import is_out_of_memory, this_card
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +36,18 @@ T = TypeVar("T")
 class CardWatch:
     """The cards that failed in this sweep. Effects are handed in.
 
-    `count_gpus` returns the GPUs of each node that is up, `most_gpus` how many there may be; `hold` occupies a card and
-    returns what frees it again. A trial needs at least one card, or as many as it has workers, `needed`.
+    `count_units` returns the GPUs (or cores) of each node that is up, `most_gpus` how many there may be; `hold`
+    occupies a card and returns what frees it again. A trial needs `needed` of them: a card for each worker.
     """
 
     def __init__(
         self,
-        count_gpus: Callable[[], Mapping[str, float]],
+        count_units: Callable[[], Mapping[str, float]],
         most_gpus: float,
         hold: Callable[[Card], Callable[[], None]],
-        needed: int = 1,
+        needed: float = 1,
     ) -> None:
-        self._count_gpus, self._most_gpus, self._hold, self._needed = count_gpus, most_gpus, hold, needed
+        self._count_units, self._most_gpus, self._hold, self._needed = count_units, most_gpus, hold, needed
         self._broken: dict[Card, DeviceError] = {}
         self._faults: defaultdict[Card, list[TrialId]] = defaultdict(list)
         self._attempts: defaultdict[TrialId, list[Card]] = defaultdict(list)
@@ -61,7 +63,8 @@ class CardWatch:
             attempts.append(error.card)
         if error.fault == "failed":
             self._faults[error.card].append(trial_id)
-        to_blame = len(attempts) >= ATTEMPTS and (len(set(attempts)) > 1 or self._left() <= self._needed)
+        is_last = self._left_without(error.card) < self._needed
+        to_blame = len(attempts) >= ATTEMPTS and (len(set(attempts)) > 1 or is_last)
         if to_blame:
             for card, trial_ids in self._faults.items():
                 self._faults[card] = [other for other in trial_ids if other != trial_id]
@@ -69,9 +72,10 @@ class CardWatch:
         return len(attempts) if to_blame else 0
 
     def finished(self, card: Card) -> None:
-        """Record that a trial finished on a card."""
-        if self._faults.pop(card, None):
-            self._hold_back()
+        """Record that a trial finished on a card, and so on its node."""
+        for place in (card, card._replace(gpu="")):
+            if self._faults.pop(place, None):
+                self._hold_back()
 
     def on_a_working_card(self, attempt: Callable[[], T]) -> T:
         """Return what the task in `attempt`, a check before any trial, returns on a worker whose card works.
@@ -101,7 +105,7 @@ class CardWatch:
     @property
     def nothing_works(self) -> UserError | None:
         """Return the error that ends the sweep if every card is broken, or too many for a trial."""
-        nodes = self._count_gpus()
+        nodes = self._count_units()
         broken = [error for card, error in self._broken.items() if card.node_id in nodes]
         if not broken or max(self._most_gpus, sum(nodes.values())) - len(broken) > self._needed - 1:
             return None
@@ -118,10 +122,12 @@ class CardWatch:
             free()
         self._held.clear()
 
-    def _left(self) -> float:
-        """Return how many GPUs of nodes that are up are not held back."""
-        nodes = self._count_gpus()
-        return sum(nodes.values()) - sum(card.node_id in nodes for card in self._held)
+    def _left_without(self, card: Card) -> float:
+        """Return how many units of nodes that are up would not be held back if the card was."""
+        held = {*self._held, card}
+        whole = {one.node_id for one in held if not one.gpu}
+        nodes = {node_id: units for node_id, units in self._count_units().items() if node_id not in whole}
+        return sum(nodes.values()) - sum(one.node_id in nodes for one in held)
 
     def _hold_back(self) -> None:
         """Hold back the cards that deserve it now, and no others; those that a trial needs only if they are broken."""
@@ -129,7 +135,7 @@ class CardWatch:
         for card in self._held.keys() - set(deserving):
             self._held.pop(card)()
         for card in deserving:
-            if card not in self._held and (card in self._broken or self._left() > self._needed):
+            if card not in self._held and (card in self._broken or self._left_without(card) >= self._needed):
                 self._held[card] = self._hold(card)
 
 
@@ -139,40 +145,42 @@ def _lost_worker(error: Exception) -> UserError:
     )
 
 
-def gpus_by_node() -> dict[str, float]:
-    """Return the number of GPUs of each node that is up."""
-    return {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]}
+def units_by_node(unit: Unit) -> dict[str, float]:
+    """Return the number of GPUs, or of cores, of each node that is up."""
+    return {node["NodeID"]: node["Resources"].get(unit, 0.0) for node in ray.nodes() if node["Alive"]}
 
 
-def hold_with_actors(gpus: float, card: Card) -> Callable[[], None]:
-    """Occupy a card with actors of as many shares as trials would take; return what frees it."""
+def hold_with_actors(unit: Unit, share: float, card: Card) -> Callable[[], None]:
+    """Occupy a card, or a node, with actors of as many shares as workers would take; return what frees it."""
     stop = threading.Event()
-    threading.Thread(target=_occupy, args=(card, gpus, stop), daemon=True, name=f"holding {card}").start()
+    threading.Thread(target=_occupy, args=(card, unit, share, stop), daemon=True, name=f"holding {card}").start()
     return stop.set
 
 
 class _Holder:
-    """Occupies a share of a card."""
+    """Occupies a share of a card, or of a node's cores."""
 
-    def gpu(self) -> str:
-        """Return the number of the card."""
-        return str(ray.get_runtime_context().get_accelerator_ids()["GPU"][0])
+    def card(self) -> Card:
+        """Return the card."""
+        return this_card()
 
 
-def _occupy(card: Card, gpus: float, stop: threading.Event) -> None:
-    """Take shares of the node's cards until all of this one are taken; keep those until `stop`."""
+def _occupy(card: Card, unit: Unit, share: float, stop: threading.Event) -> None:
+    """Take shares of the node until all of this card, or of the node, are taken; keep those until `stop`."""
     pinned = NodeAffinitySchedulingStrategy(card.node_id, soft=False)
-    new_holder = ray.remote(num_cpus=0, num_gpus=gpus, scheduling_strategy=pinned)(_Holder).remote
+    of_unit = {"num_cpus": 0.0, "num_gpus": 0.0} | {{"CPU": "num_cpus", "GPU": "num_gpus"}[unit]: share}
+    new_holder = ray.remote(**of_unit, scheduling_strategy=pinned)(_Holder).remote
+    units = 1.0 if card.gpu else units_by_node(unit).get(card.node_id, 0.0)
     kept: list[Any] = []
     others: list[Any] = []  # of other cards: given back only at the end, or Ray would give them again
     try:
-        while len(kept) < math.floor(1 / gpus + 1e-6) and not stop.is_set():
+        while len(kept) < math.floor(units / share + 1e-6) and not stop.is_set():
             others.append(new_holder())
-            answer = others[-1].gpu.remote()
+            answer = others[-1].card.remote()
             if not ray.wait([answer], timeout=PATIENCE_SECONDS)[0]:
                 _kill(others)  # the card is in use; meanwhile trials need the others
                 stop.wait(PATIENCE_SECONDS)
-            elif ray.get(answer) == card.gpu:
+            elif card in (taken := ray.get(answer), taken._replace(gpu="")):
                 kept.append(others.pop())
         _kill(others)
         stop.wait()

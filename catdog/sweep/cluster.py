@@ -15,7 +15,7 @@ from catdog.config.sweep_options import SweepConfig
 from catdog.errors import UserError
 from catdog.formatting import ReportProgress
 from catdog.storage import StoreLocation
-from catdog.sweep.cards import CardWatch, gpus_by_node, hold_with_actors
+from catdog.sweep.cards import CardWatch, hold_with_actors, units_by_node
 from catdog.sweep.device_errors import naming_the_card
 from catdog.sweep.local_ray import ray_folder, start_local_ray
 from catdog.sweep.placement import (
@@ -110,9 +110,10 @@ class Cluster:
         if not self.slots:
             raise UserError(f"{self._config.workers_option}: the nodes here have room for fewer workers")
         resources = self.trial_resources
-        hold = functools.partial(hold_with_actors, resources.gpus)
+        count = functools.partial(units_by_node, resources.unit)
+        hold = functools.partial(hold_with_actors, resources.unit, resources.units / resources.workers)
         most_gpus = self.slots * resources.workers * resources.gpus
-        self.cards = CardWatch(gpus_by_node, most_gpus, hold, resources.workers)
+        self.cards = CardWatch(count, most_gpus, hold, max(resources.workers, resources.units))
         if not any(map(resources.workers_on, present)):
             self._report_progress("no node for a trial is up yet: waiting until the cluster has started one")
 

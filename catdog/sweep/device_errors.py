@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import ray
 
-from catdog.errors import Card, DeviceError, first_line
+from catdog.errors import Card, DeviceError, NodeError, StoreError, UserError, first_line
 
 _OF_A_GPU = (
     "cuda error", "cuda driver error", "cuda unknown error", "triton error [cuda]", "cudagetdevicecount", "nvml",
@@ -66,11 +66,28 @@ def naming_the_card(gpus: float) -> Iterator[None]:
         raise fault from error
 
 
+@contextlib.contextmanager
+def naming_the_node() -> Iterator[None]:
+    """Raise a user's mistake as a `NodeError` that names this node: a sweep's own were found before its trials."""
+    try:
+        yield
+    except UserError as mistake:
+        if isinstance(mistake, StoreError):
+            raise
+        fault = NodeError(first_line(mistake), "failed", this_node())
+        fault.add_note("".join(traceback.format_exception(mistake)))
+        raise fault from mistake
+
+
 def this_card() -> Card:
     """Return the card that Ray gave this worker."""
-    context = ray.get_runtime_context()
-    gpus = context.get_accelerator_ids().get("GPU") or ["?"]
-    return Card(context.get_node_id(), platform.node(), gpus[0])
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU") or ["?"]
+    return this_node()._replace(gpu=gpus[0])
+
+
+def this_node() -> Card:
+    """Return this worker's node."""
+    return Card(ray.get_runtime_context().get_node_id(), platform.node())
 
 
 def _is_of_a_gpu(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """What runs on workers: the check of data and weights, and one trial for Tune.
 
 Errors that would recur are caught, recorded under failures/ and returned as a result; only transient faults (an
-unavailable store, a GPU that fails, a process that ran out of memory) raise, and Tune retries.
+unavailable store, a GPU or a node that fails, a process that ran out of memory) raise, and Tune retries.
 """
 
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from catdog.errors import DeviceError, NotFoundError, PausedError, StoreError, UserError, WorkerLostError, first_line
+from catdog.errors import DeviceError, NotFoundError, PausedError, StoreError, WorkerLostError
 from catdog.formatting import ReportProgress
 from catdog.runs.cost import Launch
 from catdog.runs.history import EpochRecord
@@ -20,7 +20,7 @@ from catdog.runs.paths import RunPaths
 from catdog.runs.results import TrialResult
 from catdog.storage import Store
 from catdog.storage.serialization import to_json
-from catdog.sweep.device_errors import naming_the_card, needs_new_process, this_card
+from catdog.sweep.device_errors import naming_the_card, naming_the_node, needs_new_process, this_card, this_node
 from catdog.sweep.lease import read_lease, require_lease
 from catdog.sweep.pausing import PauseWatch, preempted, watching_for_pauses
 from catdog.sweep.trial_retries import describe_failure, failed_attempts
@@ -63,12 +63,10 @@ def train_trial(config: dict[str, Any], context: RunContext, launch: str) -> Non
 
 def _train_trial(config: dict[str, Any], context: RunContext, launch: str, report: Report) -> dict[str, Any]:
     """Run one trial; `report` what the driver is told of each epoch, and return what it is told of the end."""
-    try:
+    with naming_the_node():
         context.load_heads()
         variant = context.variant(config["trial"]["variant"])
         store = context.location.open()
-    except UserError as mistake:  # it would recur, and cannot be recorded from here
-        return {"status": "failed", "mistake": first_line(mistake)}
     _require_drivers_folder(context, store)
     trial = PlannedTrial(variant, config["trial"]["seed"])
     with watching_for_pauses(launch, trial.name) as watch:
@@ -94,12 +92,13 @@ def _train_trial(config: dict[str, Any], context: RunContext, launch: str, repor
             if needs_new_process(error):
                 raise  # for a fresh process; the next attempt finds the record above
             return {"status": "failed"}
+    card = this_card() if context.gpus_per_trial else this_node()
     return {
         "status": result.status,
         "val_accuracy": result.val_accuracy,
         "test_accuracy": result.test_accuracy,
         "seconds": result.seconds,
-        "card": this_card() if context.gpus_per_trial and context.identity.workers == 1 else None,
+        "card": card if context.identity.workers == 1 else None,
     }
 
 
@@ -119,7 +118,7 @@ def _run(
         report(record.report(epochs))
 
     before_final_writes = functools.partial(require_lease, store, context.run, launch)
-    with naming_the_card(context.gpus_per_trial):
+    with naming_the_node(), naming_the_card(context.gpus_per_trial):
         return run_trial(context, trial.variant, trial.seed, on_epoch, before_final_writes, watch.should_pause)
 
 

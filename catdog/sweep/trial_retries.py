@@ -4,7 +4,7 @@ A lost worker, a lost node or an unavailable store ends a trial for now: Tune no
 (`max_failures` in `sweep.run`), where it resumes from its checkpoint. `LostTrials` retries those that Tune itself gave
 up on. Errors that would recur (a bug in a head, a wrong shape, a mistake in data or weights) are recorded under
 failures/ instead; after those that spoil the process (out of memory), the process is replaced first. An error of the
-GPU ends an attempt; `cards` decides when so many attempts failed that the trial is to blame, and it is recorded, too.
+GPU or of the node ends an attempt; `cards` decides when so many failed that the trial is to blame, and it is recorded.
 """
 
 import logging

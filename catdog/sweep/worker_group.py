@@ -24,7 +24,7 @@ from catdog.errors import PausedError, WorkerLostError, first_line
 from catdog.runs.history import EpochRecord
 from catdog.runs.manifest import PlannedTrial
 from catdog.runs.results import TrialResult
-from catdog.sweep.device_errors import is_fault_of_a_gpu, naming_the_card
+from catdog.sweep.device_errors import is_fault_of_a_gpu, naming_the_card, naming_the_node
 from catdog.sweep.lease import require_lease
 from catdog.sweep.pausing import watching_for_pauses
 from catdog.sweep.ray_internals import freeing_placement_group, own_placement_group
@@ -88,7 +88,8 @@ def _train_share(context: RunContext, trial: PlannedTrial, launch: str, driver: 
         ray.train.report(record.report(epochs))
 
     name = f"{trial.name}, worker {workers.index}"
-    with watching_for_pauses(launch, name, driver) as watch, naming_the_card(context.gpus_per_trial):
+    faults = naming_the_card(context.gpus_per_trial)
+    with watching_for_pauses(launch, name, driver) as watch, naming_the_node(), faults:
         about = (context, trial.variant, trial.seed, on_epoch)
         if workers.index == 0:
             before_final_writes = functools.partial(require_lease, store, context.run, launch)

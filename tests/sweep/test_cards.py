@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,12 @@ import pytest
 import ray
 import torch
 
-from catdog.errors import Card, DeviceError, StoreError, UserError
+from catdog.errors import Card, DeviceError, NodeError, StoreError, UserError
 from catdog.sweep.cards import CardWatch
 from catdog.sweep.device_errors import as_device_error, naming_the_card, needs_new_process
 from catdog.trial.device import SIMULATED_GPUS
 from tests.helpers.project import ROOT
+from tests.helpers.ray_nodes import RayNodes
 from tests.helpers.sweeps import SMALL
 
 A, B, C = (Card("node", "host", gpu) for gpu in "012")
@@ -127,6 +129,27 @@ def test_cards_that_a_trial_on_several_needs_are_held_back_only_if_they_are_brok
     assert cards.held == {A, B}
     assert "(and 1 more): fewer GPUs work than a trial needs: " in str(cards.watch.nothing_works)
     assert "less than --gpus-per-trial 2" in str(cards.watch.nothing_works)
+
+
+def test_a_node_whose_trials_meet_mistakes_is_held_back_with_all_its_cards_while_others_are_left() -> None:
+    nodes, held = {"node": 4.0, "other": 2.0}, set[Card]()
+
+    def hold(card: Card) -> Callable[[], None]:
+        held.add(card)
+        return lambda: held.discard(card)
+
+    watch, node, other = CardWatch(lambda: nodes, 6.0, hold, 2), Card("node", "host"), Card("other", "host-2")
+
+    def fail(trial: tuple[str, int], where: Card) -> int:
+        return watch.failed(trial, NodeError("the cache is full", "failed", where))
+
+    assert [fail(FIRST, node), fail(SECOND, node), fail(SECOND, other), fail(THIRD, other)] == [0, 0, 0, 0]
+    assert held == {node}, "the other one is the last"
+    assert watch.nothing_works is None
+    assert [fail(FIRST, other), fail(FIRST, other)] == [0, 3]
+    watch.finished(A)
+    assert held == {other}, "a trial finished on a card of the first, so that this is the last no more"
+    assert [fail(SECOND, node), fail(SECOND, node)] == [3, 4], "on two nodes"
 
 
 def test_memory_that_others_took_counts_against_no_card() -> None:
@@ -261,6 +284,39 @@ def sweep_on_simulated_gpus(
     command = [sys.executable, "-c", SCRIPT, "demo", "--store", str(store), *SMALL, *arguments]
     environment = os.environ | {SIMULATED_GPUS: broken, "FAILING_GPU": failing}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+FUSSY = """
+import os
+import torch
+from catdog.errors import UserError
+from catdog.training import register_optimizer
+
+@register_optimizer("fussy")
+def fussy(groups):
+    if told := os.environ.get("FAULTY_NODE"):
+        with open(told, "a") as file:
+            file.write("x")
+        raise UserError("the disk of this node is full: make room")
+    return torch.optim.AdamW(groups)
+"""
+
+
+@pytest.mark.slow
+def test_beside_a_node_that_fails_all_trials_end_complete_after_a_few_attempts_on_it(
+    tmp_path: Path, store_folder: Path
+) -> None:
+    (tmp_path / "fussy.py").write_text(FUSSY)
+    command = [
+        sys.executable, "jobs/sweep.py", "demo", "--store", str(store_folder), *SMALL, "--seeds", "16",
+        "--variants", "baseline", "--import", str(tmp_path / "fussy.py"), "--optimizer", "fussy",
+    ]  # fmt: skip
+    with RayNodes(["env", f"FAULTY_NODE={tmp_path / 'told'}"]) as nodes:
+        environment = os.environ | nodes.environment
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert 1 <= len((tmp_path / "told").read_text()) <= 3
+    assert not (store_folder / "demo/failures").exists()
 
 
 @pytest.mark.slow

@@ -1,19 +1,22 @@
-"""What one attempt of a trial tells Tune: a mistake recurs, so it is recorded once and never retried."""
+"""What one attempt of a trial tells Tune, and where it runs."""
 
-import json
 import os
+import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import tune
 
 from catdog.config.recipe import Recipe
-from catdog.config.variants import parse_variant
-from catdog.errors import StoreError
+from catdog.errors import NodeError, StoreError
+from catdog.runs.cost import Launch
+from catdog.runs.paths import RunPaths
 from catdog.storage import StoreLocation
+from catdog.storage.serialization import to_json
 from catdog.sweep.lease import RunLease
 from catdog.sweep.trainable import train_trial
 from catdog.trial.context import RunContext
@@ -32,8 +35,10 @@ class Attempts(tune.Callback):  # type: ignore[misc]
         self.count += 1
 
 
-def run(context: RunContext, variant: str, scratch: Path, seeds: int = 1) -> tuple[dict[str, Any], int]:
-    """Return the last report of a trial that Tune may retry, and the number of attempts of all seeds' trials."""
+def run(
+    context: RunContext, variant: str, scratch: Path, seeds: int = 1, max_failures: int = 3
+) -> tuple[ray.tune.Result, int]:
+    """Return the result of a trial that Tune may retry, and the number of attempts of all seeds' trials."""
     attempts = Attempts()
     tuner = tune.Tuner(
         tune.with_parameters(train_trial, context=context, launch="launch"),
@@ -41,34 +46,32 @@ def run(context: RunContext, variant: str, scratch: Path, seeds: int = 1) -> tup
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1),
         run_config=tune.RunConfig(
             storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=3),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
             callbacks=[attempts],
             verbose=0,
         ),
     )
     with RunLease(context.location.open(), context.run, "launch").hold(lambda message: None):
         results = tuner.fit()
-    return results[0].metrics, attempts.count
+    return results[0], attempts.count
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_mistake_in_the_weights_is_recorded_once(make_context: MakeContext, recipe: Recipe, tmp_path: Path) -> None:
-    context = make_context(recipe, weights=str(tmp_path / "gone.pth"))
-    report, attempts = run(context, "baseline", tmp_path / "tune")
-    assert (report["status"], attempts) == ("failed", 1)
-    failure = json.loads(context.location.open().get(context.trial_paths(parse_variant("baseline", recipe), 0).failure))
-    assert (failure["error"], failure["attempts"]) == ("UserError", 1)
-    assert "gone.pth: no such file" in failure["message"]
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_mistake_that_a_worker_cannot_record_is_told_to_the_driver_which_can(
-    make_context: MakeContext, recipe: Recipe, tmp_path: Path
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [("baseline", "gone.pth: no such file"), ("no-such-head", "choose from baseline")],  # of a worker with other code
+)
+def test_a_mistake_that_a_worker_finds_is_its_nodes_and_not_the_trials(
+    variant: str, said: str, make_context: MakeContext, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """A worker with other code than the driver's does not know the variant."""
-    report, attempts = run(make_context(recipe), "no-such-head", tmp_path / "tune")
-    assert (report["status"], attempts) == ("failed", 1)
-    assert "choose from baseline" in report["mistake"]
+    context = make_context(recipe, weights=str(tmp_path / "gone.pth"))
+    result, attempts = run(context, variant, tmp_path / "tune", max_failures=1)
+    assert attempts == 2
+    assert isinstance(result.error, ray.exceptions.RayTaskError)
+    assert isinstance(result.error.cause, NodeError)
+    assert str(result.error.cause).startswith(f"{platform.node()}: ")
+    assert said in str(result.error.cause)
+    assert context.location.open().list(f"{context.run}/failures") == []
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -80,7 +83,9 @@ def test_all_trials_of_a_worker_run_in_one_thread(make_context: MakeContext, rec
             super().load_heads()
 
     context = Context(**vars(make_context(recipe)))
-    assert run(context, "no-such-head", tmp_path / "tune", seeds=3)[1] == 3
+    closed = Launch("launch", "", "CPU", None, closed=True)
+    context.location.open().put(RunPaths(context.run).launch("launch"), to_json(closed))
+    assert run(context, "baseline", tmp_path / "tune", seeds=3)[1] == 3
     notes = (tmp_path / "threads").read_text().splitlines()
     assert len(notes) == 3
     assert len(set(notes)) == 1
