@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from catdog.analysis.contrasts import RESAMPLING_SEED
-from catdog.analysis.intervals import Interval
 from catdog.analysis.predictions import Predictions
 from catdog.analysis.questions import Difference, Evidence, evidence_of
 from catdog.analysis.significance import SIGNIFICANCE
@@ -57,23 +56,18 @@ def _log_loss(
 
     known = evidence(seeds)
     interval = known.interval(Difference(), SIGNIFICANCE)
-    says = _direction(interval)
-    if len(seeds) < len(contrast.ended) and says != _direction(
-        evidence(contrast.ended).interval(Difference(), SIGNIFICANCE)
-    ):
-        says = None  # no variant may win by trials that are left out
+    answer = Difference().answer(interval)
+    if len(seeds) < len(contrast.ended):
+        with_all = evidence(contrast.ended).interval(Difference(), SIGNIFICANCE)
+        answer = answer if answer == Difference().answer(with_all) else None  # none may win by trials that are left out
     return LogLoss(
         n=len(seeds),
         ours=float(np.mean([ours[seed] for seed in seeds])),
         theirs=float(np.mean([theirs[seed] for seed in seeds])),
         p=known.p(Difference()),
         interval=interval,
-        says=says,
+        says=None if answer is None else OPPOSITE[answer],
     )
-
-
-def _direction(interval: Interval | None) -> str | None:
-    return None if interval is None or not interval.excludes_zero else "higher" if interval.low > 0 else "lower"
 
 
 def log_loss_figures(contrast: Contrast) -> str | None:

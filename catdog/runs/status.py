@@ -115,26 +115,25 @@ class RunStatus:
         def name(label: str) -> str:
             return manifest.short_labels.get(label, label)
 
-        return RunStatus(
-            dataclasses.replace(
+        return dataclasses.replace(
+            self,
+            manifest=dataclasses.replace(
                 manifest,
                 variants=tuple(map(name, manifest.variants)),
                 seeds={name(label): seeds for label, seeds in manifest.seeds.items()},
             ),
-            [
+            trials=[
                 dataclasses.replace(trial, result=dataclasses.replace(trial.result, variant=name(trial.result.variant)))
                 if trial.result is not None
                 else trial
                 for trial in self.trials
             ],
-            [
+            launches=[
                 dataclasses.replace(
                     launch, busy_hours={name(label): hours for label, hours in launch.busy_hours.items()}
                 )
                 for launch in self.launches
             ],
-            self.looks,
-            self.kept,
         )
 
 

@@ -91,10 +91,10 @@ class RunLease:
         self.verify()
 
     def _look(self) -> None:
-        holder = read_lease(self._store, self._run)
+        other = _other_holder(self._store, self._run, self.launch)
         was_planned, self._planned = self._planned, self._store.exists(RunPaths(self._run).manifest)
-        if holder is not None and holder.launch != self._mine.launch:
-            self._lost = f"was taken over by {holder.text}: this sweep has ended"
+        if other is not None:
+            self._lost = f"was taken over by {other.text}: this sweep has ended"
         elif was_planned and not self._planned:
             self._lost = (
                 f"is no longer in {self._store.url}: this sweep has ended. Once its files are back there, the same "
@@ -222,8 +222,14 @@ def release_dead(store: Store, run: str) -> bool:
 def require_lease(store: Store, run: str, launch: str) -> None:
     """Raise `StoreError` if another launch has taken over: an orphaned worker must not continue."""
     try:
-        holder = read_lease(store, run)
+        other = _other_holder(store, run, launch)
     except UserError as error:
         raise StoreError(str(error)) from None
-    if holder is not None and holder.launch != launch:
-        raise StoreError(f"run {run!r} was taken over by {holder.text}")
+    if other is not None:
+        raise StoreError(f"run {run!r} was taken over by {other.text}")
+
+
+def _other_holder(store: Store, run: str, launch: str) -> LeaseHolder | None:
+    """Return who owns a run now, if that is another launch."""
+    holder = read_lease(store, run)
+    return None if holder is None or holder.launch == launch else holder
