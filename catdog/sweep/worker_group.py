@@ -88,8 +88,11 @@ def _train_share(context: RunContext, trial: PlannedTrial, launch: str, driver: 
         ray.train.report(record.report(epochs))
 
     name = f"{trial.name}, worker {workers.index}"
-    faults = naming_the_card(context.gpus_per_trial)
-    with watching_for_pauses(launch, name, driver) as watch, naming_the_node(), faults:
+    with (
+        watching_for_pauses(launch, name, driver) as watch,
+        naming_the_node(),
+        naming_the_card(context.gpus_per_trial),
+    ):
         about = (context, trial.variant, trial.seed, on_epoch)
         if workers.index == 0:
             before_final_writes = functools.partial(require_lease, store, context.run, launch)
