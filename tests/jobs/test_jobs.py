@@ -1,7 +1,5 @@
 """The jobs as a user starts them; bad input is covered by test_mistakes.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,35 +16,6 @@ JOBS = {
 }  # fmt: skip
 
 
-def test_a_mistake_ends_the_process_with_code_2_and_no_traceback() -> None:
-    command = [sys.executable, "jobs/sweep.py", "demo", "--seeds", "0"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert process.stderr.startswith("error: --seeds 0")
-    assert process.stderr.count("\n") == 1
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_half_extracted_data_and_corrupt_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pets = make_pets(tmp_path / "pets")
-    store = str(tmp_path / "store")
-    broken = pets / "images" / "Cat_kind1_1.jpg"
-    broken.write_bytes(b"not a picture")
-    assert run_job(prepare.main, ["pets-frozen", "--data-root", str(pets), "--store", store]) == 2
-    assert "Cat_kind1_1.jpg" in capsys.readouterr().err
-    broken.unlink()
-    assert run_job(sweep.main, ["pets-frozen", "--data-root", str(pets), "--store", store]) == 2
-    assert "half extracted" in capsys.readouterr().err
-
-
-def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for store in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert run_job(sweep.main, ["demo", "--store", str(store)]) == 2
-        assert "cannot be written" in capsys.readouterr().err
-
-
 def test_a_missing_bucket_is_named(s3_environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     for job in ("sweep", "prepare"):
         assert run_job(JOBS[job], ["demo", "--store", "s3://no-such-bucket/runs"]) == 2
@@ -54,12 +23,6 @@ def test_a_missing_bucket_is_named(s3_environment: dict[str, str], capsys: pytes
     for job in ("status", "aggregate"):
         assert run_job(JOBS[job], ["--store", "s3://no-such-bucket/runs", "--run", "demo"]) == 2
         assert "there is no bucket 'no-such-bucket'" in capsys.readouterr().err
-
-
-def test_status_of_a_missing_run_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for job in ("status", "aggregate"):
-        assert run_job(JOBS[job], ["--store", str(tmp_path), "--run", "nothing"]) == 2
-        assert "there is no such run" in capsys.readouterr().err
 
 
 def test_status_prints_a_link_to_the_report_alone(capsys: pytest.CaptureFixture[str]) -> None:
