@@ -102,6 +102,10 @@ def remove_one_image(pets: Path) -> None:
     (pets / "images" / "Bengal_6.jpg").unlink()
 
 
+def list_what_cannot_be(pets: Path) -> None:
+    write_list(pets, "trainval", [*list_lines("trainval"), f"{'x' * 300} 1 1 1"])
+
+
 def drop_a_field(pets: Path) -> None:
     write_list(pets, "trainval", [*list_lines("trainval")[:3], "american_bulldog_1 2"])
 
@@ -217,7 +221,10 @@ def encode_list(encoding: str) -> Callable[[Path], None]:
             ["--data-root {pets}: holds no images/ (found: 1 folder such as 'annotations'); give the folder"],
         ),
         (pack_up, ["--data-root {pets}: a file, not a folder", "give the folder that holds images/"]),
-        (remove_list, ["{pets}/annotations/test.txt: no such file", "1 folder such as 'trimaps' and 1 file such as"]),
+        (
+            remove_list,
+            ["{pets}/annotations/test.txt: no such file", "1 folder such as 'trimaps' and 1 file", "extract it again"],
+        ),
         (nest_annotations, ["annotations/trainval.txt: no such file (found: 1 folder such as 'annotations')"]),
         (nest_images, ["{pets}/images: none of the 21 listed images is there", "found: 1 folder such as 'images'"]),
         (one_folder_per_breed, ["Abyssinian_1.jpg first", "found: 3 folders such as 'Abyssinian'"]),
@@ -234,16 +241,20 @@ def encode_list(encoding: str) -> Callable[[Path], None]:
             ["{pets}/annotations/trainval.txt:1: expected", "in UTF-8, found '\ufffdpagneul_1 1 1 1'"],
         ),
         (encode_list("utf-16"), ["{pets}/annotations/trainval.txt:1: expected", "in UTF-8"]),
-        (empty_list, ["{pets}/annotations/trainval.txt: lists no images"]),
-        (remove_one_image, ["1 of 21 listed images are missing", "Bengal_6.jpg", "half extracted"]),
-        (drop_a_field, ["{pets}/annotations/trainval.txt:5:", "american_bulldog_1 2"]),
+        (empty_list, ["{pets}/annotations/trainval.txt: lists no images; both trainval.txt and test.txt must"]),
+        (remove_one_image, ["1 of 21 listed images are missing", "Bengal_6.jpg", "half extracted: extract it again"]),
+        (list_what_cannot_be, ["1 of 22 listed images are missing (xxx"]),
+        (
+            drop_a_field,
+            ["{pets}/annotations/trainval.txt:5: expected 'NAME CLASS-ID SPECIES BREED-ID'", "american_bulldog_1 2"],
+        ),
         (unknown_species, ["{pets}/annotations/trainval.txt:2:", "Abyssinian_1 1 3 1"]),
-        (path_as_name, ["{pets}/annotations/trainval.txt:2:", "Bengal/../../../secret"]),
+        (path_as_name, ["{pets}/annotations/trainval.txt:2:", "Bengal/../../../secret 1 1 1': correct the line"]),
         (hidden_file_as_name, ["{pets}/annotations/trainval.txt:2:", "._Bengal_1"]),
         (list_twice, ["Bengal_2 is listed twice"]),
-        (list_in_both_parts, ["Bengal_2 is listed twice"]),
+        (list_in_both_parts, ["Bengal_2 is listed twice in trainval.txt and test.txt: keep one"]),
         (one_of_a_breed, ["{pets}/annotations/trainval.txt: american_bulldog has too few images (1)", "two or more"]),
-        (skip_a_class, ["{pets}/annotations: the class ids have gaps (2 has no image)"]),
+        (skip_a_class, ["{pets}/annotations: the class ids have gaps (2 has no image): number the classes from 1"]),
         (class_of_test_only, ["{pets}/annotations: class id 3 is in test.txt but not in trainval.txt"]),
     ],
 )
