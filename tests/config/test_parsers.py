@@ -183,6 +183,8 @@ WRONG_TYPES: list[tuple[str, tuple[Any, ...], Any]] = [
     ("manifest", ("commands",), "python"),
     ("manifest", ("commands", 0), "python"),
     ("manifest", ("identity", "threads"), "2"),
+    *(("manifest", ("identity", "recipe", "epochs"), value) for value in (0, "many")),
+    ("manifest", ("identity", "recipe", "precision"), "auto"),
     *(("identity", ("recipe",), value) for value in (None, [], {"epochs": 0}, {"colour": "red"})),
     *(("identity", ("recipe", "epochs"), value) for value in (0, "3", True, 3.0, None)),
     *(("identity", ("recipe", "precision"), value) for value in ("auto", "float8", None)),
