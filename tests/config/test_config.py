@@ -121,13 +121,20 @@ def test_seeds_are_a_count_or_ranges(text: str, seeds: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["5-2", "0", "", "-1", "a", "1-", "0-4,4", "1e3", "3.0", " 3", "3\n", "0-4,", "0--4", "٣",
-     "10001", "1000000", "9" * 5000, "0-99999999", "0-9999,10000", "1-9999,20000-20001"],
-)  # fmt: skip
-def test_malformed_seeds_are_a_mistake_that_names_the_option(text: str) -> None:
-    with pytest.raises(UserError, match=r"(?s)^--seeds .*give a number of seeds"):
-        parse_seeds(text)
+    ("said", "texts"),
+    [
+        ("5-2 runs backwards; ", ["5-2"]),
+        ("must be from 1 to 10000; ", ["0", "10001", "1000000"]),
+        ("more than 10000 seeds; ", ["0-99999999", "0-9999,10000", "1-9999,20000-20001"]),
+        ("a seed is named twice; ", ["0-4,4"]),
+        ("", ["", "-1", "a", "1-", "1e3", "3.0", " 3", "3\n", "0-4,", "1,,2", "0--4", "٣", "9" * 5000]),
+    ],
+)
+def test_malformed_seeds_are_a_mistake_that_names_the_option(said: str, texts: list[str]) -> None:
+    remedy = r"give a number of seeds \(30\), a range \(0-9\) or a list of ranges \(0-4,7\)$"
+    for text in texts:
+        with pytest.raises(UserError, match=rf"(?s)^--seeds {text[:9]}.*: {said}{remedy}"):
+            parse_seeds(text)
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=20, unique=True))
@@ -359,7 +366,7 @@ def test_the_tiny_backbone_takes_no_weights() -> None:
     ],
 )
 def test_a_run_name_unfit_for_a_folder_is_a_mistake(run: str) -> None:
-    with pytest.raises(UserError, match=r"^--run ") as error:
+    with pytest.raises(UserError, match=r"(?s)^--run .*: use 1 to 100 .* digit first; 'datasets' is taken$") as error:
         SweepConfig(preset="demo", run=run)
     assert len(str(error.value)) < 250
 

@@ -174,7 +174,7 @@ def test_missing_credentials_are_a_mistake(s3_bucket: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///", "s3:///prefix"])
 def test_an_s3_url_without_a_bucket_is_a_mistake(url: str) -> None:
-    with pytest.raises(UserError, match="names no bucket"):
+    with pytest.raises(UserError, match=f"^--store {url}: names no bucket; give s3://bucket/prefix$"):
         StoreLocation.of(url).open()
 
 
@@ -182,8 +182,8 @@ def test_a_location_is_absolute_and_of_a_known_kind(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     assert StoreLocation.of("results") == StoreLocation(str(tmp_path / "results"))
     assert StoreLocation.of("~/results").url == str(Path.home() / "results")
-    for url in ("gs://bucket/prefix", "s3:/bucket/prefix", "s3:bucket"):
-        with pytest.raises(UserError, match="give a folder or s3://bucket/prefix"):
+    for url in ("gs://bucket/prefix", "ftp://x/y", "s3:/bucket/prefix", "s3:bucket"):
+        with pytest.raises(UserError, match=f"^--store {url}: give a folder or s3://bucket/prefix$"):
             StoreLocation.of(url)
 
 
