@@ -67,7 +67,8 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(autouse=True)
 def the_same_random_numbers() -> None:
-    """Every test draws the same, whichever ran before it in its process."""
+    """Every test draws the same on one thread, whichever ran before it in its process."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 

@@ -42,12 +42,6 @@ BEHIND_THE_POOLING = {"head", "conv_head", "norm_head"}
 """Parts of timm's models of maps that no head of ours reads."""
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("name", TOKENS | MAPS)
 def test_every_family_gives_a_map_and_a_gradient_reaches_all_its_weights(name: str) -> None:
     size, shape = (TOKENS | MAPS)[name]

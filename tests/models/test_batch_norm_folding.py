@@ -17,12 +17,6 @@ BACKBONES = ["tiny", "resnet18", "vgg11_bn", "mobilenet_v2", "densenet121", "tim
 """vgg11_bn has biases before its batch norms; densenet121 has batch norms that follow no convolution."""
 
 
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 def experienced(model: PetNet) -> PetNet:
     """The model with batch norms as after training, and no dropout."""
     for module in model.modules():

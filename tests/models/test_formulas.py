@@ -42,11 +42,6 @@ class Written(NamedTuple):
     aux_loss: float
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 

@@ -22,11 +22,6 @@ from jobs import check_head as check_head_job
 pytestmark = pytest.mark.usefixtures("no_external_heads")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_head_of_the_package_keeps_the_contract(name: str) -> None:
     assert dict(check_head(parse_variant(name))) == dict.fromkeys(CHECKS)

@@ -23,11 +23,6 @@ UNTRAINED = [name for name, choices in CONTROLS.items() if "untrained" in choice
 CHANNELS, CLASSES, BATCH = 12, 5, 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def head_of(name: str, control: str) -> MaskedHead:
     torch.manual_seed(0)
     head = build_head(parse_variant(f"{name}:masks={control},dropout=0"), CHANNELS, CLASSES)

@@ -29,11 +29,6 @@ from catdog.storage import StoreLocation
 StateDict = dict[str, torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def features_of(backbone: torch.nn.Module, size: int = 64) -> torch.Tensor:
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

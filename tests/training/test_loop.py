@@ -92,11 +92,6 @@ class Setup:
                 break
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe) -> Setup:
     folder = tmp_path_factory.mktemp("store")
