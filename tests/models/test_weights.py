@@ -1,5 +1,6 @@
 """Backbones and the sources of their weights: names, files, a package, S3; and `build_model`."""
 
+import functools
 import pickle
 import sys
 from collections.abc import Callable
@@ -121,7 +122,14 @@ class _Malice:
         return Path.mkdir, (self.folder,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize(
+    "save",
+    [
+        torch.save,
+        functools.partial(torch.save, _use_new_zipfile_serialization=False),
+        lambda content, path: path.write_bytes(pickle.dumps(content)),
+    ],
+)
 def test_a_pickle_with_code_in_it_is_refused_and_the_code_does_not_run(
     save: Callable[[object, Path], None], tiny_weights: StateDict, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The contract of stores (a folder, a real S3 server over HTTP, memory), and background uploads."""
 
 import errno
+import functools
 import os
 import socket
 import threading
@@ -359,10 +360,13 @@ def test_a_half_written_file_of_a_dead_process_is_not_an_object(tmp_path: Path) 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "run/../../x"])
 def test_a_key_outside_the_store_is_rejected(key: str, tmp_path: Path) -> None:
+    local = LocalStore(tmp_path / "store")
     s3 = StoreLocation("s3://bucket/prefix", "http://127.0.0.1:1", "us-east-1").open()
-    for store in (LocalStore(tmp_path / "store"), MemoryStore(), s3):
+    puts = [functools.partial(store.put, key, b"") for store in (local, MemoryStore(), s3)]
+    for act in (*puts, lambda: local.get(key), lambda: local.delete(key)):
         with pytest.raises(UserError, match="lies outside the store"):
-            store.put(key, b"")
+            act()
+    assert not everything_below(tmp_path)
 
 
 def test_readers_never_see_half_an_object_while_writers_replace_it(tmp_path: Path) -> None:
