@@ -137,11 +137,6 @@ def test_malformed_seeds_are_a_mistake_that_names_the_option(said: str, texts: l
             parse_seeds(text)
 
 
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=20, unique=True))
-def test_any_set_of_seeds_can_be_named(seeds: list[int]) -> None:
-    assert parse_seeds(",".join(f"{seed}-{seed}" for seed in seeds)) == tuple(sorted(seeds))
-
-
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30)), min_size=1, max_size=8))
 def test_ranges_name_all_their_seeds_regardless_of_order(ranges: list[tuple[int, int]]) -> None:
     named = [seed for first, more in ranges for seed in range(first, first + more + 1)]

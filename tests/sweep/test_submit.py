@@ -1,6 +1,5 @@
 """`ray job submit` for real: to a cluster on this machine, with an S3 store."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -12,11 +11,11 @@ import pytest
 import torch
 
 from catdog.errors import NotFoundError
-from catdog.storage import Store, StoreLocation
+from catdog.storage import StoreLocation
 from tests.helpers.autoscaling import FakeAutoscalingCluster
 from tests.helpers.project import ROOT
 from tests.helpers.s3_servers import PLANTED_SECRET, s3_variables
-from tests.helpers.sweeps import SMALL
+from tests.helpers.sweeps import SMALL, times_computed
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +45,6 @@ def submit(
 ) -> subprocess.CompletedProcess[str]:
     options = ["--submission-id", name, "--working-dir", ".", *([] if wait else ["--no-wait"])]
     return ray_job(cluster, "submit", *options, "--", "python", f"jobs/{job}.py", "demo", *arguments)
-
-
-def times_computed(store: Store, key: str) -> list[str]:
-    return [row["finished_at"] for row in csv.DictReader(store.get(key).decode().splitlines())]
 
 
 def test_a_submitted_sweep_ends_in_a_table_in_the_store(cluster: FakeAutoscalingCluster, s3_bucket: str) -> None:
@@ -107,6 +102,6 @@ def test_a_job_stopped_halfway_resumes_when_submitted_again(
 
     job = submit(cluster, "again", *arguments)
     assert job.returncode == 0, job.stdout + job.stderr
-    times = times_computed(store, f"{trial}/history.csv")
+    times = times_computed(store.get(f"{trial}/history.csv").decode())
     assert len(times) == 60
     assert times[: len(saved)] == [row["finished_at"] for row in saved], "saved epochs were computed again"
