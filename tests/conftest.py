@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import gc
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from catdog.runs.manifest import Identity
 from catdog.storage import LocalStore, StoreLocation
 from catdog.storage.node_cache import fetch_or_make
 from catdog.trial.context import RunContext
-from tests.helpers.pets import DRAWN_GROUPS
+from tests.helpers.pets import DRAWN_GROUPS, copy_packed
 from tests.helpers.s3_servers import s3_variables
 from tests.helpers.servers import free_ports, wait_until_ready
 
@@ -92,9 +91,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, drawn_fingerprint: str) -> 
 @pytest.fixture
 def store_folder(tmp_path: Path, packed: Path, drawn_fingerprint: str) -> Path:
     """A local store that holds the drawn pets."""
-    folder = tmp_path / "store"
-    shutil.copytree(packed, folder, copy_function=os.link)
-    return folder
+    return copy_packed(packed, tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Small datasets: in the layout of Oxford-IIIT Pet, and as plain files of images."""
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,3 +37,8 @@ def make_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] =
         for index in range(count):
             Image.new("RGB", size, (60 * number % 256, index % 256, 128)).save(folder / name / f"{index}.png")
     return folder
+
+
+def copy_packed(packed: Path, folder: Path) -> Path:
+    """Make a store in a folder, new or empty, with the drawn pets that the fixture `packed` holds."""
+    return shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)

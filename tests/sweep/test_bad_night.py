@@ -5,7 +5,6 @@ expired credentials, denied access; on two servers, through a proxy that injects
 import dataclasses
 import gc
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -25,6 +24,7 @@ from catdog.errors import NotFoundError, StoreError, StoreRefusedError, UserErro
 from catdog.storage import BackgroundUploads, S3Store, StoreLocation, give_up_on_interrupt
 from tests.helpers.faulty_s3 import FaultyS3
 from tests.helpers.limits import files_of_at_most
+from tests.helpers.pets import copy_packed
 from tests.helpers.sweeps import comparable, processes_of, report, run_sweep, small, start_job
 
 pytest_plugins = ["tests.helpers.s3_servers"]
@@ -560,8 +560,7 @@ def assert_it_ends_as(undisturbed: bytes, night: Night, process: subprocess.Pope
 @pytest.fixture(scope="module")
 def undisturbed(local_ray: None, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """trials.csv of the same sweep with a local store."""
-    store = tmp_path_factory.mktemp("undisturbed") / "store"
-    shutil.copytree(packed, store, copy_function=os.link)
+    store = copy_packed(packed, tmp_path_factory.mktemp("undisturbed") / "store")
     assert run_sweep(store, *SWEEP) == 0
     return report(store, "trials.csv")
 

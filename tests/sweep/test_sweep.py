@@ -33,7 +33,7 @@ from catdog.trial.context import RunContext
 from catdog.trial.run import run_trial
 from jobs import aggregate, status, sweep
 from tests.helpers.inbox import inbox
-from tests.helpers.pets import make_pets
+from tests.helpers.pets import copy_packed, make_pets
 from tests.helpers.s3_servers import PLANTED_SECRET
 from tests.helpers.sweeps import SMALL, comparable, processes_of, report, run_sweep, start_job, times_computed, wait_for
 
@@ -66,8 +66,7 @@ class ThriceLaunched:
 @pytest.fixture(scope="module")
 def thrice(local_ray: None, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> ThriceLaunched:
     """A run launched three times, for the tests of what each launch does; its precision was left open."""
-    store = tmp_path_factory.mktemp("thrice") / "store"
-    shutil.copytree(packed, store, copy_function=os.link)
+    store = copy_packed(packed, tmp_path_factory.mktemp("thrice") / "store")
 
     def launch(*arguments: str) -> Launch:
         with contextlib.redirect_stdout(io.StringIO()) as output:
@@ -209,7 +208,7 @@ def test_the_recipe_file_that_a_run_stores_makes_it_again(
     assert (store_folder / "mine" / "trials" / "baseline" / "seed-01" / "result.json").exists()
     recipe = store_folder / "mine" / "recipe.yaml"
     assert recipe.read_bytes() == report(store_folder, "recipe.yaml", "mine")
-    shutil.copytree(packed, again, copy_function=os.link)
+    copy_packed(packed, again)
     assert run_job(sweep.main, [str(recipe), "--store", str(again)]) == 0
     first, second = (comparable(report(store, "trials.csv", "mine")) for store in (store_folder, again))
     pd.testing.assert_frame_equal(first, second)

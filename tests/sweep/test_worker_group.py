@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from catdog.runs.paths import RunPaths
 from catdog.storage import LocalStore, StoreLocation
 from catdog.sweep.worker_group import _cause
 from tests.helpers.autoscaling import FakeAutoscalingCluster
+from tests.helpers.pets import copy_packed
 from tests.helpers.s3_servers import s3_variables
 from tests.helpers.sweeps import comparable, processes_of, report, run_sweep, small, start_job, wait_for
 
@@ -31,8 +31,7 @@ def long(epochs: int, *arguments: str) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(local_ray: None, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a sweep whose workers all live."""
-    store = tmp_path_factory.mktemp("undisturbed") / "store"
-    shutil.copytree(packed, store, copy_function=os.link)
+    store = copy_packed(packed, tmp_path_factory.mktemp("undisturbed") / "store")
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert run_sweep(store, *long(3)) == 0
     assert "started again" not in output.getvalue()

@@ -4,8 +4,6 @@ import dataclasses
 import io
 import itertools
 import multiprocessing
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from catdog.storage import StoreLocation
 from catdog.training.data_parallel import ALONE, Workers
 from catdog.trial.context import RunContext
 from catdog.trial.run import join_trial, run_trial
-from tests.helpers.pets import DRAWN_GROUPS
+from tests.helpers.pets import DRAWN_GROUPS, copy_packed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Grad strides do not match:UserWarning")
 
@@ -68,8 +66,7 @@ def work(index: int, count: int, rendezvous: str, tasks: list[tuple[RunContext, 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe) -> Any:
     """A function: (case, run, workers) → the context of a trial that fine-tunes lite0."""
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
+    folder = copy_packed(packed, tmp_path_factory.mktemp("store"))
     lite0 = dataclasses.replace(recipe, backbone="timm/tf_efficientnet_lite0", weights="lite0", image_size=64)
 
     def make(case: str, run: str, workers: int) -> RunContext:

@@ -6,8 +6,6 @@ import dataclasses
 import io
 import itertools
 import math
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +34,7 @@ from catdog.training.schedule import cosine, one_cycle
 from catdog.training.seeding import trial_seeds
 from catdog.trial.context import RunContext
 from catdog.trial.inputs import TrialInputs, load_inputs, new_model
+from tests.helpers.pets import copy_packed
 
 CPU = torch.device("cpu")
 
@@ -94,8 +93,7 @@ class Setup:
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe) -> Setup:
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
+    folder = copy_packed(packed, tmp_path_factory.mktemp("store"))
     context = RunContext("test", StoreLocation.of(str(folder)), Identity(recipe, drawn_fingerprint, None, 1), "none")
     return Setup(context, load_inputs(context, CPU))
 

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import time
@@ -47,7 +46,7 @@ from catdog.trial.context import RunContext
 from catdog.trial.grad_cam import grad_cam
 from catdog.trial.inputs import forget_inputs, load_inputs, new_model
 from catdog.trial.run import run_trial
-from tests.helpers.pets import DRAWN_GROUPS
+from tests.helpers.pets import DRAWN_GROUPS, copy_packed
 
 EPOCHS = 3
 MakeContext = Callable[..., RunContext]
@@ -162,8 +161,7 @@ def shared_context(
     tmp_path_factory: pytest.TempPathFactory, packed: Path, drawn_fingerprint: str, recipe: Recipe
 ) -> RunContext:
     """One store for all undisturbed trials in this file."""
-    folder = tmp_path_factory.mktemp("store")
-    shutil.copytree(packed, folder, copy_function=os.link, dirs_exist_ok=True)
+    folder = copy_packed(packed, tmp_path_factory.mktemp("store"))
     identity = Identity(dataclasses.replace(recipe, epochs=EPOCHS), drawn_fingerprint, None, 1, groups=DRAWN_GROUPS)
     return RunContext("test", StoreLocation.of(str(folder)), identity, "none", keep_weights="all")
 
