@@ -80,7 +80,7 @@ class Walk:
         """Return, for each look, the largest p of it alone that rejects: all looks together reject `level` at most.
 
         What a look cannot spend, because sums are whole, is not handed on to the next: with it, a larger level could
-        reject less. So a level rejects exactly if it is above `p`.
+        reject less. So a level, unless it is near 1, rejects exactly if it is above `p`.
         """
         shares_S, done, before, levels = _at_zero(self.counts), 0, 0.0, []
         for end, fraction, tail_S in zip(self.ends, self.fractions, self.tails_KS, strict=True):
