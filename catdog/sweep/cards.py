@@ -27,8 +27,11 @@ logger = logging.getLogger(__name__)
 
 FAULTS = 2
 ATTEMPTS = 3
-PATIENCE_SECONDS = 10.0
-"""How long other cards of the node are kept from trials while the one to hold back is still in use, and then not."""
+PATIENCE_SECONDS = 30.0
+"""How long other cards of the node are kept from trials while the one to hold back is still in use, and then not.
+
+The process that is to hold one takes some of it to start: ten seconds on a busy node.
+"""
 
 T = TypeVar("T")
 

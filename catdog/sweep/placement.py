@@ -140,8 +140,6 @@ def settle_resources(
         gpus = 1.0 if largest["GPU"] else 0.0
         if not gpus:
             report_progress("no GPU here: trials run on the CPU, which is slow for this preset")
-    elif not gpus and largest["GPU"]:
-        report_progress("there are GPUs here that trials will not use: --gpus-per-trial 1 trains on them")
     if gpus and not largest["GPU"]:
         raise UserError(f"--gpus-per-trial {gpus:g}: there is no GPU here; use --gpus-per-trial 0 to train on the CPU")
     if cpus > largest["CPU"]:
@@ -151,6 +149,8 @@ def settle_resources(
         raise UserError(
             f"--cpus-per-trial {config.cpus_per_trial} and --gpus-per-trial {gpus:g}: no node here has both"
         )
+    if not gpus and largest["GPU"]:
+        report_progress("there are GPUs here that trials will not use: --gpus-per-trial 1 trains on them")
     return resources
 
 
