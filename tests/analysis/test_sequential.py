@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from catdog.analysis.power import conditional_power
+from catdog.analysis.power import conditional_power, pairs_needed
 from catdog.analysis.questions import Difference, Equivalence, FixedEvidence, LookEvidence
 from catdog.analysis.sequential import Walk, spent
 from catdog.analysis.sign_flips import SubsetMeans
@@ -184,3 +184,8 @@ def test_conditional_power_is_what_simulated_ends_of_the_sweep_show() -> None:
     bound, spread = 1.959964 * 0.4 * np.sqrt(30), 1.644854 * 0.4 * np.sqrt(30)
     expected = (ends[:, 0] > bound).mean(), (np.abs(ends[:, 1]) < 30 * 0.2 - spread).mean()
     assert found == pytest.approx(expected, abs=0.012)
+
+
+def test_pairs_are_counted_up_to_a_hundred_thousand() -> None:
+    assert pairs_needed(0.009, 0.05, 0.8) == 96_902
+    assert pairs_needed(0.0088, 0.05, 0.8) is None
