@@ -152,7 +152,8 @@ def _queue_contact_sheet(trial: Trial, record: EpochRecord, uploads: BackgroundU
     places = by_place(output.masks_BMHW, output.stage_masks)
     if not places:
         return
-    check_size_of_masks(trial, places)
+    if not trial.probe_history.masks:  # the first epoch
+        check_size_of_masks(trial, places)
     masks, predicted = {place: one.half().cpu() for place, one in places.items()}, output.logits_BK.argmax(dim=1).cpu()
     trial.probe_history.masks.append(masks)
     trial.probe_history.predicted_P.append(predicted)
